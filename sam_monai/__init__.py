@@ -1,0 +1,29 @@
+"""MONAI bundles that adapt the Segment Anything Model to medical images with a handful of labelled scans."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import InputError
+    from .networks.ssam import SSAM
+
+__version__ = "0.1.0"
+
+__all__ = ["SSAM", "InputError", "__version__"]
+
+_HOMES = {"SSAM": ".networks.ssam", "InputError": ".errors"}
+
+
+def __getattr__(name: str) -> Any:
+    # Configurations say `sam_monai.training` or `sam_monai.SSAM` after `import sam_monai` alone, and a program that
+    # wants one of them need not wait for the others.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name], __name__), name)
+    try:
+        return importlib.import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

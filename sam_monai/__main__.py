@@ -1,0 +1,80 @@
+"""The command line: ``python -m sam_monai COMMAND``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .backbones.weights import KnownFile
+
+
+def known_files() -> dict[str, KnownFile]:
+    """Every file of weights that has a name: those of SAM, then those of the text encoders."""
+    from .backbones.weights import KNOWN_WEIGHTS
+    from .text import TEXT_WEIGHTS
+
+    return {weights.name: weights for weights in (*KNOWN_WEIGHTS.values(), *TEXT_WEIGHTS.values())}
+
+
+def weights(args: argparse.Namespace) -> None:
+    """List the known weights: what they are, whether their file is here, licence and provenance."""
+    from .backbones.weights import Weights, how_to_get, locate
+
+    rows: list[tuple[str, ...]] = [("name", "encoder", "pixels", "here", "licence", "from")]
+    details = [""]
+    for known in known_files().values():
+        kind = (known.architecture, str(known.image_size)) if isinstance(known, Weights) else ("text", "-")
+        try:
+            here, detail = "yes", str(locate(known))
+        except InputError:
+            here, detail = "no", how_to_get(known)
+        rows.append((known.name, *kind, here, known.licence, known.provenance))
+        details.append(f"\n    {detail}")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, detail in zip(rows, details, strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + detail)
+
+
+def download(args: argparse.Namespace) -> None:
+    """Download known weights and check their hash."""
+    from .backbones.download import download
+
+    known = known_files()
+    if args.name not in known:
+        names = ", ".join(name for name, file in known.items() if file.url)
+        raise InputError(f"there are no known weights '{args.name}': those with a download are {names}")
+    print(download(known[args.name], args.folder))
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="python -m sam_monai", description="Adapting SAM to medical images.")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    command = commands.add_parser("weights", help=weights.__doc__, description=weights.__doc__)
+    command.set_defaults(run=weights)
+
+    command = commands.add_parser("download", help=download.__doc__, description=download.__doc__)
+    command.add_argument("name", metavar="NAME", help="as listed by the command weights")
+    command.add_argument("--folder", help="where to put the file (default: the cache folder, where it is looked for)")
+    command.set_defaults(run=download)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 1 after printing what was wrong with the input as the last line of stderr."""
+    args = parser().parse_args(argv)
+    try:
+        args.run(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""S-SAM's singular-value tuning.
+
+Paranjape, Sikder, Vedula, Patel: S-SAM: SVD-based Fine-Tuning of Segment Anything Model for Medical Image Segmentation,
+MICCAI 2024, https://arxiv.org/abs/2408.06447
+
+Each tuned weight W = U diag(s) V' becomes U diag(relu(a s + b)) V' with a and b trained, U, s and V frozen. It is formed
+here as W + U diag(relu(a s + b) - s) V', which is W to the last bit before training, where a product of the rounded
+factors would not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SingularValueTuning:
+    """What the tuned linear layer and the tuned convolution share. Added to an existing layer by :func:`tune`."""
+
+    weight: nn.Parameter
+    svd_scale: nn.Parameter  # a of the paper
+    svd_shift: nn.Parameter  # b of the paper
+    svd_u: Tensor  # (out, rank)
+    svd_s: Tensor  # (rank,)
+    svd_vh: Tensor  # (rank, in), for a kernel (rank, in * rows * columns)
+    formed_weight: Tensor | None
+
+    def tuned_weight(self) -> Tensor:
+        """The layer's weight W', in the shape and precision of W."""
+        if self.formed_weight is not None:
+            return self.formed_weight
+        with torch.autocast(self.weight.device.type, enabled=False):
+            change = F.relu(self.svd_scale * self.svd_s + self.svd_shift) - self.svd_s
+            return self.weight + ((self.svd_u * change) @ self.svd_vh).view_as(self.weight)
+
+
+class SVDLinear(SingularValueTuning, nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.tuned_weight(), self.bias)
+
+
+class SVDConv2d(SingularValueTuning, nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return self._conv_forward(input, self.tuned_weight(), self.bias)
+
+
+def tune(layer: nn.Linear | nn.Conv2d) -> None:
+    """Make a layer an :class:`SVDLinear` or :class:`SVDConv2d` in place; its weight and its key stay.
+
+    The decomposition is made on the CPU in float64: in float32 it differs from machine to machine by 2e-4.
+    """
+    matrix = layer.weight.detach().flatten(1).double().cpu()
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    layer.__class__ = SVDLinear if isinstance(layer, nn.Linear) else SVDConv2d
+    like = layer.weight.detach()
+    for name, factor in (("svd_u", u), ("svd_s", s), ("svd_vh", vh)):
+        layer.register_buffer(name, factor.to(like).contiguous(), persistent=False)
+    layer.svd_scale = nn.Parameter(torch.ones_like(layer.svd_s))
+    layer.svd_shift = nn.Parameter(torch.zeros_like(layer.svd_s))
+    layer.formed_weight = None  # type: ignore[assignment]
+
+
+def tune_image_encoder(encoder: nn.Module) -> None:
+    """Adapt an image encoder in place as the paper does.
+
+    Tuned: every linear layer and every dense convolution except the patch embedding (so qkv, proj, both MLP layers and
+    both neck convolutions of a ViT; in TinyViT also the pointwise convolutions). Trained as they are: the layer norms
+    of the blocks (not the neck's, which are another class) and the absolute position embedding where there is one.
+    """
+    patch_embedding = set(encoder.patch_embed.modules())  # type: ignore[union-attr]
+    for module in [m for m in encoder.modules() if m not in patch_embedding]:
+        if type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1):
+            tune(module)
+        elif isinstance(module, nn.LayerNorm):
+            module.requires_grad_(True)
+    if isinstance(getattr(encoder, "pos_embed", None), nn.Parameter):
+        encoder.pos_embed.requires_grad_(True)  # type: ignore[union-attr]
+
+
+def tuned_layers(module: nn.Module) -> list[tuple[str, SingularValueTuning]]:
+    """Names and layers of all tuned layers below a module."""
+    return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, SingularValueTuning)]
+
+
+@contextmanager
+def weights_formed(module: nn.Module) -> Iterator[None]:
+    """Within it every tuned weight is formed once, however often its layer is called."""
+    layers = [layer for _, layer in tuned_layers(module)]
+    try:
+        for layer in layers:
+            layer.formed_weight = layer.tuned_weight()
+        yield
+    finally:
+        for layer in layers:
+            layer.formed_weight = None
+
+
+def merged_state(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state with every W' in the place of W and nothing of the adaptation left: a plain encoder's."""
+    state = {k: v for k, v in module.state_dict().items() if not k.endswith(("svd_scale", "svd_shift"))}
+    for name, layer in tuned_layers(module):
+        state[f"{name}.weight"] = layer.tuned_weight().detach()
+    return {k: v.clone() for k, v in state.items()}

@@ -1,0 +1,145 @@
+"""The frozen SAM: image encoder, prompt encoder and mask decoder under SAM's own keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from .resize import from_square, to_square
+from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
+
+WIDTH = 256  # of the image embedding and of the prompt tokens, in every SAM
+
+
+class Backbone(nn.Module):
+    """A SAM with known weights, frozen and in eval mode.
+
+    Args:
+        image_encoder: (N, 3, S, S) -> (N, 256, S / stride, S / stride).
+        weights: what the numbers are: architecture, resize rule, pixel statistics.
+        image_size: S, the side in pixels of the square that the encoder takes.
+        base: hash of the weights' content, the identity of the base.
+    """
+
+    def __init__(self, image_encoder: nn.Module, weights: Weights, image_size: int, base: str = "random") -> None:
+        super().__init__()
+        from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+        cells = image_size // weights.stride
+        self.image_encoder = image_encoder
+        self.prompt_encoder = PromptEncoder(WIDTH, (cells, cells), (image_size, image_size), mask_in_chans=16)
+        self.mask_decoder = MaskDecoder(
+            transformer_dim=WIDTH,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=WIDTH, num_heads=8, mlp_dim=2048),
+        )
+        self.register_buffer("pixel_mean", torch.tensor(weights.pixel_mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(weights.pixel_std).view(3, 1, 1), persistent=False)
+        self.weights, self.image_size, self.base = weights, image_size, base
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode: frozen batch norms keep their statistics."""
+        return super().train(False)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(N, 3, H, W) values in [0, 1], any size -> image embedding (N, 256, h, w)."""
+        images = (images - self.pixel_mean) / self.pixel_std
+        return self.image_encoder(to_square(images, self.image_size, self.weights.resize))
+
+    def decode(self, embedding: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Mask logits of every image under every prompt, in one pass.
+
+        segment-anything's mask decoder takes one image and many prompts; the same modules are called here for
+        N images and L prompts each. SAM's single-mask output and its dense embedding for "no mask" are used.
+
+        Args:
+            embedding: (N, 256, h, w).
+            tokens: sparse prompts (L, T, 256), the same for all images, or (N, L, T, 256).
+            shape: (H, W) of the image's own grid.
+
+        Returns:
+            float32 logits (N, L, H, W).
+        """
+        decoder = self.mask_decoder
+        tokens = tokens.expand(len(embedding), *tokens.shape[-3:])
+        n, prompts = tokens.shape[:2]
+        output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        queries = torch.cat([output.expand(n * prompts, -1, -1), tokens.flatten(0, 1)], 1)
+        source = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        with torch.autocast(embedding.device.type, enabled=False):
+            # In bf16 the position encoding of a cell is off by up to 0.14.
+            position = self.prompt_encoder.get_dense_pe()
+        hidden, source = decoder.transformer(
+            source.repeat_interleave(prompts, 0), position.expand(n * prompts, -1, -1, -1), queries
+        )
+        source = source.transpose(1, 2).unflatten(2, embedding.shape[2:])
+        masks = decoder.output_upscaling(source)  # (N L, 32, 4 h, 4 w)
+        weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # (N L, 32)
+        logits = torch.einsum("nc,nchw->nhw", weights.float(), masks.float()).unflatten(0, (n, prompts))
+        return from_square(logits, self.image_size, self.weights.resize, shape)
+
+
+def build_backbone(
+    name: str = "lite_medsam", checkpoint: str | Path | None = None, image_size: int | None = None
+) -> Backbone:
+    """A frozen SAM with its weights.
+
+    Args:
+        name: known weights (``python -m sam_monai weights`` lists them), whose hash is checked; or an architecture,
+            ``vit_b``, ``vit_l``, ``vit_h``, for weights of your own.
+        checkpoint: ``.pth``, ``.pt`` or ``.safetensors`` with SAM's keys. Needed for an architecture; for known
+            weights, where the file is if not in the cache folder.
+        image_size: side of the encoder's square in pixels; the weights' own if not given. Position tables are
+            interpolated.
+
+    Raises:
+        InputError: unknown name, size that the patches do not divide, or a file that is missing, damaged, holds more
+            than tensors, or is of another architecture.
+    """
+    weights = KNOWN_WEIGHTS.get(name)
+    if weights is None and name in ("vit_b", "vit_l", "vit_h"):
+        if checkpoint is None:
+            raise InputError(f"backbone '{name}' is an architecture: give its weights by the key `checkpoint`")
+        weights = own_weights(name)
+    if weights is None:
+        raise InputError(f"unknown backbone '{name}': known are {', '.join([*KNOWN_WEIGHTS, 'vit_b', 'vit_l', 'vit_h'])}")
+    path = locate(weights, checkpoint)
+    state = read_state(path, weights.sha256)
+    backbone = random_backbone(weights, image_size or weights.image_size)
+    backbone.base = content_hash(state)
+    if weights.architecture != "vit_t":
+        from .vit import fit_position_tables
+
+        state = fit_position_tables(state, backbone.image_encoder)  # type: ignore[arg-type]
+    classifier = ("image_encoder.norm_head.", "image_encoder.head.")
+    load_into(backbone, {k: v for k, v in state.items() if not k.startswith(classifier)}, path)
+    return backbone
+
+
+def random_backbone(weights: Weights, image_size: int) -> Backbone:
+    """The backbone of these weights before they are loaded.
+
+    Raises:
+        InputError: the image size is not a multiple of the encoder's patch.
+    """
+    if image_size < 32 or image_size % weights.stride:
+        raise InputError(
+            f"image_size {image_size} does not fit {weights.name}: it must be a multiple of {weights.stride}, at least 32"
+        )
+    if weights.architecture == "vit_t":
+        from .tiny_vit import build_tiny_vit
+
+        return Backbone(build_tiny_vit(image_size, weights.stride), weights, image_size)
+    from .vit import SIZES, build_vit
+
+    return Backbone(build_vit(*SIZES[weights.architecture], image_size), weights, image_size)
+
+
+def own_weights(architecture: str) -> Weights:
+    """SAM's settings for a checkpoint that is not one of the known ones."""
+    from dataclasses import replace
+
+    return replace(KNOWN_WEIGHTS[f"sam_{architecture}"], name=architecture, sha256=None, url=None)

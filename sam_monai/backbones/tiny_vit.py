@@ -1,0 +1,47 @@
+"""TinyViT, the image encoder of MobileSAM and LiteMedSAM, from kornia, with fused attention."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from kornia.models.tiny_vit import Attention, TinyViT
+from torch import Tensor, nn
+
+
+class BiasedAttention(Attention):
+    """kornia's TinyViT attention, same parameters and numbers, through ``scaled_dot_product_attention``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(windows, tokens, C) -> (windows, tokens, C)."""
+        windows, tokens, _ = x.shape
+        qkv = self.qkv(self.norm(x)).view(windows, tokens, self.num_heads, -1).transpose(1, 2)
+        q, k, v = qkv.split([self.key_dim, self.key_dim, self.d], dim=3)
+        bias = self.attention_biases[None, :, self.attention_bias_idxs].to(q.dtype)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
+        return self.proj(out.transpose(1, 2).reshape(windows, tokens, self.dh))
+
+
+def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
+    """A TinyViT-5M with random weights: (N, 3, image_size, image_size) -> (N, 256, image_size / stride, same).
+
+    ``stride`` 16 is MobileSAM's. 4 is LiteMedSAM's: the patch embedding keeps the resolution (1 x 1 convolutions), so
+    the stages see what MobileSAM's would see of an image four times as large.
+    """
+    encoder = TinyViT(
+        img_size=image_size * 16 // stride,
+        embed_dims=(64, 128, 160, 320),
+        depths=(2, 2, 6, 2),
+        num_heads=(2, 4, 5, 10),
+        window_sizes=(7, 7, 14, 7),
+        mobile_sam=True,
+    )
+    if stride == 4:
+        for convolution in (encoder.patch_embed.seq[0], encoder.patch_embed.seq[2]):
+            old = convolution.c
+            convolution.c = nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False)
+    for module in encoder.modules():
+        if isinstance(module, Attention):
+            module.__class__ = BiasedAttention
+    # The classifier takes no part in the embedding.
+    encoder.norm_head, encoder.head = nn.Identity(), nn.Identity()
+    encoder.img_size = image_size
+    return encoder

@@ -1,0 +1,91 @@
+"""SAM's ViT image encoders, built from segment-anything's modules, with an attention that never holds the full bias."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT, get_rel_pos
+from torch import Tensor, nn
+
+# architecture: width, blocks, heads, blocks with global attention
+SIZES = {
+    "vit_b": (768, 12, 12, (2, 5, 8, 11)),
+    "vit_l": (1024, 24, 16, (5, 11, 17, 23)),
+    "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
+}
+PATCH = 16
+WINDOW = 14
+
+
+class RelPosAttention(Attention):
+    """segment-anything's attention, same parameters and numbers, through ``scaled_dot_product_attention``.
+
+    The decomposed relative bias ``h[q, i] + w[q, j]`` is a dot product: with ``[h, w]`` appended to the query and the
+    one-hot rows ``[e_i, e_j]`` to the key it enters the attention without a (tokens x tokens) table. Over a window,
+    where that table is small, it is given as a mask instead, which is faster.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h, w, C) -> (N, h, w, C)."""
+        n, h, w, c = x.shape
+        qkv = self.qkv(x).reshape(n, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.unbind(0)  # each (N, heads, tokens, head width)
+        rows = get_rel_pos(h, h, self.rel_pos_h).to(q.dtype)
+        columns = get_rel_pos(w, w, self.rel_pos_w).to(q.dtype)
+        grid = q.unflatten(2, (h, w))
+        bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
+        bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
+        if h * w <= WINDOW * WINDOW:
+            bias = (bias_h[..., :, None] + bias_w[..., None, :]).view(n, self.num_heads, h * w, h * w)
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        else:
+            q = torch.cat([q * self.scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3)], -1)
+            where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
+            where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
+            where = torch.cat([where_h, where_w], -1)
+            k = torch.cat([k, where.expand(n, self.num_heads, -1, -1)], -1)
+            out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, h + w)), scale=1.0)[..., : c // self.num_heads]
+        return self.proj(out.transpose(1, 2).reshape(n, h, w, c))
+
+
+def build_vit(
+    width: int, blocks: int, heads: int, global_blocks: tuple[int, ...], image_size: int, window: int = WINDOW
+) -> ImageEncoderViT:
+    """A ViT image encoder with random weights: (N, 3, image_size, image_size) -> (N, 256, image_size / 16, same)."""
+    encoder = ImageEncoderViT(
+        img_size=image_size,
+        patch_size=PATCH,
+        embed_dim=width,
+        depth=blocks,
+        num_heads=heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+        use_rel_pos=True,
+        window_size=window,
+        global_attn_indexes=global_blocks,
+    )
+    for block in encoder.blocks:
+        block.attn.__class__ = RelPosAttention
+    return encoder
+
+
+def fit_position_tables(state: dict[str, Tensor], encoder: ImageEncoderViT) -> dict[str, Tensor]:
+    """SAM's weights with the position tables interpolated to the encoder's image size; windows stay as they are.
+
+    The absolute table (1, h, w, C) is resized bicubically with antialiasing, the relative ones of the global blocks
+    (2 h - 1, head width) linearly, as segment-anything's own ``get_rel_pos`` does on the fly.
+    """
+    state = dict(state)
+    for name, target in encoder.state_dict().items():
+        key = f"image_encoder.{name}"
+        table = state.get(key)
+        if table is None or table.shape == target.shape:
+            continue
+        if name == "pos_embed" and table.ndim == 4:
+            size = target.shape[1:3]
+            resized = F.interpolate(table.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False, antialias=True)
+            state[key] = resized.permute(0, 2, 3, 1).contiguous()
+        elif "rel_pos" in name and table.ndim == 2:
+            state[key] = F.interpolate(table.T[None], target.shape[0], mode="linear")[0].T.contiguous()
+    return state

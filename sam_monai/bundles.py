@@ -1,0 +1,118 @@
+"""What a bundle's folder says: its labels, its trained adapter, and how that wants its images."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+from PIL import Image
+from torch import Tensor, nn
+
+from .backbones.weights import read_state
+from .errors import InputError
+from .networks import identity
+
+
+def read_adapter(path: str | Path) -> dict[str, Tensor]:
+    """An adapter's state dict.
+
+    Raises:
+        InputError: no such file, a damaged one, or one that is not an adapter.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no trained adapter at {path}: run the bundle's train.json first")
+    state = read_state(path)
+    if "identity" not in state:
+        raise InputError(f"{path} is not an adapter of sam_monai: it has no identity")
+    return state
+
+
+def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
+    """The bundle's metadata.json."""
+    path = Path(bundle_root) / "configs" / "metadata.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: bundle_root must be the bundle's folder")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
+    """What inference must know of the adapter before it is loaded: the adapter's own record where it is trained, else
+    what metadata.json says of the bundle as it is shipped."""
+    if Path(adapter).is_file():
+        return identity.from_tensor(read_adapter(adapter)["identity"])
+    metadata = read_metadata(bundle_root)
+    return metadata["adapter"] | {"labels": metadata_labels(metadata)}
+
+
+def metadata_labels(metadata: dict[str, Any]) -> list[str]:
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    return [channels[str(i)] for i in range(1, len(channels))]
+
+
+def update_metadata(bundle_root: str | Path) -> Path:
+    """Bring metadata.json up to date with the trained adapter: labels, channels, sizes and preparation of images."""
+    root = Path(bundle_root)
+    metadata = read_metadata(root)
+    ours = identity.from_tensor(read_adapter(root / "models" / "model.pt")["identity"])
+    names = ["background", *ours["labels"]]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    pred["num_channels"] = len(names)
+    pred["channel_def"] = {str(i): name for i, name in enumerate(names)}
+    dims = ours["preprocessing"]["spatial_dims"]
+    shape = [ours["image_size"]] * 2 + [8] * (dims - 2)
+    for tensor in (pred, metadata["network_data_format"]["inputs"]["image"]):
+        tensor["spatial_shape"] = shape
+    metadata["adapter"] = {k: ours[k] for k in metadata["adapter"]}
+    path = root / "configs" / "metadata.json"
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+    return path
+
+
+class LoadAdapter:
+    """Loads an adapter when an evaluator starts."""
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path, self.network = path, network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        network = getattr(self.network, "module", self.network)
+        network.load_state_dict(read_adapter(self.path))
+
+
+class SaveMasks:
+    """Writes the label map of every case of an evaluator's run, in the grid of its image's file.
+
+    Volumes become ``<case>_seg.nii.gz`` with the image's affine, pictures ``<case>_seg.png`` with the label's number
+    as grey value. A file is whole or not there.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for case in engine.state.output:
+            mask = case["pred"]
+            name = Path(mask.meta["filename_or_obj"]).name.split(".")[0]
+            path = self.folder / f"{name}_seg{'.png' if mask.ndim == 3 else '.nii.gz'}"
+            part = path.with_name(f".{path.name}")
+            array = mask[0].cpu().numpy().astype(np.uint8)
+            if mask.ndim == 3:
+                Image.fromarray(array).save(part)
+            else:
+                nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
+            os.replace(part, path)
+            print(f"mask: {path}", flush=True)

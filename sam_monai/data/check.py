@@ -1,0 +1,133 @@
+"""Look at every file of a dataset before training, and name all that do not fit at once."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from monai.data import MetaTensor
+from tqdm import tqdm
+
+from sam_monai.data.dataset import PICTURE_SUFFIXES, Dataset
+from sam_monai.data.load import LoadCased
+from sam_monai.errors import InputError
+
+_MOST_LINES = 20
+_SMALLEST = 8
+
+logger = logging.getLogger(__name__)
+
+
+def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> list[str]:
+    """Load every training and validation case and say all that is wrong with them; test images need only exist.
+
+    Args:
+        dataset: what `read_dataset` returned.
+        channels: as in `LoadCased`.
+
+    Returns:
+        Notes, also logged, on what is allowed but may be an oversight: cases whose label is empty, labels that occur
+        in no training case.
+
+    Raises:
+        InputError: one line for each problem, with the file and the remedy, at most 20 and the number of the others.
+    """
+    load_image = LoadCased("image", channels=channels)
+    load_label = LoadCased("label", labels=dataset.labels)
+    problems: list[str] = []
+    kinds: dict[str, tuple[int, int]] = {}
+    empty: dict[str, list[str]] = {"training": [], "validation": []}
+    trained: set[int] = set()
+    cases = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
+    for part, case in tqdm(cases, desc="checking cases", disable=2 * len(cases) < 20):
+        image = label = None
+        try:
+            image = load_image(case)["image"]
+            problems += _image_problems(image, case["image"])
+            kinds[case["image"]] = (image.ndim - 1, image.shape[0])
+        except InputError as e:
+            problems.append(str(e))
+        try:
+            label = load_label(case)["label"]
+            values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
+            if part == "training":
+                trained |= values
+            if not values:
+                empty[part].append(Path(case["label"]).name)
+        except InputError as e:
+            problems.append(str(e))
+        if image is not None and label is not None:
+            problems += _pair_problems(image, label, case)
+    problems += _odd_ones(kinds)
+    for case in dataset.test:
+        if not Path(case["image"]).exists():
+            problems.append(f"{case['image']}: no such file; copy it there or remove it from the test list")
+    if not trained and not problems:
+        problems.append(
+            f"{dataset.folder}: no training label holds anything but background; "
+            "check the label files, or list other training cases"
+        )
+    if problems:
+        more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
+        raise InputError("\n".join(problems[:_MOST_LINES] + more))
+    notes = [_note(part, names) for part, names in empty.items() if names]
+    notes += [
+        f'no training label holds "{name}" (value {i}): the network cannot learn it'
+        for i, name in enumerate(dataset.labels, 1)
+        if i not in trained
+    ]
+    for note in notes:
+        logger.warning(note)
+    return notes
+
+
+def _image_problems(image: MetaTensor, path: str) -> list[str]:
+    problems = []
+    if min(image.shape[1:3]) < _SMALLEST:
+        problems.append(f"{path}: is only {_size(image)}; the first two axes need {_SMALLEST} each: remove the case")
+    if not torch.isfinite(image).all():
+        problems.append(f"{path}: holds NaN or infinite intensities; replace them by a number, such as that of air")
+    elif image.min() == image.max():
+        problems.append(f"{path}: every intensity is {image.min().item():g}; export it again or remove the case")
+    return problems
+
+
+def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:
+    if len(set(kinds.values())) < 2:
+        return []
+    (axes, channels), _ = Counter(kinds.values()).most_common(1)[0]
+    names = {2: "2D picture", 3: "3D volume"}
+    return [
+        f"{path}: is a {names[n]} with {c} channel(s), most images are a {names[axes]} with {channels}; "
+        + ("make two datasets of them" if n != axes else "convert it, or give key channels: [0, 0, 0] or [0]")
+        for path, (n, c) in kinds.items()
+        if (n, c) != (axes, channels)
+    ]
+
+
+def _pair_problems(image: MetaTensor, label: MetaTensor, case: dict) -> list[str]:
+    if image.shape[1:] != label.shape[1:]:
+        return [
+            f"{case['label']}: is {_size(label)}, its image {case['image']} is {_size(image)}; "
+            "save the label on the grid of its image"
+        ]
+    pictures = any(case[key].lower().endswith(PICTURE_SUFFIXES) for key in ("image", "label"))
+    off = 0.0 if pictures else (image.affine - label.affine).abs().max().item()
+    if off > 1e-3:
+        return [
+            f"{case['label']}: its affine differs from that of {case['image']} by up to {off:.3g} mm; "
+            "copy the image's header to the label if their voxels match, else resample it"
+        ]
+    return []
+
+
+def _size(tensor: MetaTensor) -> str:
+    return " x ".join(str(n) for n in tensor.shape[1:])
+
+
+def _note(part: str, names: list[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"{len(names)} {part} case(s) with nothing but background: {', '.join(names[:10])}{more}"

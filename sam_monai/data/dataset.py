@@ -1,0 +1,227 @@
+"""A dataset is a folder with a Decathlon `dataset.json`; this module reads it and says what it does not like."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sam_monai.errors import InputError
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+
+_INTENSITY_WORDS = {
+    "ct": r"ct|cta|cbct|[cn]ect|computed",
+    "mr": r"f?mr\w*|t[12]\w*|flair|pdw?|dwi|adc|dti|swi|dce|bold|magnetic",
+    "picture": r"rgb|r|g|b|red|green|blue|colou?r|photo\w*|picture|\w*scop[iy]\w*|fundus|histo\w*",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a `dataset.json` says, checked, with absolute paths.
+
+    Cases are dicts with the keys "image" and "label" (test cases: "image" alone) and whatever else the file holds.
+    """
+
+    folder: Path
+    name: str
+    labels: tuple[str, ...]
+    """Names of the foreground labels; labels[i] has the value i + 1 in the label files."""
+    intensity: str
+    """What the numbers of an image are: "ct" (Hounsfield units), "mr" (arbitrary) or "picture" (brightness)."""
+    training: list[dict]
+    validation: list[dict]
+    test: list[dict]
+    reserved: tuple[str, ...]
+    """File names of the training cases set aside for validation, where the file lists no `validation`."""
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 for a dataset of pictures, 3 for one of volumes."""
+        return 2 if str(self.training[0]["image"]).lower().endswith(PICTURE_SUFFIXES) else 3
+
+
+def read_dataset(dataset_dir: str | Path, train_cases: int | None = None, seed: int = 0) -> Dataset:
+    """Read the `dataset.json` of a folder. Images are not opened: see `sam_monai.data.check_dataset`.
+
+    Args:
+        dataset_dir: folder with `dataset.json` as of the Medical Segmentation Decathlon; nnU-Net's newer form of
+            `labels` ({"background": 0, "liver": 1}) and its `channel_names` are understood as well.
+        train_cases: train on the first so many cases of the list, counted after the split.
+        seed: decides which cases are set aside where there is no `validation`: 20 % of them, at least one.
+
+    Raises:
+        InputError: folder, file or keys that are missing or wrong, labels that are not 0..L, no training case.
+    """
+    folder = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    file = folder / "dataset.json"
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; the dataset folder (key dataset_dir) holds a file dataset.json")
+    if not file.is_file():
+        raise InputError(f"{folder}: holds no dataset.json; write one that lists labels, training and validation cases")
+    content = _parse(file)
+    labels = _labels(content.get("labels"), file)
+    training = _cases(content, "training", file, ("image", "label"))
+    validation = _cases(content, "validation", file, ("image", "label"))
+    test = _cases(content, "test", file, ("image",))
+    if not training:
+        raise InputError(f'{file}: "training" is missing or empty; list at least one {{"image", "label"}} pair')
+    reserved: tuple[str, ...] = ()
+    if not validation:
+        training, validation = _set_aside(training, seed, file)
+        reserved = tuple(Path(case["image"]).name for case in validation)
+        logger.info(
+            "%s lists no validation cases: %d of %d training cases set aside for validation: %s. "
+            "Where several images come from one patient, list the validation cases yourself.",
+            file,
+            len(validation),
+            len(training) + len(validation),
+            ", ".join(reserved),
+        )
+    for image in {case["image"] for case in training} & {case["image"] for case in validation}:
+        raise InputError(f"{file}: {image} is listed more than once, for training and for validation; keep it in one")
+    if train_cases is not None:
+        if isinstance(train_cases, bool) or not isinstance(train_cases, int) or train_cases < 1:
+            raise InputError(f"train_cases is {train_cases!r}; give a whole number from 1 on, or null for all")
+        if train_cases > len(training):
+            raise InputError(f"train_cases is {train_cases}, but {file} leaves {len(training)} cases for training")
+        training = training[:train_cases]
+    return Dataset(
+        folder=folder,
+        name=str(content.get("name") or folder.name),
+        labels=labels,
+        intensity=_intensity(content.get("modality", content.get("channel_names", "")), training[0]["image"], file),
+        training=training,
+        validation=validation,
+        test=test,
+        reserved=reserved,
+    )
+
+
+def images_to_segment(source: str | Path, seed: int = 0) -> list[dict]:
+    """List the images to run a network on, as dicts with the one key "image" and an absolute path.
+
+    Args:
+        source: a folder with `dataset.json` (its test images or, without any, its validation images), a folder of
+            images (those with a known suffix, sorted by name; folders inside are left out), a folder of DICOM slices
+            (one image), or one image file.
+        seed: that of `read_dataset`, for a dataset without `validation` and `test`.
+
+    Raises:
+        InputError: nothing there, or nothing in it that looks like an image.
+    """
+    path = Path(os.path.abspath(Path(source).expanduser()))
+    if path.is_file() and path.name != "dataset.json":
+        return [{"image": str(path)}]
+    if path.is_file() or (path / "dataset.json").is_file():
+        dataset = read_dataset(path.parent if path.is_file() else path, seed=seed)
+        return [{"image": case["image"]} for case in dataset.test or dataset.validation]
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
+    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
+    images = [f for f in files if f.name.lower().endswith(PICTURE_SUFFIXES + VOLUME_SUFFIXES)]
+    if not images and any(f.suffix.lower() == ".dcm" for f in files):
+        images = [path]
+    if not images:
+        known = " ".join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)
+        raise InputError(f"{path}: holds no image; put files there that end in one of {known}, or a dataset.json")
+    return [{"image": str(image)} for image in images]
+
+
+def has_sides(labels: Sequence[str]) -> bool:
+    """Tell whether any label's name holds a side of the body: "left kidney", "LungRight", "kidney_L", "R eye".
+
+    A flip turns such a label into the other one.
+    """
+    for label in labels:
+        words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+\d*|[A-Z]+(?![a-z])\d*|\d+", label)]
+        if {"left", "right"} & set(words) or {"l", "r"} & {*words[:1], *words[-1:]}:
+            return True
+    return False
+
+
+def _parse(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as e:
+        raise InputError(f"{file}: broken JSON at line {e.lineno}, column {e.colno}: {e.msg}; correct it") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{file}: cannot be read ({e}); save it as a UTF-8 text file") from e
+    if not isinstance(content, dict):
+        raise InputError(f'{file}: must hold one JSON object, {{"labels": ..., "training": [...]}}')
+    return content
+
+
+def _labels(entry: Any, file: Path) -> tuple[str, ...]:
+    remedy = 'write "labels": {"0": "background", "1": "first label", "2": "second label"}'
+    if not isinstance(entry, dict) or not entry:
+        raise InputError(f'{file}: the key "labels" is missing or no object; {remedy}')
+    if any(isinstance(v, list) for v in entry.values()):
+        raise InputError(f'{file}: "labels" holds lists of values; overlapping labels are not supported; {remedy}')
+    if all(isinstance(v, int) and not isinstance(v, bool) for v in entry.values()):
+        names = {value: name for name, value in entry.items()}
+    elif all(isinstance(v, str) and k.strip().isdecimal() for k, v in entry.items()):
+        names = {int(k): v for k, v in entry.items()}
+    else:
+        raise InputError(f'{file}: "labels" does not give each label a whole number and a name; {remedy}')
+    if len(names) < len(entry) or sorted(names) != list(range(len(names))) or len(names) < 2:
+        found = ", ".join(str(k) for k in sorted(names))
+        raise InputError(
+            f'{file}: "labels" has the values {found}; they must be 0 (the background), 1, 2, ... '
+            f"without a gap, in the label files too; {remedy}"
+        )
+    foreground = tuple(names[value].strip() for value in range(1, len(names)))
+    if "" in foreground or len(set(foreground)) < len(foreground):
+        raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')
+    if "ignore" in foreground and "ignore" in entry:
+        raise InputError(f'{file}: nnU-Net\'s "ignore" label is not supported; give those voxels a label of their own')
+    return foreground
+
+
+def _cases(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, ...]) -> list[dict]:
+    entries = content.get(key) or []
+    shape = " and ".join(f'"{k}"' for k in wanted)
+    if not isinstance(entries, list):
+        raise InputError(f'{file}: "{key}" must be a list of objects with {shape}')
+    cases = []
+    for number, entry in enumerate(entries):
+        if wanted == ("image",) and isinstance(entry, str):
+            entry = {"image": entry}
+        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) and entry[k] for k in wanted):
+            raise InputError(
+                f'{file}: entry {number} of "{key}" is {json.dumps(entry)[:200]}; '
+                f"it must give {shape} as paths relative to the folder"
+            )
+        paths = {k: os.path.abspath(file.parent / entry[k]) for k in wanted}
+        cases.append({**entry, **paths} if "label" in wanted else paths)
+    return cases
+
+
+def _set_aside(cases: list[dict], seed: int, file: Path) -> tuple[list[dict], list[dict]]:
+    if len(cases) < 2:
+        raise InputError(f'{file}: one training case and no "validation"; add a second case to either list')
+    chosen = set(random.Random(seed).sample(range(len(cases)), max(1, round(0.2 * len(cases)))))
+    return [c for i, c in enumerate(cases) if i not in chosen], [cases[i] for i in sorted(chosen)]
+
+
+def _intensity(entry: Any, image: str, file: Path) -> str:
+    texts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f'{file}: "modality" must name each channel, as in {{"0": "CT"}} or {{"0": "RGB"}}')
+    words = {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
+    kinds = {kind for kind, known in _INTENSITY_WORDS.items() for word in words if re.fullmatch(known, word)}
+    if len(kinds) == 1:
+        return kinds.pop()
+    kind = "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
+    logger.info('%s: modality %s says neither CT, MR nor RGB; intensities are treated as "%s".', file, entry, kind)
+    return kind

@@ -1,0 +1,153 @@
+"""Loading of one case, upright and channel first, whatever the file format."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor, NibabelReader, PILReader
+from monai.transforms import LoadImage, MapTransform
+from monai.utils import MetaKeys
+from PIL import Image, ImageOps
+
+from sam_monai.data.dataset import PICTURE_SUFFIXES
+from sam_monai.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+class LoadCased(MapTransform):
+    """Load the image and label files of a case as float32 MetaTensors, (C, H, W) or (C, H, W, D).
+
+    Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
+    axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept.
+    An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
+    as {0, 1}.
+
+    Args:
+        keys: keys that hold paths. "label" is read as a label, every other key as an image.
+        labels: names or number of the foreground labels; not needed without the key "label".
+        channels: channels of the file to take for an image, as indices from 0: [0] picks, [0, 0, 0] repeats.
+        allow_missing_keys: leave out keys that a case does not have.
+
+    Raises:
+        InputError: at the call, where a file is missing, unreadable or does not fit. One line, with the remedy.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "label"),
+        labels: Sequence[str] | int | None = None,
+        channels: Sequence[int] | None = None,
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        if "label" in self.keys and labels is None:
+            raise ValueError('LoadCased: give `labels`, the names or the number of the labels, to load the key "label"')
+        self.labels = labels if isinstance(labels, int) or labels is None else len(labels)
+        self.channels = None if channels is None else [int(c) for c in channels]
+        if self.channels is not None and (len(self.channels) not in (1, 3) or min(self.channels) < 0):
+            raise InputError(f"key channels is {self.channels}; give 1 or 3 indices from 0, as in [0] or [0, 1, 2]")
+        self._load = LoadImage(ensure_channel_first=True)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        for key in self.key_iterator(case):
+            path = str(case[key])
+            if key == "label":
+                case[key] = _as_label(self._read(path, _upright), self.labels or 0, path)
+            else:
+                case[key] = self._pick(self._read(path, _upright_grey_or_colour), path)
+        return case
+
+    def _read(self, path: str, converter: Any) -> MetaTensor:
+        if not Path(path).exists():
+            raise InputError(f"{path}: no such file; copy it there or remove it from dataset.json")
+        reader = None
+        if path.lower().endswith(PICTURE_SUFFIXES):
+            reader = PILReader(converter=converter, reverse_indexing=False)
+        elif path.lower().endswith((".nii", ".nii.gz")):
+            reader = NibabelReader(squeeze_non_spatial_dims=True)
+        try:
+            # Given at the call, a reader is the only one tried: no other format's reader gets a damaged file.
+            tensor = cast(MetaTensor, self._load(path, reader=reader))
+        except InputError:
+            raise
+        except Exception as e:
+            if reader is None and importlib.util.find_spec("itk") is None:
+                raise InputError(f"{path}: no reader for its file type; pip install itk, or save it as NIfTI") from e
+            cause = (str(e).strip() or type(e).__name__).splitlines()[0]
+            raise InputError(f"{path}: cannot be read ({cause}); copy it again or remove it from dataset.json") from e
+        if tensor.ndim not in (3, 4) or tensor.numel() == 0:
+            size = " x ".join(str(n) for n in tensor.shape)
+            raise InputError(f"{path}: has the shape {size} (channels first); save it as a 2D or 3D image")
+        # MONAI's PIL reader notes width before height; writers take the original size from here.
+        tensor.meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(tensor.shape[1:])
+        tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
+        return tensor
+
+    def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:
+        found = image.shape[0]
+        if self.channels is not None:
+            if max(self.channels) >= found:
+                raise InputError(f"{path}: has channels 0 to {found - 1}; correct key channels, {self.channels}")
+            return image[self.channels]
+        if found not in (1, 3):
+            raise InputError(
+                f"{path}: has {found} channels where 1 or 3 are needed; pick with key channels, "
+                f"as in {'[0, 1, 2]' if found > 3 else '[0]'}"
+            )
+        return image
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+        raise InputError(
+            f"{getattr(picture, 'filename', 'a TIFF')}: has {getattr(picture, 'n_frames', 1)} pages; "
+            "save each page as a file, or the stack as a NIfTI volume"
+        )
+    return ImageOps.exif_transpose(picture)
+
+
+def _upright_grey_or_colour(picture: Image.Image) -> Image.Image:
+    picture = _upright(picture)
+    return picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
+def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
+    remedy = f"save the label with one channel of whole numbers, 0 for background and 1 to {number} for the labels"
+    if label.meta.get("mode") in ("P", "PA"):
+        raise InputError(f"{path}: is a palette picture, whose numbers stand for colours; {remedy}")
+    if label.shape[0] != 1:
+        raise InputError(f"{path}: has {label.shape[0]} channels (a colour mask?); {remedy}")
+    if not torch.isfinite(label).all():
+        raise InputError(f"{path}: holds NaN or infinite values; {remedy}")
+    # NIfTI files may scale their numbers, which leaves a trace of rounding.
+    whole = label.round()
+    if not torch.allclose(whole, label, rtol=0, atol=1e-3):
+        raise InputError(f"{path}: holds values that are not whole numbers ({_values(label)}); {remedy}")
+    lowest, highest = (value.item() for value in torch.aminmax(whole))
+    if lowest >= 0 and highest <= number:
+        return whole
+    if number == 1 and highest == 255 and ((whole == 0) | (whole == 255)).all():
+        _say_once("masks with the values 0 and 255 are read as 0 and 1")
+        return whole / 255
+    hint = "; JPEG changes values, use PNG" if path.lower().endswith((".jpg", ".jpeg")) else ""
+    raise InputError(f"{path}: holds the values {_values(label)}, known are 0 to {number}; {remedy}{hint}")
+
+
+def _values(label: torch.Tensor) -> str:
+    shown = [f"{value:g}" for value in torch.unique(label).tolist()]
+    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]])
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.info(message)

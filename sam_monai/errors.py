@@ -1,0 +1,11 @@
+"""Errors that name what is wrong, in which file, and what to do about it."""
+
+from __future__ import annotations
+
+
+class InputError(ValueError):
+    """Something the user gave does not fit: a file, a folder, a key, a checkpoint.
+
+    The message is written for a person and stands alone: what was wrong, where, and the remedy. The command line
+    prints it as the last line in place of a traceback.
+    """

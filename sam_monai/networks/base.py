@@ -1,0 +1,279 @@
+"""What the three networks share: SAM as an ordinary MONAI network whose state dict is the adapter alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor, nn
+
+from ..backbones.backbone import Backbone, build_backbone
+from ..errors import InputError
+from . import identity
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 there: processors without instructions for it emulate it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+
+
+class AdaptedSAM(nn.Module):
+    """A frozen SAM and what one paper adds to it. Subclasses add it in :meth:`adapt` and say the prompt in
+    :meth:`prompt_tokens`.
+
+    Args:
+        backbone: name of known weights, an architecture with ``checkpoint``, or a built :class:`Backbone`.
+        checkpoint: file of the base weights, where the name does not say it.
+        labels: names of the foreground labels in order. ``None``: the adapter that is loaded says them.
+        image_size: side of the encoder's square in pixels. ``None``: the adapter that is loaded says it, or the
+            weights' own.
+        default_labels: names until an adapter is loaded, where ``labels`` is ``None``.
+        amp: bfloat16 autocast where the processor has instructions for it.
+        slices_per_batch: slices of a volume, or images, that pass through the encoder together. Bounds the memory.
+        preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
+
+    Raises:
+        InputError: see :func:`build_backbone`.
+    """
+
+    method: str
+    # What must agree between an adapter and the network that loads it, where the network was told.
+    bound: tuple[str, ...] = ("method", "base", "resize", "image_size", "labels")
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "lite_medsam",
+        checkpoint: str | Path | None = None,
+        labels: Sequence[str] | None = None,
+        image_size: int | None = None,
+        default_labels: Sequence[str] = ("object",),
+        amp: bool = True,
+        slices_per_batch: int = 8,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.base_name = backbone if isinstance(backbone, str) else backbone.weights.name
+        self.checkpoint = checkpoint
+        self.told = {"labels": labels is not None, "image_size": image_size is not None}
+        self.amp = amp
+        self.slices_per_batch = slices_per_batch
+        self.preprocessing = dict(preprocessing or {})
+        if isinstance(backbone, str):
+            backbone = build_backbone(backbone, checkpoint, image_size)
+        elif image_size not in (None, backbone.image_size):
+            raise InputError(f"the backbone given takes {backbone.image_size} px, not image_size {image_size}")
+        else:
+            self.told["image_size"] = True
+        self.set_backbone(backbone)
+        self.set_labels(labels if labels is not None else default_labels)
+        self.register_state_dict_post_hook(keep_adapter_only)
+        self.register_load_state_dict_pre_hook(check_identity)
+        self.register_load_state_dict_post_hook(forgive_missing_base)
+
+    def set_backbone(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self.adapt()
+
+    def set_labels(self, labels: Sequence[str]) -> None:
+        device = self.backbone.pixel_mean.device
+        self.labels = tuple(labels)
+        self.adapt_to_labels()
+        self.register_buffer("identity", identity.to_tensor(self.describe()))
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        buffers = {name for name, _ in self.named_buffers() if not name.startswith("backbone.")}
+        self.adapter_keys = frozenset(trained | buffers)
+        self.to(device).train(self.training)
+
+    def adopt(self, record: dict[str, Any]) -> None:
+        """Become the network that an adapter's record describes, as far as this one was not told otherwise."""
+        self.preprocessing = self.preprocessing or record["preprocessing"]
+        if record["image_size"] != self.backbone.image_size:
+            device = self.backbone.pixel_mean.device
+            self.set_backbone(build_backbone(self.base_name, self.checkpoint, record["image_size"]).to(device))
+        if not self.told["labels"]:
+            self.set_labels(record["labels"])
+
+    @property
+    def resize(self) -> str:
+        """How the base weights want an image brought to the encoder's square: ``"pad"`` or ``"stretch"``."""
+        return self.backbone.weights.resize
+
+    @property
+    def image_size(self) -> int:
+        """Side of the encoder's square in pixels."""
+        return self.backbone.image_size
+
+    def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
+        """Parameters for an optimiser: what adapts the frozen encoder, not decayed, as decay would pull it to 0 and not
+        to the identity; and what makes the prompt."""
+        parts = {True: [], False: []}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                parts[name.startswith("backbone.")].append(parameter)
+        return [
+            {"params": parts[True], "lr": learning_rate, "weight_decay": 0.0},
+            {"params": parts[False], "lr": prompt_learning_rate, "weight_decay": weight_decay},
+        ]
+
+    # -- what a method says -------------------------------------------------------------------------------------------
+
+    def adapt(self) -> None:
+        """Put the method's parameters into ``self.backbone`` and mark what is trained there."""
+        raise NotImplementedError
+
+    def adapt_to_labels(self) -> None:
+        """Make what depends on the number and the names of ``self.labels``."""
+        raise NotImplementedError
+
+    def prompt_tokens(self) -> Tensor:
+        """Sparse prompts (L, T, 256), one set per label."""
+        raise NotImplementedError
+
+    def once_per_call(self) -> AbstractContextManager[Any]:
+        """Around all slices of one call: what need not be computed for each batch of them."""
+        return nullcontext()
+
+    def describe(self) -> dict[str, Any]:
+        """The adapter's record: method, base, labels, sizes, and how its images were prepared."""
+        return {
+            "method": self.method,
+            "backbone": self.base_name,
+            "base": self.backbone.base,
+            "labels": list(self.labels),
+            "image_size": self.backbone.image_size,
+            "resize": self.backbone.weights.resize,
+            "preprocessing": self.preprocessing,
+        }
+
+    # -- the network ---------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> AdaptedSAM:
+        """Frozen modules stay in eval mode, whatever a trainer calls."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Image embedding of (B, C, H, W) -> (B, 256, h, w), or of (B, C, H, W, D) -> (B, 256, h, w, D)."""
+        slices = as_slices(image)
+        with self.once_per_call(), self.autocast(image.device):
+            embeddings = [self.backbone.encode(part) for part in slices.split(self.slices_per_batch)]
+        return from_slices(torch.cat(embeddings), image)
+
+    def forward(
+        self,
+        image: Tensor,
+        embedding: Tensor | None = None,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> Tensor:
+        """Segment images or volumes.
+
+        Args:
+            image: (B, C, H, W) or (B, C, H, W, D), C 1 or 3, values in [0, 1], any size. Rows are what a person sees
+                as rows; depth is the last axis.
+            embedding: what :meth:`encode` gave for this image, to save the encoder.
+            point_coords: clicks; this method takes none.
+            point_labels: likewise.
+            boxes: likewise.
+
+        Returns:
+            float32 logits (B, L + 1, *spatial of the image). Channel 0, the background, is 0; channel l is SAM's mask
+            logit for label l.
+
+        Raises:
+            InputError: the image is not 2D or 3D, has another number of channels, or a prompt was given.
+        """
+        if point_coords is not None or point_labels is not None or boxes is not None:
+            raise InputError(f"{type(self).__name__} segments without clicks and boxes: leave them out")
+        slices = as_slices(image)
+        cached = None if embedding is None else slices_of(embedding).split(self.slices_per_batch)
+        shape = (image.shape[2], image.shape[3])
+        masks = []
+        with self.once_per_call(), self.autocast(image.device):
+            tokens = self.prompt_tokens()
+            for i, part in enumerate(slices.split(self.slices_per_batch)):
+                features = self.backbone.encode(part) if cached is None else cached[i]
+                masks.append(self.backbone.decode(features, tokens, shape))
+        logits = from_slices(torch.cat(masks), image).float()
+        return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.amp and fast_bfloat16(device))
+
+
+# -- slices ------------------------------------------------------------------------------------------------------------
+
+
+def slices_of(tensor: Tensor) -> Tensor:
+    """(B, C, H, W[, D]) -> (B * D, C, H, W)."""
+    return tensor.movedim(4, 1).flatten(0, 1) if tensor.ndim == 5 else tensor
+
+
+def as_slices(image: Tensor) -> Tensor:
+    """An image or volume as three-channel slices (B * D, 3, H, W)."""
+    if image.ndim not in (4, 5):
+        raise InputError(f"the network takes (B, C, H, W) or (B, C, H, W, D), got a tensor of shape {tuple(image.shape)}")
+    if image.shape[1] not in (1, 3):
+        raise InputError(f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`")
+    if isinstance(image, MetaTensor):
+        image = image.as_tensor()
+    slices = slices_of(image)
+    return slices.expand(-1, 3, -1, -1)
+
+
+def from_slices(slices: Tensor, image: Tensor) -> Tensor:
+    """(B * D, C, h, w) -> (B, C, h, w[, D])."""
+    return slices.unflatten(0, (-1, image.shape[4])).movedim(1, 4) if image.ndim == 5 else slices
+
+
+# -- the state dict ------------------------------------------------------------------------------------------------------
+# Plain functions, so that a copied or pickled network runs its own.
+
+
+def all_names(network: nn.Module) -> set[str]:
+    return {name for name, _ in network.named_parameters()} | {name for name, _ in network.named_buffers()}
+
+
+def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    for name in all_names(network) - network.adapter_keys:
+        state.pop(prefix + name, None)
+
+
+def check_identity(
+    network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any
+) -> None:
+    """Refuse an adapter of another base, method, or set of labels; take over what this network was not told."""
+    if prefix + "identity" not in state:
+        raise InputError(
+            f"this is not an adapter of sam_monai: it has no identity. {type(network).__name__} loads what its own "
+            "state_dict gave; base weights are given by the key `checkpoint`"
+        )
+    theirs, ours = identity.from_tensor(state[prefix + "identity"]), network.describe()
+    for key in network.bound:
+        if theirs.get(key) == ours[key] or not network.told.get(key, True):
+            continue
+        if key == "base":
+            was, now = (f"{r['backbone']} (weights {r['base'][:12]})" for r in (theirs, ours))
+        elif key == "labels":
+            was, now = (", ".join(r["labels"]) for r in (theirs, ours))
+        else:
+            was, now = theirs.get(key), ours[key]
+        raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
+    network.adopt(theirs)
+    # An average over several sites comes as floats, which a copy into uint8 would round down.
+    state[prefix + "identity"] = identity.to_tensor(theirs)
+
+
+def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:
+    """The base's weights are not part of an adapter."""
+    frozen = tuple(all_names(network) - network.adapter_keys)
+    incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if not k.endswith(frozen)]

@@ -1,0 +1,76 @@
+"""S-SAM: singular-value tuning, with the label's name as the prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adaptations import svd
+from ..backbones.backbone import WIDTH, Backbone
+from ..text import TEXT_WIDTH, encode_labels
+from .base import AdaptedSAM
+
+
+class SSAM(AdaptedSAM):
+    """S-SAM (Paranjape et al., MICCAI 2024, https://arxiv.org/abs/2408.06447).
+
+    Trained: two numbers for each singular value of the image encoder, the blocks' layer norms, the position embedding,
+    and the text affine layer, which turns the text vector of each label's name into its one prompt token. Frozen:
+    everything else, mask decoder and text encoder included.
+
+    Where it departs from the paper: the text affine layer ends in LayerNorm(256) instead of BatchNorm1d(256). It has
+    as many parameters, works for one label, and does not depend on which labels a batch held.
+
+    Args:
+        text_encoder: ``"minilm"`` (384 wide) or ``"clip"`` (512 wide, the paper's). Runs once, here, and only where
+            ``labels`` are given: an adapter brings its vectors along.
+        text_checkpoint: file of the text encoder's weights, for ``"clip"``.
+        others: see :class:`AdaptedSAM`.
+    """
+
+    method = "ssam"
+    bound = (*AdaptedSAM.bound, "text_encoder")
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "lite_medsam",
+        checkpoint: str | Path | None = None,
+        labels: Sequence[str] | None = None,
+        image_size: int | None = None,
+        text_encoder: str = "minilm",
+        text_checkpoint: str | Path | None = None,
+        **others: Any,
+    ) -> None:
+        self.text_encoder = text_encoder
+        self.label_vectors: Tensor
+        vectors = None if labels is None else encode_labels(labels, text_encoder, text_checkpoint)
+        super().__init__(backbone, checkpoint, labels, image_size, **others)
+        self.told["text_encoder"] = labels is not None
+        if vectors is not None:
+            self.label_vectors.copy_(vectors)
+
+    def adapt(self) -> None:
+        svd.tune_image_encoder(self.backbone.image_encoder)
+
+    def adapt_to_labels(self) -> None:
+        width = TEXT_WIDTH[self.text_encoder]
+        self.text_affine = nn.Sequential(nn.Linear(width, WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH))
+        self.register_buffer("label_vectors", torch.zeros(len(self.labels), width))
+
+    def prompt_tokens(self) -> Tensor:
+        return self.text_affine(self.label_vectors)[:, None]  # (L, 1, 256)
+
+    def once_per_call(self) -> AbstractContextManager[Any]:
+        return svd.weights_formed(self.backbone)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"text_encoder": self.text_encoder}
+
+    def adopt(self, record: dict[str, Any]) -> None:
+        self.text_encoder = record["text_encoder"]
+        super().adopt(record)

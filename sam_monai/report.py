@@ -1,0 +1,47 @@
+"""What training ends with: a table, a picture, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+from torch import nn
+
+from .bundles import read_adapter
+from .evaluation import CaseTable
+from .pictures import Pictures
+from .training import Checkpoints
+
+
+def show_result(
+    evaluator: Engine,
+    network: nn.Module,
+    labels: Sequence[str],
+    folder: str | Path,
+    output_dir: str | Path,
+    settings: Mapping[str, Any],
+    pictures: int = 4,
+) -> None:
+    """Evaluate the best adapter once more: Dice per label as a table, and pictures of the first validation cases.
+
+    Args:
+        evaluator: of the validation cases.
+        network: gets the best adapter.
+        labels: names of the foreground labels.
+        folder: where the checkpoints are.
+        output_dir: where pictures and ``cases.csv`` go.
+        settings: how the images were prepared.
+        pictures: cases to draw.
+    """
+    path = Path(folder) / Checkpoints.BEST
+    adapter = read_adapter(path)
+    getattr(network, "module", network).load_state_dict(adapter)
+    drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
+    drawing.attach(evaluator)
+    CaseTable(tuple(labels), output_dir).attach(evaluator)
+    evaluator.run(evaluator.state.best_metric_epoch)
+    size = path.stat().st_size
+    print(f"adapter: {path} ({size / 1024:.0f} KB), best after epoch {evaluator.state.best_metric_epoch}")
+    print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)

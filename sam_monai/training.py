@@ -1,0 +1,153 @@
+"""Handlers for MONAI's trainer: seeds, checkpoints that survive a kill, and a bar with the time left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.data import Dataset, set_rnd
+from monai.utils import set_determinism
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from tqdm.auto import tqdm
+
+from .errors import InputError
+
+
+def save_aside(obj: Any, path: Path) -> None:
+    """``torch.save`` under another name, then renamed: a kill leaves the previous file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    with part.open("wb") as file:
+        torch.save(obj, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+class SeedEpochs:
+    """Every epoch starts from (seed, epoch, rank) alone, so a run resumed at the end of an epoch goes on as if it had
+    not stopped: python, numpy and torch, the order of cases, and every random transform."""
+
+    def __init__(self, seed: int, dataset: Dataset, rank: int = 0) -> None:
+        self.seed, self.dataset, self.rank = seed, dataset, rank
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        seed = (self.seed * 1_000_003 + engine.state.epoch * 1_009 + self.rank) % 2**32
+        set_determinism(seed, use_deterministic_algorithms=None)
+        set_rnd(self.dataset, seed)  # transforms of the main process; workers are seeded from torch's generator
+
+
+class Checkpoints:
+    """Writes the best adapter and the state to resume from, at the ends of epochs.
+
+    ``folder/model.pt``: the adapter with the best validation metric, a plain state dict. ``folder/model_resume.pt``:
+    adapter, optimiser, schedule, epoch and best metric after the last epoch.
+
+    Args:
+        folder: where both files go.
+        network, optimizer, lr_scheduler: what is trained.
+        evaluator: the engine whose ``best_metric`` says which adapter is best. Its validation handler comes first.
+        resume: go on from ``model_resume.pt`` where there is one.
+    """
+
+    BEST, RESUME = "model.pt", "model_resume.pt"
+
+    def __init__(
+        self,
+        folder: str | Path,
+        network: nn.Module,
+        optimizer: Optimizer,
+        lr_scheduler: LRScheduler,
+        evaluator: Engine,
+        resume: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.evaluator = evaluator
+        self.resume = resume
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+
+    def load(self, engine: Engine) -> None:
+        path = self.folder / self.RESUME
+        if not self.resume or not path.is_file():
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged archive raises
+            raise InputError(f"{path}: cannot be resumed from ({error}); start anew with resume false") from error
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        engine.state.epoch = state["epoch"]
+        engine.state.iteration = state["iteration"]
+        self.evaluator.state.best_metric = state["best_metric"]
+        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
+        tqdm.write(f"resuming after epoch {state['epoch']}, best mean Dice so far {state['best_metric']:.4f}")
+
+    def save(self, engine: Engine) -> None:
+        network = getattr(self.parts["network"], "module", self.parts["network"])
+        best = self.evaluator.state
+        if best.best_metric_epoch == engine.state.epoch:
+            save_aside(network.state_dict(), self.folder / self.BEST)
+        state = {name: part.state_dict() for name, part in self.parts.items()} | {
+            "network": network.state_dict(),
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "best_metric": float(best.best_metric),
+            "best_metric_epoch": best.best_metric_epoch,
+        }
+        save_aside(state, self.folder / self.RESUME)
+
+
+class Progress:
+    """One bar over all iterations with the time left, and a line for each validation."""
+
+    def __init__(self, evaluator: Engine, labels: tuple[str, ...], metric: str = "val_mean_dice") -> None:
+        self.evaluator, self.labels, self.metric = evaluator, labels, metric
+        self.bar: tqdm | None = None
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.COMPLETED, self.close)
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
+        self.trainer = engine
+        self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.report)
+
+    def open(self, engine: Engine) -> None:
+        if self.bar is None:
+            total = engine.state.max_epochs * engine.state.epoch_length
+            self.bar = tqdm(total=total, initial=engine.state.iteration, unit="step", desc="training", mininterval=2)
+
+    def step(self, engine: Engine) -> None:
+        assert self.bar is not None
+        self.bar.set_postfix(
+            epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", loss=f"{engine.state.output[0]['loss']:.3f}", refresh=False
+        )
+        self.bar.update()
+
+    def report(self, engine: Engine) -> None:
+        if self.bar is None:
+            return
+        each = engine.state.metric_details[self.metric].nanmean(0)  # (L,), cases without the label left out
+        parts = ", ".join(f"{name} {dice:.3f}" for name, dice in zip(self.labels, each.tolist(), strict=True))
+        tqdm.write(f"epoch {self.trainer.state.epoch}: validation Dice {engine.state.metrics[self.metric]:.4f} ({parts})")
+
+    def close(self, engine: Engine) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+    def give_up(self, engine: Engine, error: Exception) -> None:
+        self.close(engine)
+        raise error

@@ -1,0 +1,203 @@
+"""The bundles' transforms, in one place, so that training and inference prepare images alike."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import (
+    AsDiscreted,
+    Compose,
+    EnsureTyped,
+    FillHolesd,
+    Invertd,
+    KeepLargestConnectedComponentd,
+    MapTransform,
+    Orientationd,
+    RandAdjustContrastd,
+    RandAffined,
+    RandCropByPosNegLabeld,
+    RandFlipd,
+    RandRotate90d,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+    Spacingd,
+    SpatialPadd,
+    Transform,
+)
+
+from .backbones.resize import to_square
+from .data.dataset import has_sides
+from .data.load import LoadCased
+from .networks.base import from_slices, slices_of
+
+Settings = Mapping[str, Any]
+
+
+def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
+    """Intensities to [0, 1].
+
+    ``"ct"``: a window (lower, upper) in Hounsfield units. ``"mr"``: the volume's own 0.5 and 99.5 percentiles, as MR has
+    no unit. ``"picture"``: 8-bit values divided by 255, deeper ones by their own range.
+    """
+    if intensity == "ct":
+        return ScaleIntensityRanged("image", ct_window[0], ct_window[1], 0.0, 1.0, clip=True)
+    if intensity == "mr":
+        return ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
+    if intensity == "picture":
+        return ScalePictured("image")
+    raise ValueError(f"intensity is 'ct', 'mr' or 'picture', not {intensity!r}")
+
+
+class ScalePictured(MapTransform):
+    """8-bit pictures to [0, 1]; pictures with deeper values by their own minimum and maximum."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            picture = out[key]
+            low, high = (0.0, 255.0) if picture.max() <= 255 else (picture.min(), picture.max())
+            out[key] = (picture - low) / (high - low)
+        return out
+
+
+class ToEncoderSquared(MapTransform):
+    """Images and labels to the encoder's square by the network's own rule, so that training batches need no more
+    resizing: (C, H, W[, D]) -> (C, image_size, image_size[, D]). Not inverted: for training only."""
+
+    def __init__(self, keys: KeysCollection, image_size: int, rule: str, modes: Sequence[str]) -> None:
+        super().__init__(keys)
+        self.image_size, self.rule, self.modes = image_size, rule, modes
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key, mode in self.key_iterator(out, self.modes):
+            volume = torch.as_tensor(out[key])[None]
+            square = to_square(slices_of(volume), self.image_size, self.rule, mode)
+            out[key] = MetaTensor(from_slices(square, volume)[0], meta=getattr(out[key], "meta", None))
+        return out
+
+
+def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Transform]:
+    """From the file's grid and units to the network's.
+
+    Volumes are turned so that rows run to the back and columns to the patient's left (an axial slice as radiologists
+    see it), then resampled if a spacing is set.
+    """
+    steps: list[Transform] = []
+    if settings["spatial_dims"] == 3:
+        steps.append(Orientationd(keys, axcodes=settings["orientation"], labels=None))
+        if settings["spacing"] is not None:
+            modes = ["bilinear" if key == "image" else "nearest" for key in keys]
+            steps.append(Spacingd(keys, pixdim=settings["spacing"], mode=modes))
+    return [*steps, scale_intensity(settings["intensity"], settings["ct_window"])]
+
+
+def training(
+    labels: Sequence[str],
+    settings: Settings,
+    image_size: int,
+    resize: str,
+    slices: int = 4,
+    samples: int = 1,
+    augment: bool = True,
+) -> Compose:
+    """Files to training samples.
+
+    Args:
+        labels: names of the foreground labels. Where one holds left or right nothing is flipped or turned over.
+        settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels`` and
+            ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the given)
+            resolution, drawn around labels twice as often as elsewhere.
+        image_size: side of the encoder's square, and of a patch, in pixels.
+        resize: the weights' resize rule.
+        slices: thickness of a sample of a volume.
+        samples: samples drawn from a case each time it is visited.
+        augment: random flips, turns, zooms and intensities.
+    """
+    keys = ("image", "label")
+    volume = settings["spatial_dims"] == 3
+    depth = (slices,) if volume else ()
+    steps: list[Transform] = [LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)]
+    if settings["scale"] == "whole":
+        steps.append(ToEncoderSquared(keys, image_size, resize, ("bilinear", "nearest")))
+    if volume or settings["scale"] == "patch":
+        size = (image_size, image_size, *depth)
+        steps.append(SpatialPadd(keys, size))
+        steps.append(RandCropByPosNegLabeld(keys, "label", size, pos=2, neg=1, num_samples=samples))
+    if augment:
+        steps += augmentation(flips=not has_sides(labels), volume=volume)
+    return Compose([*steps, EnsureTyped(keys, track_meta=False)])
+
+
+def augmentation(flips: bool, volume: bool) -> list[Transform]:
+    """Random turns, zooms, flips and intensities. Volumes are mirrored left to right only: no patient lies upside
+    down, while a picture has no up."""
+    keys = ("image", "label")
+    still = (0.0,) if volume else ()
+    steps: list[Transform] = []
+    if flips and volume:
+        steps.append(RandFlipd(keys, prob=0.5, spatial_axis=1))
+    elif flips:
+        steps += [RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.75, max_k=3)]
+    turn = (0.0, 0.0, 0.26) if volume else (0.26,)  # radians, in the plane
+    steps += [
+        RandAffined(
+            keys,
+            prob=0.7,
+            rotate_range=turn,
+            scale_range=(0.15, 0.15, *still),
+            translate_range=(8, 8, *still),
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+        ),
+        RandScaleIntensityd("image", factors=0.15, prob=0.5),
+        RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+        RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
+    ]
+    return steps
+
+
+def evaluation(labels: Sequence[str], settings: Settings) -> Compose:
+    """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
+    load = LoadCased(("image", "label"), labels, settings["channels"], allow_missing_keys=True)
+    return Compose([load, *preparing(settings)])
+
+
+def finishing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:
+    """Logits to a label map on the grid of the image's own file.
+
+    Args:
+        preparation: the transforms that prepared the image.
+        largest_component: keep only the largest connected component of each label.
+        fill_holes: fill holes inside a label.
+    """
+    steps: list[Transform] = [
+        EnsureTyped("pred"),  # Invertd passes over a plain tensor
+        Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True),
+        AsDiscreted("pred", argmax=True),
+    ]
+    if largest_component:
+        steps.append(KeepLargestConnectedComponentd("pred"))
+    if fill_holes:
+        steps.append(FillHolesd("pred"))
+    return Compose(steps)
+
+
+def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> Inferer:
+    """The image or volume as a whole, or patches of the encoder's size, overlapped and blended.
+
+    In a volume patches are taken in the plane and its slices in batches, so memory does not grow with depth.
+    """
+    if scale == "whole":
+        return SimpleInferer()
+    if scale != "patch":
+        raise ValueError(f"scale is 'whole' or 'patch', not {scale!r}")
+    size = (image_size, image_size, 8)[:spatial_dims]
+    return SlidingWindowInferer(size, sw_batch_size=1 if spatial_dims == 3 else 8, overlap=(overlap, overlap, 0.0)[:spatial_dims], mode="gaussian")

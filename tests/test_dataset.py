@@ -1,0 +1,294 @@
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from sam_monai.data import demo_dataset, has_sides, images_to_segment, read_dataset
+from sam_monai.errors import InputError
+
+
+def case(n: int, suffix: str = ".nii.gz") -> dict[str, str]:
+    return {"image": f"./imagesTr/{n}{suffix}", "label": f"labelsTr/{n}{suffix}"}
+
+
+def write(folder: Path, **changes) -> Path:
+    """A dataset.json with ten training cases and two of validation; a change to None takes a key out."""
+    content = {
+        "name": "made",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "liver", "2": "tumour"},
+        "training": [case(n) for n in range(10)],
+        "validation": [case(n) for n in (10, 11)],
+        **changes,
+    }
+    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return folder
+
+
+def test_paths_become_absolute_and_other_keys_are_kept(tmp_path, monkeypatch):
+    write(tmp_path, training=[{**case(0), "fold": 3}], test=["imagesTs/a.nii.gz", {"image": "b.nii.gz", "fold": 1}])
+    monkeypatch.chdir(tmp_path.parent)
+    dataset = read_dataset(tmp_path.name)
+    assert dataset.training == [
+        {"image": f"{tmp_path}/imagesTr/0.nii.gz", "label": f"{tmp_path}/labelsTr/0.nii.gz", "fold": 3}
+    ]
+    assert dataset.test == [{"image": f"{tmp_path}/imagesTs/a.nii.gz"}, {"image": f"{tmp_path}/b.nii.gz"}]
+    assert dataset.folder == tmp_path and dataset.name == "made"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"2": "tumour", "0": "background", "1": "liver"}, {"tumour": 2, "background": 0, "liver": 1}],
+    ids=["decathlon", "nnunet"],
+)
+def test_labels_are_ordered_by_value_in_either_form(tmp_path, labels):
+    assert read_dataset(write(tmp_path, labels=labels)).labels == ("liver", "tumour")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        {},
+        ["background", "liver"],
+        {"0": "background"},
+        {"1": "liver"},
+        {"0": "background", "2": "liver"},
+        {"0": "background", "1": "liver", "2": "liver"},
+        {"0": "background", "1": ""},
+        {"0": "background", "liver": "1"},
+        {"background": 0, "liver": 1, "tumour": 1},
+        {"background": 0, "whole tumour": [1, 2], "core": 2},
+        {"background": 0, "liver": 1, "ignore": 2},
+        {"background": False, "liver": True},
+    ],
+)
+def test_labels_that_are_not_0_to_L_are_refused(tmp_path, labels):
+    with pytest.raises(InputError, match=r"dataset\.json.*label"):
+        read_dataset(write(tmp_path, labels=labels))
+
+
+def test_without_validation_a_seeded_fifth_is_set_aside_and_named(tmp_path, caplog):
+    write(tmp_path, validation=None)
+    with caplog.at_level(logging.INFO):
+        dataset = read_dataset(tmp_path)
+    assert len(dataset.validation) == 2 and len(dataset.training) == 8
+    assert dataset.reserved == tuple(Path(c["image"]).name for c in dataset.validation)
+    assert all(name in caplog.text for name in dataset.reserved)
+    everything = {c["image"] for c in dataset.training + dataset.validation}
+    assert everything == {f"{tmp_path}/imagesTr/{n}.nii.gz" for n in range(10)}
+    assert read_dataset(tmp_path) == dataset
+    assert len({read_dataset(tmp_path, seed=s).reserved for s in range(8)}) > 1
+
+
+@pytest.mark.parametrize("number", [2, 3, 7])
+def test_the_split_leaves_a_case_on_either_side(tmp_path, number):
+    dataset = read_dataset(write(tmp_path, validation=[], training=[case(n) for n in range(number)]))
+    assert dataset.training and dataset.validation
+
+
+def test_with_validation_nothing_is_set_aside(tmp_path):
+    dataset = read_dataset(write(tmp_path))
+    assert dataset.reserved == () and len(dataset.training) == 10
+
+
+def test_train_cases_takes_the_first_ones_after_the_split(tmp_path):
+    every = read_dataset(write(tmp_path, validation=None))
+    few = read_dataset(tmp_path, train_cases=3)
+    assert few.training == every.training[:3] and few.validation == every.validation
+    for wrong in (9, 0, -1, True, 2.0):
+        with pytest.raises(InputError, match="train_cases"):
+            read_dataset(tmp_path, train_cases=wrong)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"training": None}, "training"),
+        ({"training": []}, "training"),
+        ({"training": {"0": case(0)}}, "training"),
+        ({"training": ["a.nii.gz"]}, "entry 0"),
+        ({"training": [case(0), {"image": "a.nii.gz"}]}, "entry 1"),
+        ({"training": [{"image": ["t1.nii.gz", "t2.nii.gz"], "label": "l.nii.gz"}]}, "entry 0"),
+        ({"training": [case(0)], "validation": None}, "add a second case"),
+        ({"training": [case(0), {**case(9), "image": "imagesTr/../imagesTr/10.nii.gz"}]}, "10.nii.gz.*more than once"),
+        ({"training": [case(0), case(0)], "validation": None}, "0.nii.gz.*more than once"),
+        ({"validation": ["a.nii.gz"]}, '"validation"'),
+        ({"test": [1]}, '"test"'),
+        ({"modality": {"0": 1}}, "modality"),
+    ],
+)
+def test_wrong_entries_are_named(tmp_path, changes, said):
+    with pytest.raises(InputError, match=said) as error:
+        read_dataset(write(tmp_path, **changes))
+    assert "dataset.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_missing_folder_missing_file_and_broken_json_are_told_apart(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        read_dataset(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"holds no dataset\.json"):
+        read_dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"labels": {},\n "training": [1,, 2]}')
+    with pytest.raises(InputError, match="line 2, column 17"):
+        read_dataset(tmp_path)
+    (tmp_path / "dataset.json").write_text("[]")
+    with pytest.raises(InputError, match="one JSON object"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix", "intensity"),
+    [
+        ({"0": "CT"}, ".nii.gz", "ct"),
+        ({"0": "contrast-enhanced ct scan"}, ".png", "ct"),
+        ({"0": "MRI"}, ".nii.gz", "mr"),
+        ({"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}, ".nii.gz", "mr"),
+        ({"0": "RGB"}, ".jpg", "picture"),
+        ({"0": "R", "1": "G", "2": "B"}, ".png", "picture"),
+        ("Dermoscopy", ".jpg", "picture"),
+        (["colour fundus photograph"], ".jpg", "picture"),
+    ],
+)
+def test_intensity_follows_the_modality(tmp_path, caplog, text, suffix, intensity):
+    with caplog.at_level(logging.INFO):
+        assert read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)])).intensity == intensity
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(("suffix", "intensity"), [(".PNG", "picture"), (".nii.gz", "mr"), (".nrrd", "mr")])
+@pytest.mark.parametrize("text", [{"0": "OCT"}, {"0": "CT", "1": "MR"}, None])
+def test_an_unknown_modality_is_decided_by_the_file_type_and_logged(tmp_path, caplog, text, suffix, intensity):
+    with caplog.at_level(logging.INFO):
+        assert read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)])).intensity == intensity
+    assert intensity in caplog.text
+
+
+def test_channel_names_of_nnunet_count_as_modality(tmp_path):
+    assert read_dataset(write(tmp_path, modality=None, channel_names={"0": "CT"})).intensity == "ct"
+
+
+def test_images_to_segment_prefers_test_over_validation(tmp_path):
+    write(tmp_path, test=["imagesTs/a.nii.gz"])
+    assert images_to_segment(tmp_path) == [{"image": f"{tmp_path}/imagesTs/a.nii.gz"}]
+    write(tmp_path, test=[])
+    assert [Path(c["image"]).name for c in images_to_segment(tmp_path)] == ["10.nii.gz", "11.nii.gz"]
+    assert images_to_segment(tmp_path / "dataset.json") == images_to_segment(tmp_path)
+    assert all(c.keys() == {"image"} for c in images_to_segment(tmp_path))
+
+
+def test_images_to_segment_lists_a_folder_or_one_file(tmp_path):
+    for name in ("b.PNG", "a.nii.gz", "c.tif", "notes.txt", "._a.nii.gz", "below/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [Path(c["image"]).name for c in images_to_segment(tmp_path)] == ["a.nii.gz", "b.PNG", "c.tif"]
+    assert images_to_segment(tmp_path / "below" / "d.png") == [{"image": f"{tmp_path}/below/d.png"}]
+
+
+def test_images_to_segment_takes_a_folder_of_dicom_slices_as_one_image(tmp_path):
+    for name in ("1.dcm", "2.dcm"):
+        (tmp_path / name).touch()
+    assert images_to_segment(tmp_path) == [{"image": str(tmp_path)}]
+
+
+def test_images_to_segment_refuses_where_there_is_nothing(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match="holds no image"):
+        images_to_segment(tmp_path)
+    with pytest.raises(InputError, match="no such file or folder"):
+        images_to_segment(tmp_path / "nowhere.png")
+
+
+@pytest.mark.parametrize(
+    "name", ["left kidney", "Kidney_Right", "RightLung", "LEFT", "kidney_L", "kidney L", "R eye", "kidneyL"]
+)
+def test_a_label_with_a_side_is_recognised(name):
+    assert has_sides(["liver", name])
+
+
+@pytest.mark.parametrize("name", ["liver", "bright spot", "vertebra L1", "L1 vertebra", "cleft", "LV", "rectum", "all"])
+def test_a_label_without_a_side_is_not_mistaken_for_one(name):
+    assert not has_sides([name])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> Path:
+    return demo_dataset(tmp_path_factory.mktemp("cache"))
+
+
+def test_demo_slabs_are_disjoint_in_space_and_lie_where_the_template_has_them(demo):
+    from nilearn.datasets import load_mni152_template
+
+    dataset = read_dataset(demo)
+    assert (len(dataset.training), len(dataset.validation), len(dataset.test)) == (4, 1, 1)
+    assert dataset.labels == ("grey matter", "white matter") and dataset.intensity == "mr"
+    template = load_mni152_template(resolution=1)
+    voxels = np.asarray(template.dataobj)
+    taken: list[tuple[float, float]] = []
+    for image in [c["image"] for c in dataset.training + dataset.validation + dataset.test]:
+        slab = nibabel.load(image)
+        values = np.asarray(slab.dataobj)
+        x, y, z = np.round(np.linalg.inv(template.affine) @ slab.affine[:, 3])[:3].astype(int)
+        a, b, c = values.shape
+        assert np.array_equal(values, voxels[x : x + a, y : y + b, z : z + c])
+        assert values[[0, -1]].any(axis=(1, 2)).all() and values[:, [0, -1]].any(axis=(0, 2)).all()
+        taken.append((z, z + c - 1))
+    taken.sort()
+    assert all(above[0] - below[1] > 2 for below, above in zip(taken, taken[1:], strict=False))
+
+
+def test_demo_labels_are_the_likelier_tissue(demo):
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
+
+    for c in read_dataset(demo).validation:
+        label = nibabel.load(c["label"])
+        values = np.asarray(label.dataobj)
+        assert values.dtype == np.uint8 and set(np.unique(values)) == {0, 1, 2}
+        grey_map = load_mni152_gm_template(resolution=1)
+        corner = np.round(np.linalg.inv(grey_map.affine) @ label.affine[:, 3])[:3].astype(int)
+        box = tuple(slice(s, s + n) for s, n in zip(corner, values.shape, strict=True))
+        grey = np.asarray(grey_map.dataobj)[box]
+        white = np.asarray(load_mni152_wm_template(resolution=1).dataobj)[box]
+        assert np.array_equal(values == 1, (grey > 0.5) & (grey >= white))
+        assert np.array_equal(values == 2, (white > 0.5) & (white > grey))
+
+
+def test_a_complete_demo_is_reused_without_nilearn_and_an_incomplete_one_is_written_again(demo, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nilearn", None)
+    assert demo_dataset(demo.parent) == demo
+    victim = demo / "labelsTr" / "training_2.nii.gz"
+    victim.unlink()
+    with pytest.raises(InputError, match="pip install"):
+        demo_dataset(demo.parent)
+    monkeypatch.undo()
+    assert demo_dataset(demo.parent) == demo and victim.is_file()
+    assert [p.name for p in demo.parent.iterdir()] == [demo.name]
+
+
+def test_the_demo_goes_where_the_environment_says(monkeypatch, tmp_path, demo):
+    for variable, folder in (("XDG_CACHE_HOME", tmp_path / "x" / "sam_monai"), ("SAM_MONAI_CACHE", tmp_path / "s")):
+        monkeypatch.setenv(variable, str(tmp_path / "x" if variable == "XDG_CACHE_HOME" else folder))
+        if variable == "XDG_CACHE_HOME":
+            monkeypatch.delenv("SAM_MONAI_CACHE", raising=False)
+        folder.mkdir(parents=True)
+        (folder / demo.name).symlink_to(demo)
+        assert demo_dataset() == folder / demo.name
+
+
+def test_a_process_that_comes_second_uses_what_the_first_one_wrote(demo, monkeypatch, tmp_path):
+    import sam_monai.data.demo as module
+
+    def overtaken(folder: Path) -> None:
+        for target in (folder, tmp_path / demo.name):
+            subprocess.run(["cp", "-r", str(demo), str(target)], check=True)
+
+    monkeypatch.setattr(module, "_write", overtaken)
+    assert read_dataset(demo_dataset(tmp_path)).labels == ("grey matter", "white matter")
+    assert [p.name for p in tmp_path.iterdir()] == [demo.name]

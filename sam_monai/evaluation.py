@@ -16,7 +16,9 @@ from torch import Tensor
 METRICS = ("dice", "hd95", "surface_dice")
 
 
-def case_metrics(pred: Tensor, label: Tensor, labels: int, spacing: list[float], tolerance: float) -> list[dict[str, float]]:
+def case_metrics(
+    pred: Tensor, label: Tensor, labels: int, spacing: list[float], tolerance: float
+) -> list[dict[str, float]]:
     """Metrics of one case for each label.
 
     Args:
@@ -40,8 +42,12 @@ def case_metrics(pred: Tensor, label: Tensor, labels: int, spacing: list[float],
         if b.any():
             row |= {"hd95": float("inf"), "surface_dice": 0.0}
         if a.any() and b.any():
-            row["hd95"] = compute_hausdorff_distance(a, b, include_background=True, percentile=95, spacing=spacing).item()
-            row["surface_dice"] = compute_surface_dice(a, b, [tolerance], include_background=True, spacing=spacing).item()
+            row["hd95"] = compute_hausdorff_distance(
+                a, b, include_background=True, percentile=95, spacing=spacing
+            ).item()
+            row["surface_dice"] = compute_surface_dice(
+                a, b, [tolerance], include_background=True, spacing=spacing
+            ).item()
         rows.append(row)
     return rows
 

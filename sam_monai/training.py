@@ -132,7 +132,9 @@ class Progress:
     def step(self, engine: Engine) -> None:
         assert self.bar is not None
         self.bar.set_postfix(
-            epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", loss=f"{engine.state.output[0]['loss']:.3f}", refresh=False
+            epoch=f"{engine.state.epoch}/{engine.state.max_epochs}",
+            loss=f"{engine.state.output[0]['loss']:.3f}",
+            refresh=False,
         )
         self.bar.update()
 
@@ -141,7 +143,9 @@ class Progress:
             return
         each = engine.state.metric_details[self.metric].nanmean(0)  # (L,), cases without the label left out
         parts = ", ".join(f"{name} {dice:.3f}" for name, dice in zip(self.labels, each.tolist(), strict=True))
-        tqdm.write(f"epoch {self.trainer.state.epoch}: validation Dice {engine.state.metrics[self.metric]:.4f} ({parts})")
+        tqdm.write(
+            f"epoch {self.trainer.state.epoch}: validation Dice {engine.state.metrics[self.metric]:.4f} ({parts})"
+        )
 
     def close(self, engine: Engine) -> None:
         if self.bar is not None:

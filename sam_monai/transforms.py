@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.transforms import (
     AsDiscreted,
     Compose,
@@ -43,8 +43,8 @@ Settings = Mapping[str, Any]
 def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
     """Intensities to [0, 1].
 
-    ``"ct"``: a window (lower, upper) in Hounsfield units. ``"mr"``: the volume's own 0.5 and 99.5 percentiles, as MR has
-    no unit. ``"picture"``: 8-bit values divided by 255, deeper ones by their own range.
+    ``"ct"``: a window (lower, upper) in Hounsfield units. ``"mr"``: the volume's own 0.5 and 99.5 percentiles, as MR
+    has no unit. ``"picture"``: 8-bit values divided by 255, deeper ones by their own range.
     """
     if intensity == "ct":
         return ScaleIntensityRanged("image", ct_window[0], ct_window[1], 0.0, 1.0, clip=True)
@@ -113,8 +113,8 @@ def training(
     Args:
         labels: names of the foreground labels. Where one holds left or right nothing is flipped or turned over.
         settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels`` and
-            ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the given)
-            resolution, drawn around labels twice as often as elsewhere.
+            ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
+            given) resolution, drawn around labels twice as often as elsewhere.
         image_size: side of the encoder's square, and of a patch, in pixels.
         resize: the weights' resize rule.
         slices: thickness of a sample of a volume.
@@ -200,4 +200,9 @@ def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> I
     if scale != "patch":
         raise ValueError(f"scale is 'whole' or 'patch', not {scale!r}")
     size = (image_size, image_size, 8)[:spatial_dims]
-    return SlidingWindowInferer(size, sw_batch_size=1 if spatial_dims == 3 else 8, overlap=(overlap, overlap, 0.0)[:spatial_dims], mode="gaussian")
+    return SlidingWindowInferer(
+        size,
+        sw_batch_size=1 if spatial_dims == 3 else 8,
+        overlap=(overlap, overlap, 0.0)[:spatial_dims],
+        mode="gaussian",
+    )

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor, decollate_batch
 from monai.data import Dataset as MonaiDataset
-from monai.transforms import Compose, Flipd, Invertd, Resized, SaveImage, SaveImaged, Spacingd
+from monai.transforms import Compose, EnsureChannelFirst, Flipd, Invertd, Resized, SaveImage, SaveImaged, Spacingd
 from PIL import Image
 
 import sam_monai.data.load as load_module
@@ -83,7 +83,8 @@ def test_16_bit_values_are_kept(tmp_path):
 def test_a_palette_or_cmyk_picture_is_read_as_the_colours_it_shows(tmp_path):
     flat = np.zeros((4, 6, 3), np.uint8)
     flat[:, 3:] = (250, 20, 90)
-    assert np.array_equal(load_image(picture(tmp_path / "p.png", flat, "P")), flat.transpose(2, 0, 1))
+    Image.fromarray(flat).quantize(2).save(tmp_path / "p.png")
+    assert np.array_equal(load_image(str(tmp_path / "p.png")), flat.transpose(2, 0, 1))
     assert load_image(picture(tmp_path / "c.jpg", flat, "CMYK")).shape == (3, 4, 6)
 
 
@@ -118,6 +119,12 @@ def test_a_volume_keeps_axes_and_affine(tmp_path, shape):
     image = load_image(volume(tmp_path / "a.nii.gz", array))
     assert image.shape == (1, *shape[:3]) and np.array_equal(image[0], array.reshape(shape[:3]))
     assert np.allclose(image.affine, AFFINE)
+
+
+def test_ensure_channel_first_leaves_what_was_loaded_as_it_is(tmp_path):
+    for path in (picture(tmp_path / "a.png", COLOUR), volume(tmp_path / "a.nii.gz", np.zeros((5, 6, 7, 3), np.uint8))):
+        image = load_image(path)
+        assert EnsureChannelFirst()(image).shape == image.shape
 
 
 def test_the_last_axis_of_a_4d_volume_is_its_channels(tmp_path):
@@ -221,7 +228,7 @@ def test_what_monai_saves_of_a_flipped_and_resized_volume_lies_where_the_file_la
         [
             LoadCased("image"),
             Flipd("image", 0),
-            Spacingd("image", (0.25, 0.25, 3.0), mode="nearest", recompute_affine=True),
+            Spacingd("image", (0.25, 0.25, 3.0), mode="nearest"),
         ]
     )
     batch = next(iter(DataLoader(MonaiDataset([case], steps), batch_size=1)))
@@ -229,7 +236,7 @@ def test_what_monai_saves_of_a_flipped_and_resized_volume_lies_where_the_file_la
     back = Compose(
         [
             Invertd("pred", steps, orig_keys="image", nearest_interp=True),
-            SaveImaged("pred", tmp_path, output_postfix="seg", separate_folder=False, print_log=False),
+            SaveImaged("pred", output_dir=tmp_path, output_postfix="seg", separate_folder=False, print_log=False),
         ]
     )
     back(decollate_batch(batch)[0])
@@ -240,11 +247,12 @@ def test_what_monai_saves_of_a_flipped_and_resized_volume_lies_where_the_file_la
 def test_what_monai_saves_of_a_resized_picture_lies_as_the_picture_lay(tmp_path):
     array = np.kron(RNG.integers(0, 2, (4, 6)), np.ones((4, 4))).astype(np.uint8)
     cases = [{"image": picture(tmp_path / f"{n}.png", array * 200)} for n in "ab"]
-    steps = Compose([LoadCased("image"), Resized("image", (32, 32), mode="nearest")])
+    steps = Compose([LoadCased("image"), Resized("image", (32, 48), mode="nearest")])
     batch = next(iter(DataLoader(MonaiDataset(cases, steps), batch_size=2)))
     batch["pred"] = (batch["image"] > 0).float()
-    writer = SaveImage(tmp_path, output_postfix="seg", output_ext=".png", separate_folder=False, print_log=False,
-                       output_dtype=np.uint8, scale=None)  # fmt: skip
+    writer = SaveImage(
+        tmp_path, "seg", ".png", np.uint8, resample=True, scale=None, separate_folder=False, print_log=False
+    )
     writer.set_options(write_kwargs={"reverse_indexing": False})
     for case in decollate_batch(batch):
         writer(Invertd("pred", steps, orig_keys="image", nearest_interp=True)(case)["pred"])

@@ -3,9 +3,9 @@
 Paranjape, Sikder, Vedula, Patel: S-SAM: SVD-based Fine-Tuning of Segment Anything Model for Medical Image Segmentation,
 MICCAI 2024, https://arxiv.org/abs/2408.06447
 
-Each tuned weight W = U diag(s) V' becomes U diag(relu(a s + b)) V' with a and b trained, U, s and V frozen. It is formed
-here as W + U diag(relu(a s + b) - s) V', which is W to the last bit before training, where a product of the rounded
-factors would not be.
+Each tuned weight W = U diag(s) V' becomes U diag(relu(a s + b)) V' with a and b trained, U, s and V frozen. It is
+formed here as W + U diag(relu(a s + b) - s) V', which is W to the last bit before training, where a product of the
+rounded factors would not be.
 """
 
 from __future__ import annotations

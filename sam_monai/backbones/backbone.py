@@ -46,8 +46,9 @@ class Backbone(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) values in [0, 1], any size -> image embedding (N, 256, h, w)."""
-        images = (images - self.pixel_mean) / self.pixel_std
-        return self.image_encoder(to_square(images, self.image_size, self.weights.resize))
+        square = to_square((images - self.pixel_mean) / self.pixel_std, self.image_size, self.weights.resize)
+        # Tokens lie channel by channel in memory, and so do convolutions of this layout: nothing is rearranged.
+        return self.image_encoder(square.contiguous(memory_format=torch.channels_last))
 
     def decode(self, embedding: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
         """Mask logits of every image under every prompt, in one pass.
@@ -105,7 +106,9 @@ def build_backbone(
             raise InputError(f"backbone '{name}' is an architecture: give its weights by the key `checkpoint`")
         weights = own_weights(name)
     if weights is None:
-        raise InputError(f"unknown backbone '{name}': known are {', '.join([*KNOWN_WEIGHTS, 'vit_b', 'vit_l', 'vit_h'])}")
+        raise InputError(
+            f"unknown backbone '{name}': known are {', '.join([*KNOWN_WEIGHTS, 'vit_b', 'vit_l', 'vit_h'])}"
+        )
     path = locate(weights, checkpoint)
     state = read_state(path, weights.sha256)
     backbone = random_backbone(weights, image_size or weights.image_size)
@@ -127,7 +130,7 @@ def random_backbone(weights: Weights, image_size: int) -> Backbone:
     """
     if image_size < 32 or image_size % weights.stride:
         raise InputError(
-            f"image_size {image_size} does not fit {weights.name}: it must be a multiple of {weights.stride}, at least 32"
+            f"image_size {image_size} does not fit {weights.name}: it is a multiple of {weights.stride}, at least 32"
         )
     if weights.architecture == "vit_t":
         from .tiny_vit import build_tiny_vit

@@ -38,7 +38,7 @@ class RelPosAttention(Attention):
         bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
         if h * w <= WINDOW * WINDOW:
-            bias = (bias_h[..., :, None] + bias_w[..., None, :]).view(n, self.num_heads, h * w, h * w)
+            bias = (bias_h[..., :, None] + bias_w[..., None, :]).reshape(n, self.num_heads, h * w, h * w)
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         else:
             q = torch.cat([q * self.scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3)], -1)
@@ -84,7 +84,9 @@ def fit_position_tables(state: dict[str, Tensor], encoder: ImageEncoderViT) -> d
             continue
         if name == "pos_embed" and table.ndim == 4:
             size = target.shape[1:3]
-            resized = F.interpolate(table.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False, antialias=True)
+            resized = F.interpolate(
+                table.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False, antialias=True
+            )
             state[key] = resized.permute(0, 2, 3, 1).contiguous()
         elif "rel_pos" in name and table.ndim == 2:
             state[key] = F.interpolate(table.T[None], target.shape[0], mode="linear")[0].T.contiguous()

@@ -88,8 +88,13 @@ def read_dataset(dataset_dir: str | Path, train_cases: int | None = None, seed: 
             len(training) + len(validation),
             ", ".join(reserved),
         )
-    for image in {case["image"] for case in training} & {case["image"] for case in validation}:
-        raise InputError(f"{file}: {image} is listed more than once, for training and for validation; keep it in one")
+    held_out = {case["image"] for case in validation}
+    leaked = [Path(case["image"]).name for case in training if case["image"] in held_out]
+    if leaked:
+        training = [case for case in training if case["image"] not in held_out]
+        logger.warning("%s lists %s for training and for validation: not trained on", file, ", ".join(leaked))
+    if not training:
+        raise InputError(f"{file}: every training case is a validation case too; list others for training")
     if train_cases is not None:
         if isinstance(train_cases, bool) or not isinstance(train_cases, int) or train_cases < 1:
             raise InputError(f"train_cases is {train_cases!r}; give a whole number from 1 on, or null for all")

@@ -221,9 +221,13 @@ def slices_of(tensor: Tensor) -> Tensor:
 def as_slices(image: Tensor) -> Tensor:
     """An image or volume as three-channel slices (B * D, 3, H, W)."""
     if image.ndim not in (4, 5):
-        raise InputError(f"the network takes (B, C, H, W) or (B, C, H, W, D), got a tensor of shape {tuple(image.shape)}")
+        raise InputError(
+            f"the network takes (B, C, H, W) or (B, C, H, W, D), got a tensor of shape {tuple(image.shape)}"
+        )
     if image.shape[1] not in (1, 3):
-        raise InputError(f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`")
+        raise InputError(
+            f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`"
+        )
     if isinstance(image, MetaTensor):
         image = image.as_tensor()
     slices = slices_of(image)
@@ -235,7 +239,7 @@ def from_slices(slices: Tensor, image: Tensor) -> Tensor:
     return slices.unflatten(0, (-1, image.shape[4])).movedim(1, 4) if image.ndim == 5 else slices
 
 
-# -- the state dict ------------------------------------------------------------------------------------------------------
+# -- the state dict ----------------------------------------------------------------------------------------------------
 # Plain functions, so that a copied or pickled network runs its own.
 
 
@@ -248,9 +252,7 @@ def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str
         state.pop(prefix + name, None)
 
 
-def check_identity(
-    network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any
-) -> None:
+def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Refuse an adapter of another base, method, or set of labels; take over what this network was not told."""
     if prefix + "identity" not in state:
         raise InputError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..adaptations import svd
 from ..backbones.backbone import WIDTH, Backbone
+from ..errors import InputError
 from ..text import TEXT_WIDTH, encode_labels
 from .base import AdaptedSAM
 
@@ -67,6 +68,22 @@ class SSAM(AdaptedSAM):
 
     def once_per_call(self) -> AbstractContextManager[Any]:
         return svd.weights_formed(self.backbone)
+
+    def merged(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """A plain SAM with the adaptation inside, at no cost over SAM.
+
+        Returns:
+            a state dict that segment-anything loads (at 1024 px by its own builder, else by its ``Sam`` class built for
+            this image size), and for each label the sparse prompt (1, 256) to give to its mask decoder.
+
+        Raises:
+            InputError: the image encoder is not one of segment-anything's.
+        """
+        if self.backbone.weights.architecture == "vit_t":
+            raise InputError("only a ViT merges into a plain SAM: segment-anything has no TinyViT")
+        with torch.no_grad():
+            tokens = self.prompt_tokens()
+        return svd.merged_state(self.backbone), dict(zip(self.labels, tokens, strict=True))
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"text_encoder": self.text_encoder}

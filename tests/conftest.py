@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+import sam_monai.networks.ssam
+
+
+@pytest.fixture(autouse=True, scope="session")
+def label_vectors_are_computed_once():
+    """The text encoder takes a moment to load; the same names are asked for in nearly every test."""
+    module, real = sam_monai.networks.ssam, sam_monai.networks.ssam.encode_labels
+    cached = functools.cache(lambda names, *others: real(names, *others))
+    module.encode_labels = lambda names, *others: cached(tuple(names), *others).clone()
+    yield
+    module.encode_labels = real

@@ -1,0 +1,215 @@
+"""What every network of the collection must be. A method's tests subclass NetworkTester and say how to build it."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from sam_monai import InputError
+from sam_monai.backbones.backbone import Backbone
+from sam_monai.backbones.vit import build_vit
+from sam_monai.backbones.weights import Weights
+from sam_monai.networks import identity
+from sam_monai.networks.base import AdaptedSAM
+
+LABELS = ("liver", "spleen")
+TINY = Weights(
+    name="tiny",
+    architecture="vit_b",
+    filename="tiny.pth",
+    licence="none",
+    provenance="random numbers",
+    resize="pad",
+    pixel_mean=(0.5, 0.4, 0.3),
+    pixel_std=(0.2, 0.25, 0.3),
+)
+
+
+def tiny_backbone(seed: int = 0) -> Backbone:
+    """A SAM of 64 px with four blocks, two of them global, and windows that need padding."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        encoder = build_vit(width=32, blocks=4, heads=2, global_blocks=(1, 3), image_size=64, window=3)
+        backbone = Backbone(encoder, TINY, 64, base=f"random {seed}")
+        for parameter in encoder.parameters():
+            if not parameter.any():  # position tables begin as zeros, where nothing could go wrong
+                parameter.data.normal_(std=0.2)
+    return backbone
+
+
+def image(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def perturb(network: AdaptedSAM) -> None:
+    """Stands for training: every trained number moves a little."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+
+class NetworkTester:
+    def build(self, backbone: Backbone, labels: Sequence[str] | None = LABELS, **others: Any) -> AdaptedSAM:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def network(self) -> AdaptedSAM:
+        torch.manual_seed(0)
+        return self.build(tiny_backbone(), amp=False)
+
+    def test_untrained_it_computes_what_sam_computes_for_its_tokens(self, network):
+        sam, x = tiny_backbone(), image(2, 3, 64, 64)
+        with torch.no_grad():
+            expected = sam.decode(sam.encode(x), network.prompt_tokens(), (64, 64))
+            assert torch.equal(network(x)[:, 1:], expected)
+
+    def test_channel_0_is_the_constant_0_and_logits_are_float32(self, network):
+        logits = network(image(1, 1, 30, 50))
+        assert logits.shape == (1, 3, 30, 50) and logits.dtype == torch.float32
+        assert not logits[:, 0].any() and logits[:, 1:].std() > 0
+
+    @pytest.mark.parametrize("shape", [(64, 64), (1, 1), (37, 90), (200, 16), (30, 40, 1), (33, 21, 5), (64, 64, 11)])
+    def test_any_image_and_any_depth_come_back_on_their_own_grid(self, network, shape):
+        logits = network(image(2, 1, *shape))
+        assert logits.shape == (2, 3, *shape) and logits.isfinite().all()
+
+    def test_a_volume_is_its_slices(self, network):
+        volume = image(2, 1, 40, 48, 5)
+        with torch.no_grad():
+            whole = network(volume)
+            for k in range(5):
+                torch.testing.assert_close(whole[..., k], network(volume[..., k]), rtol=1e-4, atol=1e-4)
+
+    def test_no_more_than_slices_per_batch_enter_the_encoder_together(self, network):
+        seen = []
+        network.slices_per_batch = 3
+        network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        network(image(1, 1, 32, 32, 7))
+        assert seen == [3, 3, 1]
+
+    def test_an_embedding_is_used_again_in_place_of_the_encoder(self, network):
+        for x in (image(2, 3, 50, 40), image(1, 1, 50, 40, 3)):
+            with torch.no_grad():
+                embedding, expected = network.encode(x), network(x)
+                network.backbone.image_encoder.forward = None  # type: ignore[assignment]
+                assert torch.equal(network(x, embedding), expected)
+                del network.backbone.image_encoder.forward
+
+    def test_one_channel_is_repeated_and_two_are_refused(self, network):
+        x = image(1, 1, 32, 32)
+        assert torch.equal(network(x), network(x.repeat(1, 3, 1, 1)))
+        with pytest.raises(InputError, match="`channels`"):
+            network(x.repeat(1, 2, 1, 1))
+
+    def test_a_step_of_training_changes_what_is_trained_and_nothing_else(self, network):
+        network.train()
+        before = {k: v.clone() for k, v in [*network.named_parameters(), *network.named_buffers()]}
+        parameters = [p for p in network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, 1e-2)
+        network(image(2, 3, 64, 64))[:, 1:].square().mean().backward()
+        for name, parameter in network.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, name
+        optimizer.step()
+        changed = {
+            k for k, v in [*network.named_parameters(), *network.named_buffers()] if not torch.equal(v, before[k])
+        }
+        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        assert changed and changed <= trained
+
+    def test_frozen_modules_stay_in_eval_mode(self, network):
+        network.train()
+        assert network.training and not any(module.training for module in network.backbone.modules())
+
+    def test_the_state_dict_holds_the_adapter_alone(self, network):
+        state = network.state_dict()
+        trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+        assert trained < set(state) and "identity" in state
+        frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+        assert not frozen & set(state)
+
+    def test_a_saved_adapter_gives_the_same_logits_in_a_fresh_network_that_knew_no_labels(self, network):
+        perturb(network)
+        file = io.BytesIO()
+        torch.save(network.state_dict(), file)
+        file.seek(0)
+        fresh = self.build(tiny_backbone(), labels=None, amp=False)
+        outcome = fresh.load_state_dict(torch.load(file, weights_only=True))
+        x = image(1, 3, 50, 64)
+        assert not outcome.missing_keys and not outcome.unexpected_keys
+        assert fresh.labels == LABELS and torch.equal(fresh(x), network(x))
+
+    @pytest.mark.parametrize("strict", [True, False])
+    def test_an_adapter_of_another_base_is_refused_and_both_are_named(self, network, strict):
+        other = self.build(tiny_backbone(seed=1))
+        with pytest.raises(InputError, match="random 0.*random 1"):
+            other.load_state_dict(network.state_dict(), strict=strict)
+
+    @pytest.mark.parametrize("strict", [True, False])
+    def test_an_adapter_of_other_labels_is_refused_and_the_known_ones_are_listed(self, network, strict):
+        with pytest.raises(InputError, match="liver, spleen.*kidney"):
+            self.build(tiny_backbone(), labels=("kidney",)).load_state_dict(network.state_dict(), strict=strict)
+
+    def test_base_weights_are_not_taken_for_an_adapter(self, network):
+        with pytest.raises(InputError, match="not an adapter"):
+            network.load_state_dict(tiny_backbone().state_dict(), strict=False)
+
+    def test_a_missing_number_of_the_adapter_is_noticed(self, network):
+        state = network.state_dict()
+        name = next(k for k in state if k != "identity")
+        del state[name]
+        with pytest.raises(RuntimeError, match="Missing key"):
+            network.load_state_dict(state)
+
+    def test_an_identity_averaged_over_sites_is_still_read(self, network):
+        state = network.state_dict()
+        state["identity"] = state["identity"].float() * 0.999_999
+        fresh = self.build(tiny_backbone(), labels=None)
+        fresh.load_state_dict(state)
+        assert identity.from_tensor(fresh.identity)["labels"] == list(LABELS)
+
+    def test_a_deep_copy_is_independent(self, network):
+        x = image(1, 3, 64, 64)
+        expected = network(x)
+        twin = copy.deepcopy(network)
+        perturb(twin)
+        assert torch.equal(network(x), expected) and not torch.equal(twin(x), expected)
+        network.load_state_dict(twin.state_dict())
+        assert torch.equal(network(x), twin(x))
+
+    def test_it_pickles(self, network):
+        perturb(network)
+        again = pickle.loads(pickle.dumps(network))
+        x = image(1, 3, 64, 64)
+        assert torch.equal(again(x), network(x)) and again.state_dict().keys() == network.state_dict().keys()
+
+    def test_bfloat16_stays_close(self, network):
+        perturb(network)
+        x = image(2, 3, 64, 64)
+        with torch.no_grad():
+            exact = network(x)
+            with torch.autocast("cpu", torch.bfloat16):
+                rough = network(x)
+        assert rough.dtype == torch.float32
+        assert (rough - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+    def test_it_exports(self, network):
+        perturb(network)
+        network.eval()
+        x = image(1, 3, 64, 64)
+        program = torch.export.export(network, (x,))
+        torch.testing.assert_close(program.module()(x), network(x), rtol=1e-3, atol=1e-4)
+
+    @pytest.mark.slow
+    def test_it_compiles(self, network):
+        perturb(network)
+        network.eval()
+        x = image(1, 3, 64, 64)
+        with torch.no_grad():
+            torch.testing.assert_close(torch.compile(network)(x), network(x), rtol=1e-3, atol=1e-4)

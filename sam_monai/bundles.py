@@ -63,6 +63,8 @@ def update_metadata(bundle_root: str | Path) -> Path:
     pred = metadata["network_data_format"]["outputs"]["pred"]
     pred["num_channels"] = len(names)
     pred["channel_def"] = {str(i): name for i, name in enumerate(names)}
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+    metadata["label_classes"], metadata["pred_classes"] = f"label map: {listed}", f"logits: {listed}"
     dims = ours["preprocessing"]["spatial_dims"]
     shape = [ours["image_size"]] * 2 + [8] * (dims - 2)
     for tensor in (pred, metadata["network_data_format"]["inputs"]["image"]):
@@ -104,7 +106,8 @@ class SaveMasks:
 
     def __call__(self, engine: Engine) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for case in engine.state.output:
+        cases: Any = engine.state.output
+        for case in cases:
             mask = case["pred"]
             name = Path(mask.meta["filename_or_obj"]).name.split(".")[0]
             path = self.folder / f"{name}_seg{'.png' if mask.ndim == 3 else '.nii.gz'}"

@@ -72,7 +72,8 @@ class CaseTable:
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def collect(self, engine: Engine) -> None:
-        for case in engine.state.output:
+        cases: Any = engine.state.output
+        for case in cases:
             label = case["label"]
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance)

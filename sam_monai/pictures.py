@@ -109,7 +109,8 @@ class Pictures:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
 
     def draw(self, engine: Engine) -> None:
-        for case in engine.state.output:
+        cases: Any = engine.state.output
+        for case in cases:
             if len(self.written) >= self.most:
                 return
             file = Path(case["image"].meta["filename_or_obj"])

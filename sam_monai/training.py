@@ -126,16 +126,14 @@ class Progress:
 
     def open(self, engine: Engine) -> None:
         if self.bar is None:
-            total = engine.state.max_epochs * engine.state.epoch_length
+            total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
             self.bar = tqdm(total=total, initial=engine.state.iteration, unit="step", desc="training", mininterval=2)
 
     def step(self, engine: Engine) -> None:
         assert self.bar is not None
-        self.bar.set_postfix(
-            epoch=f"{engine.state.epoch}/{engine.state.max_epochs}",
-            loss=f"{engine.state.output[0]['loss']:.3f}",
-            refresh=False,
-        )
+        output: Any = engine.state.output
+        epoch = f"{engine.state.epoch}/{engine.state.max_epochs}"
+        self.bar.set_postfix(epoch=epoch, loss=f"{output[0]['loss']:.3f}", refresh=False)
         self.bar.update()
 
     def report(self, engine: Engine) -> None:

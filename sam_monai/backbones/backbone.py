@@ -24,6 +24,9 @@ class Backbone(nn.Module):
         base: hash of the weights' content, the identity of the base.
     """
 
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
     def __init__(self, image_encoder: nn.Module, weights: Weights, image_size: int, base: str = "random") -> None:
         super().__init__()
         from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer

@@ -12,9 +12,11 @@ class FoldedConvBN(ConvBN):
     """kornia's convolution and frozen batch norm as one convolution: one pass over memory instead of two."""
 
     def forward(self, input: Tensor) -> Tensor:
-        factor = self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert mean is not None and variance is not None
+        factor = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
         weight = self.c.tuned_weight() if hasattr(self.c, "tuned_weight") else self.c.weight
-        bias = self.bn.bias - self.bn.running_mean * factor
+        bias = self.bn.bias - mean * factor
         return self.act(self.c._conv_forward(input, weight * factor.view(-1, 1, 1, 1), bias))
 
 

@@ -20,7 +20,7 @@ def fast_bfloat16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 there: processors without instructions for it emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from monai.bundle import ConfigWorkflow
+
 from sam_monai import InputError
 
 ROOT = Path(__file__).parents[1]

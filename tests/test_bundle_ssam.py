@@ -17,6 +17,7 @@ import torch
 from bundle_runner import ROOT, SMALL, oblique, run, start, volumes, write_json
 from monai.bundle import ConfigParser
 from PIL import Image
+
 from sam_monai import InputError, bundles, command_line, training
 from sam_monai.networks import identity
 
@@ -122,10 +123,21 @@ def test_after_sigkill_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path
         pairs = {**SMALL, "epochs": 40, "val_interval": 10, "dataset_dir": trained / "data", "ckpt_dir": folder,
                  "output_dir": tmp_path / "o"}  # fmt: skip
         flags = [part for key, value in pairs.items() for part in (f"--{key}", str(value))]
-        return [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundles/ssam/configs/train.json", *flags, *more]
+        return [
+            sys.executable,
+            "-m",
+            "monai.bundle",
+            "run",
+            "--config_file",
+            "bundles/ssam/configs/train.json",
+            *flags,
+            *more,
+        ]
 
     subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
-    victim = subprocess.Popen(command(tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    victim = subprocess.Popen(
+        command(tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while not (tmp_path / "killed/model_resume.pt").is_file():
         time.sleep(0.05)
     time.sleep(0.7)
@@ -202,7 +214,9 @@ def test_inference_initialises_elsewhere_and_without_an_adapter(tmp_path, monkey
 
 
 def test_training_and_inference_agree():
-    train, infer = (ConfigParser.load_config_file(ROOT / f"bundles/ssam/configs/{n}.json") for n in ("train", "inference"))
+    train, infer = (
+        ConfigParser.load_config_file(ROOT / f"bundles/ssam/configs/{n}.json") for n in ("train", "inference")
+    )
     assert train["preparation"] == infer["preparation"]
     shared = set(train["network_def"]) & set(infer["network_def"])
     assert shared >= {"_target_", "backbone", "checkpoint", "labels", "image_size", "amp"}
@@ -214,7 +228,9 @@ def test_one_command_brings_metadata_up_to_date(trained, tmp_path):
     (tmp_path / "configs/metadata.json").write_text((ROOT / "bundles/ssam/configs/metadata.json").read_text())
     (tmp_path / "models").mkdir()
     (tmp_path / "models/model.pt").write_bytes((trained / "models/model.pt").read_bytes())
-    done = subprocess.run([sys.executable, "-m", "sam_monai", "metadata", str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "sam_monai", "metadata", str(tmp_path)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     metadata = json.loads((tmp_path / "configs/metadata.json").read_text())
     assert bundles.metadata_labels(metadata) == ["bright", "dark"] and metadata["adapter"]["image_size"] == 32
@@ -279,7 +295,15 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, what, said):
     data = volumes(tmp_path / "data")
     overrides = spoil(data, what)
     with pytest.raises(InputError, match=f"(?is){said}") as error:
-        run("ssam", "train", dataset_dir=str(data), ckpt_dir=f"{tmp_path}/m", output_dir=f"{tmp_path}/o", **SMALL, **overrides)
+        run(
+            "ssam",
+            "train",
+            dataset_dir=str(data),
+            ckpt_dir=f"{tmp_path}/m",
+            output_dir=f"{tmp_path}/o",
+            **SMALL,
+            **overrides,
+        )
     assert len(str(error.value)) > 30 and not (tmp_path / "m").exists()
 
 
@@ -297,7 +321,9 @@ def test_an_adapter_of_renamed_labels_is_refused_with_the_known_ones(trained, tm
 def test_a_misspelt_key_is_refused_and_the_nearest_named():
     train = "bundles/ssam/configs/train.json"
     arguments = ["run", "--config_file", str(ROOT / train)]
-    command_line.refuse_unknown_keys([*arguments, "--epochs", "3", "--train#trainer#max_epochs", "4", "--run_id", "run"])
+    command_line.refuse_unknown_keys(
+        [*arguments, "--epochs", "3", "--train#trainer#max_epochs", "4", "--run_id", "run"]
+    )
     command_line.refuse_unknown_keys([*arguments, "--train#handlers#0#_disabled_", "True"])
     with pytest.raises(InputError, match="--epochz.*--epochs"):
         command_line.refuse_unknown_keys([*arguments, "--epochz", "3"])

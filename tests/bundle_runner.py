@@ -1,4 +1,4 @@
-"""Runs a bundle's configuration in this process, as ``python -m monai.bundle run`` does in its own, on small made data."""
+"""Runs a bundle's configuration in this process, as ``python -m monai.bundle run`` does, on small made data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(bundle: str, *configs: str, **overrides: Any) -> ConfigWorkflow:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, InputError):
             cause = cause.__cause__ or cause.__context__
-        raise cause or error
+        raise (cause or error) from None
     return workflow
 
 
@@ -48,8 +48,13 @@ def oblique(degrees: float = 12.0, spacing: tuple[float, float, float] = (1.2, 0
     return affine
 
 
-def volumes(folder: Path, shape: tuple[int, int, int] = (30, 26, 6), affine: np.ndarray | None = None) -> Path:
-    """A Decathlon folder of noisy volumes in which a bright ball is label 1 and a dark one label 2."""
+def volumes(
+    folder: Path,
+    shape: tuple[int, int, int] = (30, 26, 6),
+    affine: np.ndarray | None = None,
+    names: tuple[str, ...] = ("bright", "dark"),
+) -> Path:
+    """A Decathlon folder of noisy volumes in which a bright ball is label 1 and a dark one, if wanted, label 2."""
     rng = np.random.default_rng(0)
     affine = oblique() if affine is None else affine
     items = []
@@ -57,7 +62,7 @@ def volumes(folder: Path, shape: tuple[int, int, int] = (30, 26, 6), affine: np.
         (folder / part).mkdir(parents=True)
     for name in ("a", "b", "c", "d"):
         label = np.zeros(shape, np.uint8)
-        for value in (1, 2):
+        for value in range(1, len(names) + 1):
             centre = [rng.uniform(0.3, 0.7) * n for n in shape]
             grid = np.indices(shape)
             far = sum(((grid[i] - centre[i]) / max(0.22 * shape[i], 1.0)) ** 2 for i in range(3))
@@ -66,13 +71,14 @@ def volumes(folder: Path, shape: tuple[int, int, int] = (30, 26, 6), affine: np.
         nib.save(nib.Nifti1Image(intensity.astype(np.float32), affine), folder / f"images/{name}.nii.gz")
         nib.save(nib.Nifti1Image(label, affine), folder / f"labels/{name}.nii.gz")
         items.append({"image": f"images/{name}.nii.gz", "label": f"labels/{name}.nii.gz"})
-    write_json(folder, training=items[:2], validation=items[2:3], test=[items[3]["image"]])
+    labels = {str(i): name for i, name in enumerate(("background", *names))}
+    write_json(folder, labels=labels, training=items[:2], validation=items[2:3], test=[items[3]["image"]])
     return folder
 
 
 def write_json(folder: Path, **changes: Any) -> None:
     path = folder / "dataset.json"
-    content = {"name": "made", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "bright", "2": "dark"}}
+    content: dict[str, Any] = {"name": "made", "modality": {"0": "MRI"}}
     if path.is_file():
         content = json.loads(path.read_text())
     path.write_text(json.dumps(content | changes))

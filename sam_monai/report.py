@@ -9,7 +9,7 @@ from typing import Any
 from ignite.engine import Engine
 from torch import nn
 
-from .bundles import read_adapter
+from .bundles import metadata_labels, read_adapter, read_metadata
 from .evaluation import CaseTable
 from .pictures import Pictures
 from .training import Checkpoints
@@ -22,6 +22,7 @@ def show_result(
     folder: str | Path,
     output_dir: str | Path,
     settings: Mapping[str, Any],
+    bundle_root: str | Path,
     pictures: int = 4,
 ) -> None:
     """Evaluate the best adapter once more: Dice per label as a table, and pictures of the first validation cases.
@@ -33,6 +34,7 @@ def show_result(
         folder: where the checkpoints are.
         output_dir: where pictures and ``cases.csv`` go.
         settings: how the images were prepared.
+        bundle_root: the bundle's folder, whose metadata.json may name other labels.
         pictures: cases to draw.
     """
     path = Path(folder) / Checkpoints.BEST
@@ -45,3 +47,6 @@ def show_result(
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), best after epoch {evaluator.state.best_metric_epoch}")
     print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
+    metadata = read_metadata(bundle_root)
+    if metadata_labels(metadata) != list(labels):
+        print(f"metadata.json names other labels; to update it: python -m sam_monai metadata {bundle_root}", flush=True)

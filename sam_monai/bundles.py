@@ -12,6 +12,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from PIL import Image
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from .backbones.weights import read_state
 from .errors import InputError
@@ -109,7 +110,7 @@ class SaveMasks:
         cases: Any = engine.state.output
         for case in cases:
             mask = case["pred"]
-            name = Path(mask.meta["filename_or_obj"]).name.split(".")[0]
+            name = Path(case["image"].meta["filename_or_obj"]).name.split(".")[0]
             path = self.folder / f"{name}_seg{'.png' if mask.ndim == 3 else '.nii.gz'}"
             part = path.with_name(f".{path.name}")
             array = mask[0].cpu().numpy().astype(np.uint8)
@@ -118,4 +119,4 @@ class SaveMasks:
             else:
                 nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
             os.replace(part, path)
-            print(f"mask: {path}", flush=True)
+            tqdm.write(f"mask: {path}")

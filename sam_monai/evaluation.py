@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ def case_metrics(
         the unit of the spacing. All are NaN where the truth lacks the label; the distance is infinite where only the
         prediction does.
     """
+    # MONAI warns of an argument that its own functions pass on.
+    warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
     y_pred, y = (one_hot(x[None].long(), labels + 1) for x in (torch.as_tensor(pred), torch.as_tensor(label)))
     dice = compute_dice(y_pred, y, include_background=False)[0].tolist()
     rows = []

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from monai.transforms import Orientation
@@ -118,7 +117,7 @@ class Pictures:
             maps = {} if case.get("label") is None else {"truth": case["label"]}
             maps["prediction"] = case["pred"]
             turned = {
-                name: upright(MetaTensor(torch.as_tensor(m), affine=image.affine), self.settings["orientation"])[0]
+                name: upright(MetaTensor(np.asarray(m), affine=image.affine), self.settings["orientation"])[0]
                 for name, m in maps.items()
             }
             path = self.folder / f"{file.name.split('.')[0]}.png"

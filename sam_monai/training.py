@@ -29,6 +29,11 @@ def save_aside(obj: Any, path: Path) -> None:
     os.replace(part, path)
 
 
+def validation_interval(epochs: int) -> int:
+    """Epochs between validations: five or six of them where the number divides so, the last epoch always among them."""
+    return next(n for n in range(max(1, epochs // 6), epochs + 1) if epochs % n == 0)
+
+
 class SeedEpochs:
     """Every epoch starts from (seed, epoch, rank) alone, so a run resumed at the end of an epoch goes on as if it had
     not stopped: python, numpy and torch, the order of cases, and every random transform."""

@@ -15,6 +15,7 @@ from monai.transforms import (
     EnsureTyped,
     FillHolesd,
     Invertd,
+    InvertibleTransform,
     KeepLargestConnectedComponentd,
     MapTransform,
     Orientationd,
@@ -178,11 +179,10 @@ def finishing(preparation: Compose, largest_component: bool = False, fill_holes:
         largest_component: keep only the largest connected component of each label.
         fill_holes: fill holes inside a label.
     """
-    steps: list[Transform] = [
-        EnsureTyped("pred"),  # Invertd passes over a plain tensor
-        Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True),
-        AsDiscreted("pred", argmax=True),
-    ]
+    steps: list[Transform] = [EnsureTyped("pred")]  # Invertd passes over a plain tensor
+    if any(isinstance(step, InvertibleTransform) for step in preparation.transforms):
+        steps.append(Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True))
+    steps.append(AsDiscreted("pred", argmax=True))
     if largest_component:
         steps.append(KeepLargestConnectedComponentd("pred"))
     if fill_holes:

@@ -19,6 +19,7 @@ from monai.bundle import ConfigParser
 from PIL import Image
 
 from sam_monai import InputError, bundles, command_line, training
+from sam_monai.__main__ import main
 from sam_monai.networks import identity
 
 
@@ -236,6 +237,11 @@ def test_one_command_brings_metadata_up_to_date(trained, tmp_path):
     metadata = json.loads((tmp_path / "configs/metadata.json").read_text())
     assert bundles.metadata_labels(metadata) == ["bright", "dark"] and metadata["adapter"]["image_size"] == 32
     assert "bright" in metadata["label_classes"]
+
+
+def test_merging_an_adapter_of_tiny_vit_is_refused_by_the_command(trained, tmp_path, capsys):
+    assert main(["merge", f"{trained}/models/model.pt", f"{tmp_path}/sam.pth"]) == 1
+    assert capsys.readouterr().err.startswith("error: only a ViT merges") and not list(tmp_path.iterdir())
 
 
 # -- bad input ----------

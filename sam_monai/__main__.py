@@ -55,7 +55,7 @@ def metadata(args: argparse.Namespace) -> None:
     """Bring a bundle's metadata.json up to date with the adapter trained in it: labels, sizes, image preparation."""
     from .bundles import update_metadata
 
-    print(update_metadata(args.bundle))
+    print(update_metadata(args.bundle, args.adapter))
 
 
 def merge(args: argparse.Namespace) -> None:
@@ -95,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("metadata", help=metadata.__doc__, description=metadata.__doc__)
     command.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, as bundles/ssam")
+    command.add_argument("--adapter", help="the trained adapter (default: the bundle's models/model.pt)")
     command.set_defaults(run=metadata)
 
     command = commands.add_parser("merge", help=merge.__doc__, description=merge.__doc__)

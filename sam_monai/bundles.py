@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .backbones.weights import read_state
+from .data.names import CaseNames
 from .errors import InputError
 from .networks import identity
 
@@ -44,10 +45,13 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
 def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     """What inference must know of the adapter before it is loaded: the adapter's own record where it is trained, else
     what metadata.json says of the bundle as it is shipped."""
-    if Path(adapter).is_file():
-        return identity.from_tensor(read_adapter(adapter)["identity"])
     metadata = read_metadata(bundle_root)
-    return metadata["adapter"] | {"labels": metadata_labels(metadata)}
+    shipped = metadata["adapter"] | {"labels": metadata_labels(metadata)}
+    if not Path(adapter).is_file():
+        return shipped
+    trained = identity.from_tensor(read_adapter(adapter)["identity"])
+    # An adapter that was not trained by a bundle says nothing of its images.
+    return trained | {"preprocessing": shipped["preprocessing"] | trained["preprocessing"]}
 
 
 def metadata_labels(metadata: dict[str, Any]) -> list[str]:
@@ -55,11 +59,13 @@ def metadata_labels(metadata: dict[str, Any]) -> list[str]:
     return [channels[str(i)] for i in range(1, len(channels))]
 
 
-def update_metadata(bundle_root: str | Path) -> Path:
+def update_metadata(bundle_root: str | Path, adapter: str | Path | None = None) -> Path:
     """Bring metadata.json up to date with the trained adapter: labels, channels, sizes and preparation of images."""
     root = Path(bundle_root)
     metadata = read_metadata(root)
-    ours = identity.from_tensor(read_adapter(root / "models" / "model.pt")["identity"])
+    adapter = Path(adapter) if adapter is not None else root / "models" / "model.pt"
+    read_adapter(adapter)
+    ours = record(root, adapter)
     names = ["background", *ours["labels"]]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     pred["num_channels"] = len(names)
@@ -68,8 +74,16 @@ def update_metadata(bundle_root: str | Path) -> Path:
     metadata["label_classes"], metadata["pred_classes"] = f"label map: {listed}", f"logits: {listed}"
     dims = ours["preprocessing"]["spatial_dims"]
     shape = [ours["image_size"]] * 2 + [8] * (dims - 2)
-    for tensor in (pred, metadata["network_data_format"]["inputs"]["image"]):
+    image = metadata["network_data_format"]["inputs"]["image"]
+    for tensor in (pred, image):
         tensor["spatial_shape"] = shape
+    intensity = ours["preprocessing"]["intensity"]
+    image["modality"] = {"ct": "CT", "mr": "MR", "picture": "RGB"}[intensity]
+    image["num_channels"] = 3 if intensity == "picture" else 1
+    image["channel_def"] = {str(i): name for i, name in enumerate(("red", "green", "blue"))}
+    if intensity != "picture":
+        image["channel_def"] = {"0": "image"}
+    metadata["data_type"] = "nifti" if dims == 3 else "png"
     metadata["adapter"] = {k: ours[k] for k in metadata["adapter"]}
     path = root / "configs" / "metadata.json"
     part = path.with_name(f"{path.name}.part")
@@ -100,7 +114,7 @@ class SaveMasks:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder, self.names = Path(folder), CaseNames()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
@@ -110,7 +124,7 @@ class SaveMasks:
         cases: Any = engine.state.output
         for case in cases:
             mask = case["pred"]
-            name = Path(case["image"].meta["filename_or_obj"]).name.split(".")[0]
+            name = self.names(case["image"].meta["filename_or_obj"])
             path = self.folder / f"{name}_seg{'.png' if mask.ndim == 3 else '.nii.gz'}"
             part = path.with_name(f".{path.name}")
             array = mask[0].cpu().numpy().astype(np.uint8)

@@ -14,6 +14,8 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from monai.networks.utils import one_hot
 from torch import Tensor
 
+from .data.names import CaseNames
+
 METRICS = ("dice", "hd95", "surface_dice")
 
 
@@ -67,6 +69,7 @@ class CaseTable:
     def __init__(self, labels: tuple[str, ...], folder: str | Path | None = None, tolerance: float = 2.0) -> None:
         self.labels, self.tolerance = tuple(labels), tolerance
         self.folder = None if folder is None else Path(folder)
+        self.names = CaseNames()
         self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
@@ -80,7 +83,7 @@ class CaseTable:
             label = case["label"]
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance)
-            name = Path(label.meta["filename_or_obj"]).name
+            name = self.names(case["image"].meta["filename_or_obj"])
             self.rows += [{"case": name, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
 
     def finish(self, engine: Engine) -> None:

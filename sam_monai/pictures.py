@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 
 from .data.load import LoadCased
+from .data.names import CaseNames
 
 
 def upright(volume: Any, orientation: str) -> np.ndarray:
@@ -69,7 +70,7 @@ def case_picture(
                 mask = None if volume is None else volume[..., k] == value
                 if mask is not None and mask.any():
                     axis.imshow(mask[..., None] * np.array(to_rgba(colour, 0.25)), interpolation="nearest")
-                    axis.contour(np.pad(mask, 1)[1:-1, 1:-1], [0.5], colors=[colour], linewidths=1.2)
+                    axis.contour(mask, [0.5], colors=[colour], linewidths=1.2)
     handles = [Line2D([], [], color=c, label=name) for c, name in zip(colours, labels, strict=False)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=10)
@@ -85,8 +86,7 @@ class Pictures:
     Args:
         labels: names of the foreground labels; a function without arguments where they are known only later.
         folder: where ``<case>.png`` go.
-        settings: how the images were prepared (``orientation``), see :mod:`sam_monai.transforms`.
-        channels: as for loading.
+        settings: how the images were prepared (``orientation``, ``channels``), see :mod:`sam_monai.transforms`.
         most: cases at most.
     """
 
@@ -95,12 +95,12 @@ class Pictures:
         labels: Any,
         folder: str | Path,
         settings: Mapping[str, Any],
-        channels: Sequence[int] | None = None,
         most: int = 20,
     ) -> None:
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
-        self.load = LoadCased(("image",), (), channels)
+        self.load = LoadCased(("image",), (), settings["channels"])
+        self.names = CaseNames()
         self.written: list[Path] = []
 
     def attach(self, engine: Engine) -> None:
@@ -120,6 +120,6 @@ class Pictures:
                 name: upright(MetaTensor(np.asarray(m), affine=image.affine), self.settings["orientation"])[0]
                 for name, m in maps.items()
             }
-            path = self.folder / f"{file.name.split('.')[0]}.png"
+            path = self.folder / f"{self.names(file)}.png"
             case_picture(upright(image, self.settings["orientation"]), turned, self.labels(), file.name, path)
             self.written.append(path)

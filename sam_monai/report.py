@@ -9,7 +9,7 @@ from typing import Any
 from ignite.engine import Engine
 from torch import nn
 
-from .bundles import metadata_labels, read_adapter, read_metadata
+from .bundles import metadata_labels, read_adapter, read_metadata, record
 from .evaluation import CaseTable
 from .pictures import Pictures
 from .training import Checkpoints
@@ -47,6 +47,9 @@ def show_result(
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), best after epoch {evaluator.state.best_metric_epoch}")
     print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
-    metadata = read_metadata(bundle_root)
-    if metadata_labels(metadata) != list(labels):
-        print(f"metadata.json names other labels; to update it: python -m sam_monai metadata {bundle_root}", flush=True)
+    if (Path(bundle_root) / "configs" / "metadata.json").is_file():
+        metadata = read_metadata(bundle_root)
+        ours = record(bundle_root, path)
+        if metadata_labels(metadata) != ours["labels"] or any(ours[k] != v for k, v in metadata["adapter"].items()):
+            command = f"python -m sam_monai metadata {bundle_root} --adapter {path}"
+            print(f"metadata.json describes another adapter; to bring it up to date: {command}", flush=True)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, set_rnd
@@ -38,14 +39,14 @@ class SeedEpochs:
     """Every epoch starts from (seed, epoch, rank) alone, so a run resumed at the end of an epoch goes on as if it had
     not stopped: python, numpy and torch, the order of cases, and every random transform."""
 
-    def __init__(self, seed: int, dataset: Dataset, rank: int = 0) -> None:
-        self.seed, self.dataset, self.rank = seed, dataset, rank
+    def __init__(self, seed: int, dataset: Dataset) -> None:
+        self.seed, self.dataset = seed, dataset
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = (self.seed * 1_000_003 + engine.state.epoch * 1_009 + self.rank) % 2**32
+        seed = (self.seed * 1_000_003 + engine.state.epoch * 1_009 + idist.get_rank()) % 2**32
         set_determinism(seed, use_deterministic_algorithms=None)
         set_rnd(self.dataset, seed)  # transforms of the main process; workers are seeded from torch's generator
 
@@ -100,6 +101,8 @@ class Checkpoints:
         tqdm.write(f"resuming after epoch {state['epoch']}, best mean Dice so far {state['best_metric']:.4f}")
 
     def save(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
+            return
         network = getattr(self.parts["network"], "module", self.parts["network"])
         best = self.evaluator.state
         if best.best_metric_epoch == engine.state.epoch:

@@ -6,7 +6,6 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.transforms import (
@@ -36,7 +35,8 @@ from monai.transforms import (
 from .backbones.resize import to_square
 from .data.dataset import has_sides
 from .data.load import LoadCased
-from .networks.base import from_slices, slices_of
+from .errors import InputError
+from .networks.base import AdaptedSAM, from_slices, slices_of
 
 Settings = Mapping[str, Any]
 
@@ -53,36 +53,68 @@ def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
         return ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
     if intensity == "picture":
         return ScalePictured("image")
-    raise ValueError(f"intensity is 'ct', 'mr' or 'picture', not {intensity!r}")
+    raise InputError(f"the key intensity is 'ct', 'mr' or 'picture', not {intensity!r}")
 
 
 class ScalePictured(MapTransform):
-    """8-bit pictures to [0, 1]; pictures with deeper values by their own minimum and maximum."""
+    """8-bit pictures to [0, 1]; deeper ones by their own minimum and maximum; those in [0, 1] as they are."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             picture = out[key]
-            low, high = (0.0, 255.0) if picture.max() <= 255 else (picture.min(), picture.max())
-            out[key] = (picture - low) / (high - low)
+            low, high = (0.0, 255.0) if picture.max() <= 255 else (float(picture.min()), float(picture.max()))
+            if picture.max() > 1:  # else it is in [0, 1] already
+                out[key] = (picture - low) / max(high - low, 1.0)
         return out
 
 
 class ToEncoderSquared(MapTransform):
-    """Images and labels to the encoder's square by the network's own rule, so that training batches need no more
-    resizing: (C, H, W[, D]) -> (C, image_size, image_size[, D]). Not inverted: for training only."""
+    """Image and label to the encoder's square as the network itself would bring them there, so that training batches
+    need no more resizing: (C, H, W[, D]) -> (C, image_size, image_size[, D]). Not inverted: for training only."""
 
-    def __init__(self, keys: KeysCollection, image_size: int, rule: str, modes: Sequence[str]) -> None:
-        super().__init__(keys)
-        self.image_size, self.rule, self.modes = image_size, rule, modes
+    def __init__(self, network: AdaptedSAM) -> None:
+        super().__init__(("image", "label"))
+        self.image_size, self.rule = network.image_size, network.resize
+        self.mean = network.backbone.pixel_mean.cpu()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
-        for key, mode in self.key_iterator(out, self.modes):
+        for key in self.key_iterator(out):
             volume = torch.as_tensor(out[key])[None]
-            square = to_square(slices_of(volume), self.image_size, self.rule, mode)
+            slices = slices_of(volume)
+            if key == "label":
+                square = to_square(slices, self.image_size, self.rule, "nearest")
+            elif self.mean.any():  # the network pads with zeros after it has taken the mean away
+                square = to_square(slices - self.mean, self.image_size, self.rule) + self.mean
+            else:
+                square = to_square(slices, self.image_size, self.rule)
             out[key] = MetaTensor(from_slices(square, volume)[0], meta=getattr(out[key], "meta", None))
         return out
+
+
+class RefuseOtherDims(Transform):
+    """Refuses a picture where volumes are wanted, and the other way round, by name."""
+
+    def __init__(self, spatial_dims: int) -> None:
+        self.spatial_dims = spatial_dims
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        found = data["image"].ndim - 1
+        if found != self.spatial_dims:
+            raise InputError(
+                f"{data['image'].meta['filename_or_obj']} has {found} spatial axes and not {self.spatial_dims}: "
+                "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
+            )
+        return data
+
+
+class SpacingOfKeysd(Spacingd):
+    """MONAI's, for its own keys alone: it fails on a neighbour such as MONAI Label's string ``image_path``."""
+
+    def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
+        own = {key: data[key] for key in self.keys if key in data}
+        return {**data, **super().__call__(own, *args, **kwargs)}
 
 
 def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Transform]:
@@ -91,20 +123,19 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
     Volumes are turned so that rows run to the back and columns to the patient's left (an axial slice as radiologists
     see it), then resampled if a spacing is set.
     """
-    steps: list[Transform] = []
+    steps: list[Transform] = [RefuseOtherDims(settings["spatial_dims"])]
     if settings["spatial_dims"] == 3:
         steps.append(Orientationd(keys, axcodes=settings["orientation"], labels=None))
         if settings["spacing"] is not None:
             modes = ["bilinear" if key == "image" else "nearest" for key in keys]
-            steps.append(Spacingd(keys, pixdim=settings["spacing"], mode=modes))
+            steps.append(SpacingOfKeysd(keys, pixdim=settings["spacing"], mode=modes))
     return [*steps, scale_intensity(settings["intensity"], settings["ct_window"])]
 
 
 def training(
     labels: Sequence[str],
     settings: Settings,
-    image_size: int,
-    resize: str,
+    network: AdaptedSAM,
     slices: int = 4,
     samples: int = 1,
     augment: bool = True,
@@ -116,18 +147,18 @@ def training(
         settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels`` and
             ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
             given) resolution, drawn around labels twice as often as elsewhere.
-        image_size: side of the encoder's square, and of a patch, in pixels.
-        resize: the weights' resize rule.
+        network: says the encoder's square, which is also the size of a patch, and how images come to it.
         slices: thickness of a sample of a volume.
         samples: samples drawn from a case each time it is visited.
         augment: random flips, turns, zooms and intensities.
     """
     keys = ("image", "label")
-    volume = settings["spatial_dims"] == 3
+    check_scale(settings["scale"])
+    image_size, volume = network.image_size, settings["spatial_dims"] == 3
     depth = (slices,) if volume else ()
     steps: list[Transform] = [LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)]
     if settings["scale"] == "whole":
-        steps.append(ToEncoderSquared(keys, image_size, resize, ("bilinear", "nearest")))
+        steps.append(ToEncoderSquared(network))
     if volume or settings["scale"] == "patch":
         size = (image_size, image_size, *depth)
         steps.append(SpatialPadd(keys, size))
@@ -190,6 +221,11 @@ def finishing(preparation: Compose, largest_component: bool = False, fill_holes:
     return Compose(steps)
 
 
+def check_scale(scale: str) -> None:
+    if scale not in ("whole", "patch"):
+        raise InputError(f"the key scale is 'whole' or 'patch', not {scale!r}")
+
+
 def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> Inferer:
     """The image or volume as a whole, or patches of the encoder's size, overlapped and blended.
 
@@ -197,8 +233,7 @@ def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> I
     """
     if scale == "whole":
         return SimpleInferer()
-    if scale != "patch":
-        raise ValueError(f"scale is 'whole' or 'patch', not {scale!r}")
+    check_scale(scale)
     size = (image_size, image_size, 8)[:spatial_dims]
     return SlidingWindowInferer(
         size,

@@ -38,7 +38,7 @@ def test_training_leaves_an_adapter_a_table_and_a_picture(trained):
     record = identity.from_tensor(state["identity"])
     assert record["labels"] == ["bright", "dark"] and record["preprocessing"]["intensity"] == "mr"
     rows = list(csv.DictReader((trained / "output/cases.csv").open()))
-    assert [(r["case"], r["label"]) for r in rows] == [("c.nii.gz", "bright"), ("c.nii.gz", "dark")]
+    assert [(r["case"], r["label"]) for r in rows] == [("c", "bright"), ("c", "dark")]
     with Image.open(trained / "output/validation/c.png") as picture:
         assert min(picture.size) > 200 and len(picture.getcolors(1 << 24)) > 100
 
@@ -57,8 +57,7 @@ def test_masks_lie_on_the_grid_of_their_files(trained, spacing):
 
 def test_evaluation_writes_every_metric_of_every_case_and_label(trained):
     out = trained / "evaluation"
-    run("ssam", "train", "evaluate", dataset_dir=f"{trained}/data", ckpt_dir=f"{trained}/models", output_dir=str(out),
-        image_size=32)  # fmt: skip
+    run("ssam", "train", "evaluate", dataset_dir=f"{trained}/data", ckpt_dir=f"{trained}/models", output_dir=str(out))
     rows = list(csv.DictReader((out / "cases.csv").open()))
     assert len(rows) == 2 and set(rows[0]) == {"case", "label", "dice", "hd95", "surface_dice"}
     assert [r["dice"] for r in rows] == [r["dice"] for r in csv.DictReader((trained / "output/cases.csv").open())]
@@ -178,6 +177,16 @@ def test_pictures_train_whole_and_in_patches_and_masks_have_their_rows_and_colum
         output_dir=f"{tmp_path}/masks")  # fmt: skip
     with Image.open(tmp_path / "masks/c_seg.png") as mask:
         assert mask.size == (70, 50) and mask.mode == "L" and set(np.unique(mask)) <= {0, 1}
+
+
+def test_volumes_of_two_channels_train_and_are_drawn_once_one_is_picked(tmp_path):
+    data = volumes(tmp_path / "data")
+    for file in (data / "images").iterdir():
+        array = np.asarray(nib.load(file).dataobj)
+        nib.save(nib.Nifti1Image(np.stack([array, -array], -1), oblique()), file)
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    run("ssam", "train", channels=[0], **where, **SMALL | {"epochs": 1})
+    assert (tmp_path / "o/validation/c.png").is_file()
 
 
 def test_volumes_train_in_patches(trained, tmp_path):
@@ -314,12 +323,43 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, what, said):
     assert len(str(error.value)) > 30 and not (tmp_path / "m").exists()
 
 
+def test_a_picture_is_not_segmented_by_an_adapter_for_volumes(trained, tmp_path):
+    Image.fromarray(np.arange(3000, dtype=np.uint8).reshape(60, 50)).save(tmp_path / "p.png")
+    with pytest.raises(InputError, match=r"p\.png has 2 spatial axes"):
+        run("ssam", "inference", dataset_dir=f"{tmp_path}/p.png", adapter=f"{trained}/models/model.pt",
+            output_dir=f"{tmp_path}/o")  # fmt: skip
+
+
+def test_files_of_one_name_get_masks_of_their_own(trained, tmp_path):
+    for folder in ("p1", "p2"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.2.840.nii.gz").write_bytes((trained / "data/images/d.nii.gz").read_bytes())
+    pair = {"image": "a.nii.gz", "label": "b.nii.gz"}
+    files = ["p1/1.2.840.nii.gz", "p2/1.2.840.nii.gz"]
+    write_json(
+        tmp_path, labels={"0": "background", "1": "x"}, test=files, training=[pair, {**pair, "image": "c.nii.gz"}]
+    )
+    run(
+        "ssam", "inference", dataset_dir=str(tmp_path), adapter=f"{trained}/models/model.pt", output_dir=f"{tmp_path}/o"
+    )
+    assert {p.name for p in (tmp_path / "o").glob("*_seg.nii.gz")} == {"1.2.840_seg.nii.gz", "p2_1.2.840_seg.nii.gz"}
+
+
+def test_a_longer_run_goes_on_at_the_longer_runs_learning_rate(trained, tmp_path):
+    where = {"dataset_dir": f"{trained}/data", "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    run("ssam", "train", **where, **SMALL)
+    workflow = run("ssam", "train", resume=True, **where, **SMALL | {"epochs": 4})
+    rates = workflow.parser.get_parsed_content("optimizer").param_groups[0]["lr"]
+    assert rates == pytest.approx(0.0, abs=1e-8)
+    assert torch.load(tmp_path / "m/model_resume.pt", weights_only=True)["epoch"] == 4
+
+
 def test_an_adapter_of_renamed_labels_is_refused_with_the_known_ones(trained, tmp_path):
     data = volumes(tmp_path / "data")
     write_json(data, labels={"0": "background", "1": "shiny", "2": "dark"})
     with pytest.raises(InputError, match="bright, dark"):
         where = {"dataset_dir": str(data), "ckpt_dir": f"{trained}/models", "output_dir": f"{tmp_path}/o"}
-        run("ssam", "train", "evaluate", image_size=32, **where)
+        run("ssam", "train", "evaluate", **where)
     with pytest.raises(InputError, match="bright, dark"):
         run("ssam", "inference", dataset_dir=f"{trained}/data", adapter=f"{trained}/models/model.pt", labels=["shiny"],
             output_dir=f"{tmp_path}/o")  # fmt: skip

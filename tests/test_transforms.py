@@ -8,9 +8,10 @@ import pytest
 import torch
 from bundle_runner import oblique
 from monai.utils import set_determinism
+from network_tester import tiny_backbone
 from PIL import Image
 
-from sam_monai import transforms
+from sam_monai import SSAM, transforms
 
 SETTINGS = {
     "spatial_dims": 3,
@@ -21,6 +22,10 @@ SETTINGS = {
     "channels": None,
     "scale": "whole",
 }
+
+
+def network():
+    return SSAM(tiny_backbone())
 
 
 def save(folder, intensity, label, affine):
@@ -99,28 +104,38 @@ def test_pictures_of_8_and_16_bits_become_0_to_1(tmp_path, deepest, dtype):
 
 @pytest.mark.parametrize("scale", ["whole", "patch"])
 def test_image_and_label_are_augmented_together(tmp_path, scale):
-    label = blocks((40, 36, 6))
+    label = blocks((40, 40, 6))
     set_determinism(0)
-    train = transforms.training(("a", "b"), SETTINGS | {"scale": scale}, 32, "pad", slices=3, samples=4)
+    train = transforms.training(("a", "b"), SETTINGS | {"scale": scale}, network(), slices=3, samples=4)
     for transform in train.transforms:
         if type(transform).__name__.startswith(("RandScaleIntensity", "RandShiftIntensity", "RandAdjustContrast")):
             transform.prob = 0.0
     samples = train(save(tmp_path, label * 10.0, label, oblique()))
     agreement = []
     for sample in samples:
-        assert sample["image"].shape == sample["label"].shape == (1, 32, 32, 3)
-        agreement.append(((sample["image"] * 2).round() == sample["label"]).float().mean().item())
+        assert sample["image"].shape[1:] == sample["label"].shape[1:] == (64, 64, 3)
+        agreement.append(((sample["image"][0] * 2).round() == sample["label"][0]).float().mean().item())
     assert np.mean(agreement) > 0.93
 
 
 def test_nothing_changes_sides_where_a_label_has_one(tmp_path):
-    label = np.zeros((32, 32, 4), np.uint8)
-    label[20:28, 12:20] = 1  # x grows to the right of the patient here: all of it on one side
+    label = np.zeros((64, 64, 4), np.uint8)
+    label[40:56, 24:40] = 1  # x grows to the right of the patient here: all of it on one side
     case = save(tmp_path, label * 10.0, label, np.eye(4))
 
     def sides(names):
-        train = transforms.training(names, SETTINGS, 32, "pad", slices=2, samples=30)
-        return {bool(sample["label"][0, :, :16].sum() > sample["label"][0, :, 16:].sum()) for sample in train(case)}
+        train = transforms.training(names, SETTINGS, network(), slices=2, samples=30)
+        return {bool(sample["label"][0, :, :32].sum() > sample["label"][0, :, 32:].sum()) for sample in train(case)}
 
     set_determinism(0)
     assert len(sides(("left kidney",))) == 1 and len(sides(("kidney",))) == 2
+
+
+def test_training_shows_the_encoder_what_inference_shows_it(tmp_path):
+    case = save(tmp_path, np.random.default_rng(0).uniform(0, 1, (44, 30, 3)), blocks((44, 30, 3)), np.eye(4))
+    sam, seen = network(), []
+    sam.backbone.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    prepared = transforms.training(("a", "b"), SETTINGS, sam, slices=3, augment=False)(case)[0]["image"]
+    sam(prepared[None])
+    sam(transforms.evaluation(("a", "b"), SETTINGS)(case)["image"][None])
+    torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-4)

@@ -48,6 +48,8 @@ def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> li
             image = load_image(case)["image"]
             problems += _image_problems(image, case["image"])
             kinds[case["image"]] = (image.ndim - 1, image.shape[0])
+            if image.ndim - 1 != dataset.spatial_dims == 3:
+                problems.append(f"{case['image']}: has two axes; save it, and its label, as a volume of depth 1")
         except InputError as e:
             problems.append(str(e))
         try:

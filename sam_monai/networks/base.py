@@ -154,12 +154,6 @@ class AdaptedSAM(nn.Module):
 
     # -- the network ---------------------------------------------------------------------------------------------------
 
-    def train(self, mode: bool = True) -> AdaptedSAM:
-        """Frozen modules stay in eval mode, whatever a trainer calls."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
     def encode(self, image: Tensor) -> Tensor:
         """Image embedding of (B, C, H, W) -> (B, 256, h, w), or of (B, C, H, W, D) -> (B, 256, h, w, D)."""
         slices = as_slices(image)
@@ -198,7 +192,8 @@ class AdaptedSAM(nn.Module):
         cached = None if embedding is None else slices_of(embedding).split(self.slices_per_batch)
         shape = (image.shape[2], image.shape[3])
         masks = []
-        with self.once_per_call(), self.autocast(image.device):
+        once = self.once_per_call() if cached is None else nullcontext()
+        with once, self.autocast(image.device):
             tokens = self.prompt_tokens()
             for i, part in enumerate(slices.split(self.slices_per_batch)):
                 features = self.backbone.encode(part) if cached is None else cached[i]

@@ -124,6 +124,15 @@ def test_a_label_value_beyond_the_labels_is_named(volumes):
     problem(volumes, "t1_label.nii.gz: holds the values 3", "0 to 2")
 
 
+def test_a_nifti_of_two_axes_is_named(volumes):
+    image = np.random.default_rng(0).uniform(size=(20, 20)).astype(np.float32)
+    case = read_dataset(volumes).training[0]
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), case["image"])
+    nibabel.save(nibabel.Nifti1Image((image > 0.5).astype(np.uint8), np.eye(4)), case["label"])
+    with pytest.raises(InputError, match="has two axes.*depth 1"):
+        check_dataset(read_dataset(volumes))
+
+
 def test_pictures_and_volumes_do_not_mix(volumes):
     content = json.loads((volumes / "dataset.json").read_text())
     content["training"].append({"image": "p.png", "label": "p_label.png"})

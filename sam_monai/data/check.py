@@ -48,7 +48,7 @@ def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> li
             image = load_image(case)["image"]
             problems += _image_problems(image, case["image"])
             kinds[case["image"]] = (image.ndim - 1, image.shape[0])
-            if image.ndim - 1 != dataset.spatial_dims == 3:
+            if image.ndim == 3 and not case["image"].lower().endswith(PICTURE_SUFFIXES):
                 problems.append(f"{case['image']}: has two axes; save it, and its label, as a volume of depth 1")
         except InputError as e:
             problems.append(str(e))

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import InputError
+    from .networks.ptsam import PTSAM
     from .networks.ssam import SSAM
 
 __version__ = "0.1.0"
 
-__all__ = ["SSAM", "InputError", "__version__"]
+__all__ = ["PTSAM", "SSAM", "InputError", "__version__"]
 
-_HOMES = {"SSAM": ".networks.ssam", "InputError": ".errors"}
+_HOMES = {"PTSAM": ".networks.ptsam", "SSAM": ".networks.ssam", "InputError": ".errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -23,9 +23,11 @@ def show_result(
     output_dir: str | Path,
     settings: Mapping[str, Any],
     bundle_root: str | Path,
+    training: Sequence[Mapping[str, Any]],
     pictures: int = 4,
 ) -> None:
-    """Evaluate the best adapter once more: Dice per label as a table, and pictures of the first validation cases.
+    """Evaluate the best adapter once more: Dice per label as a table, pictures of the first validation cases, and the
+    names of the cases that were trained on.
 
     Args:
         evaluator: of the validation cases.
@@ -35,6 +37,7 @@ def show_result(
         output_dir: where pictures and ``cases.csv`` go.
         settings: how the images were prepared.
         bundle_root: the bundle's folder, whose metadata.json may name other labels.
+        training: the cases trained on, listed in ``training_cases.txt``.
         pictures: cases to draw.
     """
     path = Path(folder) / Checkpoints.BEST
@@ -44,6 +47,10 @@ def show_result(
     drawing.attach(evaluator)
     CaseTable(tuple(labels), output_dir).attach(evaluator)
     evaluator.run(evaluator.state.best_metric_epoch)
+    names = [Path(case["image"]).name for case in training]
+    (Path(output_dir) / "training_cases.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+    print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown}")
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), best after epoch {evaluator.state.best_metric_epoch}")
     print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)

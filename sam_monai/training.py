@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, set_rnd
+from monai.transforms.traits import RandomizableTrait
 from monai.utils import set_determinism
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
@@ -115,6 +117,48 @@ class Checkpoints:
             "best_metric_epoch": best.best_metric_epoch,
         }
         save_aside(state, self.folder / self.RESUME)
+
+
+class EmbedFirst:
+    """When training starts, every training image in each of its views and every validation image enters the encoder;
+    then epochs run the decoder alone. Processes share the work where they share a folder.
+
+    Args:
+        network: a PTSAM; nothing happens where it keeps no embeddings.
+        training: dataset of the training samples, whose transforms are deterministic up to the views.
+        validation: dataset of the whole validation images.
+        views: what the augmentation may make of an image, from :func:`sam_monai.transforms.views`.
+    """
+
+    def __init__(
+        self, network: nn.Module, training: Dataset, validation: Dataset, views: Iterable[Callable[[Tensor], Tensor]]
+    ) -> None:
+        self.network, self.training, self.validation, self.views = network, training, validation, list(views)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        network = getattr(self.network, "module", self.network)
+        if network.embedding_cache is None or engine.state.epoch >= (engine.state.max_epochs or 0):
+            return
+        cases = [(self.training, i, self.views) for i in range(len(self.training))]
+        cases += [(self.validation, i, [torch.clone]) for i in range(len(self.validation))]
+        if network.embedding_cache.folder is not None:
+            cases = cases[idist.get_rank() :: idist.get_world_size()]
+        for dataset, i, views in tqdm(cases, desc="embedding every image once", unit="case"):
+            image = prepared(dataset, i)["image"].to(engine.state.device)
+            with torch.no_grad():
+                for view in views:
+                    network.encode(view(image)[None])
+        idist.barrier()
+
+
+def prepared(dataset: Dataset, index: int) -> Mapping[Hashable, Any]:
+    """A case of a dataset after the transforms that come before the first random one."""
+    transform: Any = dataset.transform
+    end = transform.get_index_of_first(lambda step: isinstance(step, RandomizableTrait))
+    return transform(dataset.data[index], end=end)
 
 
 class Progress:

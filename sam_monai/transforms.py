@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from monai.transforms import (
     SpatialPadd,
     Transform,
 )
+from torch import Tensor
 
 from .backbones.resize import to_square
 from .data.dataset import has_sides
@@ -139,6 +140,7 @@ def training(
     slices: int = 4,
     samples: int = 1,
     augment: bool = True,
+    views_only: bool = False,
 ) -> Compose:
     """Files to training samples.
 
@@ -151,6 +153,7 @@ def training(
         slices: thickness of a sample of a volume.
         samples: samples drawn from a case each time it is visited.
         augment: random flips, turns, zooms and intensities.
+        views_only: of these only the flips and quarter turns, which make few images of one: those of :func:`views`.
     """
     keys = ("image", "label")
     check_scale(settings["scale"])
@@ -164,22 +167,36 @@ def training(
         steps.append(SpatialPadd(keys, size))
         steps.append(RandCropByPosNegLabeld(keys, "label", size, pos=2, neg=1, num_samples=samples))
     if augment:
-        steps += augmentation(flips=not has_sides(labels), volume=volume)
+        mirror = mirroring(volume) if not has_sides(labels) else []
+        steps += mirror if views_only else [*mirror, *wobbling(volume)]
     return Compose([*steps, EnsureTyped(keys, track_meta=False)])
 
 
-def augmentation(flips: bool, volume: bool) -> list[Transform]:
-    """Random turns, zooms, flips and intensities. Volumes are mirrored left to right only: no patient lies upside
-    down, while a picture has no up."""
+def mirroring(volume: bool) -> list[Transform]:
+    """Random flips and quarter turns. Volumes are mirrored left to right only: no patient lies upside down, while a
+    picture has no up."""
+    keys = ("image", "label")
+    if volume:
+        return [RandFlipd(keys, prob=0.5, spatial_axis=1)]
+    return [RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.75, max_k=3)]
+
+
+def views(labels: Sequence[str], spatial_dims: int, augment: bool) -> list[Callable[[Tensor], Tensor]]:
+    """Everything that the random flips and quarter turns of :func:`training` can make of a sample (C, H, W[, D])."""
+    if not augment or has_sides(labels):
+        return [torch.clone]
+    if spatial_dims == 3:
+        return [torch.clone, lambda x: x.flip(2)]
+    turns: list[Callable[[Tensor], Tensor]] = [lambda x, k=k: x.rot90(k, (1, 2)) for k in range(4)]
+    return [*turns, *(lambda x, turn=turn: turn(x.flip(1)) for turn in turns)]
+
+
+def wobbling(volume: bool) -> list[Transform]:
+    """Random turns and zooms in the plane, and intensities."""
     keys = ("image", "label")
     still = (0.0,) if volume else ()
-    steps: list[Transform] = []
-    if flips and volume:
-        steps.append(RandFlipd(keys, prob=0.5, spatial_axis=1))
-    elif flips:
-        steps += [RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.75, max_k=3)]
     turn = (0.0, 0.0, 0.26) if volume else (0.26,)  # radians, in the plane
-    steps += [
+    return [
         RandAffined(
             keys,
             prob=0.7,
@@ -193,7 +210,6 @@ def augmentation(flips: bool, volume: bool) -> list[Transform]:
         RandShiftIntensityd("image", offsets=0.1, prob=0.5),
         RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
     ]
-    return steps
 
 
 def evaluation(labels: Sequence[str], settings: Settings) -> Compose:

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+import sam_monai.embeddings
 import sam_monai.networks.ssam
 
 
@@ -15,3 +16,10 @@ def label_vectors_are_computed_once():
     module.encode_labels = lambda names, *others: cached(tuple(names), *others).clone()
     yield
     module.encode_labels = real
+
+
+@pytest.fixture(autouse=True, scope="session")
+def embeddings_are_kept_apart(tmp_path_factory):
+    """Not in the cache folder of who runs the tests."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    sam_monai.embeddings.default_folder = lambda: folder

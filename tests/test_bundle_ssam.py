@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import os
 import signal
 import subprocess
@@ -14,13 +12,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runner import ROOT, SMALL, oblique, run, start, volumes, write_json
-from monai.bundle import ConfigParser
+from bundle_runner import ROOT, SMALL, oblique, run, volumes, write_json
+from bundle_tester import BundleTester, weights
 from PIL import Image
 
-from sam_monai import InputError, bundles, command_line, training
+from sam_monai import InputError, command_line, training
 from sam_monai.__main__ import main
-from sam_monai.networks import identity
+
+
+class TestSSAMBundle(BundleTester):
+    bundle = "ssam"
+    most_bytes = 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -32,77 +34,12 @@ def trained(tmp_path_factory):
     return folder
 
 
-def test_training_leaves_an_adapter_a_table_and_a_picture(trained):
-    state = torch.load(trained / "models/model.pt", weights_only=True)
-    assert (trained / "models/model.pt").stat().st_size < 1_000_000
-    record = identity.from_tensor(state["identity"])
-    assert record["labels"] == ["bright", "dark"] and record["preprocessing"]["intensity"] == "mr"
-    rows = list(csv.DictReader((trained / "output/cases.csv").open()))
-    assert [(r["case"], r["label"]) for r in rows] == [("c", "bright"), ("c", "dark")]
-    with Image.open(trained / "output/validation/c.png") as picture:
-        assert min(picture.size) > 200 and len(picture.getcolors(1 << 24)) > 100
-
-
-@pytest.mark.parametrize("spacing", [None, [1.0, 1.0, 2.0]])
-def test_masks_lie_on_the_grid_of_their_files(trained, spacing):
-    out = trained / f"masks{spacing}"
-    run("ssam", "inference", dataset_dir=f"{trained}/data", adapter=f"{trained}/models/model.pt", output_dir=str(out),
-        **({"spacing": spacing} if spacing else {}))  # fmt: skip
-    image, mask = nib.load(trained / "data/images/d.nii.gz"), nib.load(out / "d_seg.nii.gz")
-    assert mask.shape == image.shape
-    np.testing.assert_allclose(mask.affine, image.affine, atol=1e-5)
-    assert set(np.unique(mask.dataobj)) <= {0, 1, 2} and (out / "d.png").is_file()
-    assert not list(out.glob(".*"))
-
-
-def test_evaluation_writes_every_metric_of_every_case_and_label(trained):
-    out = trained / "evaluation"
-    run("ssam", "train", "evaluate", dataset_dir=f"{trained}/data", ckpt_dir=f"{trained}/models", output_dir=str(out))
-    rows = list(csv.DictReader((out / "cases.csv").open()))
-    assert len(rows) == 2 and set(rows[0]) == {"case", "label", "dice", "hd95", "surface_dice"}
-    assert [r["dice"] for r in rows] == [r["dice"] for r in csv.DictReader((trained / "output/cases.csv").open())]
-
-
 def test_training_learns_what_is_bright(tmp_path):
     volumes(tmp_path / "data", names=("bright ball",))
     settings = SMALL | {"epochs": 24, "val_interval": 24, "samples": 4}
     where = {"dataset_dir": f"{tmp_path}/data", "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
     workflow = run("ssam", "train", **where, **settings)
     assert workflow.parser.get_parsed_content("validate#evaluator").state.best_metric > 0.6
-
-
-def weights(folder) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "model_resume.pt", weights_only=True)["network"]
-
-
-def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path, trained, monkeypatch):
-    settings = SMALL | {"epochs": 4, "dataset_dir": f"{trained}/data", "output_dir": f"{tmp_path}/o"}
-    run("ssam", "train", ckpt_dir=f"{tmp_path}/whole", **settings)
-
-    class Killed(Exception):
-        pass
-
-    save = training.Checkpoints.save
-
-    def die_in_epoch_3(self, engine):
-        if engine.state.epoch == 3:
-            raise Killed
-        save(self, engine)
-
-    monkeypatch.setattr(training.Checkpoints, "save", die_in_epoch_3)
-    with pytest.raises((Killed, RuntimeError)):
-        run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", **settings)
-    monkeypatch.setattr(training.Checkpoints, "save", save)
-    torch.manual_seed(123)
-    run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", resume=True, **settings)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
-    best = [torch.load(tmp_path / f / "model.pt", weights_only=True) for f in ("whole", "killed")]
-    assert all(torch.equal(best[0][k], best[1][k]) for k in best[0])
-
-    before = {p.name: p.read_bytes() for p in (tmp_path / "killed").iterdir()}
-    run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", resume=True, **settings)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "killed").iterdir()} == before
 
 
 def test_a_kill_during_a_save_leaves_the_previous_file(tmp_path, monkeypatch):
@@ -152,33 +89,6 @@ def test_after_sigkill_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path
 # -- pictures, patches -------------
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    items = []
-    for name, (h, w) in {"a": (40, 60), "b": (64, 48), "c": (50, 70)}.items():
-        mask = np.zeros((h, w), np.uint8)
-        mask[h // 4 : h // 2, w // 2 : w - 5] = 255
-        colour = np.where(mask[..., None] > 0, (200, 60, 60), (80, 120, 80)) + rng.normal(0, 8, (h, w, 3))
-        Image.fromarray(colour.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.jpg")
-        Image.fromarray(mask).save(folder / f"{name}_mask.png")
-        items.append({"image": f"{name}.jpg", "label": f"{name}_mask.png"})
-    write_json(folder, modality={"0": "RGB"}, labels={"0": "background", "1": "left polyp"}, training=items[:2],
-               validation=items[2:], test=[])  # fmt: skip
-    return folder
-
-
-@pytest.mark.parametrize("scale", ["whole", "patch"])
-def test_pictures_train_whole_and_in_patches_and_masks_have_their_rows_and_columns(pictures, tmp_path, scale):
-    run("ssam", "train", dataset_dir=str(pictures), ckpt_dir=f"{tmp_path}/models", output_dir=f"{tmp_path}/o",
-        scale=scale, **SMALL)  # fmt: skip
-    run("ssam", "inference", dataset_dir=f"{pictures}/c.jpg", adapter=f"{tmp_path}/models/model.pt",
-        output_dir=f"{tmp_path}/masks")  # fmt: skip
-    with Image.open(tmp_path / "masks/c_seg.png") as mask:
-        assert mask.size == (70, 50) and mask.mode == "L" and set(np.unique(mask)) <= {0, 1}
-
-
 def test_volumes_of_two_channels_train_and_are_drawn_once_one_is_picked(tmp_path):
     data = volumes(tmp_path / "data")
     for file in (data / "images").iterdir():
@@ -201,51 +111,6 @@ def test_a_volume_of_one_slice_trains(tmp_path):
 
 
 # -- the bundle among its kind --------------
-
-
-@pytest.mark.parametrize("configs", [("train",), ("train", "evaluate"), ("inference",)])
-def test_monai_finds_every_property_it_requires(trained, configs):
-    workflow = start("ssam", *configs, dataset_dir=f"{trained}/data", image_size=32)
-    workflow.initialize()
-    assert not workflow.check_properties()
-
-
-def test_inference_initialises_elsewhere_and_without_an_adapter(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    workflow = start("ssam", "inference", adapter=str(tmp_path / "none.pt"))
-    workflow.initialize()
-    network = workflow.network_def
-    metadata = bundles.read_metadata(ROOT / "bundles/ssam")
-    pred = metadata["network_data_format"]["outputs"]["pred"]
-    image = metadata["network_data_format"]["inputs"]["image"]
-    logits = network(torch.rand(1, image["num_channels"], *image["spatial_shape"]))
-    assert type(logits) is torch.Tensor and logits.shape == (1, pred["num_channels"], *pred["spatial_shape"])
-    with pytest.raises(InputError, match=r"none\.pt.*train\.json"):
-        run("ssam", "inference", adapter=str(tmp_path / "none.pt"), output_dir=str(tmp_path / "o"))
-
-
-def test_training_and_inference_agree():
-    train, infer = (
-        ConfigParser.load_config_file(ROOT / f"bundles/ssam/configs/{n}.json") for n in ("train", "inference")
-    )
-    assert train["preparation"] == infer["preparation"]
-    shared = set(train["network_def"]) & set(infer["network_def"])
-    assert shared >= {"_target_", "backbone", "checkpoint", "labels", "image_size", "amp"}
-    assert all(train["network_def"][key] == infer["network_def"][key] for key in shared)
-
-
-def test_one_command_brings_metadata_up_to_date(trained, tmp_path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/metadata.json").write_text((ROOT / "bundles/ssam/configs/metadata.json").read_text())
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/model.pt").write_bytes((trained / "models/model.pt").read_bytes())
-    done = subprocess.run(
-        [sys.executable, "-m", "sam_monai", "metadata", str(tmp_path)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    metadata = json.loads((tmp_path / "configs/metadata.json").read_text())
-    assert bundles.metadata_labels(metadata) == ["bright", "dark"] and metadata["adapter"]["image_size"] == 32
-    assert "bright" in metadata["label_classes"]
 
 
 def test_merging_an_adapter_of_tiny_vit_is_refused_by_the_command(trained, tmp_path, capsys):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from kornia.models.tiny_vit import Attention, ConvBN, TinyViT
+from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock, window_partition, window_unpartition
 from torch import Tensor, nn
+
+from .blocks import Seam
 
 
 class FoldedConvBN(ConvBN):
@@ -26,17 +28,37 @@ class BiasedAttention(Attention):
     On a CPU the fused attention's backward pass takes several times as long as the plain one over windows this small.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(windows, tokens, C) -> (windows, tokens, C)."""
+    def heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Tokens (N, T, C), not yet normalised, to queries, keys and values (N, heads, T, head width)."""
+        qkv = self.qkv(self.norm(x)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return qkv.split([self.key_dim, self.key_dim, self.d], dim=3)
+
+    def forward(self, x: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """(windows, tokens, C), and deep prompts (n, C) if any -> (windows, tokens, C)."""
         windows, tokens, _ = x.shape
-        qkv = self.qkv(self.norm(x)).view(windows, tokens, self.num_heads, -1).transpose(1, 2)
-        q, k, v = qkv.split([self.key_dim, self.key_dim, self.d], dim=3)
+        q, k, v = self.heads(x)
         bias = self.attention_biases[None, :, self.attention_bias_idxs].to(q.dtype)
+        if prompts is not None:
+            _, extra_k, extra_v = (part.expand(windows, -1, -1, -1) for part in self.heads(prompts[None]))
+            k, v, bias = torch.cat([k, extra_k], 2), torch.cat([v, extra_v], 2), F.pad(bias, (0, len(prompts)))
         if torch.is_grad_enabled() and x.device.type == "cpu":
             out = ((q * self.scale) @ k.transpose(2, 3) + bias).softmax(-1).to(v.dtype) @ v
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
         return self.proj(out.transpose(1, 2).reshape(windows, tokens, self.dh))
+
+
+class SeamedTinyBlock(Seam, TinyViTBlock):
+    """kornia's block, same parameters and numbers, with a seam."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, tokens, C) -> (N, tokens, C)."""
+        size = self.input_resolution
+        windows, padded = window_partition(x.unflatten(1, size), self.window_size)
+        attended = self.attn(windows.flatten(1, 2), self.prompts)
+        x = x + window_unpartition(attended, self.window_size, padded, size).reshape_as(x)
+        x = self.local_conv(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
+        return x + self.mlp(x)
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
@@ -62,6 +84,9 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
             module.__class__ = BiasedAttention
         elif isinstance(module, ConvBN):
             module.__class__ = FoldedConvBN
+        elif isinstance(module, TinyViTBlock):
+            module.__class__ = SeamedTinyBlock
+            module.open_seam(module.mlp.fc1.in_features)
     # The classifier takes no part in the embedding.
     encoder.norm_head, encoder.head = nn.Identity(), nn.Identity()
     encoder.img_size = image_size

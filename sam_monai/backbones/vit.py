@@ -6,8 +6,17 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT, get_rel_pos
+from segment_anything.modeling.image_encoder import (
+    Attention,
+    Block,
+    ImageEncoderViT,
+    get_rel_pos,
+    window_partition,
+    window_unpartition,
+)
 from torch import Tensor, nn
+
+from .blocks import Seam
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -27,11 +36,16 @@ class RelPosAttention(Attention):
     where that table is small, it is given as a mask instead, which is faster.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, h, w, C) -> (N, h, w, C)."""
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (N, T, C) to queries, keys and values (N, heads, T, head width)."""
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return qkv[0], qkv[1], qkv[2]
+
+    def forward(self, x: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """(N, h, w, C), and deep prompts (n, C) if any -> (N, h, w, C)."""
         n, h, w, c = x.shape
-        qkv = self.qkv(x).reshape(n, h * w, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)  # each (N, heads, tokens, head width)
+        q, k, v = self.heads(x.flatten(1, 2))
+        extra = 0 if prompts is None else len(prompts)
         rows = get_rel_pos(h, h, self.rel_pos_h).to(q.dtype)
         columns = get_rel_pos(w, w, self.rel_pos_w).to(q.dtype)
         grid = q.unflatten(2, (h, w))
@@ -39,15 +53,43 @@ class RelPosAttention(Attention):
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
         if h * w <= WINDOW * WINDOW:
             bias = (bias_h[..., :, None] + bias_w[..., None, :]).reshape(n, self.num_heads, h * w, h * w)
+            if prompts is not None:
+                k, v = self.with_prompts(k, v, prompts)
+                bias = F.pad(bias, (0, extra))
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         else:
             q = torch.cat([q * self.scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3)], -1)
             where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
             where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
             where = torch.cat([where_h, where_w], -1)
+            if prompts is not None:
+                k, v = self.with_prompts(k, v, prompts)
+                where = F.pad(where, (0, 0, 0, extra))
             k = torch.cat([k, where.expand(n, self.num_heads, -1, -1)], -1)
             out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, h + w)), scale=1.0)[..., : c // self.num_heads]
         return self.proj(out.transpose(1, 2).reshape(n, h, w, c))
+
+    def with_prompts(self, k: Tensor, v: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """The keys and values of prompts behind those of the patches."""
+        _, extra_k, extra_v = (part.expand(len(k), -1, -1, -1) for part in self.heads(prompts[None]))
+        return torch.cat([k, extra_k], 2), torch.cat([v, extra_v], 2)
+
+
+class SeamedBlock(Seam, Block):
+    """segment-anything's block, same parameters and numbers, with a seam."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, h, w, C) -> (N, h, w, C)."""
+        h, w = x.shape[1:3]
+        windows, padded = self.norm1(x), (h, w)
+        prompts = None if self.prompts is None else self.norm1(self.prompts)
+        if self.window_size > 0:
+            windows, padded = window_partition(windows, self.window_size)
+        attended = self.attn(windows, prompts)
+        if self.window_size > 0:
+            attended = window_unpartition(attended, self.window_size, padded, (h, w))
+        x = x + attended
+        return x + self.mlp(self.norm2(x))
 
 
 def build_vit(
@@ -66,7 +108,8 @@ def build_vit(
         global_attn_indexes=global_blocks,
     )
     for block in encoder.blocks:
-        block.attn.__class__ = RelPosAttention
+        block.__class__, block.attn.__class__ = SeamedBlock, RelPosAttention
+        block.open_seam(width)
     return encoder
 
 

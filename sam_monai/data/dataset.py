@@ -51,13 +51,16 @@ class Dataset:
         return 2 if str(self.training[0]["image"]).lower().endswith(PICTURE_SUFFIXES) else 3
 
 
-def read_dataset(dataset_dir: str | Path, train_cases: int | None = None, seed: int = 0) -> Dataset:
+def read_dataset(
+    dataset_dir: str | Path, train_cases: int | None = None, seed: int = 0, train_cases_seed: int | None = None
+) -> Dataset:
     """Read the `dataset.json` of a folder. Images are not opened: see `sam_monai.data.check_dataset`.
 
     Args:
         dataset_dir: folder with `dataset.json` as of the Medical Segmentation Decathlon; nnU-Net's newer form of
             `labels` ({"background": 0, "liver": 1}) and its `channel_names` are understood as well.
-        train_cases: train on the first so many cases of the list, counted after the split.
+        train_cases: train on so many cases of the list, counted after the split: the first, or, with a
+            ``train_cases_seed``, those that it draws.
         seed: decides which cases are set aside where there is no `validation`: 20 % of them, at least one.
 
     Raises:
@@ -100,6 +103,8 @@ def read_dataset(dataset_dir: str | Path, train_cases: int | None = None, seed: 
             raise InputError(f"train_cases is {train_cases!r}; give a whole number from 1 on, or null for all")
         if train_cases > len(training):
             raise InputError(f"train_cases is {train_cases}, but {file} leaves {len(training)} cases for training")
+        if train_cases_seed is not None:
+            training = random.Random(train_cases_seed).sample(training, len(training))
         training = training[:train_cases]
     return Dataset(
         folder=folder,

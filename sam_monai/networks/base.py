@@ -80,16 +80,16 @@ class AdaptedSAM(nn.Module):
     def set_backbone(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self.adapt()
+        named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
+        self.frozen_keys = frozenset(name for name, tensor in named if not tensor.requires_grad)
+        self.adapted_modules = {name.rpartition(".")[0] for name, tensor in named if tensor.requires_grad}
 
     def set_labels(self, labels: Sequence[str]) -> None:
         device = self.backbone.pixel_mean.device
         self.labels = tuple(labels)
-        self.adapt_to_labels()
-        self.register_buffer("identity", identity.to_tensor(self.describe()))
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        buffers = {name for name, _ in self.named_buffers() if not name.startswith("backbone.")}
-        self.adapter_keys = frozenset(trained | buffers)
-        self.to(device).train(self.training)
+        with device:  # not `self.to(device)`, which walks through all of SAM for each of a hundred small adapters
+            self.adapt_to_labels()
+        self.register_buffer("identity", identity.to_tensor(self.describe()).to(device))
 
     def adopt(self, record: dict[str, Any]) -> None:
         """Become the network that an adapter's record describes, as far as this one was not told otherwise."""
@@ -97,7 +97,7 @@ class AdaptedSAM(nn.Module):
         if record["image_size"] != self.backbone.image_size:
             device = self.backbone.pixel_mean.device
             self.set_backbone(build_backbone(self.base_name, self.checkpoint, record["image_size"]).to(device))
-        if not self.told["labels"]:
+        if not self.told["labels"] and tuple(record["labels"]) != self.labels:
             self.set_labels(record["labels"])
 
     @property
@@ -136,6 +136,10 @@ class AdaptedSAM(nn.Module):
         """Sparse prompts (L, T, 256), one set per label."""
         raise NotImplementedError
 
+    def encode_slices(self, slices: Tensor) -> Tensor:
+        """Image embedding (N, 256, h, w) of slices (N, 3, H, W)."""
+        return self.backbone.encode(slices)
+
     def once_per_call(self) -> AbstractContextManager[Any]:
         """Around all slices of one call: what need not be computed for each batch of them."""
         return nullcontext()
@@ -158,7 +162,7 @@ class AdaptedSAM(nn.Module):
         """Image embedding of (B, C, H, W) -> (B, 256, h, w), or of (B, C, H, W, D) -> (B, 256, h, w, D)."""
         slices = as_slices(image)
         with self.once_per_call(), self.autocast(image.device):
-            embeddings = [self.backbone.encode(part) for part in slices.split(self.slices_per_batch)]
+            embeddings = [self.encode_slices(part) for part in slices.split(self.slices_per_batch)]
         return from_slices(torch.cat(embeddings), image)
 
     def forward(
@@ -196,13 +200,17 @@ class AdaptedSAM(nn.Module):
         with once, self.autocast(image.device):
             tokens = self.prompt_tokens()
             for i, part in enumerate(slices.split(self.slices_per_batch)):
-                features = self.backbone.encode(part) if cached is None else cached[i]
+                features = self.encode_slices(part) if cached is None else cached[i]
                 masks.append(self.backbone.decode(features, tokens, shape))
         logits = from_slices(torch.cat(masks), image).float()
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
+    def bfloat16(self, device: torch.device) -> bool:
+        """Whether the network computes in bf16 there."""
+        return self.amp and fast_bfloat16(device)
+
     def autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.amp and fast_bfloat16(device))
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16(device))
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------
@@ -238,13 +246,13 @@ def from_slices(slices: Tensor, image: Tensor) -> Tensor:
 # Plain functions, so that a copied or pickled network runs its own.
 
 
-def all_names(network: nn.Module) -> set[str]:
-    return {name for name, _ in network.named_parameters()} | {name for name, _ in network.named_buffers()}
-
-
 def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-    for name in all_names(network) - network.adapter_keys:
+    for name in network.frozen_keys:
         state.pop(prefix + name, None)
+    versions = getattr(state, "_metadata", {})  # an entry a module: more bytes than a small adapter's numbers
+    for name, _ in network.backbone.named_modules(prefix="backbone"):
+        if name not in network.adapted_modules:
+            versions.pop(prefix + name, None)
 
 
 def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
@@ -272,5 +280,5 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
 
 def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:
     """The base's weights are not part of an adapter."""
-    frozen = tuple(all_names(network) - network.adapter_keys)
-    incompatible.missing_keys[:] = [k for k in incompatible.missing_keys if not k.endswith(frozen)]
+    missing = incompatible.missing_keys
+    missing[:] = [name for name in missing if name[name.rfind("backbone.") :] not in network.frozen_keys]

@@ -1,0 +1,77 @@
+"""PTSAM: a specialist of 2,048 numbers a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..adaptations import prompts
+from ..backbones.backbone import Backbone
+from ..embeddings import EmbeddingCache
+from ..errors import InputError
+from .base import AdaptedSAM
+
+
+class PTSAM(AdaptedSAM):
+    """PTSAM (Piater et al., CVPR workshops 2025, https://arxiv.org/abs/2504.16739).
+
+    Trained: for each label the tokens that take the place of SAM's sparse prompt, and, if wanted, deep prompts in every
+    block of the image encoder. Frozen: all of SAM. The prompt encoder is not run; its dense embedding for "no mask" is
+    kept.
+
+    Without encoder prompts an image's embedding never changes, so it may be computed once and kept.
+
+    Args:
+        tokens: decoder prompts of a label, each of width 256. The paper's 8 make 2,048 numbers.
+        encoder_prompts: deep prompts of every encoder block; the paper's 8 make 73,728 numbers on ViT-B. 0: none.
+        embedding_cache: folder (or cache) where embeddings are kept across runs; ``None``: nowhere. Not used with
+            encoder prompts.
+        others: see :class:`AdaptedSAM`.
+    """
+
+    method = "ptsam"
+    bound = (*AdaptedSAM.bound, "tokens", "encoder_prompts")
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "lite_medsam",
+        checkpoint: str | Path | None = None,
+        labels: Sequence[str] | None = None,
+        image_size: int | None = None,
+        tokens: int = 8,
+        encoder_prompts: int = 0,
+        embedding_cache: str | Path | EmbeddingCache | None = None,
+        **others: Any,
+    ) -> None:
+        if tokens < 1 or encoder_prompts < 0:
+            raise InputError(
+                f"tokens is {tokens} and encoder_prompts {encoder_prompts}: give at least 1 and at least 0"
+            )
+        self.tokens, self.encoder_prompts = tokens, encoder_prompts
+        if isinstance(embedding_cache, str | Path):
+            embedding_cache = EmbeddingCache(embedding_cache)
+        self.embedding_cache = None if encoder_prompts else embedding_cache
+        super().__init__(backbone, checkpoint, labels, image_size, **others)
+
+    def adapt(self) -> None:
+        if self.encoder_prompts:
+            prompts.insert_encoder_prompts(self.backbone.image_encoder, self.encoder_prompts)
+
+    def adapt_to_labels(self) -> None:
+        self.prompts = prompts.decoder_prompts(len(self.labels), self.tokens)
+
+    def prompt_tokens(self) -> Tensor:
+        return self.prompts
+
+    def encode_slices(self, slices: Tensor) -> Tensor:
+        if self.embedding_cache is None:
+            return super().encode_slices(slices)
+        backbone = self.backbone
+        base = (backbone.base, backbone.image_size, backbone.weights.resize, self.bfloat16(slices.device))
+        return self.embedding_cache.encode(slices, base, super().encode_slices)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"tokens": self.tokens, "encoder_prompts": self.encoder_prompts}

@@ -1,0 +1,58 @@
+"""The PTSAM bundle as its users run it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bundle_runner import SMALL, run, start, volumes
+from bundle_tester import BundleTester
+
+
+class TestPTSAMBundle(BundleTester):
+    bundle = "ptsam"
+    most_bytes = 2 * 2048 * 4 + 8192
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """How many slices entered an image encoder, a number a call."""
+    from kornia.models.tiny_vit import TinyViT
+
+    counts, forward = [], TinyViT.forward
+    monkeypatch.setattr(TinyViT, "forward", lambda self, x: counts.append(len(x)) or forward(self, x))
+    return counts
+
+
+def test_epochs_never_run_the_encoder_and_a_second_run_encodes_nothing(tmp_path, encoded):
+    volumes(tmp_path / "data")
+    where = {"dataset_dir": f"{tmp_path}/data", "output_dir": f"{tmp_path}/o", "embedding_cache": f"{tmp_path}/e"}
+    workflow = start("ptsam", "train", ckpt_dir=f"{tmp_path}/m", **where, **SMALL | {"epochs": 4, "val_interval": 2})
+    workflow.initialize()
+    before_epochs = []
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    trainer.add_event_handler("EPOCH_STARTED", lambda _: before_epochs.append(sum(encoded)))
+    workflow.run()
+    # two training volumes of 6 slices, each as it is and mirrored, and one for validation
+    assert before_epochs == [30] * 4 and sum(encoded) == 30
+    run("ptsam", "train", ckpt_dir=f"{tmp_path}/again", **where, **SMALL)
+    assert sum(encoded) == 30
+
+
+def test_with_and_without_kept_embeddings_training_is_the_same(tmp_path, monkeypatch):
+    volumes(tmp_path / "data")
+    settings = SMALL | {"dataset_dir": f"{tmp_path}/data", "output_dir": f"{tmp_path}/o", "augment": False}
+    run("ptsam", "train", ckpt_dir=f"{tmp_path}/kept", embedding_cache=f"{tmp_path}/e", **settings)
+    run("ptsam", "train", ckpt_dir=f"{tmp_path}/anew", embedding_cache=None, **settings)
+    kept, anew = (torch.load(tmp_path / f / "model.pt", weights_only=True)["prompts"] for f in ("kept", "anew"))
+    torch.testing.assert_close(kept, anew, rtol=0.05, atol=0.05)
+
+
+def test_encoder_prompts_train_and_inference_takes_them_over(tmp_path):
+    volumes(tmp_path / "data")
+    where = {"dataset_dir": f"{tmp_path}/data", "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    run("ptsam", "train", encoder_prompts=4, **where, **SMALL)
+    state = torch.load(tmp_path / "m/model.pt", weights_only=True)
+    assert sum("blocks" in name for name in state) == 10
+    adapter = {"adapter": f"{tmp_path}/m/model.pt", "output_dir": f"{tmp_path}/masks"}
+    run("ptsam", "inference", dataset_dir=f"{tmp_path}/data", **adapter)
+    assert (tmp_path / "masks/d_seg.nii.gz").is_file()

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import InputError
+    from .networks.medsa import MedSA
     from .networks.ptsam import PTSAM
     from .networks.ssam import SSAM
 
 __version__ = "0.1.0"
 
-__all__ = ["PTSAM", "SSAM", "InputError", "__version__"]
+__all__ = ["PTSAM", "SSAM", "InputError", "MedSA", "__version__"]
 
-_HOMES = {"PTSAM": ".networks.ptsam", "SSAM": ".networks.ssam", "InputError": ".errors"}
+_HOMES = {"MedSA": ".networks.medsa", "PTSAM": ".networks.ptsam", "SSAM": ".networks.ssam", "InputError": ".errors"}
 
 
 def __getattr__(name: str) -> Any:

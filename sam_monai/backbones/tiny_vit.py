@@ -56,9 +56,10 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
         size = self.input_resolution
         windows, padded = window_partition(x.unflatten(1, size), self.window_size)
         attended = self.attn(windows.flatten(1, 2), self.prompts)
-        x = x + window_unpartition(attended, self.window_size, padded, size).reshape_as(x)
+        attended = window_unpartition(attended, self.window_size, padded, size).reshape_as(x)
+        x = self.after_attention(x, attended, self.attn, x)
         x = self.local_conv(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
-        return x + self.mlp(x)
+        return self.beside_mlp(x + self.mlp(x), self.mlp.norm(x))
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:

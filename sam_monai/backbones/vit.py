@@ -80,16 +80,17 @@ class SeamedBlock(Seam, Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
-        h, w = x.shape[1:3]
-        windows, padded = self.norm1(x), (h, w)
+        size = x.shape[1:3]
+        normed = self.norm1(x)
         prompts = None if self.prompts is None else self.norm1(self.prompts)
         if self.window_size > 0:
-            windows, padded = window_partition(windows, self.window_size)
-        attended = self.attn(windows, prompts)
-        if self.window_size > 0:
-            attended = window_unpartition(attended, self.window_size, padded, (h, w))
-        x = x + attended
-        return x + self.mlp(self.norm2(x))
+            windows, padded = window_partition(normed, self.window_size)
+            attended = window_unpartition(self.attn(windows, prompts), self.window_size, padded, size)
+        else:
+            attended = self.attn(normed, prompts)
+        x = self.after_attention(x, attended, self.attn, normed)
+        normed = self.norm2(x)
+        return self.beside_mlp(x + self.mlp(normed), normed)
 
 
 def build_vit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
+from ..adaptations.depth import add_depth_attention, slices_of_a_volume
 from ..backbones.backbone import Backbone, build_backbone
 from ..errors import InputError
 from . import identity
@@ -36,7 +37,11 @@ class AdaptedSAM(nn.Module):
             weights' own.
         default_labels: names until an adapter is loaded, where ``labels`` is ``None``.
         amp: bfloat16 autocast where the processor has instructions for it.
-        slices_per_batch: slices of a volume, or images, that pass through the encoder together. Bounds the memory.
+        slices_per_batch: slices of a volume, or images, that pass through the encoder together. Bounds the memory, and
+            with ``depth_attention`` how far slices see each other.
+        depth_attention: let the slices of a volume see each other in every attention block of the encoder
+            (:mod:`sam_monai.adaptations.depth`). Volumes of more than ``slices_per_batch`` slices pass through in
+            parts, which overlap by a quarter.
         preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
 
     Raises:
@@ -45,7 +50,7 @@ class AdaptedSAM(nn.Module):
 
     method: str
     # What must agree between an adapter and the network that loads it, where the network was told.
-    bound: tuple[str, ...] = ("method", "base", "resize", "image_size", "labels")
+    bound: tuple[str, ...] = ("method", "base", "resize", "image_size", "depth_attention", "labels")
 
     def __init__(
         self,
@@ -56,6 +61,7 @@ class AdaptedSAM(nn.Module):
         default_labels: Sequence[str] = ("object",),
         amp: bool = True,
         slices_per_batch: int = 8,
+        depth_attention: bool = False,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -63,7 +69,7 @@ class AdaptedSAM(nn.Module):
         self.checkpoint = checkpoint
         self.told = {"labels": labels is not None, "image_size": image_size is not None}
         self.amp = amp
-        self.slices_per_batch = slices_per_batch
+        self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
         self.preprocessing = dict(preprocessing or {})
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, checkpoint, image_size)
@@ -80,6 +86,8 @@ class AdaptedSAM(nn.Module):
     def set_backbone(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self.adapt()
+        if self.depth_attention:
+            add_depth_attention(backbone.image_encoder)
         named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
         self.frozen_keys = frozenset(name for name, tensor in named if not tensor.requires_grad)
         self.adapted_modules = {name.rpartition(".")[0] for name, tensor in named if tensor.requires_grad}
@@ -153,6 +161,7 @@ class AdaptedSAM(nn.Module):
             "labels": list(self.labels),
             "image_size": self.backbone.image_size,
             "resize": self.backbone.weights.resize,
+            "depth_attention": self.depth_attention,
             "preprocessing": self.preprocessing,
         }
 
@@ -160,10 +169,23 @@ class AdaptedSAM(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image embedding of (B, C, H, W) -> (B, 256, h, w), or of (B, C, H, W, D) -> (B, 256, h, w, D)."""
-        slices = as_slices(image)
         with self.once_per_call(), self.autocast(image.device):
-            embeddings = [self.encode_slices(part) for part in slices.split(self.slices_per_batch)]
-        return from_slices(torch.cat(embeddings), image)
+            return from_slices(torch.cat([features for features, _ in self.features(image)]), image)
+
+    def features(self, image: Tensor, embedding: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
+        """Embeddings of the image's slices, a part of them at a time, each with its first slice's number."""
+        if embedding is not None:
+            first = 0
+            for part in slices_of(embedding).split(self.slices_per_batch):
+                yield part, first
+                first += len(part)
+            return
+        slices = as_slices(image)
+        depth = image.shape[4] if image.ndim == 5 and self.depth_attention else 1
+        for start, stop, first, last in passes(len(slices), depth, self.slices_per_batch):
+            with slices_of_a_volume(self.backbone.image_encoder, min(depth, stop - start)):
+                part = self.encode_slices(slices[start:stop])
+            yield part[first - start : last - start], first
 
     def forward(
         self,
@@ -192,16 +214,21 @@ class AdaptedSAM(nn.Module):
         """
         if point_coords is not None or point_labels is not None or boxes is not None:
             raise InputError(f"{type(self).__name__} segments without clicks and boxes: leave them out")
-        slices = as_slices(image)
-        cached = None if embedding is None else slices_of(embedding).split(self.slices_per_batch)
+        tokens = self.prompt_tokens()
+        return self.segment(
+            image, embedding, lambda features, first, shape: self.backbone.decode(features, tokens, shape)
+        )
+
+    def segment(
+        self, image: Tensor, embedding: Tensor | None, decode: Callable[[Tensor, int, tuple[int, int]], Tensor]
+    ) -> Tensor:
+        """Logits, the background's included, where ``decode`` makes those of a part from its embeddings, the number of
+        its first slice, and (H, W)."""
+        as_slices(image)
         shape = (image.shape[2], image.shape[3])
-        masks = []
-        once = self.once_per_call() if cached is None else nullcontext()
+        once = self.once_per_call() if embedding is None else nullcontext()
         with once, self.autocast(image.device):
-            tokens = self.prompt_tokens()
-            for i, part in enumerate(slices.split(self.slices_per_batch)):
-                features = self.encode_slices(part) if cached is None else cached[i]
-                masks.append(self.backbone.decode(features, tokens, shape))
+            masks = [decode(part, first, shape) for part, first in self.features(image, embedding)]
         logits = from_slices(torch.cat(masks), image).float()
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
@@ -211,6 +238,30 @@ class AdaptedSAM(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16(device))
+
+
+def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, int]]:
+    """Which slices pass through the encoder together, and which of them are kept: (start, stop, first, last).
+
+    Args:
+        slices: number of all slices, of one volume after the other.
+        depth: slices of a volume that must see each other; 1: none.
+        together: how many pass at most. A volume of more passes in parts that overlap by a quarter of this, of which
+            the outer eighths are not kept.
+    """
+    if depth <= together:
+        step = max(1, together // depth) * depth
+        return [(i, min(i + step, slices), i, min(i + step, slices)) for i in range(0, slices, step)]
+    margin = together // 8
+    parts = []
+    for volume in range(0, slices, depth):
+        first = 0
+        while first < depth:
+            start = min(max(0, first - margin), depth - together)
+            last = depth if start + together == depth else start + together - margin
+            parts.append((volume + start, volume + start + together, volume + first, volume + last))
+            first = last
+    return parts
 
 
 # -- slices ------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,114 @@
+"""Clicks and boxes in the axes of an image or volume, as the sparse prompts of SAM's prompt encoder for each slice."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..backbones.backbone import Backbone
+from ..backbones.resize import resized_shape
+from ..errors import InputError
+
+
+def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
+    """Number of objects asked for.
+
+    Raises:
+        InputError: shapes that do not fit each other or the image, or label values beyond -1, 0 and 1.
+    """
+    dims = image.ndim - 2
+    if (point_coords is None) != (point_labels is None):
+        raise InputError("point_coords and point_labels come together")
+    sizes = []
+    if point_coords is not None and point_labels is not None:
+        if point_coords.ndim != 3 or point_coords.shape[2] != dims or point_labels.shape != point_coords.shape[:2]:
+            raise InputError(
+                f"point_coords are (B, N, {dims}) and point_labels (B, N) for an image of {dims} axes, "
+                f"not {tuple(point_coords.shape)} and {tuple(point_labels.shape)}"
+            )
+        sizes.append(len(point_coords))
+    if boxes is not None:
+        if boxes.ndim != 3 or boxes.shape[2] != 2 * dims:
+            raise InputError(f"boxes are (B, N, {2 * dims}), lower corner then upper, not {tuple(boxes.shape)}")
+        sizes.append(len(boxes))
+    if len(set(sizes)) != 1 or (len(image) != 1 and sizes[0] != len(image)):
+        raise InputError(
+            f"prompts for {sizes} objects do not fit {len(image)} images: one object an image, or several of one image"
+        )
+    return sizes[0]
+
+
+def sparse_prompts(
+    backbone: Backbone,
+    shape: tuple[int, ...],
+    point_coords: Tensor | None,
+    point_labels: Tensor | None,
+    boxes: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Prompt tokens of every slice of every object, and the prompt that conditions the weights.
+
+    A click belongs to the slice that it lies in, a box to the slices between its corners. What a slice has no click for
+    is padding as SAM pads, and where it lies beyond the box its corners are a negative click's token without a
+    position. A slice with no prompt of its own is conditioned on those of the volume's other slices.
+
+    Args:
+        backbone: whose prompt encoder embeds.
+        shape: of the image, (H, W) or (H, W, D).
+        point_coords: (R, N, 2 or 3) in voxels, in the order of the axes.
+        point_labels: (R, N): 1, 0, or -1 for padding.
+        boxes: (R, M, 4 or 6), lower corner then upper, both inside; NaN for none.
+
+    Returns:
+        tokens (R, D, T, 256) and their mean over what is no padding (R, D, 256); D is 1 for an image.
+    """
+    encoder = backbone.prompt_encoder
+    depth = shape[2] if len(shape) == 3 else 1
+    parts, counted = [], []
+    if point_coords is not None and point_labels is not None:
+        points, labels = to_slices(point_coords, point_labels, depth)
+        points = to_pixels(points, shape, backbone)
+        rows = points.shape[0] * depth
+        embedded = encoder._embed_points(points.flatten(0, 1), labels.reshape(rows, -1), pad=boxes is None)
+        parts.append(embedded.unflatten(0, (-1, depth)))
+        counted.append(torch.nn.functional.pad(labels != -1, (0, embedded.shape[1] - labels.shape[2])))
+    if boxes is not None:
+        half = boxes.shape[2] // 2
+        there = ~boxes.isnan().any(2)[:, None].expand(-1, depth, -1)  # (R, D, M)
+        corners = boxes.nan_to_num().unflatten(2, (2, half))  # (R, M, 2, 2 or 3)
+        flat = to_pixels(corners[..., :2].flatten(1, 2), shape, backbone)
+        embedded = encoder._embed_boxes(flat.unflatten(1, (-1, 2)).flatten(0, 1).flatten(1))  # (R M, 2, 256)
+        embedded = embedded.unflatten(0, boxes.shape[:2])[:, None].expand(-1, depth, -1, -1, -1)
+        if half == 3:
+            k = torch.arange(depth, device=boxes.device)[None, :, None]
+            inside = (k >= corners[:, None, :, 0, 2]) & (k <= corners[:, None, :, 1, 2])
+            embedded = torch.where(inside[..., None, None], embedded, encoder.point_embeddings[0].weight[0])
+        padding = encoder.not_a_point_embed.weight[0]
+        embedded = torch.where(there[..., None, None], embedded, padding)
+        parts.append(embedded.flatten(2, 3))
+        counted.append(there.repeat_interleave(2, 2))
+    tokens, real = torch.cat(parts, 2), torch.cat(counted, 2)[..., None]  # (R, D, T, 256), (R, D, T, 1)
+    sums, numbers = (tokens * real).sum(2), real.sum(2)
+    volume = sums.sum(1, keepdim=True) / numbers.sum(1, keepdim=True).clamp(min=1)
+    volume = torch.where(numbers.sum(1, keepdim=True) > 0, volume, encoder.not_a_point_embed.weight[0])
+    return tokens, torch.where(numbers > 0, sums / numbers.clamp(min=1), volume)
+
+
+def to_slices(coords: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+    """Clicks (R, N, 2 or 3) with labels (R, N) to (R, D, n, 2) and (R, D, n): a slice's own first, the rest padding."""
+    if coords.shape[2] == 2:
+        return coords[:, None], labels[:, None]
+    slices = torch.arange(depth, device=coords.device)[None, :, None]
+    own = (coords[:, None, :, 2].round() == slices) & (labels != -1)[:, None]  # (R, D, N)
+    most = max(1, int(own.sum(2).max()))
+    order = own.int().argsort(dim=2, descending=True, stable=True)[..., :most]  # (R, D, n)
+    placed = torch.where(own, labels[:, None].expand_as(own), -1).gather(2, order)
+    plane = coords[:, None, :, :2].expand(-1, depth, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 2))
+    return plane, placed
+
+
+def to_pixels(coords: Tensor, shape: tuple[int, ...], backbone: Backbone) -> Tensor:
+    """(row, column) voxels of the image (..., 2) to SAM's (x, y) pixels of the encoder's square."""
+    plane = (shape[0], shape[1])
+    resized = resized_shape(plane, backbone.image_size, backbone.weights.resize)
+    factor = torch.tensor(resized, device=coords.device) / torch.tensor(plane, device=coords.device)
+    return ((coords + 0.5) * factor - 0.5).flip(-1)

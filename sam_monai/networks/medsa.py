@@ -1,0 +1,130 @@
+"""Med-SA: adapters in the encoder and the decoder, depth attention, and prompts that condition the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adaptations import adapters
+from ..adaptations.prompts import decoder_prompts
+from ..backbones.backbone import WIDTH, Backbone
+from .base import AdaptedSAM
+from .clicks import check_prompts, sparse_prompts
+
+
+class MedSA(AdaptedSAM):
+    """Med-SA (Wu et al., Medical Image Analysis 102, 2025, https://arxiv.org/abs/2304.12620).
+
+    Trained: two adapters in every attention block of the image encoder, three in every block of the mask decoder, of
+    which the first, HyP-Adpt, has weights made from the prompt; with ``depth_attention`` the attention over slices
+    (SD-Trans); and the tokens that stand for each label where there is no prompt. Frozen: all of SAM.
+
+    Called with clicks or boxes it segments the object they mean, called without it segments the labels.
+
+    Where it departs from the paper: without a prompt each label has eight tokens of its own, as in PTSAM, where the
+    paper has none. In a volume the slices beyond a box have, in place of its corners, SAM's token of a negative click
+    without a position.
+
+    Args:
+        ratio: of an adapter's bottleneck to its width.
+        scale: of the adapters beside an MLP.
+        hyper_width, hyper_steps: reduced dimension and number of steps of HyP-Adpt; the paper publishes neither.
+        thaw_decoder: train the whole mask decoder too, as the paper's public code does. For comparison.
+        depth_attention: on by default; makes no difference to images of two axes.
+        others: see :class:`AdaptedSAM`.
+    """
+
+    method = "medsa"
+    bound = (*AdaptedSAM.bound, "ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
+
+    def __init__(
+        self,
+        backbone: str | Backbone = "lite_medsam",
+        checkpoint: str | Path | None = None,
+        labels: Sequence[str] | None = None,
+        image_size: int | None = None,
+        ratio: float = 0.25,
+        scale: float = adapters.MLP_SCALE,
+        hyper_width: int = 64,
+        hyper_steps: int = 2,
+        thaw_decoder: bool = False,
+        depth_attention: bool = True,
+        **others: Any,
+    ) -> None:
+        self.ratio, self.scale, self.thaw_decoder = ratio, scale, thaw_decoder
+        self.hyper_width, self.hyper_steps = hyper_width, hyper_steps
+        super().__init__(backbone, checkpoint, labels, image_size, depth_attention=depth_attention, **others)
+
+    def adapt(self) -> None:
+        adapters.adapt_image_encoder(self.backbone.image_encoder, self.ratio, self.scale)
+        decoder = self.backbone.mask_decoder
+        adapters.adapt_mask_decoder(decoder, self.ratio, self.scale, self.hyper_width, self.hyper_steps)
+        if self.thaw_decoder:
+            decoder.requires_grad_(True)
+
+    def adapt_to_labels(self) -> None:
+        self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
+
+    def prompt_tokens(self) -> Tensor:
+        return self.label_tokens
+
+    def forward(
+        self,
+        image: Tensor,
+        embedding: Tensor | None = None,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> Tensor:
+        """Segment images or volumes, by clicks and boxes or by themselves.
+
+        Coordinates are voxels of ``image`` in the order of its axes (i, j[, k]); whole numbers are centres.
+
+        Args:
+            image: (B, C, H, W) or (B, C, H, W, D), C 1 or 3, values in [0, 1], any size.
+            embedding: what :meth:`encode` gave for this image: another click then costs the decoder alone.
+            point_coords: clicks (B, N, 2 or 3), all of one object an image. With an image of batch 1 a batch of K
+                asks for K objects of it.
+            point_labels: (B, N): 1 on the object, 0 beside it, -1 for padding.
+            boxes: (B, N, 4 or 6), lower corner then upper, both inside; all of one object. NaN: none.
+
+        Returns:
+            float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else
+            (B, L + 1, *spatial): background and labels.
+
+        Raises:
+            InputError: shapes that do not fit.
+        """
+        if point_coords is None and point_labels is None and boxes is None:
+            tokens, condition = self.label_tokens, self.label_tokens.mean(1)
+
+            def automatic(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
+                with adapters.conditioned(self.backbone.mask_decoder, condition.repeat(len(features), 1)):
+                    return self.backbone.decode(features, tokens, shape)
+
+            return self.segment(image, embedding, automatic)
+        objects = check_prompts(image, point_coords, point_labels, boxes)
+        with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels
+            tokens, condition = sparse_prompts(self.backbone, tuple(image.shape[2:]), point_coords, point_labels, boxes)
+        if objects == len(image):
+            tokens, condition = tokens.flatten(0, 1)[:, None], condition.flatten(0, 1)[:, None]
+        else:  # (D, objects, ...)
+            tokens, condition = tokens.transpose(0, 1), condition.transpose(0, 1)
+
+        def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
+            part = slice(first, first + len(features))
+            with adapters.conditioned(self.backbone.mask_decoder, condition[part].reshape(-1, WIDTH)):
+                return self.backbone.decode(features, tokens[part], shape)
+
+        logits = self.segment(image, embedding, prompted)
+        if objects != len(image):
+            logits = torch.stack([logits[0, :1].expand(objects, *logits.shape[2:]), logits[0, 1:]], 1)
+        return logits
+
+    def describe(self) -> dict[str, Any]:
+        own = ("ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
+        return super().describe() | {key: getattr(self, key) for key in own}

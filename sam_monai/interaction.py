@@ -95,8 +95,8 @@ def pick_object(label: Tensor, rng: Rng, labels: int) -> Tensor:
 
 
 KINDS: dict[str, Callable[[Tensor, Rng], Prompts]] = {
-    "1 click": lambda mask, rng: draw_clicks(mask, rng, 1, rng.uniform(0.25, 1.0)),
-    "3 clicks": lambda mask, rng: draw_clicks(mask, rng, 3, rng.uniform(0.25, 1.0)),
+    "1 click": lambda mask, rng: draw_clicks(mask, rng, 1, min(1.0, rng.uniform(0.25, 1.75))),
+    "3 clicks": lambda mask, rng: draw_clicks(mask, rng, 3, min(1.0, rng.uniform(0.25, 1.75))),
     "box 50 %": lambda mask, rng: draw_box(mask, rng, 0.5),
     "box 75 %": lambda mask, rng: draw_box(mask, rng, 0.75),
 }

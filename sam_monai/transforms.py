@@ -218,6 +218,12 @@ def evaluation(labels: Sequence[str], settings: Settings) -> Compose:
     return Compose([load, *preparing(settings)])
 
 
+def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
+    """Files to whole images for the network, and their labels on the same grid."""
+    keys = ("image", "label")
+    return Compose([LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)])
+
+
 def finishing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:
     """Logits to a label map on the grid of the image's own file.
 

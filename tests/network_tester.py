@@ -59,6 +59,10 @@ class NetworkTester:
     def build(self, backbone: Backbone, labels: Sequence[str] | None = LABELS, **others: Any) -> AdaptedSAM:
         raise NotImplementedError
 
+    def answers(self, network: AdaptedSAM, x: torch.Tensor) -> torch.Tensor:
+        """Everything that takes part in a step of training."""
+        return network(x)[:, 1:]
+
     @pytest.fixture
     def network(self) -> AdaptedSAM:
         torch.manual_seed(0)
@@ -113,7 +117,7 @@ class NetworkTester:
         before = {k: v.clone() for k, v in [*network.named_parameters(), *network.named_buffers()]}
         parameters = [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, 1e-2)
-        network(image(2, 3, 64, 64))[:, 1:].square().mean().backward()
+        self.answers(network, image(2, 3, 64, 64)).square().mean().backward()
         for name, parameter in network.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, name
         optimizer.step()

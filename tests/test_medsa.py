@@ -13,7 +13,17 @@ from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
 
 
+def automatic_and_prompted(network, x):
+    coords, labels = torch.tensor([[[5.0, 9.0], [20.0, 30.0]]] * 2), torch.tensor([[1, 0]] * 2)
+    clicked = network(x, point_coords=coords, point_labels=labels)
+    boxed = network(x, boxes=torch.tensor([[[5.0, 9, 20, 30]]] * 2))
+    return torch.cat([network(x)[:, 1:], clicked[:, 1:], boxed[:, 1:]], 1)
+
+
 class TestMedSA2D(NetworkTester):
+    def answers(self, network, x):
+        return automatic_and_prompted(network, x)
+
     def build(self, backbone, labels=LABELS, **others):
         return MedSA(backbone, labels=labels, depth_attention=False, **others)
 
@@ -50,6 +60,9 @@ class DepthTester(NetworkTester):
 
 
 class TestMedSA(DepthTester):
+    def answers(self, network, x):
+        return automatic_and_prompted(network, x)
+
     def build(self, backbone, labels=LABELS, **others):
         return MedSA(backbone, labels=labels, **others)
 

@@ -29,6 +29,12 @@ def test_sixteen_pictures_make_a_polyp_specialist(tmp_path):
     assert mean_dice(tmp_path / "o") > 0.8
 
 
+def test_sixteen_pictures_and_2048_numbers_make_a_polyp_specialist(tmp_path):
+    run("ptsam", "train", dataset_dir=f"{DATA}/polyp", image_size=128, epochs=40, train_cases=16,
+        ckpt_dir=f"{tmp_path}/m", output_dir=f"{tmp_path}/o", embedding_cache=f"{tmp_path}/e")  # fmt: skip
+    assert mean_dice(tmp_path / "o") > 0.68
+
+
 def test_two_labels_in_volumes_train_and_evaluate(tmp_path):
     where = {"dataset_dir": f"{DATA}/hippocampus", "ckpt_dir": f"{tmp_path}/m", "image_size": 64}
     run("ssam", "train", epochs=8, output_dir=f"{tmp_path}/o", **where)

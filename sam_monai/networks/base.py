@@ -119,12 +119,13 @@ class AdaptedSAM(nn.Module):
         return self.backbone.image_size
 
     def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
-        """Parameters for an optimiser: what adapts the frozen encoder, not decayed, as decay would pull it to 0 and not
+        """Parameters for an optimiser: what adapts frozen layers, not decayed, as decay would pull it to 0 and not
         to the identity; and what makes the prompt."""
         parts = {True: [], False: []}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                parts[name.startswith("backbone.")].append(parameter)
+                adapts = name.startswith("backbone.") and "prompt_encoder" not in name
+                parts[adapts].append(parameter)
         return [
             {"params": parts[True], "lr": learning_rate, "weight_decay": 0.0},
             {"params": parts[False], "lr": prompt_learning_rate, "weight_decay": weight_decay},

@@ -49,7 +49,7 @@ def sparse_prompts(
 
     A click belongs to the slice that it lies in, a box to the slices between its corners. What a slice has no click for
     is padding as SAM pads, and where it lies beyond the box its corners are a negative click's token without a
-    position. A slice with no prompt of its own is conditioned on those of the volume's other slices.
+    position. A slice with no prompt of its own is conditioned on the nearest slice's.
 
     Args:
         backbone: whose prompt encoder embeds.
@@ -59,7 +59,8 @@ def sparse_prompts(
         boxes: (R, M, 4 or 6), lower corner then upper, both inside; NaN for none.
 
     Returns:
-        tokens (R, D, T, 256) and their mean over what is no padding (R, D, 256); D is 1 for an image.
+        tokens (R, D, T, 256) and what the weights are conditioned on (R, D, 256), the mean of the tokens that are no
+        padding; D is 1 for an image.
     """
     encoder = backbone.prompt_encoder
     depth = shape[2] if len(shape) == 3 else 1
@@ -87,10 +88,18 @@ def sparse_prompts(
         parts.append(embedded.flatten(2, 3))
         counted.append(there.repeat_interleave(2, 2))
     tokens, real = torch.cat(parts, 2), torch.cat(counted, 2)[..., None]  # (R, D, T, 256), (R, D, T, 1)
-    sums, numbers = (tokens * real).sum(2), real.sum(2)
-    volume = sums.sum(1, keepdim=True) / numbers.sum(1, keepdim=True).clamp(min=1)
-    volume = torch.where(numbers.sum(1, keepdim=True) > 0, volume, encoder.not_a_point_embed.weight[0])
-    return tokens, torch.where(numbers > 0, sums / numbers.clamp(min=1), volume)
+    return tokens, nearest_prompts((tokens * real).sum(2), real.sum(2), encoder.not_a_point_embed.weight[0])
+
+
+def nearest_prompts(sums: Tensor, numbers: Tensor, nothing: Tensor) -> Tensor:
+    """Mean prompt of each slice (R, D, 256), from sums of tokens and their numbers (R, D, 1): a slice's own, or that of
+    the nearest slice that has one, divided by one more than their distance; ``nothing`` where no slice has."""
+    slices = torch.arange(sums.shape[1], device=sums.device)
+    distance = (slices[:, None] - slices).abs().expand(len(sums), -1, -1)
+    distance = distance.masked_fill(numbers[:, None, :, 0] == 0, sums.shape[1])  # (R, D, D')
+    far, where = distance.min(2, keepdim=True)
+    means = (sums / numbers.clamp(min=1)).gather(1, where.expand(-1, -1, sums.shape[2]))
+    return torch.where(far < sums.shape[1], means / (1 + far), nothing)
 
 
 def to_slices(coords: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tensor]:

@@ -21,12 +21,14 @@ class MedSA(AdaptedSAM):
 
     Trained: two adapters in every attention block of the image encoder, three in every block of the mask decoder, of
     which the first, HyP-Adpt, has weights made from the prompt; with ``depth_attention`` the attention over slices
-    (SD-Trans); and the tokens that stand for each label where there is no prompt. Frozen: all of SAM.
+    (SD-Trans); the tokens that stand for each label where there is no prompt; and SAM's five tokens that say what a
+    click or a corner is. Frozen: all else of SAM.
 
     Called with clicks or boxes it segments the object they mean, called without it segments the labels.
 
     Where it departs from the paper: without a prompt each label has eight tokens of its own, as in PTSAM, where the
-    paper has none. In a volume the slices beyond a box have, in place of its corners, SAM's token of a negative click
+    paper has none. SAM's tokens of clicks and corners are trained, from where SAM has them, because LiteMedSAM was made
+    with boxes alone. In a volume the slices beyond a box have, in place of its corners, SAM's token of a negative click
     without a position.
 
     Args:
@@ -65,6 +67,8 @@ class MedSA(AdaptedSAM):
         adapters.adapt_mask_decoder(decoder, self.ratio, self.scale, self.hyper_width, self.hyper_steps)
         if self.thaw_decoder:
             decoder.requires_grad_(True)
+        self.backbone.prompt_encoder.point_embeddings.requires_grad_(True)
+        self.backbone.prompt_encoder.not_a_point_embed.requires_grad_(True)
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)

@@ -1,0 +1,100 @@
+"""Prompts from a JSON file beside an image, brought to the grid that the network sees."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from sam_monai.errors import InputError
+
+SUFFIX = ".prompts.json"
+
+EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
+
+
+def prompts_beside(path: str | Path) -> Path:
+    """Where an image's prompts are looked for: ``scan.nii.gz`` has them in ``scan.nii.gz.prompts.json``."""
+    return Path(f"{path}{SUFFIX}")
+
+
+def with_prompts(batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple:
+    """The evaluator's ``prepare_batch`` for a batch of one image: the prompts beside its file, if there are any, go to
+    the inferer.
+
+    Raises:
+        InputError: a prompts file that cannot be read or does not fit.
+    """
+    image = batch["image"]
+    label = batch.get("label")
+    label = label.to(device, non_blocking=non_blocking) if isinstance(label, Tensor) else label
+    prompts = read_prompts(prompts_beside(image.meta["filename_or_obj"][0]), image[0])
+    moved = image.to(device, non_blocking=non_blocking, **kwargs)
+    return moved, label, (), {key: value.to(device) for key, value in prompts.items()}
+
+
+def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
+    """Keyword arguments of the network for all objects of a file.
+
+    The file gives voxels of the image as it is stored: (i, j, k) of a volume's file, (row, column) of a picture.
+
+    Args:
+        path: of the prompts; nothing is returned if there is none.
+        image: (C, *spatial) as the network gets it, whose metadata say where it came from.
+
+    Raises:
+        InputError: broken JSON, or prompts that do not fit the image.
+    """
+    if not path.is_file():
+        return {}
+    dims = image.ndim - 1
+    try:
+        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
+        clicks = [torch.tensor(o.get("points", []), dtype=torch.float32).reshape(-1, dims) for o in objects]
+        labels = [torch.tensor(o.get("labels", [])).long() for o in objects]
+        boxes = [torch.tensor(o["box"]).float() if "box" in o else None for o in objects]
+        fits = all(len(c) == len(m) and bool(((m == 0) | (m == 1)).all()) for c, m in zip(clicks, labels, strict=True))
+        fits = fits and objects and all(box is None or box.shape == (2 * dims,) for box in boxes)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write it like {EXAMPLE}") from error
+    if not fits:
+        raise InputError(
+            f"{path}: points of {dims} numbers, as many labels (1 or 0), boxes of {2 * dims}, as {EXAMPLE}"
+        )
+    move = to_network_grid(image)
+    size = torch.tensor(image.shape[1:])
+    most = max(1, *(len(c) for c in clicks))
+    coords, kinds = torch.zeros(len(objects), most, dims), torch.full((len(objects), most), -1)
+    corners = torch.full((len(objects), 1, 2 * dims), torch.nan)
+    for i, (points, values, box) in enumerate(zip(clicks, labels, boxes, strict=True)):
+        coords[i, : len(points)], kinds[i, : len(points)] = move(points), values
+        if box is not None:
+            ends = move(torch.tensor(list(product(*box.view(2, dims).T.tolist()))))
+            corners[i, 0] = torch.cat([ends.amin(0), ends.amax(0)])
+    outside = (coords.round() < 0) | (coords.round() >= size)
+    if outside[kinds != -1].any():
+        raise InputError(
+            f"{path}: a click lies outside the image, whose grid is {tuple(image.shape[1:])} after loading"
+        )
+    prompts = {}
+    if (kinds != -1).any():
+        prompts |= {"point_coords": coords, "point_labels": kinds}
+    if not corners.isnan().all():
+        prompts["boxes"] = corners
+    if not prompts:
+        raise InputError(f"{path}: holds neither points nor boxes; remove it to segment without prompts")
+    return prompts
+
+
+def to_network_grid(image: MetaTensor) -> Any:
+    """What takes voxels (N, dims) of the file to voxels of the loaded, turned and resampled image."""
+    if image.ndim == 3:
+        return lambda points: points
+    original = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64)
+    matrix = torch.linalg.inv(image.affine.double().cpu()) @ original
+    return lambda points: (points.double() @ matrix[:3, :3].T + matrix[:3, 3]).float()

@@ -1,0 +1,124 @@
+"""Networks that take clicks and boxes: how they are trained, and how a volume follows from a few prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from .interaction import Prompts, corrective_click, draw_prompts, pick_object
+
+ABSENT = -20.0  # logit of an object that was followed to its end
+
+
+class PromptedTraining(Inferer):
+    """The trainer's inferer: answers every batch without a prompt and, from the same embedding, with drawn ones.
+
+    An object an image is drawn, and a kind of prompt; then up to ``corrections`` times a click is added where the
+    answer was wrong, and the last answer counts (Med-SA's training). This is done several times a batch, because a
+    prompt costs the decoder alone.
+
+    Args:
+        labels: number of foreground labels.
+        corrections: most corrective clicks.
+        draws: prompts for a batch.
+    """
+
+    def __init__(self, labels: int, corrections: int = 2, draws: int = 4) -> None:
+        self.labels, self.corrections, self.draws = labels, corrections, draws
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, label: Tensor, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Images (B, C, *spatial) and label maps (B, 1, *spatial) to logits ``automatic`` (B, L + 1, *spatial) and
+        ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean."""
+        rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
+        embedding = getattr(network, "module", network).encode(inputs)
+        objects, answers = [], []
+        for _ in range(self.draws):
+            target = pick_object(label, rng, self.labels)
+            prompts = draw_prompts(target, rng)
+            for _ in range(rng.randint(self.corrections + 1)):
+                with torch.no_grad():
+                    answer = network(inputs, embedding.detach(), **prompts)
+                prompts = corrective_click(target, answer[:, 1:] > 0, prompts)
+            objects.append(target)
+            answers.append(network(inputs, embedding, **prompts))
+        return {
+            "automatic": network(inputs, embedding),
+            "prompted": torch.stack(answers, 1),
+            "objects": torch.cat(objects, 1),
+        }
+
+
+class PromptedLoss(nn.Module):
+    """A loss of both kinds of :class:`PromptedTraining`'s answers, added."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, answers: dict[str, Tensor], label: Tensor) -> Tensor:
+        prompted = self.loss(answers["prompted"].flatten(0, 1), answers["objects"].flatten(0, 1)[:, None])
+        return self.loss(answers["automatic"], label) + prompted
+
+
+def with_label(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple:
+    """The trainer's ``prepare_batch``: the label goes to the inferer too, which draws prompts from it."""
+    image, label = (batch[key].to(device, non_blocking=non_blocking, **kwargs) for key in ("image", "label"))
+    return image, label, (), {"label": label}
+
+
+class PromptedInference(Inferer):
+    """Segments by the prompts given, or without, by another inferer.
+
+    Several objects of an image become one answer. In a volume with clicks on some slices alone, the object is followed
+    from slice to slice: the box about the mask of one is the prompt of the next, until nothing is left of it.
+
+    Args:
+        automatic: inferer for images without prompts.
+        follow: whether to.
+    """
+
+    def __init__(self, automatic: Inferer, follow: bool = True) -> None:
+        self.automatic, self.follow = automatic, follow
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
+        """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial)."""
+        if not prompts:
+            return self.automatic(inputs, network, *args)
+        embedding = getattr(network, "module", network).encode(inputs)
+        logits = network(inputs, embedding, **prompts)
+        if self.follow and inputs.ndim == 5 and "boxes" not in prompts:
+            for k in range(len(logits)):
+                one = {key: value[k : k + 1] for key, value in prompts.items()}
+                logits[k : k + 1] = followed(network, inputs, embedding, logits[k : k + 1], one)
+        return torch.cat([logits[:1, 0], logits[:, 1]])[None]
+
+
+def followed(
+    network: Callable[..., Tensor], image: Tensor, embedding: Tensor, logits: Tensor, prompts: Prompts
+) -> Tensor:
+    """The logits (1, 2, H, W, D) of one object with those of slices without a click answered anew, upwards from the
+    lowest click and then downwards from it, each by the box about its neighbour's mask."""
+    logits = logits.clone()
+    clicked = set(prompts["point_coords"][0, prompts["point_labels"][0] != -1][:, 2].round().int().tolist())
+    if not clicked:
+        return logits
+    lowest = min(clicked)
+    steps = [(k, k - 1) for k in range(lowest + 1, logits.shape[4])] + [(k, k + 1) for k in reversed(range(lowest))]
+    for k, neighbour in steps:
+        if k in clicked:
+            continue
+        inside = (logits[0, 1, ..., neighbour] > 0).nonzero()
+        if len(inside):
+            corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
+            box = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
+            logits[..., k] = network(image[..., k : k + 1], embedding[..., k : k + 1], boxes=box)[..., 0]
+        else:
+            logits[:, 1, ..., k] = ABSENT
+    return logits

@@ -1,0 +1,39 @@
+"""The Med-SA bundle as its users run it."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+from bundle_runner import run
+from bundle_tester import BundleTester
+
+
+class TestMedSABundle(BundleTester):
+    bundle = "medsa"
+    most_bytes = 10_000_000
+
+    def test_prompts_beside_an_image_are_answered(self, trained, tmp_path):
+        """The mask lies in the box's slices, on the file's own grid, one value an object."""
+        file = trained / "data/images/d.nii.gz"
+        (tmp_path / "d.nii.gz").write_bytes(file.read_bytes())
+        shape = nib.load(file).shape
+        objects = [{"box": [4, 4, 1, 20, 20, 3]}, {"points": [[15, 13, 4]], "labels": [1]}]
+        (tmp_path / "d.nii.gz.prompts.json").write_text(json.dumps({"objects": objects}))
+        adapter = f"{trained}/models/model.pt"
+        run("medsa", "inference", dataset_dir=str(tmp_path), adapter=adapter, output_dir=f"{tmp_path}/prompted")
+        run("medsa", "inference", dataset_dir=str(file), adapter=adapter, output_dir=f"{tmp_path}/automatic")
+        prompted, automatic = (nib.load(tmp_path / f / "d_seg.nii.gz") for f in ("prompted", "automatic"))
+        assert prompted.shape == shape and np.allclose(prompted.affine, nib.load(file).affine, atol=1e-5)
+        assert not np.array_equal(np.asarray(prompted.dataobj), np.asarray(automatic.dataobj))
+        assert (tmp_path / "prompted/d.png").is_file()
+
+    def test_evaluation_asks_with_every_kind_of_prompt(self, trained):
+        out = trained / "prompts"
+        where = {"dataset_dir": f"{trained}/data", "ckpt_dir": f"{trained}/models", "output_dir": str(out)}
+        run("medsa", "train", "evaluate", **where)
+        rows = list(csv.DictReader((out / "prompts.csv").open()))
+        assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 11
+        assert all(0 <= float(row["dice"]) <= 1 for row in rows) and (out / "corrective_clicks.png").is_file()

@@ -127,7 +127,7 @@ class SaveMasks:
             name = self.names(case["image"].meta["filename_or_obj"])
             path = self.folder / f"{name}_seg{'.png' if mask.ndim == 3 else '.nii.gz'}"
             part = path.with_name(f".{path.name}")
-            array = mask[0].cpu().numpy().astype(np.uint8)
+            array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
             if mask.ndim == 3:
                 Image.fromarray(array).save(part)
             else:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor
 
 from .backbones.weights import weights_folder
 
+OURS = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{32}\.part|\.safetensors)")  # names of files that may be deleted
 FORMAT = "1"  # of an entry; another number makes every entry anew
 COUNT_EVERY = 64  # writes between two looks at the folder's size
 
@@ -89,9 +92,10 @@ class EmbeddingCache:
         path = self.path(key)
         try:
             embedding = load_file(path)["embedding"].clone()
-            os.utime(path)
         except (OSError, SafetensorError, KeyError):
             return None
+        with suppress(OSError):  # a folder that may only be read
+            os.utime(path)
         self.keep(key, embedding)
         return embedding
 
@@ -128,6 +132,8 @@ class EmbeddingCache:
         assert self.folder is not None
         files = []
         for file in os.scandir(self.folder):
+            if not OURS.fullmatch(file.name):
+                continue
             try:
                 status = file.stat()
                 files.append((status.st_mtime, status.st_size, file.path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,7 @@ class Pictures:
         folder: where ``<case>.png`` go.
         settings: how the images were prepared (``orientation``, ``channels``), see :mod:`sam_monai.transforms`.
         most: cases at most.
+        prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class Pictures:
         folder: str | Path,
         settings: Mapping[str, Any],
         most: int = 20,
+        prompted: Callable[[Path], bool] = lambda file: False,
     ) -> None:
+        self.prompted = prompted
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
         self.load = LoadCased(("image",), (), settings["channels"])
@@ -121,5 +124,8 @@ class Pictures:
                 for name, m in maps.items()
             }
             path = self.folder / f"{self.names(file)}.png"
-            case_picture(upright(image, self.settings["orientation"]), turned, self.labels(), file.name, path)
+            labels = self.labels()
+            if self.prompted(file):
+                labels = [f"object {i}" for i in range(1, int(case["pred"].max()) + 1)] or ["object"]
+            case_picture(upright(image, self.settings["orientation"]), turned, labels, file.name, path)
             self.written.append(path)

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import Inferer
+from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
+from .errors import InputError
 from .interaction import Prompts, corrective_click, draw_prompts, pick_object
 
 ABSENT = -20.0  # logit of an object that was followed to its end
@@ -76,8 +77,8 @@ def with_label(batch: dict[str, Tensor], device: torch.device, non_blocking: boo
 class PromptedInference(Inferer):
     """Segments by the prompts given, or without, by another inferer.
 
-    Several objects of an image become one answer. In a volume with clicks on some slices alone, the object is followed
-    from slice to slice: the box about the mask of one is the prompt of the next, until nothing is left of it.
+    Several objects of an image become one answer. In a volume an object with clicks on some slices and no box is
+    followed from slice to slice: the box about the mask of one is the prompt of the next, until nothing is left of it.
 
     Args:
         automatic: inferer for images without prompts.
@@ -91,11 +92,14 @@ class PromptedInference(Inferer):
         """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial)."""
         if not prompts:
             return self.automatic(inputs, network, *args)
+        if isinstance(self.automatic, SlidingWindowInferer):
+            raise InputError("prompts are answered for the whole image: an adapter trained with scale patch takes none")
         embedding = getattr(network, "module", network).encode(inputs)
         logits = network(inputs, embedding, **prompts)
-        if self.follow and inputs.ndim == 5 and "boxes" not in prompts:
-            for k in range(len(logits)):
-                one = {key: value[k : k + 1] for key, value in prompts.items()}
+        for k in range(len(logits)):
+            one = {key: value[k : k + 1] for key, value in prompts.items()}
+            if self.follow and inputs.ndim == 5 and ("boxes" not in one or one["boxes"].isnan().all()):
+                one.pop("boxes", None)
                 logits[k : k + 1] = followed(network, inputs, embedding, logits[k : k + 1], one)
         return torch.cat([logits[:1, 0], logits[:, 1]])[None]
 
@@ -103,22 +107,26 @@ class PromptedInference(Inferer):
 def followed(
     network: Callable[..., Tensor], image: Tensor, embedding: Tensor, logits: Tensor, prompts: Prompts
 ) -> Tensor:
-    """The logits (1, 2, H, W, D) of one object with those of slices without a click answered anew, upwards from the
-    lowest click and then downwards from it, each by the box about its neighbour's mask."""
-    logits = logits.clone()
-    clicked = set(prompts["point_coords"][0, prompts["point_labels"][0] != -1][:, 2].round().int().tolist())
-    if not clicked:
+    """The logits (1, 2, H, W, D) of one object, where slices without a positive click are answered anew, from the
+    nearest slice with one outwards: each by the box about its neighbour's mask, and negative clicks of its own."""
+    coords, labels = prompts["point_coords"][0], prompts["point_labels"][0]
+    at = coords[:, 2].round().int()
+    seeds = sorted(set(at[labels == 1].tolist()))
+    if not seeds:
         return logits
-    lowest = min(clicked)
-    steps = [(k, k - 1) for k in range(lowest + 1, logits.shape[4])] + [(k, k + 1) for k in reversed(range(lowest))]
-    for k, neighbour in steps:
-        if k in clicked:
-            continue
+    logits = logits.clone()
+    nearest = {k: min(seeds, key=lambda seed: abs(seed - k)) for k in range(logits.shape[4])}
+    for k in sorted(set(nearest) - set(seeds), key=lambda k: abs(k - nearest[k])):
+        neighbour = k + (1 if k < nearest[k] else -1)
         inside = (logits[0, 1, ..., neighbour] > 0).nonzero()
-        if len(inside):
-            corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
-            box = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
-            logits[..., k] = network(image[..., k : k + 1], embedding[..., k : k + 1], boxes=box)[..., 0]
-        else:
+        if not len(inside):
             logits[:, 1, ..., k] = ABSENT
+            continue
+        corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
+        slice_prompts = {"boxes": torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]}
+        own = (at == k) & (labels == 0)
+        if own.any():
+            plane = coords[own] * torch.tensor([1, 1, 0], device=coords.device)  # alone, the slice is number 0
+            slice_prompts |= {"point_coords": plane[None], "point_labels": labels[own][None]}
+        logits[..., k] = network(image[..., k : k + 1], embedding[..., k : k + 1], **slice_prompts)[..., 0]
     return logits

@@ -15,11 +15,12 @@ from monai.metrics import compute_dice
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .errors import InputError
 from .interaction import Prompts, Rng, corrective_click, draw_box, draw_clicks
 from .prompted import followed
 
 AUTOMATIC = "no prompt"
-KINDS: dict[str, Callable[[Tensor, Rng], Prompts]] = {
+ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
     "1 click": lambda mask, rng: draw_clicks(mask, rng, 1),
     "3 clicks": lambda mask, rng: draw_clicks(mask, rng, 3),
     "box 50 %": lambda mask, rng: draw_box(mask, rng, 0.5),
@@ -29,23 +30,23 @@ ONE_SLICE = "1 click on one slice, followed"
 CORRECTIONS = (0, 1, 2, 3, 5)
 
 
-def answers(network: nn.Module, image: Tensor, mask: Tensor, value: int, rng: Rng) -> Iterator[tuple[str, Tensor]]:
+def answers(
+    network: nn.Module, image: Tensor, embedding: Tensor, mask: Tensor, rng: Rng
+) -> Iterator[tuple[str, Tensor]]:
     """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
 
     Args:
         network: a Med-SA.
         image: (1, C, *spatial).
+        embedding: of the image.
         mask: bool (1, 1, *spatial), the object.
-        value: of its label.
         rng: all randomness of the prompts.
     """
-    embedding = network.encode(image)  # type: ignore[operator]
 
     def ask(prompts: Prompts) -> Tensor:
         return network(image, embedding, **prompts)
 
-    yield AUTOMATIC, network(image, embedding).argmax(1, keepdim=True) == value
-    for name, draw in KINDS.items():
+    for name, draw in ASKED.items():
         yield name, ask(draw(mask, rng))[:, 1:] > 0
     if image.ndim == 5:
         prompts = draw_clicks(mask, rng, 1, share=0.0)
@@ -86,13 +87,19 @@ def evaluate_prompts(
         rng = np.random.RandomState(seed + i)
         image, label = (torch.as_tensor(case[key])[None].to(device) for key in ("image", "label"))
         name = Path(case["image"].meta["filename_or_obj"]).name
-        for value, label_name in enumerate(labels, 1):
-            mask = label == value
-            if mask.any():
-                with torch.no_grad():
-                    for prompt, answer in answers(network, image, mask, value, rng):
-                        dice = compute_dice(answer.float(), mask.float()).item()
-                        rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
+        with torch.no_grad():
+            embedding = network.encode(image)  # type: ignore[operator]
+            automatic = network(image, embedding).argmax(1, keepdim=True)
+            for value, label_name in enumerate(labels, 1):
+                mask = label == value
+                if not mask.any():
+                    continue
+                asked = answers(network, image, embedding, mask, rng)
+                for prompt, answer in [(AUTOMATIC, automatic == value), *asked]:
+                    dice = compute_dice(answer.float(), mask.float()).item()
+                    rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
+    if not rows:
+        raise InputError("no validation case shows any label: there is nothing to prompt for")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     means = {prompt: mean_dice([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
     folder = Path(folder)

@@ -150,7 +150,8 @@ class EmbedFirst:
             image = prepared(dataset, i)["image"].to(engine.state.device)
             with torch.no_grad():
                 for view in views:
-                    network.encode(view(image)[None])
+                    for part in view(image).split(network.slices_per_batch, -1) if image.ndim == 4 else [view(image)]:
+                        network.encode(part[None])
         idist.barrier()
 
 

@@ -108,6 +108,13 @@ def test_train_cases_takes_the_first_ones_after_the_split(tmp_path):
             read_dataset(tmp_path, train_cases=wrong)
 
 
+def test_a_seed_draws_the_same_training_cases_every_time(tmp_path):
+    every = read_dataset(write(tmp_path))
+    drawn = [read_dataset(tmp_path, 4, train_cases_seed=seed).training for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2] and drawn[0] != every.training[:4]
+    assert all(len(cases) == 4 and all(case in every.training for case in cases) for cases in drawn)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -29,6 +29,18 @@ class TestMedSA2D(NetworkTester):
 
 
 class DepthTester(NetworkTester):
+    def answers(self, network, x):
+        return network(x[..., None].expand(-1, -1, -1, -1, 3))[:, 1:]
+
+    def test_a_picture_has_no_depth(self, network):
+        for block in attention_blocks(network.backbone):
+            block.depth_attention.adapter.up.weight.data.normal_()
+        x = image(1, 1, 32, 32)
+        flat, deep = network(x), network(x[..., None])[..., 0]
+        for block in attention_blocks(network.backbone):
+            block.depth_attention = None
+        assert torch.equal(flat, network(x)) and not torch.allclose(deep, flat, atol=1e-3)
+
     def test_a_volume_is_its_slices(self, network):
         """Not with depth attention, once it is trained."""
         volume = image(1, 1, 40, 48, 5)
@@ -61,7 +73,7 @@ class DepthTester(NetworkTester):
 
 class TestMedSA(DepthTester):
     def answers(self, network, x):
-        return automatic_and_prompted(network, x)
+        return torch.cat([automatic_and_prompted(network, x), super().answers(network, x)[..., 0]], 1)
 
     def build(self, backbone, labels=LABELS, **others):
         return MedSA(backbone, labels=labels, **others)
@@ -148,6 +160,7 @@ def test_a_deep_volume_passes_in_parts_that_overlap():
         for start, stop, first, last in passes(2 * slices, slices, n):
             assert start <= first < last <= stop and stop - start == min(n, slices) or slices * 2 <= n
             assert start // slices == (stop - 1) // slices
+            assert slices <= n or n < 3 or first in (0, slices) or start < first
             kept += range(first, last)
         assert kept == list(range(2 * slices))
 

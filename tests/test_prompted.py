@@ -86,6 +86,10 @@ def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends():
     network = Bright()
     first = network(volume, volume, **prompts)
     assert torch.equal((followed(network, volume, volume, first, prompts)[:, 1:] > 0), bar)
+    corrected = {"point_coords": torch.tensor([[[9.0, 9.0, 5.0], [18.0, 18.0, 3.0]]]),
+                 "point_labels": torch.tensor([[1, 0]])}  # fmt: skip
+    seed = network(volume, volume, corrected["point_coords"][:, :1], corrected["point_labels"][:, :1])
+    assert torch.equal((followed(network, volume, volume, seed, corrected)[:, 1:] > 0), bar)
     logits = PromptedInference(SimpleInferer())(volume, network, **prompts)
     assert torch.equal(logits.argmax(1, keepdim=True) == 1, bar)
     alone = PromptedInference(SimpleInferer(), follow=False)(volume, network, **prompts)
@@ -125,7 +129,7 @@ def test_prompts_of_a_file_mean_the_same_voxels_after_turning_and_resampling(tmp
     low, high = prompts["boxes"][0, 0].round().int().view(2, 3)
     bright = (loaded[0] > 0.5).nonzero()
     off = max((bright.amin(0) - low).abs().max(), (bright.amax(0) - high).abs().max())
-    assert off <= (0 if spacing is None else 1)
+    assert off <= (0 if spacing is None else 1) and (low <= high).all()
     _, _, _, given = with_prompts(list_data_collate([batch]), torch.device("cpu"))
     assert given.keys() == {"point_coords", "point_labels", "boxes"}
 
@@ -145,7 +149,8 @@ def test_an_image_without_a_file_of_prompts_has_none(tmp_path):
         ('{"objects": [{"points": [[1, 2]], "labels": []}]}', "points of 2"),
         ('{"objects": [{"points": [[1, 9]], "labels": [1]}]}', "outside the image"),
         ('{"objects": [{"box": [1, 2, 3]}]}', "boxes of 4"),
-        ('{"objects": [{}]}', "neither points nor boxes"),
+        ('{"objects": [{"box": [1, 2, 3, 4]}, {}]}', "neither points nor a box"),
+        ('{"objects": [{"box": [20, 2, 25, 4]}]}', "outside the image"),
     ],
 )
 def test_prompts_that_do_not_fit_are_refused_with_the_files_name(tmp_path, content, said):

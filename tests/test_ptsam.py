@@ -126,6 +126,7 @@ def test_an_adapter_with_encoder_prompts_is_not_loaded_without():
         PTSAM(tiny_backbone()).load_state_dict(state)
 
 
+@pytest.mark.slow  # by the clock
 def test_a_hundred_specialists_take_turns_on_one_sam():
     network = PTSAM("lite_medsam", image_size=64)
     specialists = [PTSAM("lite_medsam", labels=[name], image_size=64) for name in ("polyp", "nodule")]

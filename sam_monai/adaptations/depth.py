@@ -42,7 +42,7 @@ class DepthAttention(nn.Module):
         super().__init__()
         self.adapter = Adapter(width, ratio)
         self.amplitudes = nn.Parameter(torch.zeros(heads, len(WAVELENGTHS)))
-        self.depth = 1  # slices of a volume; says :func:`slices_of_a_volume`
+        self.depth = 0  # slices of a volume, says :func:`slices_of_a_volume`; 0: pictures, which have no depth
 
     def forward(self, attention: nn.Module, tokens: Tensor) -> Tensor:
         """What the other slices add to each token.
@@ -55,6 +55,8 @@ class DepthAttention(nn.Module):
         Returns:
             the same shape.
         """
+        if self.depth == 0:
+            return torch.zeros_like(tokens)
         places = tokens.shape[1:-1]
         columns = tokens.flatten(1, -2).unflatten(0, (-1, self.depth)).transpose(1, 2).flatten(0, 1)  # (B P, depth, C)
         out = attention.proj(self.attend(*attention.heads(columns)).transpose(1, 2).flatten(2))
@@ -82,7 +84,7 @@ def add_depth_attention(encoder: nn.Module, ratio: float = 0.25) -> None:
 
 @contextmanager
 def slices_of_a_volume(encoder: nn.Module, depth: int) -> Iterator[None]:
-    """Within it every ``depth`` consecutive slices that enter the encoder are one volume."""
+    """Within it every ``depth`` consecutive slices that enter the encoder are one volume; 0: they are pictures."""
     layers = [block.depth_attention for block in attention_blocks(encoder) if block.depth_attention is not None]
     try:
         for layer in layers:
@@ -90,4 +92,4 @@ def slices_of_a_volume(encoder: nn.Module, depth: int) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.depth = 1
+            layer.depth = 0

@@ -59,7 +59,8 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
         attended = window_unpartition(attended, self.window_size, padded, size).reshape_as(x)
         x = self.after_attention(x, attended, self.attn, x)
         x = self.local_conv(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
-        return self.beside_mlp(x + self.mlp(x), self.mlp.norm(x))
+        out = x + self.mlp(x)
+        return out if self.mlp_adapter is None else self.beside_mlp(out, self.mlp.norm(x))
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,7 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
     for i, (points, values, box) in enumerate(zip(clicks, labels, boxes, strict=True)):
         coords[i, : len(points)], kinds[i, : len(points)] = move(points), values
         if box is not None:
-            ends = move(torch.tensor(list(product(*box.view(2, dims).T.tolist()))))
-            corners[i, 0] = torch.cat([ends.amin(0), ends.amax(0)])
+            corners[i, 0] = box_on_grid(box.view(2, dims), move, size, path)
     outside = (coords.round() < 0) | (coords.round() >= size)
     if outside[kinds != -1].any():
         raise InputError(
@@ -86,9 +86,28 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
         prompts |= {"point_coords": coords, "point_labels": kinds}
     if not corners.isnan().all():
         prompts["boxes"] = corners
-    if not prompts:
-        raise InputError(f"{path}: holds neither points nor boxes; remove it to segment without prompts")
+    if any(len(c) == 0 and box is None for c, box in zip(clicks, boxes, strict=True)):
+        raise InputError(f"{path}: an object has neither points nor a box; write it like {EXAMPLE}")
     return prompts
+
+
+def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, path: Path) -> Tensor:
+    """The voxels of another grid whose centres lie in a box of whole voxels, at least one: corners (2, dims) to
+    (2 dims,).
+
+    Raises:
+        InputError: the box does not meet the image.
+    """
+    edges = torch.stack([box.amin(0) - 0.5, box.amax(0) + 0.5])
+    ends = move(torch.tensor(list(product(*edges.T.tolist()))))
+    low, high = ends.amin(0), ends.amax(0)
+    if ((high < -0.5) | (low > size - 0.5)).any():
+        raise InputError(f"{path}: a box lies outside the image, whose grid is {tuple(size.tolist())} after loading")
+    lower, upper = (low + 1e-3).ceil(), (high - 1e-3).floor()
+    middle = ((low + high) / 2).round()
+    thin = upper < lower
+    corners = torch.stack([torch.where(thin, middle, lower), torch.where(thin, middle, upper)])
+    return corners.clamp(torch.zeros(len(size)), size - 1.0).flatten()
 
 
 def to_network_grid(image: MetaTensor) -> Any:

@@ -85,9 +85,10 @@ class AdaptedSAM(nn.Module):
 
     def set_backbone(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.adapt()
-        if self.depth_attention:
-            add_depth_attention(backbone.image_encoder)
+        with backbone.pixel_mean.device:
+            self.adapt()
+            if self.depth_attention:
+                add_depth_attention(backbone.image_encoder)
         named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
         self.frozen_keys = frozenset(name for name, tensor in named if not tensor.requires_grad)
         self.adapted_modules = {name.rpartition(".")[0] for name, tensor in named if tensor.requires_grad}
@@ -182,9 +183,10 @@ class AdaptedSAM(nn.Module):
                 first += len(part)
             return
         slices = as_slices(image)
-        depth = image.shape[4] if image.ndim == 5 and self.depth_attention else 1
+        volume = image.ndim == 5 and self.depth_attention
+        depth = image.shape[4] if volume else 1
         for start, stop, first, last in passes(len(slices), depth, self.slices_per_batch):
-            with slices_of_a_volume(self.backbone.image_encoder, min(depth, stop - start)):
+            with slices_of_a_volume(self.backbone.image_encoder, min(depth, stop - start) if volume else 0):
                 part = self.encode_slices(slices[start:stop])
             yield part[first - start : last - start], first
 
@@ -253,7 +255,7 @@ def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, 
     if depth <= together:
         step = max(1, together // depth) * depth
         return [(i, min(i + step, slices), i, min(i + step, slices)) for i in range(0, slices, step)]
-    margin = together // 8
+    margin = max(1, together // 8) if together > 2 else 0
     parts = []
     for volume in range(0, slices, depth):
         first = 0

@@ -26,6 +26,8 @@ def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tens
                 f"point_coords are (B, N, {dims}) and point_labels (B, N) for an image of {dims} axes, "
                 f"not {tuple(point_coords.shape)} and {tuple(point_labels.shape)}"
             )
+        if not torch.compiler.is_compiling() and not ((point_labels >= -1) & (point_labels <= 1)).all():
+            raise InputError("point_labels are 1 (on the object), 0 (beside it) and -1 (padding)")
         sizes.append(len(point_coords))
     if boxes is not None:
         if boxes.ndim != 3 or boxes.shape[2] != 2 * dims:

@@ -54,7 +54,7 @@ class PTSAM(AdaptedSAM):
         if isinstance(embedding_cache, str | Path):
             embedding_cache = EmbeddingCache(embedding_cache)
         changes = encoder_prompts or others.get("depth_attention")
-        self.embedding_cache = None if changes else embedding_cache
+        self.embedding_cache = None if changes else embedding_cache or None  # False from a command line
         super().__init__(backbone, checkpoint, labels, image_size, **others)
 
     def adapt(self) -> None:
@@ -68,7 +68,7 @@ class PTSAM(AdaptedSAM):
         return self.prompts
 
     def encode_slices(self, slices: Tensor) -> Tensor:
-        if self.embedding_cache is None:
+        if self.embedding_cache is None or self.backbone.base == "random":
             return super().encode_slices(slices)
         backbone = self.backbone
         base = (backbone.base, backbone.image_size, backbone.weights.resize, self.bfloat16(slices.device))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
-from bundle_runner import run
+from bundle_runner import ROOT, run
 from bundle_tester import BundleTester
 
 
@@ -29,6 +31,13 @@ class TestMedSABundle(BundleTester):
         assert prompted.shape == shape and np.allclose(prompted.affine, nib.load(file).affine, atol=1e-5)
         assert not np.array_equal(np.asarray(prompted.dataobj), np.asarray(automatic.dataobj))
         assert (tmp_path / "prompted/d.png").is_file()
+
+    def test_a_fresh_process_segments(self, trained, tmp_path):
+        """Where no test has imported anything."""
+        files = ["--adapter", f"{trained}/models/model.pt", "--output_dir", str(tmp_path)]
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundles/medsa/configs/inference.json"]
+        done = subprocess.run([*command, "--dataset_dir", f"{trained}/data", *files], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0 and (tmp_path / "d_seg.nii.gz").is_file(), done.stderr.decode()[-2000:]
 
     def test_evaluation_asks_with_every_kind_of_prompt(self, trained):
         out = trained / "prompts"

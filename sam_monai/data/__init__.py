@@ -6,6 +6,7 @@ from sam_monai.data.check import check_dataset
 from sam_monai.data.dataset import Dataset, has_sides, images_to_segment, read_dataset
 from sam_monai.data.demo import demo_dataset
 from sam_monai.data.load import LoadCased
+from sam_monai.data.prompts import prompts_beside, with_prompts
 
 __all__ = [
     "Dataset",
@@ -14,5 +15,7 @@ __all__ = [
     "demo_dataset",
     "has_sides",
     "images_to_segment",
+    "prompts_beside",
     "read_dataset",
+    "with_prompts",
 ]

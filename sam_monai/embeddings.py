@@ -67,14 +67,14 @@ class EmbeddingCache:
             encoder: (n, C, H, W) -> (n, 256, h, w), called at most once.
         """
         keys = [self.key(part, base) for part in slices]
-        found = {key: self.find(key) for key in keys}
-        missing = [i for i, key in enumerate(keys) if found[key] is None and key not in keys[:i]]
+        found = {key: embedding for key in keys if (embedding := self.find(key)) is not None}
+        missing = {key: i for i, key in enumerate(keys) if key not in found}
         if missing:
-            for i, embedding in zip(missing, encoder(slices[missing]).detach(), strict=True):
-                found[keys[i]] = embedding.cpu().contiguous()
-                self.keep(keys[i], found[keys[i]])  # type: ignore[arg-type]
-                self.write(keys[i], found[keys[i]])  # type: ignore[arg-type]
-        return torch.stack([found[key] for key in keys]).to(slices.device)  # type: ignore[arg-type]
+            for key, embedding in zip(missing, encoder(slices[list(missing.values())]).detach(), strict=True):
+                found[key] = embedding.cpu().contiguous()
+                self.keep(key, found[key])
+                self.write(key, found[key])
+        return torch.stack([found[key] for key in keys]).to(slices.device)
 
     @staticmethod
     def key(part: Tensor, base: Hashable) -> str:

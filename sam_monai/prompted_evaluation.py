@@ -12,27 +12,26 @@ import torch
 from matplotlib.figure import Figure
 from monai.data import Dataset
 from monai.metrics import compute_dice
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from .errors import InputError
-from .interaction import Prompts, Rng, corrective_click, draw_box, draw_clicks
+from .interaction import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
+from .networks.medsa import MedSA
 from .prompted import followed
 
 AUTOMATIC = "no prompt"
 ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
     "1 click": lambda mask, rng: draw_clicks(mask, rng, 1),
     "3 clicks": lambda mask, rng: draw_clicks(mask, rng, 3),
-    "box 50 %": lambda mask, rng: draw_box(mask, rng, 0.5),
-    "box 75 %": lambda mask, rng: draw_box(mask, rng, 0.75),
+    "box 50 %": KINDS["box 50 %"],
+    "box 75 %": KINDS["box 75 %"],
 }
 ONE_SLICE = "1 click on one slice, followed"
 CORRECTIONS = (0, 1, 2, 3, 5)
 
 
-def answers(
-    network: nn.Module, image: Tensor, embedding: Tensor, mask: Tensor, rng: Rng
-) -> Iterator[tuple[str, Tensor]]:
+def answers(network: MedSA, image: Tensor, embedding: Tensor, mask: Tensor, rng: Rng) -> Iterator[tuple[str, Tensor]]:
     """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
 
     Args:
@@ -64,7 +63,7 @@ def correction_name(clicks: int) -> str:
 
 
 def evaluate_prompts(
-    network: nn.Module, dataset: Dataset, labels: Sequence[str], folder: str | Path, device: torch.device, seed: int = 0
+    network: MedSA, dataset: Dataset, labels: Sequence[str], folder: str | Path, device: torch.device, seed: int = 0
 ) -> dict[str, float]:
     """Dice of every prompt for every case and label, on the grid that the network sees.
 
@@ -88,7 +87,7 @@ def evaluate_prompts(
         image, label = (torch.as_tensor(case[key])[None].to(device) for key in ("image", "label"))
         name = Path(case["image"].meta["filename_or_obj"]).name
         with torch.no_grad():
-            embedding = network.encode(image)  # type: ignore[operator]
+            embedding = network.encode(image)
             automatic = network(image, embedding).argmax(1, keepdim=True)
             for value, label_name in enumerate(labels, 1):
                 mask = label == value

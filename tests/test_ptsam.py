@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 
 import pytest
@@ -124,6 +126,23 @@ def test_an_adapter_with_encoder_prompts_is_not_loaded_without():
     state = PTSAM(tiny_backbone(), labels=LABELS, encoder_prompts=2).state_dict()
     with pytest.raises(InputError, match="encoder_prompts 2.*encoder_prompts 0"):
         PTSAM(tiny_backbone()).load_state_dict(state)
+
+
+def test_an_adapter_gives_the_same_logits_in_a_fresh_process(tmp_path):
+    network, x = PTSAM("lite_medsam", labels=LABELS, image_size=64, encoder_prompts=2), image(1, 1, 30, 40)
+    torch.save(network.state_dict(), tmp_path / "adapter.pt")
+    torch.save(x, tmp_path / "image.pt")
+    program = """
+import sys, torch
+from sam_monai import PTSAM
+network = PTSAM("lite_medsam", encoder_prompts=2)
+network.load_state_dict(torch.load(sys.argv[1] + "/adapter.pt", weights_only=True))
+with torch.no_grad():
+    torch.save(network(torch.load(sys.argv[1] + "/image.pt", weights_only=True)), sys.argv[1] + "/logits.pt")
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), network(x))
 
 
 @pytest.mark.slow  # by the clock

@@ -94,15 +94,15 @@ def test_deep_prompts_equal_inserted_tokens_in_tiny_vit():
     for block in attention_blocks(encoder):
         attention = block.attn
         attention.attention_biases.data.normal_()
-        tokens = block.window_size**2
-        x, prompts = torch.randn(3, tokens, block.width), torch.randn(4, block.width)
-        sequence = attention.norm(torch.cat([x, prompts.expand(3, -1, -1)], 1))
+        side, tokens = block.window_size, block.window_size**2
+        x, prompts = torch.randn(3, side, side, block.width), torch.randn(4, block.width)
+        sequence = attention.norm(torch.cat([x.flatten(1, 2), prompts.expand(3, -1, -1)], 1))
         qkv = attention.qkv(sequence).view(3, tokens + 4, attention.num_heads, -1).transpose(1, 2)
         q, k, v = qkv.split([attention.key_dim, attention.key_dim, attention.d], 3)
         scores = q @ k.transpose(2, 3) * attention.scale
         scores[..., :tokens, :tokens] += attention.attention_biases[:, attention.attention_bias_idxs]
         out = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
-        expected = attention.proj(out)[:, :tokens]
+        expected = attention.proj(out)[:, :tokens].unflatten(1, (side, side))
         torch.testing.assert_close(attention(x, prompts), expected, rtol=1e-4, atol=2e-5)
         with torch.no_grad():
             torch.testing.assert_close(attention(x, prompts), expected, rtol=1e-4, atol=2e-5)

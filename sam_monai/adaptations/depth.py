@@ -17,16 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..backbones.blocks import attention_blocks
+from ..backbones.blocks import attention_blocks, attention_with_columns
 from .adapters import Adapter
 
 WAVELENGTHS = (4.0, 8.0, 16.0, 32.0)  # slices
-PLAIN = 64  # slices up to which plain attention is faster than fused, which has a slow backward pass on small sequences
 
 
 class DepthAttention(nn.Module):
@@ -44,36 +43,30 @@ class DepthAttention(nn.Module):
         self.amplitudes = nn.Parameter(torch.zeros(heads, len(WAVELENGTHS)))
         self.depth = 0  # slices of a volume, says :func:`slices_of_a_volume`; 0: pictures, which have no depth
 
-    def forward(self, attention: nn.Module, tokens: Tensor) -> Tensor:
+    def forward(self, attention: Any, projected: Tensor) -> Tensor:
         """What the other slices add to each token.
 
         Args:
-            attention: the block's own, whose ``heads`` gives queries, keys and values (N, heads, T, head width) of
-                tokens (N, T, C), and whose ``proj`` the output.
-            tokens: (B * depth, *places, C), a volume's slices one after the other.
+            attention: the block's own, a :class:`~sam_monai.backbones.blocks.WindowAttention`.
+            projected: what it projected the tokens to, (B * depth, h, w, F), a volume's slices one after the other.
 
         Returns:
-            the same shape.
+            (B * depth, h, w, C).
         """
-        if self.depth == 0:
-            return torch.zeros_like(tokens)
-        places = tokens.shape[1:-1]
-        columns = tokens.flatten(1, -2).unflatten(0, (-1, self.depth)).transpose(1, 2).flatten(0, 1)  # (B P, depth, C)
-        out = attention.proj(self.attend(*attention.heads(columns)).transpose(1, 2).flatten(2))
-        out = self.adapter(out).unflatten(0, (-1, places.numel())).transpose(1, 2)  # (B, depth, P, C)
-        return out.flatten(0, 1).unflatten(1, places)
+        columns = projected.unflatten(0, (-1, self.depth)).permute(0, 2, 3, 1, 4)  # (B, h, w, depth, F)
+        out = self.attend(*attention.heads(columns.flatten(0, 2))).transpose(1, 2).flatten(2)
+        out = self.adapter(attention.proj(out)).unflatten(0, columns.shape[:3])
+        return out.permute(0, 3, 1, 2, 4).flatten(0, 1)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        depth, width, scale = q.shape[2], v.shape[3], q.shape[3] ** -0.5
+        depth = q.shape[2]
         turns = torch.arange(depth, device=q.device)[:, None] / torch.tensor(WAVELENGTHS, device=q.device)
         angle = 2 * torch.pi * turns
         waves = torch.cat([angle.cos(), angle.sin()], 1)  # (depth, 8)
         heights = torch.cat([self.amplitudes, self.amplitudes], 1)[:, None]  # (heads, 1, 8)
-        q = torch.cat([q * scale, (heights * waves).to(q.dtype).expand(len(q), -1, -1, -1)], 3)
+        q = torch.cat([q * q.shape[3] ** -0.5, (heights * waves).to(q.dtype).expand(len(q), -1, -1, -1)], 3)
         k = torch.cat([k, waves.to(k.dtype).expand(*k.shape[:2], -1, -1)], 3)
-        if depth <= PLAIN:
-            return (q @ k.transpose(2, 3)).softmax(-1).to(v.dtype) @ v
-        return F.scaled_dot_product_attention(q, k, F.pad(v, (0, q.shape[3] - width)), scale=1.0)[..., :width]
+        return attention_with_columns(q, k, v)
 
 
 def add_depth_attention(encoder: nn.Module, ratio: float = 0.25) -> None:

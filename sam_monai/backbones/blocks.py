@@ -1,10 +1,103 @@
-"""The seam of the attention blocks of both kinds of image encoder, where adaptations enter."""
+"""The attention blocks of both kinds of image encoder, and their seam, where adaptations enter."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+PLAIN = 512  # keys up to which plain attention's forward and backward pass on a CPU are faster than fused
+
+
+class WindowAttention:
+    """Attention over windows of a grid, where SAM's pads the grid with zeros until windows fit.
+
+    All padded tokens have one key and one value, so a window cut off by the grid's edge sees them as a single key, with
+    the logarithm of their summed exponential biases as its bias: the same numbers, and nothing computed for the
+    padding. Subclasses say how tokens are projected and what the bias is.
+    """
+
+    num_heads: int
+    proj: nn.Module
+
+    def project(self, x: Tensor) -> Tensor:
+        """Tokens (..., C) to queries, keys and values, as one tensor (..., F)."""
+        raise NotImplementedError
+
+    def projected_zeros(self) -> Tensor:
+        """What a token of zeros, as which the padding enters, is projected to: (F,)."""
+        raise NotImplementedError
+
+    def heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projected tokens (N, T, F) to queries, keys and values (N, heads, T, head width)."""
+        raise NotImplementedError
+
+    def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
+        """Attention within windows, as far as they lie on the grid.
+
+        Args:
+            tokens: projected (N, h, w, F), the upper left part of a window each.
+            window: rows and columns of a whole window.
+            others: further projected tokens (n, F) that are keys and values alone.
+            padded: the last of these stands for the rest of the window, the others have no position.
+
+        Returns:
+            (N, h, w, heads * head width), before the output's projection.
+        """
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, prompts: Tensor | None = None, window: int = 0) -> Tensor:
+        """(N, h, w, C), and deep prompts (n, C) if any -> (N, h, w, C). Window 0: the whole grid."""
+        others = None if prompts is None else self.project(prompts)
+        return self.proj(self.over_windows(self.project(x), window, others))
+
+    def over_windows(self, projected: Tensor, window: int, prompts: Tensor | None = None) -> Tensor:
+        """Projected tokens (N, h, w, F), and prompts (n, F) -> (N, h, w, heads * head width)."""
+        size = (window, window) if window else (projected.shape[1], projected.shape[2])
+        bands = []
+        for top, bottom, h in spans(projected.shape[1], size[0]):
+            parts = []
+            for left, right, w in spans(projected.shape[2], size[1]):
+                padded = (h, w) != size
+                others = prompts
+                if padded:
+                    zeros = self.projected_zeros()[None].to(projected.dtype)
+                    others = zeros if prompts is None else torch.cat([prompts, zeros])
+                tokens = projected[:, top:bottom, left:right].unflatten(1, (-1, h)).unflatten(3, (-1, w))
+                grid = tokens.transpose(2, 3)  # (N, rows, columns, h, w, F) of windows
+                attended = self.attend(grid.flatten(0, 2), size, others, padded).unflatten(0, grid.shape[:3])
+                parts.append(attended.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+            bands.append(torch.cat(parts, 2))
+        return torch.cat(bands, 1)
+
+
+def spans(length: int, window: int) -> list[tuple[int, int, int]]:
+    """Start, stop and side of the whole windows along an axis, and of the one cut off by its end."""
+    whole = length // window * window
+    return [(a, b, side) for a, b, side in ((0, whole, window), (whole, length, length - whole)) if a < b]
+
+
+def plain_is_faster(q: Tensor, k: Tensor) -> bool:
+    """On a CPU the fused attention's backward pass takes several times as long as the plain one on short sequences."""
+    return torch.is_grad_enabled() and q.device.type == "cpu" and k.shape[2] <= PLAIN
+
+
+def plain_attention(scores: Tensor, v: Tensor) -> Tensor:
+    """Scores (N, heads, T, S) and values (N, heads, S, head width) to (N, heads, T, head width), softmax as precise as
+    the scores."""
+    with torch.autocast(scores.device.type, enabled=False):
+        return scores.to(v.dtype).softmax(-1) @ v
+
+
+def attention_with_columns(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention whose bias is part of the scaled queries (N, heads, T, E) and the keys (N, heads, S, E), in further
+    columns beyond the width of the values (N, heads, S, head width)."""
+    if plain_is_faster(q, k):
+        return plain_attention(q @ k.transpose(2, 3), v)
+    width = v.shape[3]
+    return F.scaled_dot_product_attention(q, k, F.pad(v, (0, q.shape[3] - width)), scale=1.0)[..., :width]
 
 
 class Seam:
@@ -12,7 +105,7 @@ class Seam:
 
     prompts: deep prompts (n, C), further keys and values of the block's attention.
     space_adapter: takes what the attention gives.
-    depth_attention: takes the attention and its normalised input; the result is added.
+    depth_attention: takes the attention and its projected input; the result is added.
     mlp_adapter: takes the MLP's normalised input; the result is added.
     """
 
@@ -28,13 +121,16 @@ class Seam:
         for slot in ("space_adapter", "depth_attention", "mlp_adapter"):
             self.register_module(slot, None)
 
-    def after_attention(self, x: Tensor, attended: Tensor, attention: nn.Module, attention_input: Tensor) -> Tensor:
-        """The block's first half: its input, what its attention gave, and what else looked at the same."""
+    def after_attention(self: Any, x: Tensor, normed: Tensor, prompts: Tensor | None, window: int) -> Tensor:
+        """The block's first half: tokens (N, h, w, C), the same and the prompts (n, C) as the attention takes them."""
+        projected = self.attn.project(normed)
+        others = None if prompts is None else self.attn.project(prompts)
+        attended = self.attn.proj(self.attn.over_windows(projected, window, others))
         if self.space_adapter is not None:
             attended = self.space_adapter(attended)
         x = x + attended
-        if self.depth_attention is not None:
-            x = x + self.depth_attention(attention, attention_input)
+        if self.depth_attention is not None and self.depth_attention.depth:
+            x = x + self.depth_attention(self.attn, projected)
         return x
 
     def beside_mlp(self, x: Tensor, mlp_input: Tensor) -> Tensor:

@@ -1,13 +1,13 @@
-"""TinyViT, the image encoder of MobileSAM and LiteMedSAM, from kornia, with fused attention."""
+"""TinyViT, the image encoder of MobileSAM and LiteMedSAM, from kornia, with attention that computes nothing for padding."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock, window_partition, window_unpartition
+from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock
 from torch import Tensor, nn
 
-from .blocks import Seam
+from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
 
 
 class FoldedConvBN(ConvBN):
@@ -22,30 +22,40 @@ class FoldedConvBN(ConvBN):
         return self.act(self.c._conv_forward(input, weight * factor.view(-1, 1, 1, 1), bias))
 
 
-class BiasedAttention(Attention):
-    """kornia's TinyViT attention, same parameters and numbers, fused where no gradient is wanted.
+class BiasedAttention(WindowAttention, Attention):
+    """kornia's TinyViT attention, same parameters and numbers, fused where that is faster."""
 
-    On a CPU the fused attention's backward pass takes several times as long as the plain one over windows this small.
-    """
+    def project(self, x: Tensor) -> Tensor:
+        return self.qkv(self.norm(x))
 
-    def heads(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Tokens (N, T, C), not yet normalised, to queries, keys and values (N, heads, T, head width)."""
-        qkv = self.qkv(self.norm(x)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        return qkv.split([self.key_dim, self.key_dim, self.d], dim=3)
+    def projected_zeros(self) -> Tensor:
+        return self.qkv(self.norm.bias)
 
-    def forward(self, x: Tensor, prompts: Tensor | None = None) -> Tensor:
-        """(windows, tokens, C), and deep prompts (n, C) if any -> (windows, tokens, C)."""
-        windows, tokens, _ = x.shape
-        q, k, v = self.heads(x)
-        bias = self.attention_biases[None, :, self.attention_bias_idxs].to(q.dtype)
-        if prompts is not None:
-            _, extra_k, extra_v = (part.expand(windows, -1, -1, -1) for part in self.heads(prompts[None]))
-            k, v, bias = torch.cat([k, extra_k], 2), torch.cat([v, extra_v], 2), F.pad(bias, (0, len(prompts)))
-        if torch.is_grad_enabled() and x.device.type == "cpu":
-            out = ((q * self.scale) @ k.transpose(2, 3) + bias).softmax(-1).to(v.dtype) @ v
+    def heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = projected.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        q, k, v = qkv.split([self.key_dim, self.key_dim, self.d], dim=3)
+        return q, k, v
+
+    def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
+        n, h, w, _ = tokens.shape
+        q, k, v = self.heads(tokens.flatten(1, 2))
+        there = torch.zeros(window, dtype=torch.bool)
+        there[:h, :w] = True
+        there = there.flatten().to(q.device)
+        biases = self.attention_biases[:, self.attention_bias_idxs][:, there]  # (heads, h w, window)
+        bias = biases[..., there]
+        if others is not None:
+            _, other_k, other_v = (part.expand(n, -1, -1, -1) for part in self.heads(others[None]))
+            k, v = torch.cat([k, other_k], 2), torch.cat([v, other_v], 2)
+            bias = F.pad(bias, (0, len(others) - padded))
+        if padded:
+            bias = torch.cat([bias, biases[..., ~there].logsumexp(-1, keepdim=True)], -1)
+        bias = bias.to(q.dtype)[None]
+        if plain_is_faster(q, k):
+            out = plain_attention((q * self.scale) @ k.transpose(2, 3) + bias, v)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
-        return self.proj(out.transpose(1, 2).reshape(windows, tokens, self.dh))
+        return out.transpose(1, 2).reshape(n, h, w, self.dh)
 
 
 class SeamedTinyBlock(Seam, TinyViTBlock):
@@ -53,12 +63,9 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, tokens, C) -> (N, tokens, C)."""
-        size = self.input_resolution
-        windows, padded = window_partition(x.unflatten(1, size), self.window_size)
-        attended = self.attn(windows.flatten(1, 2), self.prompts)
-        attended = window_unpartition(attended, self.window_size, padded, size).reshape_as(x)
-        x = self.after_attention(x, attended, self.attn, x)
-        x = self.local_conv(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2)
+        x = x.unflatten(1, self.input_resolution)
+        x = self.after_attention(x, x, self.prompts, self.window_size)
+        x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
         out = x + self.mlp(x)
         return out if self.mlp_adapter is None else self.beside_mlp(out, self.mlp.norm(x))
 

@@ -6,17 +6,10 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from segment_anything.modeling.image_encoder import (
-    Attention,
-    Block,
-    ImageEncoderViT,
-    get_rel_pos,
-    window_partition,
-    window_unpartition,
-)
+from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT, get_rel_pos
 from torch import Tensor, nn
 
-from .blocks import Seam
+from .blocks import Seam, WindowAttention, attention_with_columns
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -28,51 +21,61 @@ PATCH = 16
 WINDOW = 14
 
 
-class RelPosAttention(Attention):
-    """segment-anything's attention, same parameters and numbers, through ``scaled_dot_product_attention``.
+class RelPosAttention(WindowAttention, Attention):
+    """segment-anything's attention, same parameters and numbers, without its (tokens x tokens) table of biases.
 
     The decomposed relative bias ``h[q, i] + w[q, j]`` is a dot product: with ``[h, w]`` appended to the query and the
-    one-hot rows ``[e_i, e_j]`` to the key it enters the attention without a (tokens x tokens) table. Over a window,
-    where that table is small, it is given as a mask instead, which is faster.
+    one-hot rows ``[e_i, e_j]`` to the key it is part of the scores.
     """
 
-    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (N, T, C) to queries, keys and values (N, heads, T, head width)."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def project(self, x: Tensor) -> Tensor:
+        return self.qkv(x)
+
+    def projected_zeros(self) -> Tensor:
+        return self.qkv.bias
+
+    def heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        qkv = projected.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return qkv[0], qkv[1], qkv[2]
 
-    def forward(self, x: Tensor, prompts: Tensor | None = None) -> Tensor:
-        """(N, h, w, C), and deep prompts (n, C) if any -> (N, h, w, C)."""
-        n, h, w, c = x.shape
-        q, k, v = self.heads(x.flatten(1, 2))
-        extra = 0 if prompts is None else len(prompts)
-        rows = get_rel_pos(h, h, self.rel_pos_h).to(q.dtype)
-        columns = get_rel_pos(w, w, self.rel_pos_w).to(q.dtype)
+    def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
+        n, h, w, _ = tokens.shape
+        q, k, v = self.heads(tokens.flatten(1, 2))
         grid = q.unflatten(2, (h, w))
-        bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
-        bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
-        if h * w <= WINDOW * WINDOW:
-            bias = (bias_h[..., :, None] + bias_w[..., None, :]).reshape(n, self.num_heads, h * w, h * w)
-            if prompts is not None:
-                k, v = self.with_prompts(k, v, prompts)
-                bias = F.pad(bias, (0, extra))
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        else:
-            q = torch.cat([q * self.scale, bias_h.flatten(2, 3), bias_w.flatten(2, 3)], -1)
-            where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
-            where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
-            where = torch.cat([where_h, where_w], -1)
-            if prompts is not None:
-                k, v = self.with_prompts(k, v, prompts)
-                where = F.pad(where, (0, 0, 0, extra))
-            k = torch.cat([k, where.expand(n, self.num_heads, -1, -1)], -1)
-            out = F.scaled_dot_product_attention(q, k, F.pad(v, (0, h + w)), scale=1.0)[..., : c // self.num_heads]
-        return self.proj(out.transpose(1, 2).reshape(n, h, w, c))
+        rows = get_rel_pos(window[0], window[0], self.rel_pos_h)[:h].to(q.dtype)
+        columns = get_rel_pos(window[1], window[1], self.rel_pos_w)[:w].to(q.dtype)
+        bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
+        bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
+        where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
+        where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
+        q_parts, k_parts = [q * self.scale, bias_h[..., :h], bias_w[..., :w]], [where_h, where_w]
+        if padded:
+            q_parts.append(padding_bias(bias_h, bias_w, h, w).to(q.dtype))
+            k_parts.append(k.new_zeros(h * w, 1))
+        where = torch.cat(k_parts, 1)
+        if others is not None:
+            _, other_k, other_v = (part.expand(n, -1, -1, -1) for part in self.heads(others[None]))
+            k, v = torch.cat([k, other_k], 2), torch.cat([v, other_v], 2)
+            where = F.pad(where, (0, 0, 0, len(others)))
+            if padded:
+                where[-1, -1] = 1
+        k = torch.cat([k, where.expand(n, self.num_heads, -1, -1)], 3)
+        return attention_with_columns(torch.cat(q_parts, 3), k, v).transpose(1, 2).reshape(n, h, w, -1)
 
-    def with_prompts(self, k: Tensor, v: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """The keys and values of prompts behind those of the patches."""
-        _, extra_k, extra_v = (part.expand(len(k), -1, -1, -1) for part in self.heads(prompts[None]))
-        return torch.cat([k, extra_k], 2), torch.cat([v, extra_v], 2)
+
+def padding_bias(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:
+    """log of the sum of exp(bias_h[i] + bias_w[j]) over a window's places beyond its first h rows and w columns.
+
+    Args:
+        bias_h: (..., rows of a window).
+        bias_w: (..., columns of a window).
+
+    Returns:
+        (..., 1).
+    """
+    below = bias_h[..., h:].logsumexp(-1, keepdim=True) + bias_w.logsumexp(-1, keepdim=True)
+    beside = bias_h[..., :h].logsumexp(-1, keepdim=True) + bias_w[..., w:].logsumexp(-1, keepdim=True)
+    return torch.logaddexp(below, beside)
 
 
 class SeamedBlock(Seam, Block):
@@ -80,15 +83,8 @@ class SeamedBlock(Seam, Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
-        size = x.shape[1:3]
-        normed = self.norm1(x)
         prompts = None if self.prompts is None else self.norm1(self.prompts)
-        if self.window_size > 0:
-            windows, padded = window_partition(normed, self.window_size)
-            attended = window_unpartition(self.attn(windows, prompts), self.window_size, padded, size)
-        else:
-            attended = self.attn(normed, prompts)
-        x = self.after_attention(x, attended, self.attn, normed)
+        x = self.after_attention(x, self.norm1(x), prompts, self.window_size)
         normed = self.norm2(x)
         return self.beside_mlp(x + self.mlp(normed), normed)
 

@@ -57,26 +57,25 @@ class WindowAttention:
         """Projected tokens (N, h, w, F), and prompts (n, F) -> (N, h, w, heads * head width)."""
         size = (window, window) if window else (projected.shape[1], projected.shape[2])
         bands = []
-        for top, bottom, h in spans(projected.shape[1], size[0]):
-            parts = []
-            for left, right, w in spans(projected.shape[2], size[1]):
+        for band in projected.split(parts(projected.shape[1], size[0]), 1):
+            attended = []
+            for region in band.split(parts(projected.shape[2], size[1]), 2):
+                h, w = min(region.shape[1], size[0]), min(region.shape[2], size[1])
                 padded = (h, w) != size
                 others = prompts
                 if padded:
                     zeros = self.projected_zeros()[None].to(projected.dtype)
                     others = zeros if prompts is None else torch.cat([prompts, zeros])
-                tokens = projected[:, top:bottom, left:right].unflatten(1, (-1, h)).unflatten(3, (-1, w))
-                grid = tokens.transpose(2, 3)  # (N, rows, columns, h, w, F) of windows
-                attended = self.attend(grid.flatten(0, 2), size, others, padded).unflatten(0, grid.shape[:3])
-                parts.append(attended.transpose(2, 3).flatten(3, 4).flatten(1, 2))
-            bands.append(torch.cat(parts, 2))
+                grid = region.unflatten(1, (-1, h)).unflatten(3, (-1, w)).transpose(2, 3)  # (N, rows, columns, h, w, F)
+                out = self.attend(grid.flatten(0, 2), size, others, padded).unflatten(0, grid.shape[:3])
+                attended.append(out.transpose(2, 3).flatten(3, 4).flatten(1, 2))
+            bands.append(torch.cat(attended, 2))
         return torch.cat(bands, 1)
 
 
-def spans(length: int, window: int) -> list[tuple[int, int, int]]:
-    """Start, stop and side of the whole windows along an axis, and of the one cut off by its end."""
-    whole = length // window * window
-    return [(a, b, side) for a, b, side in ((0, whole, window), (whole, length, length - whole)) if a < b]
+def parts(length: int, window: int) -> list[int]:
+    """Lengths of the whole windows along an axis together, and of the one cut off by its end."""
+    return [part for part in (length // window * window, length % window) if part]
 
 
 def plain_is_faster(q: Tensor, k: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""TinyViT, the image encoder of MobileSAM and LiteMedSAM, from kornia, with attention that computes nothing for padding."""
+"""TinyViT, the image encoder of MobileSAM and LiteMedSAM, from kornia; its attention computes nothing for padding."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class RelPosAttention(WindowAttention, Attention):
         return self.qkv.bias
 
     def heads(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        qkv = projected.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        return qkv[0], qkv[1], qkv[2]
+        q, k, v = projected.unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
 
     def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
         n, h, w, _ = tokens.shape

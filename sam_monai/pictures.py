@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
-from monai.transforms import Orientation
 
 from .data.load import LoadCased
 from .data.names import CaseNames
+from .slicing import ToSlices
 
 
 def upright(volume: Any, orientation: str) -> np.ndarray:
     """A channel-first map on its file's grid as an array (C, rows, columns, slices) as a person looks at it."""
     if volume.ndim == 3:
         return np.asarray(volume)[..., None]
-    return np.asarray(Orientation(axcodes=orientation, labels=None)(volume))
+    return np.asarray(ToSlices(orientation)(volume))
 
 
 def chosen_slices(mask: np.ndarray, number: int) -> list[int]:

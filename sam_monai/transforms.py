@@ -17,7 +17,6 @@ from monai.transforms import (
     InvertibleTransform,
     KeepLargestConnectedComponentd,
     MapTransform,
-    Orientationd,
     RandAdjustContrastd,
     RandAffined,
     RandCropByPosNegLabeld,
@@ -38,6 +37,7 @@ from .data.dataset import has_sides
 from .data.load import LoadCased
 from .errors import InputError
 from .networks.base import AdaptedSAM, from_slices, slices_of
+from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
 
@@ -121,12 +121,12 @@ class SpacingOfKeysd(Spacingd):
 def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Transform]:
     """From the file's grid and units to the network's.
 
-    Volumes are turned so that rows run to the back and columns to the patient's left (an axial slice as radiologists
-    see it), then resampled if a spacing is set.
+    Volumes are turned so that the last axis is the one to be sliced, and slices lie as radiologists see them
+    (:mod:`sam_monai.slicing`), then resampled if a spacing is set.
     """
     steps: list[Transform] = [RefuseOtherDims(settings["spatial_dims"])]
     if settings["spatial_dims"] == 3:
-        steps.append(Orientationd(keys, axcodes=settings["orientation"], labels=None))
+        steps.append(ToSlicesd(keys, settings["orientation"]))
         if settings["spacing"] is not None:
             modes = ["bilinear" if key == "image" else "nearest" for key in keys]
             steps.append(SpacingOfKeysd(keys, pixdim=settings["spacing"], mode=modes))

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from dicom_maker import write_series
 
 from sam_monai.data import demo_dataset, has_sides, images_to_segment, read_dataset
 from sam_monai.errors import InputError
@@ -205,8 +206,7 @@ def test_images_to_segment_lists_a_folder_or_one_file(tmp_path):
 
 
 def test_images_to_segment_takes_a_folder_of_dicom_slices_as_one_image(tmp_path):
-    for name in ("1.dcm", "2.dcm"):
-        (tmp_path / name).touch()
+    write_series(tmp_path, np.zeros((4, 4, 3), np.int16), np.eye(4))
     assert images_to_segment(tmp_path) == [{"image": str(tmp_path)}]
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam_monai.data.dicom import is_dicom_picture, list_series
 from sam_monai.errors import InputError
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -48,7 +49,8 @@ class Dataset:
     @property
     def spatial_dims(self) -> int:
         """2 for a dataset of pictures, 3 for one of volumes."""
-        return 2 if str(self.training[0]["image"]).lower().endswith(PICTURE_SUFFIXES) else 3
+        image = str(self.training[0]["image"])
+        return 2 if image.lower().endswith(PICTURE_SUFFIXES) or is_dicom_picture(image) else 3
 
 
 def read_dataset(
@@ -123,8 +125,8 @@ def images_to_segment(source: str | Path, seed: int = 0) -> list[dict]:
 
     Args:
         source: a folder with `dataset.json` (its test images or, without any, its validation images), a folder of
-            images (those with a known suffix, sorted by name; folders inside are left out), a folder of DICOM slices
-            (one image), or one image file.
+            images (those with a known suffix, sorted by name, and the DICOM series in it and in all folders within,
+            each told by its folder or, where that holds several, by a file), or one image file.
         seed: that of `read_dataset`, for a dataset without `validation` and `test`.
 
     Raises:
@@ -140,11 +142,14 @@ def images_to_segment(source: str | Path, seed: int = 0) -> list[dict]:
         raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
     files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
     images = [f for f in files if f.name.lower().endswith(PICTURE_SUFFIXES + VOLUME_SUFFIXES)]
-    if not images and any(f.suffix.lower() == ".dcm" for f in files):
-        images = [path]
+    for folder, _, _ in sorted(os.walk(path)):
+        series = list_series(folder)
+        images += [Path(folder)] if len(series) == 1 else [one.files[0] for one in series]
     if not images:
         known = " ".join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)
-        raise InputError(f"{path}: holds no image; put files there that end in one of {known}, or a dataset.json")
+        raise InputError(
+            f"{path}: holds no image; put files there that end in one of {known}, DICOM series, or a dataset.json"
+        )
     return [{"image": str(image)} for image in images]
 
 

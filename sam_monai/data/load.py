@@ -14,20 +14,25 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelReader, PILReader
 from monai.transforms import LoadImage, MapTransform
-from monai.utils import MetaKeys
+from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image, ImageOps
 
 from sam_monai.data.dataset import PICTURE_SUFFIXES
+from sam_monai.data.dicom import DicomReader, is_dicom
+from sam_monai.data.dicom_seg import is_segmentation, read_segmentation
 from sam_monai.errors import InputError
 
 logger = logging.getLogger(__name__)
+# MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.
+logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 
 class LoadCased(MapTransform):
     """Load the image and label files of a case as float32 MetaTensors, (C, H, W) or (C, H, W, D).
 
     Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
-    axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept.
+    axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept. A DICOM series is
+    a folder or any file of it, see :mod:`sam_monai.data.dicom`; a DICOM SEG is read as a label on its image's grid.
     An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
     as {0, 1}.
 
@@ -52,6 +57,7 @@ class LoadCased(MapTransform):
         if "label" in self.keys and labels is None:
             raise ValueError('LoadCased: give `labels`, the names or the number of the labels, to load the key "label"')
         self.labels = labels if isinstance(labels, int) or labels is None else len(labels)
+        self.names = None if isinstance(labels, int) or labels is None else tuple(labels)
         self.channels = None if channels is None else [int(c) for c in channels]
         if self.channels is not None and (len(self.channels) not in (1, 3) or min(self.channels) < 0):
             raise InputError(f"key channels is {self.channels}; give 1 or 3 indices from 0, as in [0] or [0, 1, 2]")
@@ -62,7 +68,9 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
-                case[key] = _as_label(self._read(path, _upright), self.labels or 0, path)
+                segmentation = is_segmentation(path)
+                label = self._read_segmentation(path, case) if segmentation else self._read(path, _upright)
+                case[key] = _as_label(label, self.labels or 0, path)
             else:
                 case[key] = self._pick(self._read(path, _upright_grey_or_colour), path)
         return case
@@ -70,11 +78,13 @@ class LoadCased(MapTransform):
     def _read(self, path: str, converter: Any) -> MetaTensor:
         if not Path(path).exists():
             raise InputError(f"{path}: no such file; copy it there or remove it from dataset.json")
-        reader = None
+        reader: Any = None
         if path.lower().endswith(PICTURE_SUFFIXES):
             reader = PILReader(converter=converter, reverse_indexing=False)
         elif path.lower().endswith((".nii", ".nii.gz")):
             reader = NibabelReader(squeeze_non_spatial_dims=True)
+        elif Path(path).is_dir() or is_dicom(path):
+            reader = DicomReader()
         try:
             # Given at the call, a reader is the only one tried: no other format's reader gets a damaged file.
             tensor = cast(MetaTensor, self._load(path, reader=reader))
@@ -88,10 +98,22 @@ class LoadCased(MapTransform):
         if tensor.ndim not in (3, 4) or tensor.numel() == 0:
             size = " x ".join(str(n) for n in tensor.shape)
             raise InputError(f"{path}: has the shape {size} (channels first); save it as a 2D or 3D image")
+        if tensor.ndim == 4:
+            _refuse_shear(tensor, path)
         # MONAI's PIL reader notes width before height; writers take the original size from here.
         tensor.meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(tensor.shape[1:])
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
         return tensor
+
+    def _read_segmentation(self, path: str, case: Mapping[Hashable, Any]) -> MetaTensor:
+        image = case.get("image")
+        if not isinstance(image, MetaTensor):
+            if image is None:
+                raise InputError(f"{path}: is a DICOM SEG, which is read on its image's grid; name the image too")
+            image = self._read(str(image), _upright_grey_or_colour)
+        affine = np.asarray(image.affine)
+        mask = read_segmentation(path, affine, image.shape[1:], self.names)
+        return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
 
     def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:
         found = image.shape[0]
@@ -105,6 +127,12 @@ class LoadCased(MapTransform):
                 f"as in {'[0, 1, 2]' if found > 3 else '[0]'}"
             )
         return image
+
+
+def _refuse_shear(volume: MetaTensor, path: str) -> None:
+    axes = torch.nn.functional.normalize(volume.affine[:3, :3].double(), dim=0)
+    if not torch.allclose(axes.T @ axes, torch.eye(3, dtype=torch.float64), atol=1e-2):
+        raise InputError(f"{path}: its axes do not stand at right angles (a sheared affine); straighten it first")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ class CaseNames:
     def __call__(self, file: str | Path) -> str:
         """The name of a file; always the same for the same file."""
         file = Path(file)
-        suffixes = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES), key=len, reverse=True)
+        suffixes = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"), key=len, reverse=True)
         suffix = next((s for s in suffixes if file.name.lower().endswith(s)), "")
         stem = file.name[: len(file.name) - len(suffix)]
         for name in (stem, f"{file.parent.name}_{stem}", file.name, "_".join(file.parts[1:])):

@@ -1,0 +1,177 @@
+"""DICOM SEG: label maps written for the source series that they belong to, and read as training labels."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sam_monai.data.dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
+from sam_monai.errors import InputError
+
+SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
+
+
+def is_segmentation(path: str | Path) -> bool:
+    """Tell whether a file is a DICOM SEG."""
+    from pydicom import dcmread
+
+    return (
+        Path(path).is_file()
+        and is_dicom(path)
+        and dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
+    )
+
+
+def write_segmentation(
+    mask: np.ndarray, affine: np.ndarray, source: str | Path, labels: Sequence[str], path: Path, algorithm: str
+) -> None:
+    """Write a label map as one DICOM SEG that references its source series and carries its patient and study.
+
+    Args:
+        mask: whole numbers (columns, rows, slices), 0 to the number of labels, on the grid of the source.
+        affine: of the mask, MONAI's.
+        source: folder or file of the source series, as of :func:`series_of`.
+        labels: names; those known to SNOMED CT through pydicom get its code, the others that of tissue.
+        path: file to write, whole or not at all.
+        algorithm: name of what made the mask.
+
+    Raises:
+        InputError: a source without the UIDs that a reference needs.
+    """
+    import highdicom as hd
+    from pydicom import dcmread
+    from pydicom.sr.codedict import codes
+
+    from sam_monai import __version__
+
+    series = series_of(source)
+    sources = [dcmread(file, stop_before_pixels=True) for file in series.files]
+    for dataset in sources:
+        if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
+            del dataset.SpecificCharacterSet
+    for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
+        if not all(dataset.get(name) for dataset in sources):
+            raise InputError(
+                f"{series.path}: has no {name}, so a DICOM SEG cannot refer to it; write NIfTI (--mask_format nifti), "
+                "or export the series again"
+            )
+    identification = hd.AlgorithmIdentificationSequence(
+        name=algorithm, version=__version__, family=codes.DCM.ArtificialIntelligence
+    )
+    segments = []
+    for number, label in enumerate(labels, 1):
+        category, kind, side = codes_of(label)
+        segment = hd.seg.SegmentDescription(
+            number, label[:64], category, kind, hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC, identification
+        )
+        if side is not None:
+            segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
+                hd.sr.CodedConcept.from_code(side)
+            ]
+        segments.append(segment)
+    volume = to_highdicom(mask.astype(np.uint8), affine, sources[0].FrameOfReferenceUID)
+    segmentation = hd.seg.Segmentation(
+        source_images=sources,
+        pixel_array=volume,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=segments,
+        series_instance_uid=hd.UID(),
+        series_number=int(sources[0].get("SeriesNumber") or 0) + 1000,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="sam_monai",
+        manufacturer_model_name=algorithm,
+        software_versions=__version__,
+        device_serial_number="none",
+        content_label="SEGMENTATION",
+        series_description=f"{algorithm} segmentation"[:64],
+    )
+    part = path.with_name(f".{path.name}")
+    segmentation.save_as(part)
+    os.replace(part, path)
+
+
+def read_segmentation(
+    path: str | Path, affine: np.ndarray, shape: Sequence[int], labels: Sequence[str] | None
+) -> np.ndarray:
+    """A DICOM SEG as a label map (columns, rows, slices) on the grid of its image.
+
+    Args:
+        path: the file.
+        affine: of the image, MONAI's.
+        shape: of the image.
+        labels: names; segments of these names, whatever their case, get the label's number, and where no segment has
+            such a name every one keeps its own.
+
+    Raises:
+        InputError: no SEG, overlapping segments, or another grid than the image's.
+    """
+    import highdicom as hd
+
+    try:
+        segmentation = hd.seg.segread(path)
+        numbers = list(segmentation.segment_numbers)
+        names = [segmentation.get_segment_description(n).segment_label.strip().lower() for n in numbers]
+        wanted = [name.strip().lower() for name in labels or ()]
+        known = {n: wanted.index(name) + 1 for n, name in zip(numbers, names, strict=True) if name in wanted}
+        volume = segmentation.get_volume(
+            segment_numbers=list(known) or numbers, combine_segments=True, allow_missing_positions=True
+        )
+        grid = hd.VolumeGeometry(
+            (FLIP @ affine)[:, [2, 1, 0, 3]],
+            tuple(int(n) for n in reversed(shape)),
+            coordinate_system="PATIENT",
+            frame_of_reference_uid=volume.frame_of_reference_uid,
+        )
+        found, _ = to_monai(volume.match_geometry(grid, tol=1e-3))
+    except InputError:
+        raise
+    except Exception as e:
+        cause = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise InputError(
+            f"{path}: cannot be read as DICOM SEG on its image's grid ({cause}); check that it belongs to the image"
+        ) from e
+    if not known:
+        return np.ascontiguousarray(found)
+    lookup = np.zeros(max(numbers) + 1, np.uint8)
+    for number, value in known.items():
+        lookup[number] = value
+    return np.ascontiguousarray(lookup[found])
+
+
+def codes_of(label: str) -> tuple[Any, Any, Any]:
+    """SNOMED CT's codes for a label's name: category, type and, if the name says one, side.
+
+    Names are those of DICOM's own lists of segments (CID 7191 to 7194). "kidney right", "Right Kidney" and "kidney_R"
+    are a kidney and right, a "liver tumor" is a neoplasm. A name that is not listed is tissue.
+    """
+    from pydicom.sr.codedict import codes
+
+    words = words_of(label)
+    sides = {"left": codes.SCT.Left, "l": codes.SCT.Left, "right": codes.SCT.Right, "r": codes.SCT.Right}
+    side = next((sides[word] for word in (*words[:1], *words[-1:]) if word in sides), None)
+    if side is not None:
+        words = words[1:] if words[0] in sides else words[:-1]
+    anatomy, abnormal = codes.SCT.AnatomicalStructure, codes.SCT.MorphologicallyAbnormalStructure
+    lists = ((anatomy, codes.CID7192), (codes.SCT.Tissue, codes.CID7191), (abnormal, codes.CID7194))
+    for category, known in lists:
+        for name in known.dir():
+            if sorted(words_of(name)) == sorted(words):
+                return category, getattr(known, name), side
+    for name in codes.CID7194.dir():
+        if words[-1:] == words_of(name):
+            return abnormal, getattr(codes.CID7194, name), side
+    return codes.SCT.Tissue, codes.SCT.Tissue, side
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name in lower case, singular and in American spelling."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])\d*|\d+", name)]
+    singular = [re.sub(r"(?<=[a-z]{3}[^s])s$|(?<=vertebra)e$", "", word) for word in words]
+    american = {"grey": "gray", "oesophagus": "esophagus", "tumour": "neoplasm", "tumor": "neoplasm"}
+    return [american.get(word, word) for word in singular]

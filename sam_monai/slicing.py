@@ -1,0 +1,56 @@
+"""Which axis of a volume is sliced, and how its slices are turned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.transforms import Orientation, Orientationd
+from nibabel.orientations import aff2axcodes
+from torch import Tensor
+
+# Slices as radiologists see them: the directions in which rows, columns and slices run.
+PLANES = {"axial": "PLS", "coronal": "ILP", "sagittal": "IPL"}
+ACROSS = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
+CLEARLY = 1.2  # times the next spacing: below it volumes count as equally fine all round
+
+
+def slicing_axes(affine: Any, orientation: str) -> str:
+    """MONAI's axis codes for a volume.
+
+    Args:
+        affine: of the volume, MONAI's (RAS).
+        orientation: a plane of :data:`PLANES`, axis codes, or ``"coarsest"``: the plane across the axis of the coarsest
+            spacing, in which slices were acquired; axial where none is clearly the coarsest.
+    """
+    if orientation != "coarsest":
+        return PLANES.get(orientation, orientation)
+    affine = np.asarray(affine, float)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    coarsest, codes = int(spacing.argmax()), aff2axcodes(affine)
+    if spacing.max() < CLEARLY * np.sort(spacing)[1]:
+        return PLANES["axial"]
+    return PLANES[ACROSS[str(codes[coarsest])]]
+
+
+class ToSlices(Orientation):
+    """MONAI's, to the axes of :func:`slicing_axes`."""
+
+    def __init__(self, orientation: str) -> None:
+        super().__init__(axcodes=PLANES["axial"], labels=None)
+        self.orientation = orientation
+
+    def __call__(self, data_array: torch.Tensor, lazy: bool | None = None) -> Tensor:
+        # The inverse reads the original affine and not these.
+        self.axcodes = slicing_axes(getattr(data_array, "affine", np.eye(4)), self.orientation)
+        return super().__call__(data_array, lazy)
+
+
+class ToSlicesd(Orientationd):
+    """:class:`ToSlices` of keys."""
+
+    def __init__(self, keys: Sequence[str], orientation: str) -> None:
+        super().__init__(keys, axcodes=PLANES["axial"], labels=None)
+        self.ornt_transform = ToSlices(orientation)

@@ -1,0 +1,57 @@
+"""DICOM series made of arrays, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def slice_file(plane: np.ndarray, **attributes) -> FileDataset:
+    """A CT slice (rows, columns) of Hounsfield units."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
+    dataset = FileDataset("", Dataset(), file_meta=meta, preamble=b"\0" * 128)
+    dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, generate_uid()
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.Modality, dataset.PatientID, dataset.PatientName, dataset.StudyDate = "CT", "p1", "A^B", "20200101"
+    dataset.PatientBirthDate = dataset.PatientSex = dataset.StudyTime = dataset.AccessionNumber = dataset.StudyID = ""
+    dataset.ImageType, dataset.SeriesNumber = ["ORIGINAL", "PRIMARY", "AXIAL"], 3
+    dataset.Rows, dataset.Columns = plane.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 16, 15, 0
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    dataset.PixelData = (plane + 1024).astype("<u2").tobytes()
+    for name, value in attributes.items():
+        setattr(dataset, name, value)
+    return dataset
+
+
+def decimal(values) -> list[str]:
+    """DICOM's decimal strings have 16 characters."""
+    return [f"{float(value):.10g}"[:16] for value in values]
+
+
+def write_series(folder: Path, array: np.ndarray, affine: np.ndarray, seed: int = 0, **attributes) -> list[Path]:
+    """A CT series of (columns, rows, slices) Hounsfield units on MONAI's (RAS) affine, file names in random order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lps = LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    directions = lps[:3, :3] / spacing
+    common = {
+        "StudyInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid(), "FrameOfReferenceUID": generate_uid(),
+        "ImageOrientationPatient": decimal([*directions[:, 0], *directions[:, 1]]),
+        "PixelSpacing": decimal([spacing[1], spacing[0]]), "SliceThickness": "3", **attributes,
+    }  # fmt: skip
+    order = np.random.default_rng(seed).permutation(array.shape[2])
+    files = []
+    for k in range(array.shape[2]):
+        where = decimal((lps @ [0, 0, k, 1])[:3])
+        dataset = slice_file(array[..., k].T, ImagePositionPatient=where, InstanceNumber=int(order[k]) + 1, **common)
+        files.append(folder / f"IM{order[k]:04d}")
+        dataset.save_as(files[-1], enforce_file_format=True)
+    return files

@@ -92,7 +92,7 @@ class PromptedInference(Inferer):
         """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial)."""
         if not prompts:
             return self.automatic(inputs, network, *args)
-        if isinstance(self.automatic, SlidingWindowInferer):
+        if isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer):
             raise InputError("prompts are answered for the whole image: an adapter trained with scale patch takes none")
         embedding = getattr(network, "module", network).encode(inputs)
         logits = network(inputs, embedding, **prompts)

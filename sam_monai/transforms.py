@@ -9,12 +9,9 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.transforms import (
-    AsDiscreted,
     Compose,
     EnsureTyped,
     FillHolesd,
-    Invertd,
-    InvertibleTransform,
     KeepLargestConnectedComponentd,
     MapTransform,
     RandAdjustContrastd,
@@ -37,6 +34,7 @@ from .data.dataset import has_sides
 from .data.load import LoadCased
 from .errors import InputError
 from .networks.base import AdaptedSAM, from_slices, slices_of
+from .slabs import SlabInferer, ToFileGridd
 from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
@@ -225,17 +223,14 @@ def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
 
 
 def finishing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:
-    """Logits to a label map on the grid of the image's own file.
+    """What the inferer gives to a label map on the grid of the image's own file.
 
     Args:
         preparation: the transforms that prepared the image.
         largest_component: keep only the largest connected component of each label.
         fill_holes: fill holes inside a label.
     """
-    steps: list[Transform] = [EnsureTyped("pred")]  # Invertd passes over a plain tensor
-    if any(isinstance(step, InvertibleTransform) for step in preparation.transforms):
-        steps.append(Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True))
-    steps.append(AsDiscreted("pred", argmax=True))
+    steps: list[Transform] = [ToFileGridd(preparation)]
     if largest_component:
         steps.append(KeepLargestConnectedComponentd("pred"))
     if fill_holes:
@@ -251,15 +246,16 @@ def check_scale(scale: str) -> None:
 def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> Inferer:
     """The image or volume as a whole, or patches of the encoder's size, overlapped and blended.
 
-    In a volume patches are taken in the plane and its slices in batches, so memory does not grow with depth.
+    Volumes pass in slabs of slices, so memory does not grow with depth.
     """
-    if scale == "whole":
-        return SimpleInferer()
     check_scale(scale)
+    if scale == "whole":
+        return SlabInferer(SimpleInferer()) if spatial_dims == 3 else SimpleInferer()
     size = (image_size, image_size, 8)[:spatial_dims]
-    return SlidingWindowInferer(
+    patches = SlidingWindowInferer(
         size,
         sw_batch_size=1 if spatial_dims == 3 else 8,
         overlap=(overlap, overlap, 0.0)[:spatial_dims],
         mode="gaussian",
     )
+    return SlabInferer(patches) if spatial_dims == 3 else patches

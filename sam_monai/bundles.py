@@ -150,9 +150,7 @@ class SaveMasks:
         part = path.with_name(f".{path.name}")
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
         if path.suffix == ".dcm" and self.network is not None:
-            labels: Sequence[str] = self.network.labels
-            if self.prompted(Path(source)):
-                labels = [f"object {i}" for i in range(1, max(1, int(array.max())) + 1)]
+            labels = self.meanings(source, int(array.max()))
             write_segmentation(
                 array, mask.affine.cpu().numpy(), source, labels, path, f"sam_monai {self.network.method}"
             )
@@ -163,6 +161,12 @@ class SaveMasks:
             nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
         os.replace(part, path)
         return path
+
+    def meanings(self, source: str, most: int) -> Sequence[str]:
+        """Names of a mask's values from 1 on, of which ``most`` is the largest."""
+        if self.network is None or self.prompted(Path(source)):
+            return [f"object {i}" for i in range(1, max(1, most) + 1)]
+        return self.network.labels
 
     def suffix(self, mask: MetaTensor) -> str:
         if mask.ndim == 3:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import warnings
 from pathlib import Path
@@ -58,7 +59,8 @@ def case_metrics(
 
 
 class CaseTable:
-    """Collects the metrics of every case of an evaluator's run, prints the means and writes ``cases.csv``.
+    """Collects the metrics of every case of an evaluator's run, prints the means and writes ``cases.csv``. There ``ml``
+    are the millilitres of the prediction in a volume.
 
     Args:
         labels: names of the foreground labels.
@@ -83,6 +85,9 @@ class CaseTable:
             label = case["label"]
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance)
+            if len(spacing) == 3:
+                for value, row in enumerate(metrics, 1):
+                    row["ml"] = float((case["pred"] == value).sum()) * math.prod(spacing) / 1000
             name = self.names(case["image"].meta["filename_or_obj"])
             self.rows += [{"case": name, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
 
@@ -93,7 +98,7 @@ class CaseTable:
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / "cases.csv.part"
         with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["case", "label", *METRICS])
+            writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml"])
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(part, self.folder / "cases.csv")

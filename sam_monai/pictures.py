@@ -88,6 +88,7 @@ class Pictures:
         folder: where ``<case>.png`` go.
         settings: how the images were prepared (``orientation``, ``channels``), see :mod:`sam_monai.transforms`.
         most: cases at most.
+        names: of the cases.
         prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
     """
 
@@ -98,16 +99,16 @@ class Pictures:
         settings: Mapping[str, Any],
         most: int = 20,
         prompted: Callable[[Path], bool] = lambda file: False,
+        names: CaseNames | None = None,
     ) -> None:
         self.prompted = prompted
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
         self.load = LoadCased(("image",), (), settings["channels"])
-        self.names = CaseNames()
+        self.names = names or CaseNames()
         self.written: list[Path] = []
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.written.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
 
     def draw(self, engine: Engine) -> None:

@@ -1,16 +1,19 @@
-"""What training ends with: a table, a picture, and what to do next."""
+"""What training and evaluation end with: a table, pictures, a page to look at, and what to do next."""
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine
 from torch import nn
 
 from .bundles import metadata_labels, read_adapter, read_metadata, record
 from .evaluation import CaseTable
+from .html_report import evaluation_report
 from .pictures import Pictures
 from .training import Checkpoints
 
@@ -54,9 +57,35 @@ def show_result(
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), best after epoch {evaluator.state.best_metric_epoch}")
     print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
+    write_report(output_dir, folder, settings, Path(output_dir) / "validation")
     if (Path(bundle_root) / "configs" / "metadata.json").is_file():
         metadata = read_metadata(bundle_root)
         ours = record(bundle_root, path)
         if metadata_labels(metadata) != ours["labels"] or any(ours[k] != v for k, v in metadata["adapter"].items()):
             command = f"python -m sam_monai metadata {bundle_root} --adapter {path}"
             print(f"metadata.json describes another adapter; to bring it up to date: {command}", flush=True)
+
+
+def write_report(
+    output_dir: str | Path, ckpt_dir: str | Path, settings: Mapping[str, Any], pictures: str | Path | None = None
+) -> Path:
+    """Write ``report.html`` of an evaluation's ``cases.csv`` and pictures, and of the training that led to it.
+
+    Args:
+        output_dir: where ``cases.csv`` is and the report goes.
+        ckpt_dir: where the training's checkpoints are.
+        settings: how the images were prepared.
+        pictures: folder of the pictures, if another.
+    """
+    folder = Path(output_dir)
+    with (folder / "cases.csv").open(encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
+    shown = {row["case"]: Path(pictures or folder) / f"{row['case']}.png" for row in rows}
+    resume = Path(ckpt_dir) / Checkpoints.RESUME
+    history = torch.load(resume, map_location="cpu", weights_only=True).get("history", []) if resume.is_file() else []
+    curves = [folder / "corrective_clicks.png"]
+    path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)
+    print(f"report: {path}", flush=True)
+    return path

@@ -81,9 +81,12 @@ class Checkpoints:
         self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.evaluator = evaluator
         self.resume = resume
+        self.history: list[dict[str, float]] = []  # an epoch each: its mean loss and, where there is one, Dice
+        self.losses: list[float] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
 
     def load(self, engine: Engine) -> None:
@@ -98,11 +101,21 @@ class Checkpoints:
             part.load_state_dict(state[name])
         engine.state.epoch = state["epoch"]
         engine.state.iteration = state["iteration"]
+        self.history = state.get("history", [])
         self.evaluator.state.best_metric = state["best_metric"]
         self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
         tqdm.write(f"resuming after epoch {state['epoch']}, best mean Dice so far {state['best_metric']:.4f}")
 
+    def note(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        self.losses.append(float(output[0]["loss"]))
+
     def save(self, engine: Engine) -> None:
+        epoch: dict[str, float] = {"epoch": engine.state.epoch, "loss": sum(self.losses) / len(self.losses)}
+        if self.evaluator.state.epoch == engine.state.epoch:
+            epoch["dice"] = float(next(iter(self.evaluator.state.metrics.values())))
+        self.history.append(epoch)
+        self.losses.clear()
         if idist.get_rank() != 0:
             return
         network = getattr(self.parts["network"], "module", self.parts["network"])
@@ -115,6 +128,7 @@ class Checkpoints:
             "iteration": engine.state.iteration,
             "best_metric": float(best.best_metric),
             "best_metric_epoch": best.best_metric_epoch,
+            "history": self.history,
         }
         save_aside(state, self.folder / self.RESUME)
 

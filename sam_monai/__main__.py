@@ -58,6 +58,19 @@ def metadata(args: argparse.Namespace) -> None:
     print(update_metadata(args.bundle, args.adapter))
 
 
+def series(args: argparse.Namespace) -> None:
+    """List the DICOM series in a folder and the folders within: what each is, and what to give as its image."""
+    import os
+
+    from .data.dicom import list_series
+
+    found = [one for folder, _, _ in sorted(os.walk(args.folder)) for one in list_series(folder)]
+    if not found:
+        raise InputError(f"{args.folder}: there is no DICOM image in it")
+    for one in found:
+        print(f"{one.path}  ({one.description}, {len(one.files)} file{'s' * (len(one.files) > 1)})")
+
+
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     from pathlib import Path
@@ -97,6 +110,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, as bundles/ssam")
     command.add_argument("--adapter", help="the trained adapter (default: the bundle's models/model.pt)")
     command.set_defaults(run=metadata)
+
+    command = commands.add_parser("series", help=series.__doc__, description=series.__doc__)
+    command.add_argument("folder", metavar="FOLDER")
+    command.set_defaults(run=series)
 
     command = commands.add_parser("merge", help=merge.__doc__, description=merge.__doc__)
     command.add_argument("adapter", metavar="ADAPTER", help="as bundles/ssam/models/model.pt")

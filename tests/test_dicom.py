@@ -291,6 +291,20 @@ def test_a_segmentation_is_a_training_label_on_its_images_grid(tmp_path):
     np.testing.assert_allclose(case["label"].affine, case["image"].affine)
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(grid=grids(), axes=st.permutations(range(3)), flips=st.lists(st.booleans(), min_size=3, max_size=3))
+def test_a_label_with_other_axes_than_its_image_is_turned(tmp_path, grid, axes, flips):
+    shape, affine = grid
+    truth = (blob(shape) > 0).astype(np.uint8)
+    nib.save(nib.Nifti1Image(truth, affine), tmp_path / "a.nii.gz")
+    label = nib.Nifti1Image(truth, affine)
+    turn = np.array([[axis, -1 if flip else 1] for axis, flip in zip(axes, flips, strict=True)])
+    nib.save(label.as_reoriented(turn), tmp_path / "b.nii.gz")
+    case = LoadCased(labels=1)({"image": tmp_path / "a.nii.gz", "label": tmp_path / "b.nii.gz"})
+    assert torch.equal(case["image"], case["label"])
+    torch.testing.assert_close(case["image"].affine, case["label"].affine, atol=1e-3, rtol=0)
+
+
 @pytest.mark.parametrize(
     "name, meaning, side",
     [

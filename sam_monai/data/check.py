@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 from tqdm import tqdm
 
 from sam_monai.data.dataset import PICTURE_SUFFIXES, Dataset
-from sam_monai.data.load import LoadCased
+from sam_monai.data.load import LoadCased, turned_like
 from sam_monai.errors import InputError
 
 _MOST_LINES = 20
@@ -62,7 +62,7 @@ def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> li
         except InputError as e:
             problems.append(str(e))
         if image is not None and label is not None:
-            problems += _pair_problems(image, label, case)
+            problems += _pair_problems(image, turned_like(label, image), case)
     problems += _odd_ones(kinds)
     for case in dataset.test:
         if not Path(case["image"]).exists():

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, NibabelReader, PILReader
-from monai.transforms import LoadImage, MapTransform
+from monai.transforms import LoadImage, MapTransform, Orientation
 from monai.utils import ImageMetaKey, MetaKeys
+from nibabel.orientations import aff2axcodes
 from PIL import Image, ImageOps
 
 from sam_monai.data.dataset import PICTURE_SUFFIXES
@@ -33,6 +34,7 @@ class LoadCased(MapTransform):
     Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
     axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept. A DICOM series is
     a folder or any file of it, see :mod:`sam_monai.data.dicom`; a DICOM SEG is read as a label on its image's grid.
+    A label volume that is its image's grid but for the order and direction of the axes is turned.
     An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
     as {0, 1}.
 
@@ -70,7 +72,7 @@ class LoadCased(MapTransform):
             if key == "label":
                 segmentation = is_segmentation(path)
                 label = self._read_segmentation(path, case) if segmentation else self._read(path, _upright)
-                case[key] = _as_label(label, self.labels or 0, path)
+                case[key] = turned_like(_as_label(label, self.labels or 0, path), case.get("image"))
             else:
                 case[key] = self._pick(self._read(path, _upright_grey_or_colour), path)
         return case
@@ -147,6 +149,18 @@ def _upright(picture: Image.Image) -> Image.Image:
 def _upright_grey_or_colour(picture: Image.Image) -> Image.Image:
     picture = _upright(picture)
     return picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV") else picture
+
+
+def turned_like(label: Any, image: Any) -> Any:
+    """A volume's label with its axes in the order and direction of its image's, if that puts it on the image's grid:
+    converters of DICOM turn volumes each in its own way."""
+    if not isinstance(image, MetaTensor) or image.ndim != 4 or label.ndim != 4:
+        return label
+    if image.shape[1:] == label.shape[1:] and torch.allclose(image.affine, label.affine, atol=1e-3):
+        return label
+    turned = Orientation(axcodes="".join(map(str, aff2axcodes(image.affine.numpy()))), labels=None)(label)
+    same = turned.shape[1:] == image.shape[1:] and torch.allclose(image.affine, turned.affine, atol=1e-3)
+    return MetaTensor(turned.as_tensor(), turned.affine, label.meta) if same else label
 
 
 def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:

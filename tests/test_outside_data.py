@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
 from bundle_runner import run
+from monai.data import MetaTensor
+
+from sam_monai import transforms
+from sam_monai.data import LoadCased
+from sam_monai.data.dicom_seg import write_segmentation
 
 DATA = os.environ.get("SAM_MONAI_TEST_DATA")
 pytestmark = [
@@ -40,3 +50,43 @@ def test_two_labels_in_volumes_train_and_evaluate(tmp_path):
     run("ssam", "train", epochs=8, output_dir=f"{tmp_path}/o", **where)
     run("ssam", "train", "evaluate", output_dir=f"{tmp_path}/e", **where)
     assert mean_dice(tmp_path / "e") == pytest.approx(mean_dice(tmp_path / "o")) and mean_dice(tmp_path / "e") > 0.4
+
+
+@pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 3.0)])
+def test_labels_of_an_awkward_dicom_series_survive_the_pipeline(spacing):
+    """Compressed, without UIDs, with a wrong thickness tag."""
+    from test_dicom import SETTINGS
+
+    case = LoadCased(labels=6)({"image": f"{DATA}/abdomen_ct/dicom", "label": f"{DATA}/abdomen_ct/dicom_label.nii.gz"})
+    image, truth = case["image"], case["label"][0].numpy()
+    np.testing.assert_allclose(image.pixdim, [0.9765625, 0.9765625, 2.0])
+    assert 60 < image[0].numpy()[truth == 4].mean() < 120 and image.min() == -1024  # liver with contrast, air
+    preparation = transforms.Compose(transforms.preparing(SETTINGS | {"spacing": spacing}))
+    prepared = preparation(dict(case))
+    shares = []  # a network that answers where each label is, as far as the resampled image can say
+    for value in range(7):
+        there = MetaTensor((case["label"].as_tensor() == value) * 400.0 - 160, image.affine, image.meta)
+        shares.append(preparation({"image": there})["image"].as_tensor())
+    onehot = torch.cat(shares)
+    found = np.asarray(transforms.finishing(preparation)({**prepared, "pred": onehot})["pred"][0])
+    for value in (1, 4, 5):
+        a, b = found == value, truth == value
+        assert np.array_equal(a, b) or spacing is not None
+        assert 2 * (a & b).sum() / (a.sum() + b.sum()) >= 0.97
+        np.testing.assert_allclose(np.argwhere(a).mean(0), np.argwhere(b).mean(0), atol=0.1)
+
+
+def test_a_real_segmentation_is_read_and_written_again_alike(tmp_path):
+    folder = Path(f"{DATA}/liver_dicom_seg")
+    case = LoadCased(labels=["liver"])({"image": folder / "ct", "label": folder / "liver_seg.dcm"})
+    mask, affine = case["label"][0].numpy().astype(int), np.asarray(case["image"].affine)
+    assert mask.any() and 20 < case["image"][0].numpy()[mask == 1].mean() < 80
+    write_segmentation(mask, affine, folder / "ct", ["liver"], tmp_path / "ours.dcm", "test")
+    read = {}
+    for name, file in (("ours", tmp_path / "ours.dcm"), ("theirs", folder / "liver_seg.dcm")):
+        (tmp_path / name).mkdir()
+        tool = shutil.which("segimage2itkimage")
+        subprocess.run([tool, "--inputDICOM", file, "--outputDirectory", tmp_path / name, "-t", "nii"], check=True)
+        read[name] = nib.load(tmp_path / name / "1.nii.gz")
+    assert np.array_equal(*(np.asarray(volume.dataobj) for volume in read.values()))
+    np.testing.assert_allclose(read["ours"].affine, read["theirs"].affine)

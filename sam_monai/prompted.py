@@ -39,18 +39,20 @@ class PromptedTraining(Inferer):
         ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean."""
         rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
         embedding = getattr(network, "module", network).encode(inputs)
+        automatic = network(inputs, embedding)
+        known = automatic.detach()
         objects, answers = [], []
         for _ in range(self.draws):
             target = pick_object(label, rng, self.labels)
             prompts = draw_prompts(target, rng)
             for _ in range(rng.randint(self.corrections + 1)):
                 with torch.no_grad():
-                    answer = network(inputs, embedding.detach(), **prompts)
+                    answer = network(inputs, embedding.detach(), automatic=known, **prompts)
                 prompts = corrective_click(target, answer[:, 1:] > 0, prompts)
             objects.append(target)
-            answers.append(network(inputs, embedding, **prompts))
+            answers.append(network(inputs, embedding, automatic=known, **prompts))
         return {
-            "automatic": network(inputs, embedding),
+            "automatic": automatic,
             "prompted": torch.stack(answers, 1),
             "objects": torch.cat(objects, 1),
         }
@@ -95,17 +97,23 @@ class PromptedInference(Inferer):
         if isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer):
             raise InputError("prompts are answered for the whole image: an adapter trained with scale patch takes none")
         embedding = getattr(network, "module", network).encode(inputs)
-        logits = network(inputs, embedding, **prompts)
+        automatic = network(inputs, embedding)
+        logits = network(inputs, embedding, automatic=automatic, **prompts)
         for k in range(len(logits)):
             one = {key: value[k : k + 1] for key, value in prompts.items()}
             if self.follow and inputs.ndim == 5 and ("boxes" not in one or one["boxes"].isnan().all()):
                 one.pop("boxes", None)
-                logits[k : k + 1] = followed(network, inputs, embedding, logits[k : k + 1], one)
+                logits[k : k + 1] = followed(network, inputs, embedding, automatic, logits[k : k + 1], one)
         return torch.cat([logits[:1, 0], logits[:, 1]])[None]
 
 
 def followed(
-    network: Callable[..., Tensor], image: Tensor, embedding: Tensor, logits: Tensor, prompts: Prompts
+    network: Callable[..., Tensor],
+    image: Tensor,
+    embedding: Tensor,
+    automatic: Tensor,
+    logits: Tensor,
+    prompts: Prompts,
 ) -> Tensor:
     """The logits (1, 2, H, W, D) of one object, where slices without a positive click are answered anew, from the
     nearest slice with one outwards: each by the box about its neighbour's mask, and negative clicks of its own."""
@@ -128,5 +136,7 @@ def followed(
         if own.any():
             plane = coords[own] * torch.tensor([1, 1, 0], device=coords.device)  # alone, the slice is number 0
             slice_prompts |= {"point_coords": plane[None], "point_labels": labels[own][None]}
-        logits[..., k] = network(image[..., k : k + 1], embedding[..., k : k + 1], **slice_prompts)[..., 0]
+        here = slice(k, k + 1)
+        answer = network(image[..., here], embedding[..., here], automatic=automatic[..., here], **slice_prompts)
+        logits[..., k] = answer[..., 0]
     return logits

@@ -31,25 +31,28 @@ ONE_SLICE = "1 click on one slice, followed"
 CORRECTIONS = (0, 1, 2, 3, 5)
 
 
-def answers(network: MedSA, image: Tensor, embedding: Tensor, mask: Tensor, rng: Rng) -> Iterator[tuple[str, Tensor]]:
+def answers(
+    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor, mask: Tensor, rng: Rng
+) -> Iterator[tuple[str, Tensor]]:
     """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
 
     Args:
         network: a Med-SA.
         image: (1, C, *spatial).
         embedding: of the image.
+        automatic: the network's answer without a prompt.
         mask: bool (1, 1, *spatial), the object.
         rng: all randomness of the prompts.
     """
 
     def ask(prompts: Prompts) -> Tensor:
-        return network(image, embedding, **prompts)
+        return network(image, embedding, automatic=automatic, **prompts)
 
     for name, draw in ASKED.items():
         yield name, ask(draw(mask, rng))[:, 1:] > 0
     if image.ndim == 5:
         prompts = draw_clicks(mask, rng, 1, share=0.0)
-        yield ONE_SLICE, followed(network, image, embedding, ask(prompts), prompts)[:, 1:] > 0
+        yield ONE_SLICE, followed(network, image, embedding, automatic, ask(prompts), prompts)[:, 1:] > 0
     prompts = draw_box(mask, rng, 0.5)
     for clicks in range(max(CORRECTIONS) + 1):
         answer = ask(prompts)[:, 1:] > 0
@@ -88,13 +91,14 @@ def evaluate_prompts(
         name = Path(case["image"].meta["filename_or_obj"]).name
         with torch.no_grad():
             embedding = network.encode(image)
-            automatic = network(image, embedding).argmax(1, keepdim=True)
+            automatic = network(image, embedding)
+            found = automatic.argmax(1, keepdim=True)
             for value, label_name in enumerate(labels, 1):
                 mask = label == value
                 if not mask.any():
                     continue
-                asked = answers(network, image, embedding, mask, rng)
-                for prompt, answer in [(AUTOMATIC, automatic == value), *asked]:
+                asked = answers(network, image, embedding, automatic, mask, rng)
+                for prompt, answer in [(AUTOMATIC, found == value), *asked]:
                     dice = compute_dice(answer.float(), mask.float()).item()
                     rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
     if not rows:

@@ -303,6 +303,37 @@ def test_prompts_that_do_not_fit_are_refused(network, prompts, said):
         network(image(2, 1, 32, 32), **prompts)
 
 
+def test_a_prompted_object_learns_from_the_label_that_it_resembles_and_from_no_other(network):
+    network.label_gains.data.fill_(2.0)
+    label = torch.full((1, 3, 8, 8), -6.0)
+    label[:, 0] = 0
+    label[:, 1, 2:6, 2:6] = label[:, 2, 6:, 6:] = 6.0
+    rough = torch.full((2, 8, 8), -3.0)
+    rough[0, 2:6, 2:5] = 1.0  # label 1 without a column
+    rough[1, 0:2, 0:2] = 4.0  # no label
+    with torch.no_grad():
+        mended, alone = network.guided(rough, label)
+        assert torch.equal(mended > 0, label[0, 1] > 0)
+        assert torch.equal(alone > 0, rough[1] > 0)
+        again = network.guided(rough[:1].repeat(2, 1, 1), label.repeat(2, 1, 1, 1))
+    torch.testing.assert_close(again, mended.repeat(2, 1, 1))
+
+
+def test_the_answer_without_a_prompt_may_be_given_and_gets_no_gradient(network):
+    network.label_gains.data.fill_(1.0)
+    x, prompts = image(1, 1, 30, 30), {"boxes": torch.tensor([[[4.0, 5.0, 20.0, 21.0]]])}
+    embedding, calls = network.encode(x), []
+    automatic = network(x, embedding)
+    network.backbone.mask_decoder.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    given = network(x, embedding, automatic=automatic, **prompts)
+    assert len(calls) == 1
+    torch.testing.assert_close(given, network(x, embedding, **prompts))
+    network.zero_grad()
+    given.sum().backward()
+    assert network.label_tokens.grad is None or not network.label_tokens.grad.any()
+    assert network.label_gains.grad.any()
+
+
 def test_merging_with_depth_attention_is_refused():
     with pytest.raises(InputError, match="depth attention"):
         SSAM(tiny_backbone(), labels=LABELS, depth_attention=True).merged()

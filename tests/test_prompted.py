@@ -60,12 +60,12 @@ def test_the_same_seed_draws_the_same_prompts(network):
 class Bright:
     """Answers a box by what is bright inside of it, and a click by the square about it."""
 
-    def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None):
+    def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None, automatic=None):
         inside = torch.zeros_like(image, dtype=torch.bool)
         if boxes is not None:
             i0, j0, k0, i1, j1, k1 = boxes[0, 0].int().tolist()
             inside[..., i0 - 1 : i1 + 2, j0 - 1 : j1 + 2, k0 : k1 + 1] = True
-        else:
+        elif point_coords is not None:
             for i, j, k in point_coords[0].int().tolist():
                 inside[..., i - 2 : i + 3, j - 2 : j + 3, k] = True
         mask = torch.where(inside & (image > 0.5), 5.0, -5.0)
@@ -85,11 +85,11 @@ def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends():
     prompts = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])}
     network = Bright()
     first = network(volume, volume, **prompts)
-    assert torch.equal((followed(network, volume, volume, first, prompts)[:, 1:] > 0), bar)
+    assert torch.equal((followed(network, volume, volume, volume, first, prompts)[:, 1:] > 0), bar)
     corrected = {"point_coords": torch.tensor([[[9.0, 9.0, 5.0], [18.0, 18.0, 3.0]]]),
                  "point_labels": torch.tensor([[1, 0]])}  # fmt: skip
     seed = network(volume, volume, corrected["point_coords"][:, :1], corrected["point_labels"][:, :1])
-    assert torch.equal((followed(network, volume, volume, seed, corrected)[:, 1:] > 0), bar)
+    assert torch.equal((followed(network, volume, volume, volume, seed, corrected)[:, 1:] > 0), bar)
     logits = PromptedInference(SimpleInferer())(volume, network, **prompts)
     assert torch.equal(logits.argmax(1, keepdim=True) == 1, bar)
     alone = PromptedInference(SimpleInferer(), follow=False)(volume, network, **prompts)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..adaptations import adapters
 from ..adaptations.prompts import decoder_prompts
@@ -29,7 +29,7 @@ class MedSA(AdaptedSAM):
     Where it departs from the paper: without a prompt each label has eight tokens of its own, as in PTSAM, where the
     paper has none. SAM's tokens of clicks and corners are trained, from where SAM has them, because LiteMedSAM was made
     with boxes alone. In a volume the slices beyond a box have, in place of its corners, SAM's token of a negative click
-    without a position.
+    without a position. What the labels' answers say of a prompted object is added to its logits: :meth:`guided`.
 
     Args:
         ratio: of an adapter's bottleneck to its width.
@@ -72,6 +72,7 @@ class MedSA(AdaptedSAM):
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
+        self.label_gains = nn.Parameter(torch.zeros(len(self.labels)))
 
     def prompt_tokens(self) -> Tensor:
         return self.label_tokens
@@ -83,6 +84,7 @@ class MedSA(AdaptedSAM):
         point_coords: Tensor | None = None,
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
+        automatic: Tensor | None = None,
     ) -> Tensor:
         """Segment images or volumes, by clicks and boxes or by themselves.
 
@@ -95,6 +97,7 @@ class MedSA(AdaptedSAM):
                 asks for K objects of it.
             point_labels: (B, N): 1 on the object, 0 beside it, -1 for padding.
             boxes: (B, N, 4 or 6), lower corner then upper, both inside; all of one object. NaN: none.
+            automatic: what the network answers for this image without a prompt, to save half of the decoder's work.
 
         Returns:
             float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else
@@ -106,11 +109,11 @@ class MedSA(AdaptedSAM):
         if point_coords is None and point_labels is None and boxes is None:
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
-            def automatic(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
+            def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
                 with adapters.conditioned(self.backbone.mask_decoder, condition.repeat(len(features), 1)):
                     return self.backbone.decode(features, tokens, shape)
 
-            return self.segment(image, embedding, automatic)
+            return self.segment(image, embedding, by_labels)
         objects = check_prompts(image, point_coords, point_labels, boxes)
         with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels
             tokens, condition = sparse_prompts(self.backbone, tuple(image.shape[2:]), point_coords, point_labels, boxes)
@@ -125,9 +128,35 @@ class MedSA(AdaptedSAM):
                 return self.backbone.decode(features, tokens[part], shape)
 
         logits = self.segment(image, embedding, prompted)
-        if objects != len(image):
-            logits = torch.stack([logits[0, :1].expand(objects, *logits.shape[2:]), logits[0, 1:]], 1)
-        return logits
+        objects_logits = logits[:, 1] if objects == len(image) else logits[0, 1:]
+        if automatic is None:
+            with torch.no_grad():
+                automatic = self(image, self.encode(image) if embedding is None else embedding)
+        answer = self.guided(objects_logits, automatic)
+        return torch.stack([torch.zeros_like(answer), answer], 1)
+
+    def guided(self, prompted: Tensor, automatic: Tensor) -> Tensor:
+        """Add to a prompted object's logits what the network knows of its labels.
+
+        Each label's margin (its logit over the largest of the others, the background's included) is added, times a
+        trained gain, which starts at 0, and the squared soft Dice of the object and the label over the image or volume:
+        an object that is no label's is left as it is. The labels' answers get no gradient from this.
+
+        Args:
+            prompted: (R, *spatial).
+            automatic: (B, L + 1, *spatial), B = R or 1.
+        """
+        automatic = automatic.detach()
+        first, second = automatic.topk(2, dim=1).values.unbind(1)
+        labels = automatic[:, 1:]
+        rival = torch.where(labels == first[:, None], second[:, None], first[:, None])
+        margins = labels - rival  # (B, L, *spatial)
+        dims = tuple(range(2, margins.ndim))
+        found, there = prompted.detach().sigmoid()[:, None], margins.sigmoid()
+        common = (found * there).sum(dims)
+        agreement = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
+        weights = self.label_gains * agreement**2
+        return prompted + (weights.reshape(*weights.shape, *[1] * len(dims)) * margins).sum(1)
 
     def describe(self) -> dict[str, Any]:
         own = ("ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import AsDiscreted, Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform
+from monai.transforms import AsDiscreted, Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -73,12 +73,15 @@ class ToFileGridd(MapTransform):
         if not inverted:
             self.invert = lambda data: data
         self.discrete = AsDiscreted("pred", argmax=True)
+        self.resampled = any(isinstance(step, Spacingd) for step in preparation.transforms)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = self.ensure(dict(data))
         labels = case["pred"]
         if labels.shape[0] > 1:
             return self.discrete(self.invert(case))
+        if not self.resampled:
+            return self.invert(case)
         best = found = None
         for value in labels.unique().tolist():
             share = self.invert({**case, "pred": (labels == value).float()})["pred"]

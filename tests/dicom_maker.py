@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
@@ -55,3 +55,42 @@ def write_series(folder: Path, array: np.ndarray, affine: np.ndarray, seed: int 
         files.append(folder / f"IM{order[k]:04d}")
         dataset.save_as(files[-1], enforce_file_format=True)
     return files
+
+
+def write_multiframe(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+    """An enhanced CT of (columns, rows, slices) Hounsfield units, its frames in reverse order."""
+    lps = LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    directions = lps[:3, :3] / spacing
+    file = slice_file(array[..., 0].T, Modality="CT", NumberOfFrames=array.shape[2], InstanceNumber=1)
+    file.SOPClassUID = file.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
+    file.StudyInstanceUID, file.SeriesInstanceUID, file.FrameOfReferenceUID = (generate_uid() for _ in range(3))
+    order = range(array.shape[2])[::-1]
+    file.PixelData = b"".join((array[..., k].T + 1024).astype("<u2").tobytes() for k in order)
+    del file.RescaleSlope, file.RescaleIntercept
+
+    def item(**values) -> Dataset:
+        dataset = Dataset()
+        for name, value in values.items():
+            setattr(dataset, name, value)
+        return dataset
+
+    measures = item(PixelSpacing=decimal([spacing[1], spacing[0]]), SliceThickness="3")
+    orientation = item(ImageOrientationPatient=decimal([*directions[:, 0], *directions[:, 1]]))
+    values = item(RescaleSlope="1", RescaleIntercept="-1024", RescaleType="HU")
+    file.SharedFunctionalGroupsSequence = [
+        item(PixelMeasuresSequence=[measures], PlaneOrientationSequence=[orientation],
+             PixelValueTransformationSequence=[values])
+    ]  # fmt: skip
+    organisation = generate_uid()
+    file.DimensionOrganizationSequence = [item(DimensionOrganizationUID=organisation)]
+    file.DimensionIndexSequence = [
+        item(DimensionOrganizationUID=organisation, DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113)
+    ]
+    frames = []
+    for number, k in enumerate(order, 1):
+        place = item(ImagePositionPatient=decimal((lps @ [0, 0, k, 1])[:3]))
+        content = item(DimensionIndexValues=[number], StackID="1", InStackPositionNumber=number)
+        frames.append(item(PlanePositionSequence=[place], FrameContentSequence=[content]))
+    file.PerFrameFunctionalGroupsSequence = frames
+    file.save_as(path, enforce_file_format=True)

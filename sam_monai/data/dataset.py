@@ -120,7 +120,7 @@ def read_dataset(
     )
 
 
-def images_to_segment(source: str | Path, seed: int = 0) -> list[dict]:
+def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) -> list[dict]:
     """List the images to run a network on, as dicts with the one key "image" and an absolute path.
 
     Args:
@@ -128,6 +128,7 @@ def images_to_segment(source: str | Path, seed: int = 0) -> list[dict]:
             images (those with a known suffix, sorted by name, and the DICOM series in it and in all folders within,
             each told by its folder or, where that holds several, by a file), or one image file.
         seed: that of `read_dataset`, for a dataset without `validation` and `test`.
+        spatial_dims: with 3, DICOM pictures without a place in the patient, such as dose reports, are passed over.
 
     Raises:
         InputError: nothing there, or nothing in it that looks like an image.
@@ -144,7 +145,12 @@ def images_to_segment(source: str | Path, seed: int = 0) -> list[dict]:
     images = [f for f in files if f.name.lower().endswith(PICTURE_SUFFIXES + VOLUME_SUFFIXES)]
     for folder, _, _ in sorted(os.walk(path)):
         series = list_series(folder)
-        images += [Path(folder)] if len(series) == 1 else [one.files[0] for one in series]
+        told = [Path(folder)] if len(series) == 1 else [one.files[0] for one in series]
+        images += [
+            image
+            for image, one in zip(told, series, strict=True)
+            if spatial_dims == 2 or not is_dicom_picture(one.files[0])
+        ]
     if not images:
         known = " ".join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)
         raise InputError(

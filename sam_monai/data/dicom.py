@@ -202,6 +202,7 @@ def read_volume(series: Series) -> Any:
     """
     import highdicom as hd
     from pydicom import dcmread
+    from pydicom.pixels import apply_modality_lut, pixel_array
 
     datasets = [with_class(dcmread(file)) for file in series.files]
     options: dict[str, Any] = {"dtype": np.float32, "apply_real_world_transform": False}
@@ -210,16 +211,15 @@ def read_volume(series: Series) -> Any:
     try:
         if several:
             return hd.get_volume_from_series(datasets, atol=0.05 * spacing + 0.01, orientation_tol=1e-3, **options)
-        image = hd.Image.from_dataset(datasets[0], copy=False)
         if has_place(datasets[0]):
-            return image.get_volume(atol=0.02, **options)
-        frames = image.get_frames(**options)
+            return hd.Image.from_dataset(datasets[0], copy=False).get_volume(atol=0.02, **options)
+        pixels = np.asarray(apply_modality_lut(pixel_array(datasets[0]), datasets[0]), np.float32)
     except Exception as e:
         cause = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise InputError(f"{series.files[0]}: cannot be read as DICOM ({cause}); export it again or remove it") from e
-    if len(frames) > 1:
-        raise InputError(f"{series.files[0]}: has {len(frames)} frames without a place in the patient; export one")
-    return frames[0]
+    if int(datasets[0].get("NumberOfFrames") or 1) > 1:
+        raise InputError(f"{series.files[0]}: has {len(pixels)} frames without a place in the patient; export one")
+    return pixels.max() - pixels if datasets[0].PhotometricInterpretation == "MONOCHROME1" else pixels
 
 
 def with_class(dataset: Dataset) -> Dataset:

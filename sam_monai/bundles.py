@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .backbones.weights import read_state
+from .data.dicom import is_dicom
 from .data.dicom_seg import write_segmentation
 from .data.names import CaseNames
 from .errors import InputError
@@ -146,7 +147,7 @@ class SaveMasks:
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
-        path = self.folder / f"{self.names(source)}_seg{self.suffix(mask)}"
+        path = self.folder / f"{self.names(source)}_seg{self.suffix(mask, source)}"
         part = path.with_name(f".{path.name}")
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
         if path.suffix == ".dcm" and self.network is not None:
@@ -168,7 +169,7 @@ class SaveMasks:
             return [f"object {i}" for i in range(1, max(1, most) + 1)]
         return self.network.labels
 
-    def suffix(self, mask: MetaTensor) -> str:
+    def suffix(self, mask: MetaTensor, source: str) -> str:
         if mask.ndim == 3:
             return ".png"
-        return ".dcm" if self.dicom else ".nii.gz"
+        return ".dcm" if self.dicom and is_dicom(source) else ".nii.gz"

@@ -95,7 +95,7 @@ def write_page(path: str | Path, title: str, body: Sequence[str]) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     head = f'<meta charset="utf-8"><title>sam_monai: {title}</title><style>{STYLE}</style>'
-    part = path.with_name(f".{path.name}")
+    part = path.with_name(f".{path.name}.{os.getpid()}")  # processes may end together
     part.write_text(f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>",
                     encoding="utf-8")  # fmt: skip
     os.replace(part, path)

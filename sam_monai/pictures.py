@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
@@ -120,10 +121,10 @@ class Pictures:
             image = self.load({"image": str(file)})["image"]
             maps = {} if case.get("label") is None else {"truth": case["label"]}
             maps["prediction"] = case["pred"]
-            turned = {
-                name: upright(MetaTensor(np.asarray(m), affine=image.affine), self.settings["orientation"])[0]
-                for name, m in maps.items()
-            }
+            turned = {}
+            for name, labelled in maps.items():
+                on_cpu = MetaTensor(torch.as_tensor(labelled).cpu(), affine=image.affine)
+                turned[name] = upright(on_cpu, self.settings["orientation"])[0]
             path = self.folder / f"{self.names(file)}.png"
             labels = self.labels()
             if self.prompted(file):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import AsDiscreted, Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd
+from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -59,7 +59,7 @@ class SlabInferer(Inferer):
 class ToFileGridd(MapTransform):
     """Logits, or labels as one channel, on the network's grid to a label map on the grid of the image's own file.
 
-    Where a volume was resampled, logits are interpolated and then compared; labels likewise, one at a time.
+    Where a volume was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
 
     Args:
         preparation: the transforms that prepared the image.
@@ -72,19 +72,18 @@ class ToFileGridd(MapTransform):
         self.invert = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
         if not inverted:
             self.invert = lambda data: data
-        self.discrete = AsDiscreted("pred", argmax=True)
         self.resampled = any(isinstance(step, Spacingd) for step in preparation.transforms)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = self.ensure(dict(data))
-        labels = case["pred"]
-        if labels.shape[0] > 1:
-            return self.discrete(self.invert(case))
-        if not self.resampled:
-            return self.invert(case)
+        pred = case["pred"]
+        if not self.resampled:  # the same voxels, in another order at most
+            return self.invert({**case, "pred": pred.argmax(0, keepdim=True) if len(pred) > 1 else pred})
+        values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
         best = found = None
-        for value in labels.unique().tolist():
-            share = self.invert({**case, "pred": (labels == value).float()})["pred"]
+        for value in values:
+            channel = pred[value : value + 1] if len(pred) > 1 else (pred == value).float()
+            share = self.invert({**case, "pred": channel})["pred"]
             if best is None or found is None:
                 best, found = share, torch.full_like(share, value, dtype=torch.uint8)
             else:

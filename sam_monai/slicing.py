@@ -17,22 +17,30 @@ ACROSS = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagi
 CLEARLY = 1.2  # times the next spacing: below it volumes count as equally fine all round
 
 
-def slicing_axes(affine: Any, orientation: str) -> str:
+def slicing_axes(affine: Any, orientation: str, shape: Sequence[int] = ()) -> str:
     """MONAI's axis codes for a volume.
 
     Args:
         affine: of the volume, MONAI's (RAS).
         orientation: a plane of :data:`PLANES`, axis codes, or ``"coarsest"``: the plane across the axis of the coarsest
             spacing, in which slices were acquired; axial where none is clearly the coarsest.
+        shape: of the volume; a single slice is not cut across.
     """
     if orientation != "coarsest":
         return PLANES.get(orientation, orientation)
     affine = np.asarray(affine, float)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     coarsest, codes = int(spacing.argmax()), aff2axcodes(affine)
+    if list(shape).count(1) == 1:
+        return PLANES[ACROSS[str(codes[list(shape).index(1)])]]
     if spacing.max() < CLEARLY * np.sort(spacing)[1]:
         return PLANES["axial"]
     return PLANES[ACROSS[str(codes[coarsest])]]
+
+
+def sides_axis(volume: Any) -> int:
+    """Which spatial axis of a volume (a MetaTensor) runs from the patient's one side to the other."""
+    return next(i for i, code in enumerate(aff2axcodes(np.asarray(volume.affine))) if code in ("L", "R"))
 
 
 class ToSlices(Orientation):
@@ -44,7 +52,7 @@ class ToSlices(Orientation):
 
     def __call__(self, data_array: torch.Tensor, lazy: bool | None = None) -> Tensor:
         # The inverse reads the original affine and not these.
-        self.axcodes = slicing_axes(getattr(data_array, "affine", np.eye(4)), self.orientation)
+        self.axcodes = slicing_axes(getattr(data_array, "affine", np.eye(4)), self.orientation, data_array.shape[1:])
         return super().__call__(data_array, lazy)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from tqdm.auto import tqdm
 
 from .backbones.weights import content_hash
 from .bundles import SaveMasks, read_adapter
+from .data.dicom import is_dicom, series_of
+from .data.prompts import prompts_beside
 from .errors import InputError
 from .html_report import studies_report
 
@@ -55,6 +58,11 @@ class Studies:
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
         made_by = {"adapter": content_hash(read_adapter(adapter)), **settings}
         self.made_by = json.loads(json.dumps(made_by))  # tuples become lists, as in a record that was read
+        for file in sorted(self.folder.glob("*.json")):  # a name that another image has here stays its own
+            try:
+                masks.names.files.setdefault(file.stem, Path(json.loads(file.read_text(encoding="utf-8"))["image"]))
+            except (ValueError, KeyError):
+                file.unlink()
         for case in cases:  # all of them, so that every process gives an image the same name
             masks.names(case["image"])
 
@@ -65,7 +73,8 @@ class Studies:
             The records of this process's studies, in their order.
 
         Raises:
-            InputError: after the others are done, naming the studies that could not be segmented.
+            InputError: after the others are done, naming the studies that could not be segmented. One of several
+            processes prints this instead.
         """
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         mine = self.cases[rank::processes]
@@ -84,7 +93,10 @@ class Studies:
         failed = [record for record in found if record["error"]]
         if failed:
             lines = [f"{len(failed)} of {len(mine)} studies could not be segmented:"]
-            raise InputError("\n".join(lines + [f"{record['image']}: {record['error']}" for record in failed]))
+            message = "\n".join(lines + [f"{record['image']}: {record['error']}" for record in failed])
+            if processes == 1:
+                raise InputError(message)
+            print(f"error: {message}", file=sys.stderr, flush=True)  # torchrun stops all where one process fails
         return found
 
     def keep(self, engine: Engine, error: Exception) -> None:
@@ -104,7 +116,11 @@ class Studies:
             output: Any = self.evaluator.state.output
             mask = output[0]["pred"]
             name = self.masks.names(case["image"])
-            record |= {"state": state, "mask": f"{name}_seg{self.masks.suffix(mask)}", "voxels": voxels(mask)}
+            record |= {
+                "state": state,
+                "mask": f"{name}_seg{self.masks.suffix(mask, case['image'])}",
+                "voxels": voxels(mask),
+            }
             if mask.ndim == 4:
                 litres = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
                 record["millilitres"] = {value: count * litres for value, count in record["voxels"].items()}
@@ -124,7 +140,9 @@ class Studies:
         files = [self.path(case["image"]) for case in self.cases]
         records = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
         pictures = {r["image"]: self.masks.folder / f"{self.masks.names(r['image'])}.png" for r in records}
-        labels = {r["image"]: self.masks.meanings(r["image"], len(r.get("voxels", {}))) for r in records}
+        labels = {
+            r["image"]: self.masks.meanings(r["image"], max(map(int, r.get("voxels", {})), default=0)) for r in records
+        }
         return studies_report(records, labels, pictures, self.made_by, self.masks.folder / "report.html")
 
     def path(self, image: str) -> Path:
@@ -144,10 +162,8 @@ class Studies:
 
 def fingerprint(image: str | Path) -> list[int]:
     """Files, bytes and time of the last change of an image's file or folder, and of the prompts beside it."""
-    from .data.prompts import prompts_beside
-
     path = Path(image)
-    files = [file for file in (path.iterdir() if path.is_dir() else [path]) if file.is_file()]
+    files = list(series_of(path).files) if path.is_dir() or is_dicom(path) else [path]
     files += [file for file in [prompts_beside(path)] if file.is_file()]
     states = [file.stat() for file in files]
     return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]

@@ -35,7 +35,7 @@ from .data.load import LoadCased
 from .errors import InputError
 from .networks.base import AdaptedSAM, from_slices, slices_of
 from .slabs import SlabInferer, ToFileGridd
-from .slicing import ToSlicesd
+from .slicing import ToSlicesd, sides_axis
 
 Settings = Mapping[str, Any]
 
@@ -175,8 +175,16 @@ def mirroring(volume: bool) -> list[Transform]:
     picture has no up."""
     keys = ("image", "label")
     if volume:
-        return [RandFlipd(keys, prob=0.5, spatial_axis=1)]
+        return [RandMirrord(keys, prob=0.5)]
     return [RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.75, max_k=3)]
+
+
+class RandMirrord(RandFlipd):
+    """MONAI's, of the axis that runs from side to side in the patient, wherever slicing put it."""
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        self.flipper.spatial_axis = sides_axis(data[self.keys[0]])
+        return super().__call__(data, lazy)
 
 
 def views(labels: Sequence[str], spatial_dims: int, augment: bool) -> list[Callable[[Tensor], Tensor]]:
@@ -184,7 +192,7 @@ def views(labels: Sequence[str], spatial_dims: int, augment: bool) -> list[Calla
     if not augment or has_sides(labels):
         return [torch.clone]
     if spatial_dims == 3:
-        return [torch.clone, lambda x: x.flip(2)]
+        return [torch.clone, lambda x: x.flip(1 + sides_axis(x))]
     turns: list[Callable[[Tensor], Tensor]] = [lambda x, k=k: x.rot90(k, (1, 2)) for k in range(4)]
     return [*turns, *(lambda x, turn=turn: turn(x.flip(1)) for turn in turns)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from dicom_maker import decimal, slice_file, write_multiframe, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import DataLoader, Dataset, decollate_batch
+from PIL import Image
 from pydicom.data import get_testdata_file
 from scipy.spatial.transform import Rotation
 
@@ -121,6 +123,13 @@ def test_volumes_are_sliced_across_their_coarsest_spacing(spacing, axes):
     assert slicing_axes(np.diag([*spacing, 1.0]), "coarsest") == axes
     assert slicing_axes(np.diag([*spacing, 1.0]), "sagittal") == "IPL"
     assert slicing_axes(np.diag([*spacing, 1.0]), "RAS") == "RAS"
+    assert slicing_axes(np.diag([*spacing, 1.0]), "coarsest", (9, 1, 9)) == "ILP"
+
+
+def test_a_single_slice_is_as_thick_as_it_was_acquired(tmp_path):
+    write_series(tmp_path, blob((8, 9, 1)), AFFINE)
+    image = LoadCased("image")({"image": tmp_path})["image"]
+    assert image.shape == (1, 8, 9, 1) and image.pixdim.tolist() == pytest.approx([0.7, 0.7, 3.0], abs=1e-5)
 
 
 def test_resampling_is_undone(tmp_path):
@@ -190,6 +199,10 @@ def test_wrong_geometry_is_refused_by_name(tmp_path):
         dataset.ImagePositionPatient = decimal([x, y + 0.7 * k, z])
         dataset.save_as(file)
     refused("tilted", "gantry tilt")
+    creep = write_series(tmp_path / "creep", blob((8, 8, 24)), AFFINE)
+    for k in range(24):  # every gap within its tolerance, the middle far off
+        spoil(creep, k, ImagePositionPatient=decimal([-30, -40, -100 + 2.5 * k + 0.055 * max(0, k - 11)]))
+    refused("creep", "uneven slice spacing.*from where an even")
     spoil(made("pixels"), 2, PixelSpacing=decimal([0.8, 0.8]))
     refused("pixels", "different pixel spacings")
     (tmp_path / "none").mkdir()
@@ -346,6 +359,41 @@ def test_a_label_with_other_axes_than_its_image_is_turned(tmp_path, grid, axes, 
     case = LoadCased(labels=1)({"image": tmp_path / "a.nii.gz", "label": tmp_path / "b.nii.gz"})
     assert torch.equal(case["image"], case["label"])
     torch.testing.assert_close(case["image"].affine, case["label"].affine, atol=1e-3, rtol=0)
+
+
+def test_a_segmentation_without_any_of_the_labels_is_refused(tmp_path):
+    write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE)
+    image = LoadCased("image")({"image": tmp_path / "s"})["image"]
+    mask, affine = (image[0].numpy() > 0).astype(int), np.asarray(image.affine)
+    write_segmentation(mask, affine, tmp_path / "s", ["Liver"], tmp_path / "l.dcm", "test")
+    with pytest.raises(InputError, match="segments liver, of which none is a label"):
+        read_segmentation(tmp_path / "l.dcm", affine, mask.shape, ["tumor"])
+    write_segmentation(mask, affine, tmp_path / "s", ["Segment 1"], tmp_path / "n.dcm", "test")
+    assert np.array_equal(read_segmentation(tmp_path / "n.dcm", affine, mask.shape, ["tumor"]), mask)
+
+
+def test_a_series_without_the_patients_attributes_gets_its_segmentation(tmp_path):
+    files = write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE)
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        del dataset.PatientName, dataset.PatientBirthDate, dataset.AccessionNumber
+        dataset.save_as(file)
+    assert threshold(tmp_path / "s", tmp_path / "o", mask_format="dicom_seg", network=Named("a")).is_file()
+    nib.save(nib.Nifti1Image(blob((8, 9, 4)), AFFINE), tmp_path / "n.nii.gz")
+    mask = threshold(tmp_path / "n.nii.gz", tmp_path / "o", mask_format="dicom_seg", network=Named("a"))
+    assert mask.name == "n_seg.nii.gz"
+
+
+def test_x_rays_are_checked_as_pictures(tmp_path):
+    for name in "ab":
+        pixels = np.random.default_rng(0).integers(0, 99, (16, 18))
+        slice_file(pixels, Modality="DX").save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
+        Image.fromarray((pixels > 50).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    cases = [{"image": f"{name}.dcm", "label": f"{name}.png"} for name in "ab"]
+    content = {"labels": {"0": "background", "1": "bright"}, "training": cases[:1], "validation": cases[1:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    dataset = read_dataset(tmp_path)
+    assert dataset.spatial_dims == 2 and check_dataset(dataset) == []
 
 
 @pytest.mark.parametrize(

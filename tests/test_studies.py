@@ -84,10 +84,20 @@ def test_a_broken_study_is_reported_and_the_rest_is_segmented_once(trained, stud
     assert all(mask.stat().st_mtime_ns != again[name] for name, mask in masks.items())
 
 
+def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_same_name(trained, studies, tmp_path):
+    where = settings(trained, studies, tmp_path / "o")
+    run("ptsam", "inference", **(where | {"dataset_dir": f"{studies}/a/series"}))
+    first = (tmp_path / "o/series_seg.nii.gz").read_bytes()
+    run("ptsam", "inference", **(where | {"dataset_dir": f"{studies}/b/series"}))
+    assert (tmp_path / "o/series_seg.nii.gz").read_bytes() == first
+    assert (tmp_path / "o/b_series_seg.nii.gz").is_file()
+
+
 def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
     run("ptsam", "inference", **(settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}))
     record = records(tmp_path / "o")["c"]
     mask = np.asarray(nib.load(tmp_path / "o" / record["mask"]).dataobj)
+    assert mask.any()
     for value in (1, 2):
         assert record["millilitres"].get(str(value), 0) == pytest.approx((mask == value).sum() * 3 / 1000, rel=1e-5)
 

@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from sam_monai.data.dataset import PICTURE_SUFFIXES, Dataset
+from sam_monai.data.dataset import Dataset, is_picture
 from sam_monai.data.load import LoadCased, turned_like
 from sam_monai.errors import InputError
 
@@ -48,7 +48,7 @@ def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> li
             image = load_image(case)["image"]
             problems += _image_problems(image, case["image"])
             kinds[case["image"]] = (image.ndim - 1, image.shape[0])
-            if image.ndim == 3 and not case["image"].lower().endswith(PICTURE_SUFFIXES):
+            if image.ndim == 3 and not is_picture(case["image"]):
                 problems.append(f"{case['image']}: has two axes; save it, and its label, as a volume of depth 1")
         except InputError as e:
             problems.append(str(e))
@@ -116,7 +116,7 @@ def _pair_problems(image: MetaTensor, label: MetaTensor, case: dict) -> list[str
             f"{case['label']}: is {_size(label)}, its image {case['image']} is {_size(image)}; "
             "save the label on the grid of its image"
         ]
-    pictures = any(case[key].lower().endswith(PICTURE_SUFFIXES) for key in ("image", "label"))
+    pictures = any(is_picture(case[key]) for key in ("image", "label"))
     off = 0.0 if pictures else (image.affine - label.affine).abs().max().item()
     if off > 1e-3:
         return [

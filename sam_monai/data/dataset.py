@@ -49,8 +49,7 @@ class Dataset:
     @property
     def spatial_dims(self) -> int:
         """2 for a dataset of pictures, 3 for one of volumes."""
-        image = str(self.training[0]["image"])
-        return 2 if image.lower().endswith(PICTURE_SUFFIXES) or is_dicom_picture(image) else 3
+        return 2 if is_picture(self.training[0]["image"]) else 3
 
 
 def read_dataset(
@@ -157,6 +156,11 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
             f"{path}: holds no image; put files there that end in one of {known}, DICOM series, or a dataset.json"
         )
     return [{"image": str(image)} for image in images]
+
+
+def is_picture(path: str | Path) -> bool:
+    """Tell whether a file, or the DICOM image in a folder, is a picture and no volume."""
+    return str(path).lower().endswith(PICTURE_SUFFIXES) or is_dicom_picture(path)
 
 
 def has_sides(labels: Sequence[str]) -> bool:

@@ -58,14 +58,18 @@ def is_dicom(path: str | Path) -> bool:
 
 
 def is_dicom_picture(path: str | Path) -> bool:
-    """Tell whether a file is DICOM and has no place in the patient: an X-ray, a photograph, a frame of ultrasound."""
-    if not Path(path).is_file() or not is_dicom(path):
-        return False
-    return not has_place(read_header(Path(path)))
+    """Tell whether a file, or the one image of a folder, is DICOM without a place in the patient: an X-ray, a
+    photograph, a frame of ultrasound."""
+    path = Path(path)
+    if path.is_dir():
+        series = list_series(path)
+        return len(series) == 1 and is_dicom_picture(series[0].files[0])
+    return path.is_file() and is_dicom(path) and not has_place(read_header(path))
 
 
 def has_place(header: Dataset) -> bool:
-    return "ImagePositionPatient" in header or "SharedFunctionalGroupsSequence" in header
+    single = header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")
+    return bool(single) or "SharedFunctionalGroupsSequence" in header
 
 
 def list_series(folder: str | Path) -> list[Series]:
@@ -79,7 +83,7 @@ def list_series(folder: str | Path) -> list[Series]:
         if file.is_file() and is_dicom(file):
             try:
                 header = read_header(file)
-                if "Rows" in header and header.get("Modality") != "SEG":  # an image, and no report or mask
+                if "Rows" in header and header.get("Modality") not in ("SEG", "RTDOSE"):  # nor a report
                     groups.setdefault(group_of(file, header), []).append((file, header))
             except Exception as e:  # pydicom raises many kinds
                 logger.warning("%s: passed over, it cannot be read as DICOM (%s)", file, e)
@@ -117,7 +121,7 @@ def read_header(file: Path) -> Dataset:
 
 
 def group_of(file: Path, header: Dataset) -> tuple:
-    if "ImagePositionPatient" not in header or int(header.get("NumberOfFrames") or 1) > 1:
+    if not header.get("ImagePositionPatient") or int(header.get("NumberOfFrames") or 1) > 1:
         return (file,)
     orientation = tuple(round(float(x), 3) for x in header.ImageOrientationPatient)
     number = None if header.get("SeriesInstanceUID") else str(header.get("SeriesNumber", ""))
@@ -131,7 +135,7 @@ def sort_key(header: Dataset) -> tuple[str, str]:
 
 def as_series(members: list[tuple[Path, Dataset]]) -> Series:
     _, first = members[0]
-    if "ImagePositionPatient" in first:
+    if len(members) > 1:
         across = normal(first)
         members = sorted(members, key=lambda member: float(across @ position(member[1])))
     description = str(first.get("SeriesDescription") or first.get("Modality") or "no description")
@@ -169,8 +173,7 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
                 "series, or a file twice?); keep one image of each place in the folder"
             )
     drift = np.linalg.norm((positions - positions[0]) - np.outer(along - along[0], across), axis=1)
-    # A tilt moves every slice on by the same step.
-    if drift.max() > tolerance * max(1.0, len(headers) / 10):
+    if drift.max() > tolerance + 0.01 * len(headers):  # positions and directions are rounded
         angle = np.degrees(np.arctan2(drift[-1], along[-1] - along[0]))
         raise InputError(
             f"{where}: its slices are not stacked at right angles, but by {angle:.1f} degrees off (gantry tilt); "
@@ -189,6 +192,12 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
                 f"{where}: uneven slice spacing, {gap:.3g} mm between {file.name} and {following.name} where "
                 f"{spacing:.3g} mm is usual; resample it to an even spacing first"
             )
+    off = np.abs(along - np.linspace(along[0], along[-1], len(along)))
+    if off.max() > 0.1 * spacing:
+        raise InputError(
+            f"{where}: uneven slice spacing, {series.files[int(off.argmax())].name} lies {off.max():.2g} mm from where "
+            "an even spacing has it; resample it first"
+        )
     return float(along[-1] - along[0]) / (len(headers) - 1)
 
 
@@ -212,7 +221,9 @@ def read_volume(series: Series) -> Any:
         if several:
             return hd.get_volume_from_series(datasets, atol=0.05 * spacing + 0.01, orientation_tol=1e-3, **options)
         if has_place(datasets[0]):
-            return hd.Image.from_dataset(datasets[0], copy=False).get_volume(atol=0.02, **options)
+            volume = hd.Image.from_dataset(datasets[0], copy=False).get_volume(atol=0.02, **options)
+            thickness = datasets[0].get("SpacingBetweenSlices") or datasets[0].get("SliceThickness")
+            return as_thick(volume, float(thickness)) if volume.shape[0] == 1 and thickness else volume
         pixels = np.asarray(apply_modality_lut(pixel_array(datasets[0]), datasets[0]), np.float32)
     except Exception as e:
         cause = (str(e).strip() or type(e).__name__).splitlines()[0]
@@ -220,6 +231,15 @@ def read_volume(series: Series) -> Any:
     if int(datasets[0].get("NumberOfFrames") or 1) > 1:
         raise InputError(f"{series.files[0]}: has {len(pixels)} frames without a place in the patient; export one")
     return pixels.max() - pixels if datasets[0].PhotometricInterpretation == "MONOCHROME1" else pixels
+
+
+def as_thick(volume: Any, thickness: float) -> Any:
+    """A volume of one slice, which has no spacing, as thick as it was acquired, in millimetres."""
+    import highdicom as hd
+
+    affine = np.array(volume.affine)
+    affine[:3, 0] *= thickness / np.linalg.norm(affine[:3, 0])
+    return hd.Volume(volume.array, affine, "PATIENT", volume.frame_of_reference_uid)
 
 
 def with_class(dataset: Dataset) -> Dataset:

@@ -13,6 +13,10 @@ import numpy as np
 from sam_monai.data.dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
 from sam_monai.errors import InputError
 
+CARRIED = (
+    "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
+    "AccessionNumber", "StudyID", "StudyDate", "StudyTime",
+)  # fmt: skip
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
@@ -54,6 +58,9 @@ def write_segmentation(
     for dataset in sources:
         if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
             del dataset.SpecificCharacterSet
+        for name in CARRIED:  # removed by some, where they leave patients out
+            if name not in dataset:
+                setattr(dataset, name, None)
     for name in ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         if not all(dataset.get(name) for dataset in sources):
             raise InputError(
@@ -105,11 +112,11 @@ def read_segmentation(
         path: the file.
         affine: of the image, MONAI's.
         shape: of the image.
-        labels: names; segments of these names, whatever their case, get the label's number, and where no segment has
-            such a name every one keeps its own.
+        labels: names; segments of these names, whatever their case, get the label's number, others are background.
+            Segments that are called "Segment 1" or nothing keep their own number, as all do without labels.
 
     Raises:
-        InputError: no SEG, overlapping segments, or another grid than the image's.
+        InputError: no SEG, overlapping segments, another grid than the image's, or none of the labels.
     """
     import highdicom as hd
 
@@ -119,6 +126,12 @@ def read_segmentation(
         names = [segmentation.get_segment_description(n).segment_label.strip().lower() for n in numbers]
         wanted = [name.strip().lower() for name in labels or ()]
         known = {n: wanted.index(name) + 1 for n, name in zip(numbers, names, strict=True) if name in wanted}
+        nameless = not wanted or all(re.fullmatch(r"(segment[ _]?\d*)?", name) for name in names)
+        if not known and not nameless:
+            raise InputError(
+                f"{path}: has the segments {', '.join(names)}, of which none is a label ({', '.join(wanted)}); "
+                "name the labels in dataset.json as the segments"
+            )
         volume = segmentation.get_volume(
             segment_numbers=list(known) or numbers, combine_segments=True, allow_missing_positions=True
         )

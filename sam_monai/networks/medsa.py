@@ -138,9 +138,10 @@ class MedSA(AdaptedSAM):
     def guided(self, prompted: Tensor, automatic: Tensor) -> Tensor:
         """Add to a prompted object's logits what the network knows of its labels.
 
-        Each label's margin (its logit over the largest of the others, the background's included) is added, times a
-        trained gain, which starts at 0, and the squared soft Dice of the object and the label over the image or volume:
-        an object that is no label's is left as it is. The labels' answers get no gradient from this.
+        The margin of the label that the object resembles most (its logit over the largest of the others, the
+        background's included) is added, times a trained gain, which starts at 0, and the soft Dice of the object and
+        the label over the image or volume; so an object that is no label's is left as it is. Other labels take part by
+        the fourth power of how much less they resemble it. The labels' answers get no gradient from this.
 
         Args:
             prompted: (R, *spatial).
@@ -155,7 +156,8 @@ class MedSA(AdaptedSAM):
         found, there = prompted.detach().sigmoid()[:, None], margins.sigmoid()
         common = (found * there).sum(dims)
         agreement = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
-        weights = self.label_gains * agreement**2
+        most = agreement.amax(1, keepdim=True).clamp(min=1e-5)
+        weights = self.label_gains * most * (agreement / most) ** 4
         return prompted + (weights.reshape(*weights.shape, *[1] * len(dims)) * margins).sum(1)
 
     def describe(self) -> dict[str, Any]:

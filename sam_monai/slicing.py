@@ -39,7 +39,10 @@ def slicing_axes(affine: Any, orientation: str, shape: Sequence[int] = ()) -> st
 
 
 def sides_axis(volume: Any) -> int:
-    """Which spatial axis of a volume (a MetaTensor) runs from the patient's one side to the other."""
+    """Which spatial axis of a volume runs from the patient's one side to the other; of a tensor that does not know, the
+    columns."""
+    if not hasattr(volume, "affine"):
+        return 1
     return next(i for i, code in enumerate(aff2axcodes(np.asarray(volume.affine))) if code in ("L", "R"))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, run
 
-from .errors import InputError
+from .errors import InputError, input_error_in
 
 _python_hook = sys.excepthook
 
@@ -32,9 +32,7 @@ def begin() -> None:
 
 def print_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print an InputError as one line, also when MONAI wrapped it; anything else as Python does."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
-        cause = cause.__cause__ or cause.__context__
+    cause = input_error_in(error)
     if cause is None:
         _python_hook(kind, error, trace)
     else:

@@ -22,7 +22,7 @@ from .backbones.weights import content_hash
 from .bundles import SaveMasks, read_adapter
 from .data.dicom import is_dicom, series_of
 from .data.prompts import prompts_beside
-from .errors import InputError
+from .errors import InputError, input_error_in
 from .html_report import studies_report
 
 
@@ -122,8 +122,8 @@ class Studies:
                 "voxels": voxels(mask),
             }
             if mask.ndim == 4:
-                litres = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
-                record["millilitres"] = {value: count * litres for value, count in record["voxels"].items()}
+                each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
+                record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest
             record["error"] = cause_of(error)
             tqdm.write(f"{case['image']}: {record['error']}")
@@ -176,8 +176,5 @@ def voxels(mask: Tensor) -> dict[str, int]:
 
 
 def cause_of(error: BaseException) -> str:
-    """The message for people that MONAI or ignite may have wrapped, or what Python says."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
-        cause = cause.__cause__ or cause.__context__
-    return str(cause) if cause is not None else f"{type(error).__name__}: {error}"
+    """The message for people, or what Python says."""
+    return str(input_error_in(error) or f"{type(error).__name__}: {error}")

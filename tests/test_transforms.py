@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import oblique
+from monai.data import MetaTensor
+from monai.transforms import Orientation
 from monai.utils import set_determinism
 from network_tester import tiny_backbone
 from PIL import Image
@@ -129,6 +131,19 @@ def test_nothing_changes_sides_where_a_label_has_one(tmp_path):
 
     set_determinism(0)
     assert len(sides(("left kidney",))) == 1 and len(sides(("kidney",))) == 2
+
+
+@pytest.mark.parametrize("axcodes", ["PLS", "ILP", "IPL"])
+def test_volumes_are_mirrored_from_side_to_side_in_whatever_plane_they_are_sliced(axcodes):
+    volume = MetaTensor(torch.rand(1, 3, 4, 5), torch.eye(4))
+    turned = Orientation(axcodes, labels=None)(volume)
+    case = {"image": turned, "label": turned.clone()}
+    (flip,) = transforms.mirroring(volume=True)
+    flip.prob = 1.0
+    mirrored = flip(case)["image"]
+    expected = Orientation(axcodes, labels=None)(MetaTensor(volume.flip(1).as_tensor(), torch.eye(4)))
+    assert torch.equal(mirrored.as_tensor(), expected.as_tensor())
+    assert torch.equal(transforms.views(("a",), 3, True)[1](turned).as_tensor(), expected.as_tensor())
 
 
 def test_training_shows_the_encoder_what_inference_shows_it(tmp_path):

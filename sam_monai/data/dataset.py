@@ -144,12 +144,7 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
     images = [f for f in files if f.name.lower().endswith(PICTURE_SUFFIXES + VOLUME_SUFFIXES)]
     for folder, _, _ in sorted(os.walk(path)):
         series = list_series(folder)
-        told = [Path(folder)] if len(series) == 1 else [one.files[0] for one in series]
-        images += [
-            image
-            for image, one in zip(told, series, strict=True)
-            if spatial_dims == 2 or not is_dicom_picture(one.files[0])
-        ]
+        images += [one.path for one in series if spatial_dims == 2 or not is_dicom_picture(one.files[0])]
     if not images:
         known = " ".join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)
         raise InputError(

@@ -33,14 +33,8 @@ class Series:
 
     files: tuple[Path, ...]
     description: str
-    uid: str
-    """SeriesInstanceUID; "" where the files have none."""
-
-    @property
-    def path(self) -> Path:
-        """What stands for the series in lists and messages: its folder, or a file where the folder holds others."""
-        folder = self.files[0].parent
-        return folder if len(list_series(folder)) == 1 else self.files[0]
+    path: Path
+    """What stands for the series in lists and messages: its folder, or a file where the folder holds others."""
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -87,7 +81,8 @@ def list_series(folder: str | Path) -> list[Series]:
                     groups.setdefault(group_of(file, header), []).append((file, header))
             except Exception as e:  # pydicom raises many kinds
                 logger.warning("%s: passed over, it cannot be read as DICOM (%s)", file, e)
-    found = [(sort_key(members[0][1]), as_series(members)) for members in groups.values()]
+    alone = Path(folder) if len(groups) == 1 else None
+    found = [(sort_key(members[0][1]), as_series(members, alone)) for members in groups.values()]
     return [series for _, series in sorted(found, key=lambda pair: (pair[0], pair[1].files[0]))]
 
 
@@ -133,13 +128,14 @@ def sort_key(header: Dataset) -> tuple[str, str]:
     return str(number or "").zfill(12), str(header.get("SeriesInstanceUID") or "")
 
 
-def as_series(members: list[tuple[Path, Dataset]]) -> Series:
+def as_series(members: list[tuple[Path, Dataset]], folder: Path | None) -> Series:
     _, first = members[0]
     if len(members) > 1:
         across = normal(first)
         members = sorted(members, key=lambda member: float(across @ position(member[1])))
     description = str(first.get("SeriesDescription") or first.get("Modality") or "no description")
-    return Series(tuple(file for file, _ in members), description, str(first.get("SeriesInstanceUID") or ""))
+    files = tuple(file for file, _ in members)
+    return Series(files, description, folder or files[0])
 
 
 def normal(header: Dataset) -> np.ndarray:

@@ -123,8 +123,8 @@ class Pictures:
             maps["prediction"] = case["pred"]
             turned = {}
             for name, labelled in maps.items():
-                on_cpu = MetaTensor(torch.as_tensor(labelled).cpu(), affine=image.affine)
-                turned[name] = upright(on_cpu, self.settings["orientation"])[0]
+                on_grid = MetaTensor(np.asarray(torch.as_tensor(labelled).cpu()), affine=image.affine)
+                turned[name] = upright(on_grid, self.settings["orientation"])[0]
             path = self.folder / f"{self.names(file)}.png"
             labels = self.labels()
             if self.prompted(file):

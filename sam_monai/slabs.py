@@ -33,7 +33,7 @@ class SlabInferer(Inferer):
         self.inferer, self.slices, self.most_bytes = inferer, slices, most_bytes
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, uint8 labels (1, 1, H, W, D)."""
+        """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D)."""
         depth = inputs.shape[-1]
         if inputs.ndim != 5 or depth <= self.slices:
             return self.inferer(inputs, network, *args, **kwargs)
@@ -52,7 +52,7 @@ class SlabInferer(Inferer):
             tail = logits[..., end - start :].clone() if margin and last < depth else None
             logits = logits[..., : end - start]
             large = 4 * logits[..., 0].numel() * depth > self.most_bytes
-            parts.append(logits.argmax(1, keepdim=True).to(torch.uint8) if large else logits)
+            parts.append(logits.argmax(1, keepdim=True).to(torch.int16) if large else logits)
         return torch.cat(parts, -1)
 
 
@@ -85,7 +85,7 @@ class ToFileGridd(MapTransform):
             channel = pred[value : value + 1] if len(pred) > 1 else (pred == value).float()
             share = self.invert({**case, "pred": channel})["pred"]
             if best is None or found is None:
-                best, found = share, torch.full_like(share, value, dtype=torch.uint8)
+                best, found = share, torch.full_like(share, value, dtype=torch.int16)
             else:
                 found[share > best] = value
                 best = torch.maximum(best, share)

@@ -81,7 +81,7 @@ def write_segmentation(
                 hd.sr.CodedConcept.from_code(side)
             ]
         segments.append(segment)
-    volume = to_highdicom(mask.astype(np.uint8), affine, sources[0].FrameOfReferenceUID)
+    volume = to_highdicom(mask.astype(np.uint16), affine, sources[0].FrameOfReferenceUID)
     segmentation = hd.seg.Segmentation(
         source_images=sources,
         pixel_array=volume,
@@ -151,7 +151,7 @@ def read_segmentation(
         ) from e
     if not known:
         return np.ascontiguousarray(found)
-    lookup = np.zeros(max(numbers) + 1, np.uint8)
+    lookup = np.zeros(max(numbers) + 1, np.uint16)
     for number, value in known.items():
         lookup[number] = value
     return np.ascontiguousarray(lookup[found])

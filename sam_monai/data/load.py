@@ -160,7 +160,8 @@ def turned_like(label: Any, image: Any) -> Any:
         return label
     turned = Orientation(axcodes="".join(map(str, aff2axcodes(image.affine.numpy()))), labels=None)(label)
     same = turned.shape[1:] == image.shape[1:] and torch.allclose(image.affine, turned.affine, atol=1e-3)
-    return MetaTensor(turned.as_tensor(), turned.affine, label.meta) if same else label
+    turned.applied_operations = []  # this is how the label is now; nothing shall undo it
+    return turned if same else label
 
 
 def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 
-class InputError(ValueError):
+
+class InputError(ValueError):  # pyright: ignore[reportRedeclaration]
     """Something the user gave does not fit: a file, a folder, a key, a checkpoint.
 
     The message is written for a person and stands alone: what was wrong, where, and the remedy. The command line
     prints it as the last line in place of a traceback.
     """
+
+
+if "monailabel" in sys.modules:
+    # Its server answers "Internal Server Error" to any other exception, and a message to these.
+    from starlette.exceptions import HTTPException  # pyright: ignore[reportMissingImports]
+
+    class InputError(InputError, HTTPException):
+        def __init__(self, message: str) -> None:
+            HTTPException.__init__(self, 400, message)
+            self.args = (message,)
+
+        def __str__(self) -> str:
+            return self.detail
 
 
 def input_error_in(error: BaseException) -> InputError | None:

@@ -16,6 +16,7 @@ from monai.networks.utils import one_hot
 from torch import Tensor
 
 from .data.names import CaseNames
+from .distributed import first_process, gathered
 
 METRICS = ("dice", "hd95", "surface_dice")
 
@@ -88,17 +89,23 @@ class CaseTable:
             if len(spacing) == 3:
                 for value, row in enumerate(metrics, 1):
                     row["ml"] = float((case["pred"] == value).sum()) * math.prod(spacing) / 1000
-            name = self.names(case["image"].meta["filename_or_obj"])
-            self.rows += [{"case": name, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
+            file = str(case["image"].meta["filename_or_obj"])
+            self.rows += [{"file": file, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
 
     def finish(self, engine: Engine) -> None:
+        cases = [self.rows[i : i + len(self.labels)] for i in range(0, len(self.rows), len(self.labels))]
+        # Where there are fewer cases than processes, all evaluated the same.
+        rows = {(row["file"], row["label"]): row for case in gathered(cases) for row in case}
+        if not first_process():
+            return
+        self.rows = [{"case": self.names(row["file"]), **row} for row in rows.values()]
         print(self.table(), flush=True)
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / "cases.csv.part"
         with part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml"])
+            writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml"], extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.rows)
         os.replace(part, self.folder / "cases.csv")

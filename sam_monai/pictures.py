@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 
 from .data.load import LoadCased
 from .data.names import CaseNames
+from .distributed import first_process
 from .slicing import ToSlices
 
 
@@ -110,7 +111,8 @@ class Pictures:
         self.written: list[Path] = []
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
+        if first_process():
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
 
     def draw(self, engine: Engine) -> None:
         cases: Any = engine.state.output

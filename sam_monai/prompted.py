@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
+from .data.prompts import clicks_of_request
 from .errors import InputError
 from .interaction import Prompts, corrective_click, draw_prompts, pick_object
 
@@ -81,6 +83,7 @@ class PromptedInference(Inferer):
 
     Several objects of an image become one answer. In a volume an object with clicks on some slices and no box is
     followed from slice to slice: the box about the mask of one is the prompt of the next, until nothing is left of it.
+    The last image's embedding is kept, so a further click on it costs the decoder alone.
 
     Args:
         automatic: inferer for images without prompts.
@@ -89,15 +92,19 @@ class PromptedInference(Inferer):
 
     def __init__(self, automatic: Inferer, follow: bool = True) -> None:
         self.automatic, self.follow = automatic, follow
+        self.last: tuple[Tensor, Any, int, Tensor, Tensor] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
-        """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial)."""
+        """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial).
+
+        Without prompts those that :class:`sam_monai.data.KeepClicks` left with the image count.
+        """
+        prompts = prompts or {k: v.to(inputs.device) for k, v in clicks_of_request(inputs[0]).items()}
         if not prompts:
             return self.automatic(inputs, network, *args)
         if isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer):
             raise InputError("prompts are answered for the whole image: an adapter trained with scale patch takes none")
-        embedding = getattr(network, "module", network).encode(inputs)
-        automatic = network(inputs, embedding)
+        embedding, automatic = self.prepared(inputs, network)
         logits = network(inputs, embedding, automatic=automatic, **prompts)
         for k in range(len(logits)):
             one = {key: value[k : k + 1] for key, value in prompts.items()}
@@ -105,6 +112,22 @@ class PromptedInference(Inferer):
                 one.pop("boxes", None)
                 logits[k : k + 1] = followed(network, inputs, embedding, automatic, logits[k : k + 1], one)
         return torch.cat([logits[:1, 0], logits[:, 1]])[None]
+
+    def prepared(self, image: Tensor, network: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
+        """Embedding of an image and the network's answer without a prompt, kept from the last call where image, network
+        and weights are the same."""
+        module = getattr(network, "module", network)
+        state = sum(tensor._version for tensor in module.state_dict(keep_vars=True).values())
+        plain = torch.as_tensor(image)
+        if self.last is not None:
+            before, of, when, embedding, automatic = self.last
+            same = of() is module and when == state and before.shape == plain.shape and before.device == plain.device
+            if same and torch.equal(before, plain):
+                return embedding, automatic
+        embedding = module.encode(image)
+        automatic = network(image, embedding)
+        self.last = (plain, weakref.ref(module), state, embedding, automatic)
+        return embedding, automatic
 
 
 def followed(

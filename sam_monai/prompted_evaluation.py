@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from monai.metrics import compute_dice
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .distributed import first_process, gathered
 from .errors import InputError
 from .interaction import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from .networks.medsa import MedSA
@@ -84,8 +86,10 @@ def evaluate_prompts(
         Mean Dice by prompt: over the cases that show a label, then over the labels.
     """
     network.eval()
-    rows = []
-    for i, case in enumerate(tqdm(dataset, desc="prompting", unit="case")):
+    mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
+    parts = []
+    for i in tqdm(mine, desc="prompting", unit="case", disable=not first_process()):
+        case, rows = dataset[i], []
         rng = np.random.RandomState(seed + i)
         image, label = (torch.as_tensor(case[key])[None].to(device) for key in ("image", "label"))
         name = Path(case["image"].meta["filename_or_obj"]).name
@@ -101,10 +105,14 @@ def evaluate_prompts(
                 for prompt, answer in [(AUTOMATIC, found == value), *asked]:
                     dice = compute_dice(answer.float(), mask.float()).item()
                     rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
+        parts.append(rows)
+    rows = [row for part in gathered(parts) for row in part]
     if not rows:
         raise InputError("no validation case shows any label: there is nothing to prompt for")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     means = {prompt: mean_dice([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
+    if not first_process():
+        return means
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "prompts.csv.part").open("w", newline="", encoding="utf-8") as file:

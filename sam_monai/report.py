@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine
 from torch import nn
 
 from .bundles import metadata_labels, read_adapter, read_metadata, record
+from .distributed import first_process
 from .evaluation import CaseTable
 from .html_report import evaluation_report
 from .pictures import Pictures
@@ -44,12 +46,15 @@ def show_result(
         pictures: cases to draw.
     """
     path = Path(folder) / Checkpoints.BEST
+    idist.barrier()  # until the first process has written it
     adapter = read_adapter(path)
     getattr(network, "module", network).load_state_dict(adapter)
     drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
     drawing.attach(evaluator)
     CaseTable(tuple(labels), output_dir).attach(evaluator)
     evaluator.run(evaluator.state.best_metric_epoch)
+    if not first_process():
+        return
     names = [Path(case["image"]).name for case in training]
     (Path(output_dir) / "training_cases.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
@@ -78,6 +83,8 @@ def write_report(
         pictures: folder of the pictures, if another.
     """
     folder = Path(output_dir)
+    if not first_process():
+        return folder / "report.html"
     with (folder / "cases.csv").open(encoding="utf-8") as file:
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in rows:

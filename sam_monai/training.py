@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
+from .distributed import first_process
 from .errors import InputError
 
 
@@ -116,7 +117,7 @@ class Checkpoints:
             epoch["dice"] = float(next(iter(self.evaluator.state.metrics.values())))
         self.history.append(epoch)
         self.losses.clear()
-        if idist.get_rank() != 0:
+        if not first_process():
             return
         network = getattr(self.parts["network"], "module", self.parts["network"])
         best = self.evaluator.state
@@ -160,7 +161,9 @@ class EmbedFirst:
         cases += [(self.validation, i, [torch.clone]) for i in range(len(self.validation))]
         if network.embedding_cache.folder is not None:
             cases = cases[idist.get_rank() :: idist.get_world_size()]
-        for dataset, i, views in tqdm(cases, desc="embedding every image once", unit="case"):
+        for dataset, i, views in tqdm(
+            cases, desc="embedding every image once", unit="case", disable=not first_process()
+        ):
             image = prepared(dataset, i)["image"].to(engine.state.device)
             with torch.no_grad():
                 for view in views:
@@ -194,7 +197,14 @@ class Progress:
     def open(self, engine: Engine) -> None:
         if self.bar is None:
             total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)
-            self.bar = tqdm(total=total, initial=engine.state.iteration, unit="step", desc="training", mininterval=2)
+            self.bar = tqdm(
+                total=total,
+                initial=engine.state.iteration,
+                unit="step",
+                desc="training",
+                mininterval=2,
+                disable=not first_process(),
+            )
 
     def step(self, engine: Engine) -> None:
         assert self.bar is not None

@@ -32,6 +32,7 @@ from torch import Tensor
 from .backbones.resize import to_square
 from .data.dataset import has_sides
 from .data.load import LoadCased
+from .data.prompts import KeepClicks
 from .errors import InputError
 from .networks.base import AdaptedSAM, from_slices, slices_of
 from .slabs import SlabInferer, ToFileGridd
@@ -221,7 +222,7 @@ def wobbling(volume: bool) -> list[Transform]:
 def evaluation(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
     load = LoadCased(("image", "label"), labels, settings["channels"], allow_missing_keys=True)
-    return Compose([load, *preparing(settings)])
+    return Compose([load, *preparing(settings), KeepClicks()])
 
 
 def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:

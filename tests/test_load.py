@@ -7,12 +7,15 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from bundle_runner import oblique
 from monai.data import DataLoader, MetaTensor, decollate_batch
 from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose, EnsureChannelFirst, Flipd, Invertd, Resized, SaveImage, SaveImaged, Spacingd
 from PIL import Image
 
 import sam_monai.data.load as load_module
+from sam_monai import transforms
+from sam_monai.bundles import SaveMasks
 from sam_monai.data import LoadCased
 from sam_monai.errors import InputError
 
@@ -257,3 +260,26 @@ def test_what_monai_saves_of_a_resized_picture_lies_as_the_picture_lay(tmp_path)
     for case in decollate_batch(batch):
         writer(Invertd("pred", steps, orig_keys="image", nearest_interp=True)(case)["pred"])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "b_seg.png")), array)
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("degrees", [0.0, 17.0])
+def test_nrrd_and_metaimage_lie_where_the_same_nifti_lies_and_so_do_their_masks(tmp_path, suffix, degrees):
+    itk = pytest.importorskip("itk")
+    affine = oblique(degrees)
+    array = np.random.default_rng(1).integers(-1000, 2000, (7, 9, 5)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "a.nii.gz")
+    other = tmp_path / f"a{suffix}"
+    itk.imwrite(itk.imread(str(tmp_path / "a.nii.gz")), str(other))
+    nifti, image = load_image(str(tmp_path / "a.nii.gz")), load_image(str(other))
+    assert torch.equal(image.as_tensor(), nifti.as_tensor())
+    torch.testing.assert_close(image.affine, nifti.affine, atol=1e-4, rtol=0)
+    # A network that returns its input's thresholded intensities, through turning and back.
+    settings = {"spatial_dims": 3, "intensity": "ct", "ct_window": (0, 1), "orientation": "coarsest", "spacing": None}
+    preparation = transforms.evaluation((), settings | {"channels": None})
+    case = preparation({"image": str(other)})
+    case["pred"] = torch.cat([torch.zeros_like(case["image"]), case["image"] - 0.5])
+    mask = transforms.finishing(preparation)(case)["pred"]
+    saved = nibabel.load(SaveMasks(tmp_path).save(mask, str(other)))
+    assert np.array_equal(np.asarray(saved.dataobj), array > 0.5)
+    np.testing.assert_allclose(saved.affine, affine, atol=1e-4)

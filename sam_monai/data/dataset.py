@@ -53,7 +53,11 @@ class Dataset:
 
 
 def read_dataset(
-    dataset_dir: str | Path, train_cases: int | None = None, seed: int = 0, train_cases_seed: int | None = None
+    dataset_dir: str | Path,
+    train_cases: int | None = None,
+    seed: int = 0,
+    train_cases_seed: int | None = None,
+    fold: int | None = None,
 ) -> Dataset:
     """Read the `dataset.json` of a folder. Images are not opened: see `sam_monai.data.check_dataset`.
 
@@ -63,6 +67,8 @@ def read_dataset(
         train_cases: train on so many cases of the list, counted after the split: the first, or, with a
             ``train_cases_seed``, those that it draws.
         seed: decides which cases are set aside where there is no `validation`: 20 % of them, at least one.
+        fold: of a cross-validation: validate on the training cases whose key `fold`, as in Auto3DSeg's lists, has this
+            number, and train on the others.
 
     Raises:
         InputError: folder, file or keys that are missing or wrong, labels that are not 0..L, no training case.
@@ -80,6 +86,8 @@ def read_dataset(
     test = _cases(content, "test", file, ("image",))
     if not training:
         raise InputError(f'{file}: "training" is missing or empty; list at least one {{"image", "label"}} pair')
+    if fold is not None:
+        training, validation = _split(training, fold, file)
     reserved: tuple[str, ...] = ()
     if not validation:
         training, validation = _set_aside(training, seed, file)
@@ -225,6 +233,17 @@ def _cases(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, ...
         paths = {k: os.path.abspath(file.parent / entry[k]) for k in wanted}
         cases.append({**entry, **paths} if "label" in wanted else paths)
     return cases
+
+
+def _split(cases: list[dict], fold: int, file: Path) -> tuple[list[dict], list[dict]]:
+    folds = sorted({case["fold"] for case in cases if "fold" in case}, key=str)
+    validation = [case for case in cases if case.get("fold") == fold]
+    if not validation or len(validation) == len(cases):
+        found = ", ".join(map(str, folds)) or "none"
+        raise InputError(
+            f'{file}: fold is {fold!r}, and the training cases have the folds {found}; give "fold" to each'
+        )
+    return [case for case in cases if case.get("fold") != fold], validation
 
 
 def _set_aside(cases: list[dict], seed: int, file: Path) -> tuple[list[dict], list[dict]]:

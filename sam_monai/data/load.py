@@ -94,7 +94,7 @@ class LoadCased(MapTransform):
             raise
         except Exception as e:
             if reader is None and importlib.util.find_spec("itk") is None:
-                raise InputError(f"{path}: no reader for its file type; pip install itk, or save it as NIfTI") from e
+                raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI") from e
             cause = (str(e).strip() or type(e).__name__).splitlines()[0]
             raise InputError(f"{path}: cannot be read ({cause}); copy it again or remove it from dataset.json") from e
         if tensor.ndim not in (3, 4) or tensor.numel() == 0:

@@ -1,20 +1,22 @@
-"""Prompts from a JSON file beside an image, brought to the grid that the network sees."""
+"""Prompts from a JSON file beside an image, or from a request of MONAI Label, brought to the grid that the network sees."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Transform
 from torch import Tensor
 
 from sam_monai.errors import InputError
 
 SUFFIX = ".prompts.json"
+CLICKS = {"foreground": 1, "background": 0}
 
 EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
 
@@ -53,9 +55,55 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
     """
     if not path.is_file():
         return {}
-    dims = image.ndim - 1
     try:
         objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); write it like {EXAMPLE}") from error
+    return prompts_on_grid(objects, image, str(path))
+
+
+class KeepClicks(Transform):
+    """Leaves the clicks of a MONAI Label request with the image, which alone reaches the inferer."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        clicks = {key: data[key] for key in CLICKS if data.get(key)}
+        if clicks:
+            data["image"].meta["clicks"] = clicks
+        return data
+
+
+def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
+    """Keyword arguments of the network for the clicks that :class:`KeepClicks` left with an image (C, *spatial).
+
+    MONAI Label gives ``foreground`` and ``background`` as lists of voxels (i, j, k) of the image's file; of a picture,
+    (column, row).
+
+    Raises:
+        InputError: points that do not fit the image.
+    """
+    clicks = image.meta.get("clicks") if isinstance(image, MetaTensor) else None
+    if not isinstance(image, MetaTensor) or not clicks:
+        return {}
+    points = [point for key in CLICKS for point in clicks.get(key, [])]
+    if image.ndim == 3:
+        points = [list(point[1::-1]) for point in points]
+    labels = [value for key, value in CLICKS.items() for _ in clicks.get(key, [])]
+    return prompts_on_grid([{"points": points, "labels": labels}], image, "the request's clicks")
+
+
+def prompts_on_grid(objects: Any, image: MetaTensor, path: str) -> dict[str, Tensor]:
+    """Keyword arguments of the network for objects with ``points``, ``labels`` and ``box`` in voxels of the file.
+
+    Args:
+        objects: a list of dicts, as in :data:`EXAMPLE`.
+        image: (C, *spatial) as the network gets it.
+        path: where they come from, for errors.
+
+    Raises:
+        InputError: they do not fit the image.
+    """
+    dims = image.ndim - 1
+    try:
         clicks = [torch.tensor(o.get("points", []), dtype=torch.float32).reshape(-1, dims) for o in objects]
         labels = [torch.tensor(o.get("labels", [])).long() for o in objects]
         boxes = [torch.tensor(o["box"]).float() if "box" in o else None for o in objects]
@@ -91,7 +139,7 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
     return prompts
 
 
-def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, path: Path) -> Tensor:
+def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, path: str) -> Tensor:
     """The voxels of another grid whose centres lie in a box of whole voxels, at least one: corners (2, dims) to
     (2 dims,).
 

@@ -1,0 +1,107 @@
+"""Several processes, started by torchrun: each takes its share of the cases, and the first one alone writes and speaks."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from monai.data import Dataset, DistributedSampler
+from monai.engines.utils import IterationEvents
+from torch import nn
+
+from .errors import InputError
+
+
+def device() -> torch.device:
+    """This process's own GPU, or the CPU where there is none."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def begin() -> None:
+    """Join the group that torchrun started: nccl where every process has a GPU of its own, gloo elsewhere.
+
+    Raises:
+        InputError: not started by torchrun.
+    """
+    if "RANK" not in os.environ:
+        raise InputError(
+            "the multi_gpu configurations are started by torchrun: torchrun --standalone --nproc_per_node=2 "
+            "-m monai.bundle run --config_file ..."
+        )
+    own_gpus = torch.cuda.is_available() and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if own_gpus else "gloo")
+    if dist.get_rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
+        logging.disable(logging.INFO)
+
+
+def end() -> None:
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def gathered(items: Sequence[Any]) -> list[Any]:
+    """Those of all processes, one from each in turn, which is their order before a sampler shared them out."""
+    if not dist.is_initialized():
+        return list(items)
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, list(items))
+    longest = max(map(len, parts))
+    return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def validation_sampler(dataset: Dataset) -> DistributedSampler | None:
+    """Shares validation cases out, none of them twice. Where there are fewer of them than processes, each process
+    validates on all: MONAI's metrics wait for ever for a process without a case."""
+    if len(dataset) < dist.get_world_size():
+        return None
+    return DistributedSampler(dataset, even_divisible=False, shuffle=False)
+
+
+class AverageGradients:
+    """Takes the mean of the processes' gradients before every step of the optimiser, from one and the same start.
+
+    In place of DistributedDataParallel, which asks that a step be one forward pass through all parameters: Med-SA answers
+    several prompts from one encoding, and no draw of prompts uses every token. The gradients are kilobytes to a few
+    megabytes, so there is nothing to win by sending them earlier.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start_alike)
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def start_alike(self, engine: Engine) -> None:
+        for tensor in self.network.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+    def __call__(self, engine: Engine) -> None:
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        used = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+        everything = torch.cat([used, *(part.flatten().float() for part in parts)])
+        dist.all_reduce(everything)
+        sizes = [len(trained), *(p.numel() for p in trained)]
+        used, *means = (everything / dist.get_world_size()).split(sizes)
+        for parameter, mean, anywhere in zip(trained, means, used.tolist(), strict=True):
+            # Without a gradient anywhere an optimiser leaves a parameter alone, which it does not where that is 0.
+            parameter.grad = mean.view_as(parameter).to(parameter.dtype) if anywhere else None

@@ -187,12 +187,12 @@ def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str 
     if broken:
         raise InputError(f"{path} holds NaN or infinite numbers, in {', '.join(broken[:3])}: train it again")
     pt, twin = Path(path).with_suffix(".pt"), Path(path).with_suffix(".safetensors")
-    if twin.is_file() and header(twin).get("identity", record) != record:
-        raise InputError(f"{twin}: its header describes another adapter than its tensors; write it again")
     if pt.is_file() and twin.is_file() and (differing := differences(read_adapter(pt), read_adapter(twin))):
         raise InputError(
             f"{pt} and {twin.name} beside it differ, in {', '.join(differing[:3])}: remove the one that is out of date"
         )
+    if twin.is_file() and header(twin).get("identity", record) != record:
+        raise InputError(f"{twin}: its header describes another adapter than its tensors; write it again")
 
 
 def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:

@@ -137,6 +137,15 @@ def test_verify_names_a_header_that_lies(file, small):
         adapter_files.verify(file)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_damaged_file_is_named_whichever_is_asked_about(file, suffix):
+    damaged = file.with_suffix(suffix)
+    damaged.write_bytes(damaged.read_bytes()[:-999])
+    for asked in (file, file.with_suffix(".safetensors")):
+        with pytest.raises(InputError, match=f"(?s){damaged.name} .*damaged"):
+            adapter_files.verify(asked)
+
+
 def test_a_kill_while_the_second_file_is_written_leaves_whole_files(file, small, monkeypatch):
     before = file.with_suffix(".safetensors").read_bytes()
 

@@ -92,6 +92,8 @@ def spoil(file, what):
             record["labels"] = ["bright", "dark", "grey"]
         case "a key of no network":
             record["rank"] = 4
+        case "a key that is not recorded":
+            record["amp"] = False
         case "backbone":
             record["backbone"] = ["lite_medsam"]
     state["identity"] = identity.to_tensor(record)
@@ -109,6 +111,7 @@ def spoil(file, what):
         ("method", "'lora'.*ssam, ptsam, medsa"),
         ("labels", "size mismatch for prompts"),
         ("a key of no network", "rank"),
+        ("a key that is not recorded", "does not describe.*amp"),
         ("backbone", "damaged"),
     ],
 )

@@ -51,11 +51,33 @@ def download(args: argparse.Namespace) -> None:
     print(download(known[args.name], args.folder))
 
 
-def metadata(args: argparse.Namespace) -> None:
-    """Bring a bundle's metadata.json up to date with the adapter trained in it: labels, sizes, image preparation."""
-    from .bundles import update_metadata
+def package(args: argparse.Namespace) -> None:
+    """Make a bundle of a trained adapter: its configuration continues that network, its metadata describe it."""
+    from .package import package
 
-    print(update_metadata(args.bundle, args.adapter))
+    print(package(args.bundle, args.output, args.adapter))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Say what an adapter is: method, base, labels, sizes, preparation of images, training."""
+    from .adapter_files import describe
+
+    print(describe(args.adapter))
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Load an adapter on its base and see that it fits, is finite, and is the same in both of its files."""
+    from .adapter_files import verify
+
+    verify(args.adapter, checkpoint=args.checkpoint)
+    print(f"{args.adapter}: ok")
+
+
+def verify_bundle(args: argparse.Namespace) -> None:
+    """Check a bundle with a trained adapter as MONAI's model zoo does, without the network. Runs its configuration."""
+    from .acceptance import verify_bundle
+
+    verify_bundle(args.bundle)
 
 
 def series(args: argparse.Namespace) -> None:
@@ -75,7 +97,7 @@ def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     from pathlib import Path
 
-    from .bundles import read_adapter
+    from .adapter_files import read_adapter
     from .networks import identity
     from .networks.ssam import SSAM
     from .training import save_aside
@@ -106,10 +128,26 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--folder", help="where to put the file (default: the cache folder, where it is looked for)")
     command.set_defaults(run=download)
 
-    command = commands.add_parser("metadata", help=metadata.__doc__, description=metadata.__doc__)
-    command.add_argument("bundle", metavar="BUNDLE", help="the bundle's folder, as bundles/ssam")
+    command = commands.add_parser("package", help=package.__doc__, description=package.__doc__)
+    command.add_argument(
+        "bundle", metavar="BUNDLE", help="the bundle that the adapter was trained with, as bundles/ssam"
+    )
+    command.add_argument("output", metavar="OUTPUT", help="the folder to make")
     command.add_argument("--adapter", help="the trained adapter (default: the bundle's models/model.pt)")
-    command.set_defaults(run=metadata)
+    command.set_defaults(run=package)
+
+    command = commands.add_parser("show", help=show.__doc__, description=show.__doc__)
+    command.add_argument("adapter", metavar="FILE", help="as bundles/ssam/models/model.pt, or .safetensors")
+    command.set_defaults(run=show)
+
+    command = commands.add_parser("verify", help=verify.__doc__, description=verify.__doc__)
+    command.add_argument("adapter", metavar="FILE", help="as bundles/ssam/models/model.pt, or .safetensors")
+    command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
+    command.set_defaults(run=verify)
+
+    command = commands.add_parser("verify_bundle", help=verify_bundle.__doc__, description=verify_bundle.__doc__)
+    command.add_argument("bundle", metavar="FOLDER", help="as bundles/ssam, or what the command package made")
+    command.set_defaults(run=verify_bundle)
 
     command = commands.add_parser("series", help=series.__doc__, description=series.__doc__)
     command.add_argument("folder", metavar="FOLDER")

@@ -13,30 +13,16 @@ import numpy as np
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
-from .backbones.weights import read_state
+from .adapter_files import read_adapter
 from .data.dicom import is_dicom
 from .data.dicom_seg import write_segmentation
 from .data.names import CaseNames
 from .errors import InputError
 from .networks import identity
 from .networks.base import AdaptedSAM
-
-
-def read_adapter(path: str | Path) -> dict[str, Tensor]:
-    """An adapter's state dict.
-
-    Raises:
-        InputError: no such file, a damaged one, or one that is not an adapter.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"there is no trained adapter at {path}: run the bundle's train.json first")
-    state = read_state(path)
-    if "identity" not in state:
-        raise InputError(f"{path} is not an adapter of sam_monai: it has no identity")
-    return state
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
@@ -62,39 +48,6 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
 def metadata_labels(metadata: dict[str, Any]) -> list[str]:
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     return [channels[str(i)] for i in range(1, len(channels))]
-
-
-def update_metadata(bundle_root: str | Path, adapter: str | Path | None = None) -> Path:
-    """Bring metadata.json up to date with the trained adapter: labels, channels, sizes and preparation of images."""
-    root = Path(bundle_root)
-    metadata = read_metadata(root)
-    adapter = Path(adapter) if adapter is not None else root / "models" / "model.pt"
-    read_adapter(adapter)
-    ours = record(root, adapter)
-    names = ["background", *ours["labels"]]
-    pred = metadata["network_data_format"]["outputs"]["pred"]
-    pred["num_channels"] = len(names)
-    pred["channel_def"] = {str(i): name for i, name in enumerate(names)}
-    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-    metadata["label_classes"], metadata["pred_classes"] = f"label map: {listed}", f"logits: {listed}"
-    dims = ours["preprocessing"]["spatial_dims"]
-    shape = [ours["image_size"]] * 2 + [8] * (dims - 2)
-    image = metadata["network_data_format"]["inputs"]["image"]
-    for tensor in (pred, image):
-        tensor["spatial_shape"] = shape
-    intensity = ours["preprocessing"]["intensity"]
-    image["modality"] = {"ct": "CT", "mr": "MR", "picture": "RGB"}[intensity]
-    image["num_channels"] = 3 if intensity == "picture" else 1
-    image["channel_def"] = {str(i): name for i, name in enumerate(("red", "green", "blue"))}
-    if intensity != "picture":
-        image["channel_def"] = {"0": "image"}
-    metadata["data_type"] = "nifti" if dims == 3 else "png"
-    metadata["adapter"] = {k: ours[k] for k in metadata["adapter"]}
-    path = root / "configs" / "metadata.json"
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(part, path)
-    return path
 
 
 class LoadAdapter:

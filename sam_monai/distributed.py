@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: each takes its share of the cases, and the first one alone writes and speaks."""
+"""Several processes, started by torchrun: each takes its share of the cases, the first one alone writes and speaks."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def validation_sampler(dataset: Dataset) -> DistributedSampler | None:
 class AverageGradients:
     """Takes the mean of the processes' gradients before every step of the optimiser, from one and the same start.
 
-    In place of DistributedDataParallel, which asks that a step be one forward pass through all parameters: Med-SA answers
-    several prompts from one encoding, and no draw of prompts uses every token. The gradients are kilobytes to a few
-    megabytes, so there is nothing to win by sending them earlier.
+    In place of DistributedDataParallel, which asks that a step be one forward pass through all parameters: Med-SA
+    answers several prompts from one encoding, and no draw of prompts uses every token. The gradients are kilobytes to a
+    few megabytes, so there is nothing to win by sending them earlier.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -117,7 +117,9 @@ class PromptedInference(Inferer):
         """Embedding of an image and the network's answer without a prompt, kept from the last call where image, network
         and weights are the same."""
         module = getattr(network, "module", network)
-        state = sum(tensor._version for tensor in module.state_dict(keep_vars=True).values())
+        state = (
+            sum(t._version for t in module.state_dict(keep_vars=True).values()) if isinstance(module, nn.Module) else 0
+        )
         plain = torch.as_tensor(image)
         if self.last is not None:
             before, of, when, embedding, automatic = self.last

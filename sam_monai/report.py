@@ -32,7 +32,7 @@ def show_result(
     pictures: int = 4,
 ) -> None:
     """Evaluate the best adapter once more: Dice per label as a table, pictures of the first validation cases, and the
-    names of the cases that were trained on.
+    names of the cases that were trained on. Without validation cases only the names.
 
     Args:
         evaluator: of the validation cases.
@@ -49,10 +49,15 @@ def show_result(
     idist.barrier()  # until the first process has written it
     adapter = read_adapter(path)
     getattr(network, "module", network).load_state_dict(adapter)
+    best = evaluator.state.best_metric_epoch
     drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
-    drawing.attach(evaluator)
-    CaseTable(tuple(labels), output_dir).attach(evaluator)
-    evaluator.run(evaluator.state.best_metric_epoch)
+    if evaluator.data_loader:
+        drawing.attach(evaluator)
+        CaseTable(tuple(labels), output_dir).attach(evaluator)
+        evaluator.run(max(1, best))
+    else:
+        print("there are no validation cases: nothing was measured, the adapter is that of the last epoch")
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
     if not first_process():
         return
     names = [Path(case["image"]).name for case in training]
@@ -60,15 +65,16 @@ def show_result(
     shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
     print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown}")
     size = path.stat().st_size
-    print(f"adapter: {path} ({size / 1024:.0f} KB), best after epoch {evaluator.state.best_metric_epoch}")
-    print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
-    write_report(output_dir, folder, settings, Path(output_dir) / "validation")
+    print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
+    if evaluator.data_loader:
+        print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
+        write_report(output_dir, folder, settings, Path(output_dir) / "validation")
     if (Path(bundle_root) / "configs" / "metadata.json").is_file():
         metadata = read_metadata(bundle_root)
         ours = record(bundle_root, path)
         if metadata_labels(metadata) != ours["labels"] or any(ours[k] != v for k, v in metadata["adapter"].items()):
-            command = f"python -m sam_monai metadata {bundle_root} --adapter {path}"
-            print(f"metadata.json describes another adapter; to bring it up to date: {command}", flush=True)
+            command = f"python -m sam_monai package {bundle_root} OUTPUT --adapter {path}"
+            print(f"metadata.json describes another adapter; for a bundle of this one: {command}", flush=True)
 
 
 def write_report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm.auto import tqdm
 
+from .adapter_files import aside, training_summary, write_adapter
 from .distributed import first_process
 from .errors import InputError
 
 
 def save_aside(obj: Any, path: Path) -> None:
     """``torch.save`` under another name, then renamed: a kill leaves the previous file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
+    with aside(path) as file:
         torch.save(obj, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 def validation_interval(epochs: int) -> int:
@@ -57,11 +52,12 @@ class SeedEpochs:
 class Checkpoints:
     """Writes the best adapter and the state to resume from, at the ends of epochs.
 
-    ``folder/model.pt``: the adapter with the best validation metric, a plain state dict. ``folder/model_resume.pt``:
-    adapter, optimiser, schedule, epoch and best metric after the last epoch.
+    ``folder/model.pt``: the adapter with the best validation metric, or after the last epoch where nothing was
+    validated, a plain state dict; ``folder/model.safetensors``: the same with words about it.
+    ``folder/model_resume.pt``: adapter, optimiser, schedule, epoch and best metric after the last epoch.
 
     Args:
-        folder: where both files go.
+        folder: where the files go.
         network, optimizer, lr_scheduler: what is trained.
         evaluator: the engine whose ``best_metric`` says which adapter is best. Its validation handler comes first.
         resume: go on from ``model_resume.pt`` where there is one.
@@ -121,8 +117,9 @@ class Checkpoints:
             return
         network = getattr(self.parts["network"], "module", self.parts["network"])
         best = self.evaluator.state
-        if best.best_metric_epoch == engine.state.epoch:
-            save_aside(network.state_dict(), self.folder / self.BEST)
+        last_without_validation = best.best_metric_epoch < 1 and engine.state.epoch == engine.state.max_epochs
+        if best.best_metric_epoch == engine.state.epoch or last_without_validation:
+            write_adapter(network.state_dict(), self.folder / self.BEST, self.summary(engine))
         state = {name: part.state_dict() for name, part in self.parts.items()} | {
             "network": network.state_dict(),
             "epoch": engine.state.epoch,
@@ -132,6 +129,12 @@ class Checkpoints:
             "history": self.history,
         }
         save_aside(state, self.folder / self.RESUME)
+
+    def summary(self, engine: Engine) -> dict[str, Any]:
+        best, loaders = self.evaluator.state, (engine.data_loader, self.evaluator.data_loader)
+        dice = round(float(best.best_metric), 4) if best.best_metric_epoch == engine.state.epoch else None
+        cases = (len(loader.dataset) for loader in loaders)
+        return training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *cases)
 
 
 class EmbedFirst:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
-import subprocess
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -160,18 +157,3 @@ class BundleTester:
         shared = set(train["network_def"]) & set(infer["network_def"])
         assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache"}
         assert all(train["network_def"][key] == infer["network_def"][key] for key in shared)
-
-    def test_one_command_brings_metadata_up_to_date(self, trained, tmp_path):
-        (tmp_path / "configs").mkdir()
-        (tmp_path / "configs/metadata.json").write_text(
-            (ROOT / f"bundles/{self.bundle}/configs/metadata.json").read_text()
-        )
-        (tmp_path / "models").mkdir()
-        (tmp_path / "models/model.pt").write_bytes((trained / "models/model.pt").read_bytes())
-        done = subprocess.run(
-            [sys.executable, "-m", "sam_monai", "metadata", str(tmp_path)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        metadata = json.loads((tmp_path / "configs/metadata.json").read_text())
-        assert bundles.metadata_labels(metadata) == ["bright", "dark"] and metadata["adapter"]["image_size"] == 32
-        assert "bright" in metadata["label_classes"]

@@ -196,3 +196,64 @@ def test_of_a_test_image_only_existence_is_asked(pictures):
     problem(pictures, "a.png: no such file")
     (pictures / "a.png").write_bytes(b"no image")
     assert check_dataset(read_dataset(pictures)) == []
+
+
+# -- cases that somebody else gives -------------------
+
+
+def given(folder: Path, name: str) -> dict[str, str]:
+    return {"image": str(folder / f"{name}.nii.gz"), "label": str(folder / f"{name}_label.nii.gz")}
+
+
+def test_cases_given_are_checked_in_the_place_of_the_datasets_own(volumes, tmp_path):
+    dataset = read_dataset(volumes)
+    save(tmp_path / "t1.nii.gz", np.full((16, 12, 9), np.nan, np.float32))
+    (tmp_path / "v0.nii.gz").unlink()
+    other = tmp_path / "other"
+    other.mkdir()
+    make(other, ".nii.gz", (16, 12, 9))
+    for cases in ([given(other, "t0")], [given(other, "t0"), given(tmp_path, "t0")]):
+        assert check_dataset(dataset, labels=dataset.labels, cases=cases) == []
+        assert check_dataset(read_dataset(None), labels=["liver", "tumour"], cases=cases) == []
+    with pytest.raises(InputError, match=r"t1\.nii\.gz.*NaN"):
+        check_dataset(read_dataset(None), labels=["liver", "tumour"], cases=[given(tmp_path, "t1")])
+
+
+def test_values_beyond_the_labels_of_given_cases_are_named(volumes):
+    with pytest.raises(InputError, match=r"t0_label\.nii\.gz"):
+        check_dataset(read_dataset(None), labels=["liver"], cases=[given(volumes, "t0")])
+
+
+def test_some_of_the_datasets_own_cases_mean_the_whole_dataset(volumes):
+    dataset = read_dataset(volumes)
+    save(volumes / "v0.nii.gz", np.full((16, 12, 9), np.nan, np.float32))
+    with pytest.raises(InputError, match=r"v0\.nii\.gz"):
+        check_dataset(dataset, labels=list(dataset.labels), cases=dataset.training[:1])
+
+
+@pytest.mark.parametrize("cases", [None, []])
+def test_no_cases_at_all(cases):
+    with pytest.raises(InputError, match="no data of its own: give --dataset_dir"):
+        check_dataset(read_dataset(None), labels=["liver"], cases=cases)
+
+
+def test_cases_without_label_and_labels_without_names_are_refused(volumes):
+    case = given(volumes, "t0")
+    with pytest.raises(InputError, match='"image" and "label"'):
+        check_dataset(read_dataset(None), labels=["liver"], cases=[{"image": case["image"]}])
+    with pytest.raises(InputError, match="key labels"):
+        check_dataset(read_dataset(None), labels=[], cases=[case])
+
+
+def test_other_labels_than_the_datasets_are_refused_with_both(volumes):
+    dataset = read_dataset(volumes)
+    for labels in (["liver"], ["tumour", "liver"]):
+        with pytest.raises(InputError, match=f"labels liver, tumour, the key labels is {', '.join(labels)}"):
+            check_dataset(dataset, labels=labels, cases=dataset.training)
+
+
+def test_without_a_folder_there_are_no_cases_and_nothing_says_their_dimension():
+    dataset = read_dataset(None)
+    assert not (dataset.training or dataset.validation or dataset.test or dataset.labels)
+    with pytest.raises(InputError, match="dataset_dir"):
+        _ = dataset.spatial_dims

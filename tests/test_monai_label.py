@@ -1,6 +1,6 @@
 """A real MONAI Label server on the bundles, driven over HTTP as 3D Slicer and OHIF drive it.
 
-Needs MONAI Label in an environment of its own (docs/monai_label.md), whose python the variable MONAI_LABEL_PYTHON names.
+Needs MONAI Label in an environment of its own (docs/monai_label.md); MONAI_LABEL_PYTHON names its python.
 """
 
 from __future__ import annotations

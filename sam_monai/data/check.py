@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from sam_monai.data.dataset import Dataset, is_picture
+from sam_monai.data.dataset import NO_DATA, Dataset, is_picture
 from sam_monai.data.load import LoadCased, turned_like
 from sam_monai.errors import InputError
 
@@ -21,28 +21,48 @@ _SMALLEST = 8
 logger = logging.getLogger(__name__)
 
 
-def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> list[str]:
+def check_dataset(
+    dataset: Dataset,
+    channels: Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
+    cases: Sequence[dict] | None = None,
+) -> list[str]:
     """Load every training and validation case and say all that is wrong with them; test images need only exist.
 
     Args:
         dataset: what `read_dataset` returned.
         channels: as in `LoadCased`.
+        labels: names of the foreground labels that are trained; ``None``: the dataset's.
+        cases: what is trained on; ``None``: the dataset's training cases. Where they are not among those, as when a
+            server gives them, they are checked in the dataset's place.
 
     Returns:
         Notes, also logged, on what is allowed but may be an oversight: cases whose label is empty, labels that occur
         in no training case.
 
     Raises:
-        InputError: one line for each problem, with the file and the remedy, at most 20 and the number of the others.
+        InputError: no cases; other labels than the dataset's; else one line for each problem, with the file and the
+            remedy, at most 20 and the number of the others.
     """
+    if not (dataset.training if cases is None else cases):
+        raise InputError(NO_DATA)
+    listed = {case["image"] for case in dataset.training}
+    labels = dataset.labels if labels is None else labels
+    if cases is not None and any(case.get("image") not in listed for case in cases):
+        dataset = _given(cases, labels)
+    if tuple(labels) != dataset.labels:
+        raise InputError(
+            f"{dataset.folder}: its dataset.json has the labels {', '.join(dataset.labels)}, the key labels is "
+            f"{', '.join(labels)}: give both the same, in one order"
+        )
     load_image = LoadCased("image", channels=channels)
     load_label = LoadCased("label", labels=dataset.labels)
     problems: list[str] = []
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
-    cases = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
-    for part, case in tqdm(cases, desc="checking cases", disable=2 * len(cases) < 20):
+    parts = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
+    for part, case in tqdm(parts, desc="checking cases", disable=2 * len(parts) < 20):
         image = label = None
         try:
             image = load_image(case)["image"]
@@ -84,6 +104,15 @@ def check_dataset(dataset: Dataset, channels: Sequence[int] | None = None) -> li
     for note in notes:
         logger.warning(note)
     return notes
+
+
+def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
+    odd = [case for case in cases if not all(isinstance(case.get(key), str | Path) for key in ("image", "label"))]
+    if odd:
+        raise InputError(f'a case given for training is {odd[0]}: each needs the paths "image" and "label"')
+    if not labels:
+        raise InputError("cases are given for training and no labels: name them by the key labels")
+    return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], ())
 
 
 def _image_problems(image: MetaTensor, path: str) -> list[str]:

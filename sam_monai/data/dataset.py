@@ -18,6 +18,8 @@ from sam_monai.errors import InputError
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
+NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder with a dataset.json"
+
 _INTENSITY_WORDS = {
     "ct": r"ct|cta|cbct|[cn]ect|computed",
     "mr": r"f?mr\w*|t[12]\w*|flair|pdw?|dwi|adc|dti|swi|dce|bold|magnetic",
@@ -49,11 +51,13 @@ class Dataset:
     @property
     def spatial_dims(self) -> int:
         """2 for a dataset of pictures, 3 for one of volumes."""
+        if not self.training:
+            raise InputError(NO_DATA)
         return 2 if is_picture(self.training[0]["image"]) else 3
 
 
 def read_dataset(
-    dataset_dir: str | Path,
+    dataset_dir: str | Path | None,
     train_cases: int | None = None,
     seed: int = 0,
     train_cases_seed: int | None = None,
@@ -63,7 +67,8 @@ def read_dataset(
 
     Args:
         dataset_dir: folder with `dataset.json` as of the Medical Segmentation Decathlon; nnU-Net's newer form of
-            `labels` ({"background": 0, "liver": 1}) and its `channel_names` are understood as well.
+            `labels` ({"background": 0, "liver": 1}) and its `channel_names` are understood as well. ``None``: no cases
+            and no labels, for a configuration that holds its labels and gets its cases from a server.
         train_cases: train on so many cases of the list, counted after the split: the first, or, with a
             ``train_cases_seed``, those that it draws.
         seed: decides which cases are set aside where there is no `validation`: 20 % of them, at least one.
@@ -73,6 +78,8 @@ def read_dataset(
     Raises:
         InputError: folder, file or keys that are missing or wrong, labels that are not 0..L, no training case.
     """
+    if dataset_dir is None:
+        return Dataset(Path(), "", (), "mr", [], [], [], ())
     folder = Path(os.path.abspath(Path(dataset_dir).expanduser()))
     file = folder / "dataset.json"
     if not folder.is_dir():

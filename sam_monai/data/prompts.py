@@ -1,4 +1,4 @@
-"""Prompts from a JSON file beside an image, or from a request of MONAI Label, brought to the grid that the network sees."""
+"""Prompts from a JSON file beside an image or a request of MONAI Label, brought to the grid that the network sees."""
 
 from __future__ import annotations
 

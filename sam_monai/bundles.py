@@ -39,6 +39,27 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def load_network(adapter: str | Path, checkpoint: str | Path | None = None) -> AdaptedSAM:
+    """The network that an adapter was made for, with the adapter loaded.
+
+    Args:
+        adapter: its file.
+        checkpoint: file of the base weights, if not in the cache folder.
+
+    Raises:
+        InputError: as :func:`read_adapter`, or base weights that are missing or others than the adapter's.
+    """
+    from . import PTSAM, SSAM, MedSA
+
+    state = read_adapter(adapter)
+    record = identity.from_tensor(state["identity"])
+    network_type = {network.method: network for network in (SSAM, PTSAM, MedSA)}[record["method"]]
+    settings = set(network_type.bound) - {"method", "base", "resize", "labels"}
+    network = network_type(record["backbone"], checkpoint, **{key: record[key] for key in settings})
+    network.load_state_dict(state)
+    return network
+
+
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
     """The bundle's metadata.json."""
     path = Path(bundle_root) / "configs" / "metadata.json"

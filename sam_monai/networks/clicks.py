@@ -112,8 +112,8 @@ def to_slices(coords: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tenso
     most = own.sum(2).max().clamp(min=1).item()
     torch._check(1 <= most)  # for torch.export, which does not know the clicks
     torch._check(most <= own.shape[2])
-    number = torch.arange(own.shape[2], device=coords.device)
-    order = (own * own.shape[2] - number).topk(most, dim=2).indices  # (R, D, n); ONNX has no stable sort
+    first = own * 2**31 - torch.arange(own.shape[2], device=coords.device)
+    order = first.topk(most, dim=2).indices  # (R, D, n); ONNX has no stable sort
     placed = torch.where(own, labels[:, None].expand_as(own), -1).gather(2, order)
     plane = coords[:, None, :, :2].expand(-1, depth, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 2))
     return plane, placed

@@ -22,8 +22,8 @@ from .networks.medsa import MedSA
 
 OPSET = 18  # what torch's own translations are written in
 PARITY = 1e-3  # largest difference from torch, over the largest logit where that is more than 1
-PROMPTS = ("point_coords", "point_labels", "boxes")
 RUNTIMES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "onnxscript", "openvino"), ".pt2": ()}
+Axes = dict[str, dict[int, str]]  # of each input: number and name of its dynamic axes
 Run = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -89,18 +89,17 @@ def export(
         network.slices_per_batch = size[2]  # the file's slices all see each other, and so do torch's to compare with
     svd.fold(network.backbone)
     program: nn.Module = Prompted(network) if isinstance(network, MedSA) and prompted else network
-    names = ("image", *PROMPTS) if prompted else ("image",)
-    axes = dynamic_axes(names, len(size), deep)
+    axes = dynamic_axes(len(size), prompted, deep)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}", dir=path.parent) as folder, torch.no_grad(), quiet():
         aside = Path(folder) / path.name
         example = inputs(size, channels, 2, prompted, deep)
-        exported = torch.export.export(program, example, dynamic_shapes=shapes(axes, names), strict=False)
-        run = WRITERS[path.suffix](exported, aside, names, opset)
+        exported = torch.export.export(program, example, dynamic_shapes=dimensions(axes), strict=False)
+        run = WRITERS[path.suffix](exported, aside, axes, opset)
         lines = [f"{path}: {'opset ' + str(opset) + ', ' if path.suffix != '.pt2' else ''}{megabytes(folder)}"]
-        for name, tensor in zip(names, example, strict=True):
-            lines.append(f"  {name} {described(tensor, axes.get(name, {}))} {str(tensor.dtype)[6:]}")
-        for many in (1, 3):
+        for name, tensor in zip(axes, example, strict=True):
+            lines.append(f"  {name} {described(tensor, axes[name])} {str(tensor.dtype)[6:]}")
+        for many in (1, 3) if any(axes.values()) else (1,):
             given = inputs(size, channels, many, prompted, deep)
             expected, found = program(*given), run(given)
             if many == 1:
@@ -111,7 +110,7 @@ def export(
                 raise InputError(
                     f"{path} is not written: it differs from torch by {difference:.2g} where logits reach {largest:.3g}"
                 )
-            sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(names, given, strict=True))
+            sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(axes, given, strict=True))
             lines.append(f"  from torch {difference:.1e}, of the largest logit {difference / largest:.1e}: {sizes}")
         for file in sorted(Path(folder).iterdir(), key=lambda file: file == aside):
             os.replace(file, path.parent / file.name)
@@ -121,18 +120,17 @@ def export(
 # -- inputs ------------------------------------------------------------------------------------------------------------
 
 
-def dynamic_axes(names: Sequence[str], dims: int, deep: bool) -> dict[str, dict[int, str]]:
+def dynamic_axes(dims: int, prompted: bool, deep: bool) -> Axes:
     """Name of each dynamic axis of each input."""
-    image = {0: "batch"} if dims == 2 else {} if deep else {4: "depth"}
-    if len(names) == 1:
-        return {"image": image}
-    image.pop(0, None)  # prompts are of one object of one image
-    return {"image": image, "point_coords": {1: "clicks"}, "point_labels": {1: "clicks"}}
+    depth = {4: "depth"} if dims == 3 and not deep else {}
+    if not prompted:
+        return {"image": depth if dims == 3 else {0: "batch"}}
+    return {"image": depth, "point_coords": {1: "clicks"}, "point_labels": {1: "clicks"}, "boxes": {}}
 
 
-def shapes(axes: dict[str, dict[int, str]], names: Sequence[str]) -> tuple[dict[int, Any], ...]:
+def dimensions(axes: Axes) -> tuple[dict[int, Any], ...]:
     dims = {axis: torch.export.Dim(axis, min=1) for named in axes.values() for axis in named.values()}
-    return tuple({i: dims[axis] for i, axis in axes.get(name, {}).items()} for name in names)
+    return tuple({i: dims[axis] for i, axis in named.items()} for named in axes.values())
 
 
 def inputs(size: Sequence[int], channels: int, many: int, prompted: bool, deep: bool) -> tuple[Tensor, ...]:
@@ -162,30 +160,30 @@ def megabytes(folder: str) -> str:
 # -- formats -----------------------------------------------------------------------------------------------------------
 
 
-def write_pt2(program: torch.export.ExportedProgram, path: Path, names: Sequence[str], opset: int) -> Run:
+def write_pt2(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
     torch.export.save(program, path)
     module = torch.export.load(path).module()
     return lambda given: module(*given)
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, names: Sequence[str], opset: int) -> Run:
-    save_onnx(program, path, names, opset)
+def write_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
+    save_onnx(program, path, axes, opset)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda given: torch.from_numpy(
-        session.run(None, {name: tensor.numpy() for name, tensor in zip(names, given, strict=True)})[0]
+        session.run(None, {name: tensor.numpy() for name, tensor in zip(axes, given, strict=True)})[0]
     )
 
 
-def write_openvino(program: torch.export.ExportedProgram, path: Path, names: Sequence[str], opset: int) -> Run:
+def write_openvino(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
-        save_onnx(program, onnx, names, opset)
+        save_onnx(program, onnx, axes, opset)
         openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
     # On processors with bf16 OpenVINO would compute in it.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
@@ -193,15 +191,16 @@ def write_openvino(program: torch.export.ExportedProgram, path: Path, names: Seq
     return lambda given: torch.from_numpy(compiled([tensor.numpy() for tensor in given])[0].copy())
 
 
-def save_onnx(program: torch.export.ExportedProgram, path: Path, names: Sequence[str], opset: int) -> None:
+def save_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> None:
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     torch.onnx.export(
         program,
         f=path,
-        input_names=list(names),
+        input_names=list(axes),
         output_names=["logits"],
         opset_version=opset,
         external_data=size > 1.8e9,  # a protobuf ends at 2 GB
+        dynamic_shapes=tuple(axes.values()),  # their names alone: the program has the axes
         dynamo=True,
         verbose=False,
     )

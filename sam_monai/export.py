@@ -7,7 +7,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -210,7 +210,7 @@ WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_pt2}
 
 
 @contextmanager
-def quiet() -> Any:
+def quiet() -> Iterator[None]:
     """Without the exporters' remarks on what they are doing."""
     level = logging.root.manager.disable
     with warnings.catch_warnings():

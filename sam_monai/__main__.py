@@ -97,23 +97,35 @@ def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     from pathlib import Path
 
-    from .adapter_files import read_adapter
-    from .networks import identity
+    from .adapter_files import load_network
     from .networks.ssam import SSAM
     from .training import save_aside
 
-    state = read_adapter(args.adapter)
-    record = identity.from_tensor(state["identity"])
-    if record["method"] != "ssam":
-        raise InputError(f"{args.adapter} is an adapter of {record['method']}: only S-SAM merges into a plain SAM")
-    network = SSAM(record["backbone"], args.checkpoint, image_size=record["image_size"])
-    network.load_state_dict(state)
+    network = load_network(args.adapter, args.checkpoint)
+    if not isinstance(network, SSAM):
+        raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
     sam, tokens = network.merged()
     output = Path(args.output)
     prompts = output.with_name(f"{output.stem}_prompts.pth")
     save_aside(sam, output)
     save_aside(tokens, prompts)
     print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export a trained network to ONNX, OpenVINO or torch.export's .pt2, and compare the file with torch."""
+    from .adapter_files import load_network
+    from .export import export
+
+    network = load_network(args.adapter, args.checkpoint)
+    images = network.preprocessing
+    if args.size is None and images.get("spatial_dims") == 3:
+        # Without depth attention the number of slices is free, and this one serves as an example.
+        if network.depth_attention:
+            raise InputError("with depth attention the number of slices is fixed in the file: give --size H W D")
+        args.size = [network.image_size, network.image_size, 1]
+    channels = args.channels or (3 if images.get("intensity", "picture") == "picture" else 1)
+    print(export(network, args.output, args.size, channels, args.prompted, args.opset))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -158,6 +170,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("output", metavar="OUTPUT", help="the checkpoint to write, as sam_merged.pth")
     command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
     command.set_defaults(run=merge)
+
+    command = commands.add_parser("export", help=export.__doc__, description=export.__doc__)
+    command.add_argument("adapter", metavar="ADAPTER", help="as bundles/ssam/models/model.pt")
+    command.add_argument("output", metavar="OUTPUT", help="the file to write: .onnx, .xml (OpenVINO) or .pt2")
+    command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
+    command.add_argument("--size", type=int, nargs="+", metavar="N", help="H W, or H W D for volumes (default: the "
+                         "encoder's square, and for volumes any number of slices)")  # fmt: skip
+    command.add_argument("--channels", type=int, choices=(1, 3), help="of the image (default: what it was trained on)")
+    command.add_argument("--prompted", action="store_true", help="Med-SA by clicks and a box, which become inputs")
+    command.add_argument("--opset", type=int, default=18, help="of ONNX (default: 18)")
+    command.set_defaults(run=export)
     return top
 
 

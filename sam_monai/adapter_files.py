@@ -159,6 +159,18 @@ def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) 
         ) from error
 
 
+def load_network(path: str | Path, checkpoint: str | Path | None = None) -> AdaptedSAM:
+    """The network that an adapter was made for, with the adapter loaded.
+
+    Raises:
+        InputError: as :func:`read_adapter` and :func:`network_of`, or base weights that are not the adapter's.
+    """
+    state = read_adapter(path)
+    network = network_of(identity.from_tensor(state["identity"]), checkpoint)
+    network.load_state_dict(state)
+    return network
+
+
 def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str | Path | None = None) -> None:
     """Load an adapter on its base, and compare ``.pt`` and ``.safetensors`` where both are there.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,16 @@ from .data.names import CaseNames
 from .errors import InputError
 from .networks import identity
 from .networks.base import AdaptedSAM
+
+
+def root(path: str) -> str:
+    """Where a bundle is: the current folder if that is one, else ``path`` from there, else where MONAI found its
+    configuration and looks for modules since."""
+    seen = (folder for folder in sys.path if Path(folder).name == Path(path).name)
+    for folder in (".", path, *seen):
+        if (Path(folder) / "configs" / "metadata.json").is_file():
+            return folder
+    return path
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
@@ -50,8 +61,11 @@ def metadata_labels(metadata: dict[str, Any]) -> list[str]:
     return [channels[str(i)] for i in range(1, len(channels))]
 
 
-class LoadAdapter:
-    """Loads an adapter when an evaluator starts."""
+class AdapterCheckpointLoader:
+    """Loads an adapter when an evaluator starts.
+
+    By its name MONAI's federated learning knows it for a loader, and leaves it out to evaluate what a server sent.
+    """
 
     def __init__(self, path: str | Path, network: nn.Module) -> None:
         self.path, self.network = path, network

@@ -120,9 +120,9 @@ def strings(value: Any) -> list[str]:
 
 
 def default_root(output: Path) -> str:
-    """The key ``bundle_root``: the folder one is in, where that is a bundle's, else where this bundle was made."""
+    """The key ``bundle_root``."""
     path = repr(str(output)).replace("@", "\\x40")  # MONAI takes what follows an @ for a reference
-    return f"$'.' if os.path.isfile('configs/metadata.json') else {path}"
+    return f"$sam_monai.bundles.root({path})"
 
 
 def write_json(content: Any, path: Path) -> None:

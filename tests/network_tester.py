@@ -31,11 +31,11 @@ TINY = Weights(
 )
 
 
-def tiny_backbone(seed: int = 0) -> Backbone:
-    """A SAM of 64 px with four blocks, two of them global, and windows that need padding."""
+def tiny_backbone(seed: int = 0, blocks: int = 4) -> Backbone:
+    """A SAM of 64 px with four blocks, every second of them global, and windows that need padding."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = build_vit(width=32, blocks=4, heads=2, global_blocks=(1, 3), image_size=64, window=3)
+        encoder = build_vit(width=32, blocks=blocks, heads=2, global_blocks=(1, 3), image_size=64, window=3)
         backbone = Backbone(encoder, TINY, 64, base=f"random {seed}")
         for parameter in encoder.parameters():
             if not parameter.any():  # position tables begin as zeros, where nothing could go wrong

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from network_tester import LABELS, NetworkTester, image, perturb, tiny_backbone
@@ -93,6 +95,41 @@ def test_merged_it_is_a_plain_sam_for_segment_anything():
             )
             logits = sam.postprocess_masks(logits, (64, 64), (64, 64))
             torch.testing.assert_close(logits[:, 0], network(x)[:, label], rtol=1e-4, atol=1e-4)
+
+
+def test_merged_it_is_a_plain_sam_for_kornia(tmp_path):
+    from kornia.models.sam import Sam as KorniaSam
+    from kornia.models.sam.architecture.image_encoder import ImageEncoderViT
+    from kornia.models.sam.architecture.mask_decoder import MaskDecoder
+    from kornia.models.sam.architecture.prompt_encoder import PromptEncoder
+    from kornia.models.sam.architecture.transformer import TwoWayTransformer
+
+    network = SSAM(tiny_backbone(), labels=LABELS, amp=False)
+    perturb(network)
+    state, tokens = network.merged()
+    torch.save(state, tmp_path / "merged.pth")
+    layers = {"depth": 4, "embed_dim": 32, "num_heads": 2, "global_attn_indexes": (1, 3), "window_size": 3}
+    norm = partial(torch.nn.LayerNorm, eps=1e-6)
+    sam = KorniaSam(
+        ImageEncoderViT(img_size=64, norm_layer=norm, use_rel_pos=True, **layers),
+        PromptEncoder(256, (4, 4), (64, 64), mask_in_chans=16),
+        MaskDecoder(
+            transformer_dim=256, transformer=TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048)
+        ),
+    )
+    sam.load_checkpoint(str(tmp_path / "merged.pth"))
+    sam.eval()
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        logits, _ = sam.mask_decoder(
+            image_embeddings=sam.image_encoder((x - network.backbone.pixel_mean) / network.backbone.pixel_std),
+            image_pe=sam.prompt_encoder.get_dense_pe(),
+            sparse_prompt_embeddings=torch.stack([tokens[name] for name in LABELS]),
+            dense_prompt_embeddings=sam.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(2, -1, 4, 4),
+            multimask_output=False,
+        )
+        logits = torch.nn.functional.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
+        torch.testing.assert_close(logits[:, 0], network(x)[0, 1:], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -99,6 +99,15 @@ def weights_formed(module: nn.Module) -> Iterator[None]:
             layer.formed_weight = None
 
 
+def fold(module: nn.Module) -> None:
+    """Put every W' in the place of W and drop the decomposition, in place: plain layers, at no cost over SAM's."""
+    for _, layer in tuned_layers(module):
+        layer.weight.data = layer.tuned_weight().detach()
+        for name in ("svd_scale", "svd_shift", "svd_u", "svd_s", "svd_vh"):
+            delattr(layer, name)
+        layer.__class__ = nn.Linear if isinstance(layer, SVDLinear) else nn.Conv2d
+
+
 def merged_state(module: nn.Module) -> dict[str, Tensor]:
     """The module's state with every W' in the place of W and nothing of the adaptation left: a plain encoder's."""
     state = {k: v for k, v in module.state_dict().items() if not k.endswith(("svd_scale", "svd_shift"))}

@@ -68,7 +68,7 @@ class Backbone(nn.Module):
             float32 logits (N, L, H, W).
         """
         decoder = self.mask_decoder
-        tokens = tokens.expand(len(embedding), *tokens.shape[-3:])
+        tokens = tokens.expand(embedding.shape[0], *tokens.shape[-3:])
         n, prompts = tokens.shape[:2]
         output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
         queries = torch.cat([output.expand(n * prompts, -1, -1), tokens.flatten(0, 1)], 1)

@@ -39,17 +39,16 @@ class BiasedAttention(WindowAttention, Attention):
     def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
         n, h, w, _ = tokens.shape
         q, k, v = self.heads(tokens.flatten(1, 2))
-        there = torch.zeros(window, dtype=torch.bool)
-        there[:h, :w] = True
-        there = there.flatten().to(q.device)
-        biases = self.attention_biases[:, self.attention_bias_idxs][:, there]  # (heads, h w, window)
-        bias = biases[..., there]
+        biases = self.attention_biases[:, self.attention_bias_idxs].unflatten(1, window)[:, :h, :w].flatten(1, 2)
+        biases = biases.unflatten(2, window)  # (heads, h w, *window)
+        bias = biases[..., :h, :w].flatten(2)
         if others is not None:
             _, other_k, other_v = (part.expand(n, -1, -1, -1) for part in self.heads(others[None]))
             k, v = torch.cat([k, other_k], 2), torch.cat([v, other_v], 2)
             bias = F.pad(bias, (0, len(others) - padded))
         if padded:
-            bias = torch.cat([bias, biases[..., ~there].logsumexp(-1, keepdim=True)], -1)
+            beyond = torch.cat([biases[..., :h, w:].flatten(2), biases[..., h:, :].flatten(2)], 2)
+            bias = torch.cat([bias, beyond.logsumexp(-1, keepdim=True)], -1)
         bias = bias.to(q.dtype)[None]
         if plain_is_faster(q, k):
             out = plain_attention((q * self.scale) @ k.transpose(2, 3) + bias, v)

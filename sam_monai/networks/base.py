@@ -176,7 +176,11 @@ class AdaptedSAM(nn.Module):
 
     def features(self, image: Tensor, embedding: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
         """Embeddings of the image's slices, a part of them at a time, each with its first slice's number."""
+        exporting = torch.compiler.is_exporting()  # a program for any number of slices has no parts
         if embedding is not None:
+            if exporting:
+                yield slices_of(embedding), 0
+                return
             first = 0
             for part in slices_of(embedding).split(self.slices_per_batch):
                 yield part, first
@@ -185,6 +189,10 @@ class AdaptedSAM(nn.Module):
         slices = as_slices(image)
         volume = image.ndim == 5 and self.depth_attention
         depth = image.shape[4] if volume else 1
+        if exporting:
+            with slices_of_a_volume(self.backbone.image_encoder, depth if volume else 0):
+                yield self.encode_slices(slices), 0
+            return
         for start, stop, first, last in passes(len(slices), depth, self.slices_per_batch):
             with slices_of_a_volume(self.backbone.image_encoder, min(depth, stop - start) if volume else 0):
                 part = self.encode_slices(slices[start:stop])

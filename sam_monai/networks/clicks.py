@@ -70,8 +70,7 @@ def sparse_prompts(
     if point_coords is not None and point_labels is not None:
         points, labels = to_slices(point_coords, point_labels, depth)
         points = to_pixels(points, shape, backbone)
-        rows = points.shape[0] * depth
-        embedded = encoder._embed_points(points.flatten(0, 1), labels.reshape(rows, -1), pad=boxes is None)
+        embedded = encoder._embed_points(points.flatten(0, 1), labels.flatten(0, 1), pad=boxes is None)
         parts.append(embedded.unflatten(0, (-1, depth)))
         counted.append(torch.nn.functional.pad(labels != -1, (0, embedded.shape[1] - labels.shape[2])))
     if boxes is not None:
@@ -110,8 +109,11 @@ def to_slices(coords: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tenso
         return coords[:, None], labels[:, None]
     slices = torch.arange(depth, device=coords.device)[None, :, None]
     own = (coords[:, None, :, 2].round() == slices) & (labels != -1)[:, None]  # (R, D, N)
-    most = max(1, int(own.sum(2).max()))
-    order = own.int().argsort(dim=2, descending=True, stable=True)[..., :most]  # (R, D, n)
+    most = own.sum(2).max().clamp(min=1).item()
+    torch._check(1 <= most)  # for torch.export, which does not know the clicks
+    torch._check(most <= own.shape[2])
+    first = own * 2**31 - torch.arange(own.shape[2], device=coords.device)
+    order = first.topk(most, dim=2).indices  # (R, D, n); ONNX has no stable sort
     placed = torch.where(own, labels[:, None].expand_as(own), -1).gather(2, order)
     plane = coords[:, None, :, :2].expand(-1, depth, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 2))
     return plane, placed

@@ -110,7 +110,7 @@ class MedSA(AdaptedSAM):
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-                with adapters.conditioned(self.backbone.mask_decoder, condition.repeat(len(features), 1)):
+                with adapters.conditioned(self.backbone.mask_decoder, condition.repeat(features.shape[0], 1)):
                     return self.backbone.decode(features, tokens, shape)
 
             return self.segment(image, embedding, by_labels)
@@ -123,7 +123,7 @@ class MedSA(AdaptedSAM):
             tokens, condition = tokens.transpose(0, 1), condition.transpose(0, 1)
 
         def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-            part = slice(first, first + len(features))
+            part = slice(first, first + features.shape[0])
             with adapters.conditioned(self.backbone.mask_decoder, condition[part].reshape(-1, WIDTH)):
                 return self.backbone.decode(features, tokens[part], shape)
 

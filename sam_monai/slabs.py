@@ -78,7 +78,8 @@ class ToFileGridd(MapTransform):
         case = self.ensure(dict(data))
         pred = case["pred"]
         if not self.resampled:  # the same voxels, in another order at most
-            return self.invert({**case, "pred": pred.argmax(0, keepdim=True) if len(pred) > 1 else pred})
+            labels = pred.argmax(0, keepdim=True).to(torch.int16) if len(pred) > 1 else pred  # ITK writes no int64
+            return self.invert({**case, "pred": labels})
         values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
         best = found = None
         for value in values:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from bundle_runner import ROOT, SMALL, run, start, volumes, write_json
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, load
 from PIL import Image
 
 from sam_monai import InputError, bundles, training
@@ -147,6 +148,16 @@ class BundleTester:
         assert type(logits) is torch.Tensor and logits.shape == (1, pred["num_channels"], *pred["spatial_shape"])
         with pytest.raises(InputError, match=r"none\.pt.*train\.json"):
             run(self.bundle, "inference", adapter=str(tmp_path / "none.pt"), output_dir=str(tmp_path / "o"))
+
+    def test_monai_loads_the_trained_network_from_any_folder(self, trained, tmp_path, monkeypatch):
+        copy = tmp_path / "bundles" / self.bundle
+        shutil.copytree(ROOT / "bundles" / self.bundle / "configs", copy / "configs")
+        shutil.copytree(trained / "models", copy / "models")
+        monkeypatch.chdir(trained)
+        network = load(self.bundle, bundle_dir=tmp_path / "bundles", workflow_type="inference")
+        state = torch.load(trained / "models/model.pt", weights_only=True)
+        assert network.labels == ("bright", "dark") and network.image_size == 32
+        assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
     def test_training_and_inference_agree(self):
         train, infer = (

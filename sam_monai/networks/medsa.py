@@ -72,7 +72,7 @@ class MedSA(AdaptedSAM):
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
-        self.label_gains = nn.Parameter(torch.zeros(len(self.labels)))
+        self.label_gains = nn.Parameter(torch.zeros(2, len(self.labels)))  # asked by clicks alone, with a box
 
     def prompt_tokens(self) -> Tensor:
         return self.label_tokens
@@ -132,20 +132,23 @@ class MedSA(AdaptedSAM):
         if automatic is None:
             with torch.no_grad():
                 automatic = self(image, self.encode(image) if embedding is None else embedding)
-        answer = self.guided(objects_logits, automatic)
+        boxed = boxes is not None and ~boxes.isnan().flatten(1).any(1)
+        answer = self.guided(objects_logits, automatic, boxed)
         return torch.stack([torch.zeros_like(answer), answer], 1)
 
-    def guided(self, prompted: Tensor, automatic: Tensor) -> Tensor:
+    def guided(self, prompted: Tensor, automatic: Tensor, boxed: Tensor | bool) -> Tensor:
         """Add to a prompted object's logits what the network knows of its labels.
 
         The margin of the label that the object resembles most (its logit over the largest of the others, the
         background's included) is added, times a trained gain, which starts at 0, and the soft Dice of the object and
         the label over the image or volume; so an object that is no label's is left as it is. Other labels take part by
-        the fourth power of how much less they resemble it. The labels' answers get no gradient from this.
+        the fourth power of how much less they resemble it. A box says where an object ends, and may be wrong, as a
+        click does not; so objects with a box have a gain of their own. The labels' answers get no gradient from this.
 
         Args:
             prompted: (R, *spatial).
             automatic: (B, L + 1, *spatial), B = R or 1.
+            boxed: (R,), whether the object was asked for with a box.
         """
         automatic = automatic.detach()
         first, second = automatic.topk(2, dim=1).values.unbind(1)
@@ -157,7 +160,8 @@ class MedSA(AdaptedSAM):
         common = (found * there).sum(dims)
         agreement = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
         most = agreement.amax(1, keepdim=True).clamp(min=1e-5)
-        weights = self.label_gains * most * (agreement / most) ** 4
+        gains = torch.where(torch.as_tensor(boxed, device=prompted.device)[..., None], *self.label_gains.flip(0))
+        weights = gains * most * (agreement / most) ** 4
         return prompted + (weights.reshape(*weights.shape, *[1] * len(dims)) * margins).sum(1)
 
     def describe(self) -> dict[str, Any]:

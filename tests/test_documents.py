@@ -1,0 +1,73 @@
+"""What the documents tell a reader to type works as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from bundle_runner import ROOT, volumes
+
+from sam_monai import SSAM
+from sam_monai.adapter_files import write_adapter
+
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+# Once through everything, on a small square.
+QUICK = {"train.json": "--quick True", "inference.json": "--pictures 1"}
+
+
+def blocks(language: str, file) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", file.read_text(), re.S | re.M)
+
+
+def commands(file) -> list[str]:
+    """Lines of a document's shell blocks, one command each, without the installation and the tests themselves."""
+    parts = [part.strip() for block in blocks("bash", file) for line in block.splitlines() for part in line.split("&&")]
+    others = ("pip install", "python -m pytest", "ruff", "pyright", "#")
+    return [part for part in parts if part and not part.startswith(others)]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """The bundles as a clone holds them, and scans beside them."""
+    folder = tmp_path_factory.mktemp("clone")
+    ignored = shutil.ignore_patterns("models", "output")
+    shutil.copytree(ROOT / "bundles", folder / "bundles", ignore=ignored)
+    volumes(folder / "my_scans")
+    shutil.copytree(folder / "my_scans/images", folder / "new_scans")
+    write_adapter(
+        SSAM("lite_medsam", labels=["bright"], image_size=64).state_dict(), folder / "bundles/ssam/models/model.pt"
+    )
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", READMES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_command_of_the_readmes_runs(file, clone):
+    found = commands(file)
+    assert found
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
+    }
+    for command in found:
+        for name, option in QUICK.items():
+            if f"{name} " in f"{command} " or f"{name}'" in command:
+                command += f" {option}" if option not in command else ""
+                break
+        done = subprocess.run(command, shell=True, cwd=clone, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.parametrize(
+    "file, code",
+    [(file, code) for file in PAGES for code in blocks("python", file)],
+    ids=lambda value: str(value.relative_to(ROOT)) if hasattr(value, "relative_to") else "block",
+)
+def test_every_python_block_runs(file, code, clone, monkeypatch):
+    monkeypatch.chdir(clone)
+    exec(compile(code, str(file), "exec"), {})

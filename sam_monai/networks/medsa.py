@@ -132,23 +132,31 @@ class MedSA(AdaptedSAM):
         if automatic is None:
             with torch.no_grad():
                 automatic = self(image, self.encode(image) if embedding is None else embedding)
-        boxed = boxes is not None and ~boxes.isnan().flatten(1).any(1)
-        answer = self.guided(objects_logits, automatic, boxed)
+        answer = self.guided(objects_logits, automatic, point_coords, point_labels, boxes)
         return torch.stack([torch.zeros_like(answer), answer], 1)
 
-    def guided(self, prompted: Tensor, automatic: Tensor, boxed: Tensor | bool) -> Tensor:
+    def guided(
+        self,
+        prompted: Tensor,
+        automatic: Tensor,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+    ) -> Tensor:
         """Add to a prompted object's logits what the network knows of its labels.
 
-        The margin of the label that the object resembles most (its logit over the largest of the others, the
-        background's included) is added, times a trained gain, which starts at 0, and the soft Dice of the object and
-        the label over the image or volume; so an object that is no label's is left as it is. Other labels take part by
-        the fourth power of how much less they resemble it. A box says where an object ends, and may be wrong, as a
-        click does not; so objects with a box have a gain of their own. The labels' answers get no gradient from this.
+        The margin of the label that the object is most like (its logit over the largest of the others, the
+        background's included) is added, times a trained gain, which starts at 0. How much the object is like a label is
+        the soft Dice of the two over the image or volume, and of the same weight the label's share in the clicks: how
+        surely it holds the positive ones and not the negative ones. So an object that is no label's is left as it is.
+        Other labels take part by the fourth power of how much less the object is like them. A box says where an object
+        ends, and may be wrong there, so objects with a box have a gain of their own. The labels' answers get no
+        gradient from this.
 
         Args:
             prompted: (R, *spatial).
             automatic: (B, L + 1, *spatial), B = R or 1.
-            boxed: (R,), whether the object was asked for with a box.
+            point_coords, point_labels, boxes: of the R objects, as in :meth:`forward`.
         """
         automatic = automatic.detach()
         first, second = automatic.topk(2, dim=1).values.unbind(1)
@@ -158,12 +166,29 @@ class MedSA(AdaptedSAM):
         dims = tuple(range(2, margins.ndim))
         found, there = prompted.detach().sigmoid()[:, None], margins.sigmoid()
         common = (found * there).sum(dims)
-        agreement = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
-        most = agreement.amax(1, keepdim=True).clamp(min=1e-5)
-        gains = torch.where(torch.as_tensor(boxed, device=prompted.device)[..., None], *self.label_gains.flip(0))
-        weights = gains * most * (agreement / most) ** 4
+        likeness = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
+        if point_coords is not None and point_labels is not None:
+            votes = at_clicks(there, point_coords)  # (R, L, N)
+            votes = torch.where(point_labels[:, None] == 1, votes, 1 - votes)
+            real = (point_labels != -1).float()[:, None]
+            share = (votes * real).sum(2) / real.sum(2).clamp(min=1)
+            likeness = torch.where(real.any(2), (likeness + share) / 2, likeness)
+        most = likeness.amax(1, keepdim=True).clamp(min=1e-5)
+        by_clicks, by_box = self.label_gains
+        gains = by_clicks if boxes is None else torch.where(boxes.isnan().flatten(1).any(1)[:, None], by_clicks, by_box)
+        weights = gains * most * (likeness / most) ** 4
         return prompted + (weights.reshape(*weights.shape, *[1] * len(dims)) * margins).sum(1)
 
     def describe(self) -> dict[str, Any]:
         own = ("ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
         return super().describe() | {key: getattr(self, key) for key in own}
+
+
+def at_clicks(images: Tensor, coords: Tensor) -> Tensor:
+    """Values (R, C, N) of images (B, C, *spatial), B = R or 1, at the voxels (R, N, 2 or 3) that clicks fall on."""
+    shape = images.shape[2:]
+    flat = torch.zeros_like(coords[..., 0], dtype=torch.int64)
+    for axis, size in enumerate(shape):
+        flat = flat * size + coords[..., axis].round().long().clamp(0, size - 1)
+    values = images.flatten(2).expand(coords.shape[0], -1, -1)
+    return values.gather(2, flat[:, None].expand(-1, images.shape[1], -1))

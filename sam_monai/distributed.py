@@ -13,7 +13,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import Dataset, DistributedSampler
 from monai.engines.utils import IterationEvents
-from torch import nn
+from torch import Tensor, nn
 
 from .errors import InputError
 
@@ -65,6 +65,16 @@ def gathered(items: Sequence[Any]) -> list[Any]:
     dist.all_gather_object(parts, list(items))
     longest = max(map(len, parts))
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
+
+
+def summed(tensor: Tensor) -> Tensor:
+    """The sum of all processes' tensors, whose gradient, averaged over the processes, is that of the whole."""
+    if not dist.is_initialized():
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    mine = tensor * dist.get_world_size()
+    return mine + (total - mine.detach())
 
 
 def validation_sampler(dataset: Dataset) -> DistributedSampler | None:

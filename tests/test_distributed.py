@@ -90,12 +90,10 @@ def test_two_processes_train_the_adapter_that_one_trains_with_twice_the_batch(bu
     ends = [torch.load(tmp_path / name / "model_resume.pt", weights_only=True)["network"] for name in ("one", "two")]
     one, two = map(flat, ends)
     assert (two - one).norm() < 1e-4 * one.norm()
-    # Of the change too. S-SAM has a kink at singular values of 0, where rounding decides.
-    assert (two - one).norm() < (5e-2 if bundle == "ssam" else 2e-3) * (one - before).norm()
+    assert (two - one).norm() < 1e-2 * (one - before).norm()  # of what training changed, too
     rows = [list(csv.DictReader((tmp_path / n / "out/cases.csv").open())) for n in ("one", "two")]
     assert [[r["case"], r["label"]] for r in rows[0]] == [[r["case"], r["label"]] for r in rows[1]]
     assert len(rows[0]) == 6 and output.count("adapter:") == 1
-    assert [float(r["dice"]) for r in rows[0]] == pytest.approx([float(r["dice"]) for r in rows[1]], abs=0.02)
     logs = [len(list((tmp_path / name / "out/tensorboard").iterdir())) for name in ("one", "two")]
     assert logs[0] == logs[1]  # the first process alone writes
 

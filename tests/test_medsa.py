@@ -319,6 +319,20 @@ def test_a_prompted_object_learns_from_the_label_that_it_resembles_and_from_no_o
     torch.testing.assert_close(again, mended.repeat(2, 1, 1))
 
 
+@pytest.mark.parametrize("on, label", [((4.0, 2.0), 1), ((4.0, 9.0), 2)])
+def test_a_click_says_which_label_is_meant(network, on, label):
+    """Where the prompted answer itself is as much like the one as like the other."""
+    network.label_gains.data.fill_(1.0)
+    automatic = torch.full((1, 3, 8, 12), -4.0)
+    automatic[:, 0], automatic[:, 1, :, :6], automatic[:, 2, :, 6:] = 0.0, 4.0, 4.0
+    unsure = torch.full((1, 8, 12), -0.5)
+    other = (4.0, 9.0) if label == 1 else (4.0, 2.0)
+    for clicks, values in ([on], [1]), ([other], [0]), ([on, other, other], [1, 0, -1]):
+        answer = network.guided(unsure, automatic, torch.tensor([clicks]), torch.tensor([values]))[0]
+        halves = answer[:, :6].mean(), answer[:, 6:].mean()
+        assert halves[label - 1] > 0 > halves[2 - label]
+
+
 def test_the_answer_without_a_prompt_may_be_given_and_gets_no_gradient(network):
     network.label_gains.data.fill_(1.0)
     x, prompts = image(1, 1, 30, 30), {"boxes": torch.tensor([[[4.0, 5.0, 20.0, 21.0]]])}

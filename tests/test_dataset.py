@@ -95,6 +95,21 @@ def test_the_split_leaves_a_case_on_either_side(tmp_path, number):
     assert dataset.training and dataset.validation
 
 
+def test_a_fold_is_validated_on_and_the_others_are_trained_on(tmp_path):
+    write(tmp_path, training=[{**case(n), "fold": n % 3} for n in range(7)], validation=None)
+    each = [read_dataset(tmp_path, fold=fold) for fold in range(3)]
+    names = [[Path(c["image"]).name for c in dataset.validation] for dataset in each]
+    assert names == [["0.nii.gz", "3.nii.gz", "6.nii.gz"], ["1.nii.gz", "4.nii.gz"], ["2.nii.gz", "5.nii.gz"]]
+    for dataset in each:
+        assert len(dataset.training) + len(dataset.validation) == 7 and not dataset.reserved
+        assert not {c["image"] for c in dataset.training} & {c["image"] for c in dataset.validation}
+    with pytest.raises(InputError, match="fold is 3.*0, 1, 2"):
+        read_dataset(tmp_path, fold=3)
+    write(tmp_path)
+    with pytest.raises(InputError, match="none"):
+        read_dataset(tmp_path, fold=0)
+
+
 def test_with_validation_nothing_is_set_aside(tmp_path):
     dataset = read_dataset(write(tmp_path))
     assert dataset.reserved == () and len(dataset.training) == 10

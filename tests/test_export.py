@@ -37,6 +37,7 @@ def onnx_session(path):
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.slow
 def test_ssam_to_onnx_takes_any_batch_and_holds_no_decomposition(tmp_path):
     network, twin = trained(SSAM)
     said = export.export(network, tmp_path / "m.onnx", (40, 56))
@@ -50,6 +51,7 @@ def test_ssam_to_onnx_takes_any_batch_and_holds_no_decomposition(tmp_path):
     assert numbers < 1.05 * sum(p.numel() for p in tiny_backbone(blocks=2).parameters())
 
 
+@pytest.mark.slow
 def test_ptsam_to_openvino_takes_any_depth(tmp_path):
     import openvino
 
@@ -62,6 +64,7 @@ def test_ptsam_to_openvino_takes_any_depth(tmp_path):
         same(compiled([x.numpy()])[0], twin(x))
 
 
+@pytest.mark.slow
 def test_medsa_by_clicks_and_a_box_to_onnx_takes_any_number_of_clicks(tmp_path):
     """Of which each is in a slice of its own, or several in one, so that the tokens of a slice vary too."""
     network, twin = trained(MedSA)

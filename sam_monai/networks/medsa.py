@@ -15,6 +15,8 @@ from ..backbones.backbone import WIDTH, Backbone
 from .base import AdaptedSAM
 from .clicks import check_prompts, sparse_prompts
 
+GAIN_ON_NEW_IMAGES = 2.0
+
 
 class MedSA(AdaptedSAM):
     """Med-SA (Wu et al., Medical Image Analysis 102, 2025, https://arxiv.org/abs/2304.12620).
@@ -72,7 +74,7 @@ class MedSA(AdaptedSAM):
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
-        self.label_gains = nn.Parameter(torch.zeros(2, len(self.labels)))  # asked by clicks alone, with a box
+        self.label_gains = nn.Parameter(torch.zeros(len(self.labels)))
 
     def prompt_tokens(self) -> Tensor:
         return self.label_tokens
@@ -132,7 +134,7 @@ class MedSA(AdaptedSAM):
         if automatic is None:
             with torch.no_grad():
                 automatic = self(image, self.encode(image) if embedding is None else embedding)
-        answer = self.guided(objects_logits, automatic, point_coords, point_labels, boxes)
+        answer = self.guided(objects_logits, automatic, point_coords, point_labels)
         return torch.stack([torch.zeros_like(answer), answer], 1)
 
     def guided(
@@ -141,7 +143,6 @@ class MedSA(AdaptedSAM):
         automatic: Tensor,
         point_coords: Tensor | None = None,
         point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
     ) -> Tensor:
         """Add to a prompted object's logits what the network knows of its labels.
 
@@ -149,14 +150,14 @@ class MedSA(AdaptedSAM):
         background's included) is added, times a trained gain, which starts at 0. How much the object is like a label is
         the soft Dice of the two over the image or volume, and of the same weight the label's share in the clicks: how
         surely it holds the positive ones and not the negative ones. So an object that is no label's is left as it is.
-        Other labels take part by the fourth power of how much less the object is like them. A box says where an object
-        ends, and may be wrong there, so objects with a box have a gain of their own. The labels' answers get no
-        gradient from this.
+        Other labels take part by the fourth power of how much less the object is like them. The labels' answers get no
+        gradient from this. In eval mode the gain counts :data:`GAIN_ON_NEW_IMAGES` times: on the images that it was
+        trained on a prompted answer is better than on others, and its gain smaller.
 
         Args:
             prompted: (R, *spatial).
             automatic: (B, L + 1, *spatial), B = R or 1.
-            point_coords, point_labels, boxes: of the R objects, as in :meth:`forward`.
+            point_coords, point_labels: of the R objects, as in :meth:`forward`.
         """
         automatic = automatic.detach()
         first, second = automatic.topk(2, dim=1).values.unbind(1)
@@ -174,8 +175,7 @@ class MedSA(AdaptedSAM):
             share = (votes * real).sum(2) / real.sum(2).clamp(min=1)
             likeness = torch.where(real.any(2), (likeness + share) / 2, likeness)
         most = likeness.amax(1, keepdim=True).clamp(min=1e-5)
-        by_clicks, by_box = self.label_gains
-        gains = by_clicks if boxes is None else torch.where(boxes.isnan().flatten(1).any(1)[:, None], by_clicks, by_box)
+        gains = self.label_gains if self.training else GAIN_ON_NEW_IMAGES * self.label_gains
         weights = gains * most * (likeness / most) ** 4
         return prompted + (weights.reshape(*weights.shape, *[1] * len(dims)) * margins).sum(1)
 

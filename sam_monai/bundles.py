@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 from PIL import Image
 from torch import nn
@@ -27,12 +28,13 @@ from .networks.base import AdaptedSAM
 
 
 def root(path: str) -> str:
-    """Where a bundle is: the current folder if that is one, else ``path`` from there, else where MONAI found its
-    configuration and looks for modules since."""
-    seen = (folder for folder in sys.path if Path(folder).name == Path(path).name)
-    for folder in (".", path, *seen):
-        if (Path(folder) / "configs" / "metadata.json").is_file():
-            return folder
+    """The folder of the bundle whose configuration asks: where MONAI's workflow read it, whatever folder it runs in;
+    without a workflow the current folder, if that is a bundle's, else ``path`` from there."""
+    workflows = (frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None))
+    configs = (workflow.config_root_path for workflow in workflows if isinstance(workflow, ConfigWorkflow))
+    for folder in (*(Path(folder).parent for folder in configs), Path()):
+        if (folder / "configs" / "metadata.json").is_file():
+            return str(folder)
     return path
 
 

@@ -134,7 +134,7 @@ class MedSA(AdaptedSAM):
         if automatic is None:
             with torch.no_grad():
                 automatic = self(image, self.encode(image) if embedding is None else embedding)
-        answer = self.guided(objects_logits, automatic, point_coords, point_labels)
+        answer = self.guided(objects_logits, automatic, point_coords, point_labels, boxes)
         return torch.stack([torch.zeros_like(answer), answer], 1)
 
     def guided(
@@ -143,13 +143,15 @@ class MedSA(AdaptedSAM):
         automatic: Tensor,
         point_coords: Tensor | None = None,
         point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
     ) -> Tensor:
         """Add to a prompted object's logits what the network knows of its labels.
 
         The margin of the label that the object is most like (its logit over the largest of the others, the
         background's included) is added, times a trained gain, which starts at 0. How much the object is like a label is
-        the soft Dice of the two over the image or volume, and of the same weight the label's share in the clicks: how
-        surely it holds the positive ones and not the negative ones. So an object that is no label's is left as it is.
+        the soft Dice of the two over the image or volume and, where there is no box, of the same weight the label's
+        share in the positive clicks: how surely it holds them. (A negative click lies in no label more often than not,
+        and a click that corrects a box where the label is wrong.) An object that is no label's is left as it is.
         Other labels take part by the fourth power of how much less the object is like them. The labels' answers get no
         gradient from this. In eval mode the gain counts :data:`GAIN_ON_NEW_IMAGES` times: on the images that it was
         trained on a prompted answer is better than on others, and its gain smaller.
@@ -157,7 +159,7 @@ class MedSA(AdaptedSAM):
         Args:
             prompted: (R, *spatial).
             automatic: (B, L + 1, *spatial), B = R or 1.
-            point_coords, point_labels: of the R objects, as in :meth:`forward`.
+            point_coords, point_labels, boxes: of the R objects, as in :meth:`forward`.
         """
         automatic = automatic.detach()
         first, second = automatic.topk(2, dim=1).values.unbind(1)
@@ -169,11 +171,11 @@ class MedSA(AdaptedSAM):
         common = (found * there).sum(dims)
         likeness = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
         if point_coords is not None and point_labels is not None:
-            votes = at_clicks(there, point_coords)  # (R, L, N)
-            votes = torch.where(point_labels[:, None] == 1, votes, 1 - votes)
-            real = (point_labels != -1).float()[:, None]
-            share = (votes * real).sum(2) / real.sum(2).clamp(min=1)
-            likeness = torch.where(real.any(2), (likeness + share) / 2, likeness)
+            on = (point_labels == 1).float()[:, None]
+            if boxes is not None:
+                on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
+            share = (at_clicks(there, point_coords) * on).sum(2) / on.sum(2).clamp(min=1)
+            likeness = torch.where(on.any(2), (likeness + share) / 2, likeness)
         most = likeness.amax(1, keepdim=True).clamp(min=1e-5)
         gains = self.label_gains if self.training else GAIN_ON_NEW_IMAGES * self.label_gains
         weights = gains * most * (likeness / most) ** 4

@@ -130,6 +130,7 @@ def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_command_exports_an_adapter_on_litemedsam(tmp_path, capsys):
     images = {"spatial_dims": 3, "intensity": "mr"}
     network = PTSAM("lite_medsam", labels=LABELS, image_size=32, amp=False, preprocessing=images)

@@ -15,7 +15,7 @@ from ..backbones.backbone import WIDTH, Backbone
 from .base import AdaptedSAM
 from .clicks import check_prompts, sparse_prompts
 
-GAIN_ON_NEW_IMAGES = 2.0
+GAIN_ON_NEW_IMAGES = 3.0
 
 
 class MedSA(AdaptedSAM):

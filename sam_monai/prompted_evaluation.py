@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from monai.data import Dataset
+from monai.inferers import SimpleInferer
 from monai.metrics import compute_dice
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -20,7 +21,8 @@ from .distributed import first_process, gathered
 from .errors import InputError
 from .interaction import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from .networks.medsa import MedSA
-from .prompted import followed
+from .prompted import by_parts, follow, in_parts
+from .slabs import SlabInferer
 
 AUTOMATIC = "no prompt"
 ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
@@ -35,7 +37,7 @@ DRAWS = 3  # of each prompt in ASKED, as one draw of loose boxes is off by a hun
 
 
 def answers(
-    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor, mask: Tensor, rng: Rng
+    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor | None, mask: Tensor, rng: Rng
 ) -> Iterator[tuple[str, Tensor]]:
     """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
 
@@ -43,23 +45,27 @@ def answers(
         network: a Med-SA.
         image: (1, C, *spatial).
         embedding: of the image.
-        automatic: the network's answer without a prompt.
+        automatic: the network's answer without a prompt; ``None`` for a volume that is answered in parts.
         mask: bool (1, 1, *spatial), the object.
         rng: all randomness of the prompts.
     """
 
     def ask(prompts: Prompts) -> Tensor:
-        return network(image, embedding, automatic=automatic, **prompts)
+        if automatic is None:
+            return by_parts(network, image, embedding, prompts)[None, None]
+        return network(image, embedding, automatic=automatic, **prompts)[:, 1:]
 
     for name, draw in ASKED.items():
         for _ in range(DRAWS):
-            yield name, ask(draw(mask, rng))[:, 1:] > 0
+            yield name, ask(draw(mask, rng)) > 0
     if image.ndim == 5:
         prompts = draw_clicks(mask, rng, 1, share=0.0)
-        yield ONE_SLICE, followed(network, image, embedding, automatic, ask(prompts), prompts)[:, 1:] > 0
+        logits = ask(prompts)[0, 0]
+        follow(network, image, embedding, automatic, logits, prompts)
+        yield ONE_SLICE, (logits > 0)[None, None]
     prompts = draw_box(mask, rng, 0.5)
     for clicks in range(max(CORRECTIONS) + 1):
-        answer = ask(prompts)[:, 1:] > 0
+        answer = ask(prompts) > 0
         if clicks in CORRECTIONS:
             yield correction_name(clicks), answer
         prompts = corrective_click(mask, answer, prompts)
@@ -97,8 +103,9 @@ def evaluate_prompts(
         name = Path(case["image"].meta["filename_or_obj"]).name
         with torch.no_grad():
             embedding = network.encode(image)
-            automatic = network(image, embedding)
-            found = automatic.argmax(1, keepdim=True)
+            automatic = None if in_parts(image, network) else network(image, embedding)
+            found = SlabInferer(SimpleInferer())(image, network) if automatic is None else automatic
+            found = found.argmax(1, keepdim=True) if found.shape[1] > 1 else found
             for value, label_name in enumerate(labels, 1):
                 mask = label == value
                 if not mask.any():

@@ -11,6 +11,7 @@ from sam_monai.adaptations import adapters, depth
 from sam_monai.backbones.backbone import random_backbone
 from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.networks.medsa import resemblances
 
 
 def automatic_and_prompted(network, x):
@@ -312,10 +313,11 @@ def test_a_prompted_object_learns_from_the_label_that_it_resembles_and_from_no_o
     rough[0, 2:6, 2:5] = 1.0  # label 1 without a column
     rough[1, 0:2, 0:2] = 4.0  # no label
     with torch.no_grad():
-        mended, alone = network.guided(rough, label)
+        mended, alone = network.guided(rough, label, resemblances(rough, label, None, None, None))
         assert torch.equal(mended > 0, label[0, 1] > 0)
         assert torch.equal(alone > 0, rough[1] > 0)
-        again = network.guided(rough[:1].repeat(2, 1, 1), label.repeat(2, 1, 1, 1))
+        twice = rough[:1].repeat(2, 1, 1), label.repeat(2, 1, 1, 1)
+        again = network.guided(*twice, resemblances(*twice, None, None, None))
     torch.testing.assert_close(again, mended.repeat(2, 1, 1))
 
 
@@ -328,9 +330,29 @@ def test_a_click_says_which_label_is_meant(network, on, label):
     unsure = torch.full((1, 8, 12), -0.5)
     other = (4.0, 9.0) if label == 1 else (4.0, 2.0)
     for clicks, values in ([on], [1]), ([on, other, other], [1, 0, -1]):
-        answer = network.guided(unsure, automatic, torch.tensor([clicks]), torch.tensor([values]))[0]
+        prompts = torch.tensor([clicks]), torch.tensor([values])
+        alike = resemblances(unsure, automatic, *prompts, None)
+        answer = network.guided(unsure, automatic, alike, *prompts)[0]
         halves = answer[:, :6].mean(), answer[:, 6:].mean()
         assert halves[label - 1] > 0 > halves[2 - label]
+
+
+@pytest.mark.parametrize("shape", [(20, 24), (20, 24, 7)])
+def test_a_correction_counts_where_it_was_made_against_the_labels_answer(network, shape):
+    network.label_gains.data.fill_(1.0)
+    network.click_gains.data.fill_(30.0)
+    automatic = torch.stack([torch.zeros(shape), torch.full(shape, 4.0), torch.full(shape, -4.0)])[None]
+    coords = torch.tensor([[[5.0, 6, 1], [15.0, 18, 5], [10.0, 12, 3]]])[..., : len(shape)]
+    labels = torch.tensor([[1, 0, -1]])
+    before = torch.stack([torch.full(shape, -20.0), torch.full(shape, 6.0)])
+    for sign, start in zip((1, -1), before.split(1), strict=True):
+        alike = resemblances(start, automatic, None, None, None)
+        plain = network.guided(start, automatic, alike)[0]
+        answer = network.guided(start, automatic, alike, coords, labels)[0]
+        on, beside, padding = coords[0].long()
+        assert answer[tuple(on)] > 0 > answer[tuple(beside)]
+        changed = (answer - plain).abs() > 1e-3
+        assert changed[tuple(on if sign == 1 else beside)] and not changed[tuple(padding)] and not changed[..., 0].all()
 
 
 def test_the_answer_without_a_prompt_may_be_given_and_gets_no_gradient(network):

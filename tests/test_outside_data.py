@@ -52,23 +52,28 @@ def test_two_labels_in_volumes_train_and_evaluate(tmp_path):
     assert mean_dice(tmp_path / "e") == pytest.approx(mean_dice(tmp_path / "o")) and mean_dice(tmp_path / "e") > 0.4
 
 
-@pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 3.0)])
-def test_labels_of_an_awkward_dicom_series_survive_the_pipeline(spacing):
-    """Compressed, without UIDs, with a wrong thickness tag."""
+@pytest.mark.parametrize(
+    "spacing, soft", [(None, False), ((0.8, 0.8, 1.5), False), ((0.8, 0.8, 1.5), True), ((1.5, 1.5, 3.0), True)]
+)
+def test_labels_of_an_awkward_dicom_series_survive_the_pipeline(spacing, soft):
+    """Compressed, without UIDs, with a wrong thickness tag. The label map goes to the network's grid and back, or
+    the answer of a network that knows where each label is, as far as the resampled image can say."""
     from test_dicom import SETTINGS
 
     case = LoadCased(labels=6)({"image": f"{DATA}/abdomen_ct/dicom", "label": f"{DATA}/abdomen_ct/dicom_label.nii.gz"})
     image, truth = case["image"], case["label"][0].numpy()
     np.testing.assert_allclose(image.pixdim, [0.9765625, 0.9765625, 2.0])
     assert 60 < image[0].numpy()[truth == 4].mean() < 120 and image.min() == -1024  # liver with contrast, air
-    preparation = transforms.Compose(transforms.preparing(SETTINGS | {"spacing": spacing}))
+    preparation = transforms.Compose(transforms.preparing(SETTINGS | {"spacing": spacing}, ("image", "label")))
     prepared = preparation(dict(case))
-    shares = []  # a network that answers where each label is, as far as the resampled image can say
-    for value in range(7):
-        there = MetaTensor((case["label"].as_tensor() == value) * 400.0 - 160, image.affine, image.meta)
-        shares.append(preparation({"image": there})["image"].as_tensor())
-    onehot = torch.cat(shares)
-    found = np.asarray(transforms.finishing(preparation)({**prepared, "pred": onehot})["pred"][0])
+    answer = prepared["label"].as_tensor()
+    if soft:
+        shares = []
+        for value in range(7):
+            there = MetaTensor((case["label"].as_tensor() == value) * 400.0 - 160, image.affine, image.meta)
+            shares.append(preparation({**case, "image": there})["image"].as_tensor())
+        answer = torch.cat(shares)
+    found = np.asarray(transforms.finishing(preparation)({**prepared, "pred": answer})["pred"][0])
     for value in (1, 4, 5):
         a, b = found == value, truth == value
         assert np.array_equal(a, b) or spacing is not None

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import oblique
-from monai.data import list_data_collate
+from monai.data import MetaTensor, list_data_collate
 from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
-from sam_monai import InputError, MedSA, transforms
-from sam_monai.data.prompts import prompts_beside, read_prompts, with_prompts
+from sam_monai import InputError, MedSA, prompted, transforms
+from sam_monai.data.prompts import KeepClicks, clicks_of_request, prompts_beside, read_prompts, with_prompts
 from sam_monai.losses import SoftmaxDiceFocalLoss
-from sam_monai.prompted import PromptedInference, PromptedLoss, PromptedTraining, followed
+from sam_monai.prompted import PromptedInference, PromptedLoss, PromptedTraining, by_parts, follow
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,
             "channels": None, "scale": "whole"}  # fmt: skip
@@ -60,6 +60,8 @@ def test_the_same_seed_draws_the_same_prompts(network):
 class Bright:
     """Answers a box by what is bright inside of it, and a click by the square about it."""
 
+    labels = ("bright",)
+
     def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None, automatic=None):
         inside = torch.zeros_like(image, dtype=torch.bool)
         if boxes is not None:
@@ -84,12 +86,14 @@ def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends():
     volume[..., 1:3, 1:3, :] = 1
     prompts = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])}
     network = Bright()
-    first = network(volume, volume, **prompts)
-    assert torch.equal((followed(network, volume, volume, volume, first, prompts)[:, 1:] > 0), bar)
+    first = network(volume, volume, **prompts)[0, 1]
+    follow(network, volume, volume, volume, first, prompts)
+    assert torch.equal(first > 0, bar[0, 0])
     corrected = {"point_coords": torch.tensor([[[9.0, 9.0, 5.0], [18.0, 18.0, 3.0]]]),
                  "point_labels": torch.tensor([[1, 0]])}  # fmt: skip
-    seed = network(volume, volume, corrected["point_coords"][:, :1], corrected["point_labels"][:, :1])
-    assert torch.equal((followed(network, volume, volume, volume, seed, corrected)[:, 1:] > 0), bar)
+    seed = network(volume, volume, corrected["point_coords"][:, :1], corrected["point_labels"][:, :1])[0, 1]
+    follow(network, volume, volume, volume, seed, corrected)
+    assert torch.equal(seed > 0, bar[0, 0])
     logits = PromptedInference(SimpleInferer())(volume, network, **prompts)
     assert torch.equal(logits.argmax(1, keepdim=True) == 1, bar)
     alone = PromptedInference(SimpleInferer(), follow=False)(volume, network, **prompts)
@@ -105,6 +109,36 @@ def test_several_objects_become_one_label_map(network):
     assert together.shape == (1, 3, 30, 30) and not together[:, 0].any()
     torch.testing.assert_close(together[0, 1:], each[:, 1])
     assert PromptedInference(SimpleInferer())(x, network).shape == (1, 3, 30, 30)
+
+
+VOLUME_PROMPTS = {
+    "clicks": {
+        "point_coords": torch.tensor([[[9.0, 9, 1], [14, 11, 6], [3, 20, 2]], [[20.0, 5, 4], [2, 2, 0], [25, 25, 7]]]),
+        "point_labels": torch.tensor([[1, 1, 0], [1, -1, 0]]),
+    },
+    "box and clicks": {
+        "point_coords": torch.tensor([[[9.0, 9, 1], [14, 11, 6]], [[20.0, 5, 4], [2, 2, 0]]]),
+        "point_labels": torch.tensor([[0, 1], [1, -1]]),
+        "boxes": torch.tensor([[[5.0, 5, 1, 20, 20, 5]], [[torch.nan] * 6]]),
+    },
+}
+
+
+@pytest.mark.parametrize("prompts", VOLUME_PROMPTS.values(), ids=VOLUME_PROMPTS)
+def test_a_volume_answered_in_parts_has_the_same_answer(network, monkeypatch, prompts):
+    volume = image(1, 1, 30, 28, 8)
+    with torch.no_grad():
+        embedding = network.encode(volume)
+        whole = network(volume, embedding, **prompts)[:, 1]
+        followed = PromptedInference(SimpleInferer())(volume, network, **prompts).argmax(1, keepdim=True)
+        monkeypatch.setattr(prompted, "PART", 3)
+        for k, one in enumerate(whole):
+            parts = by_parts(network, volume, embedding, {key: value[k : k + 1] for key, value in prompts.items()})
+            torch.testing.assert_close(parts, one, atol=1e-4, rtol=1e-4)
+        monkeypatch.setattr(prompted, "MOST_BYTES", 0)
+        labels = PromptedInference(SimpleInferer())(volume, network, **prompts)
+    assert labels.dtype == torch.int16 and followed.any()
+    assert (labels == followed).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("spacing", [None, (2.0, 1.5, 2.5)])
@@ -158,3 +192,11 @@ def test_prompts_that_do_not_fit_are_refused_with_the_files_name(tmp_path, conte
     path.write_text(content)
     with pytest.raises(InputError, match=rf"(?s)p\.png\.prompts\.json.*{said}"):
         read_prompts(path, torch.zeros(1, 8, 8))
+
+
+@pytest.mark.parametrize("points", [[3, 4], 5, [[1, 2], 7], [["a", "b"]], [[1]]])
+@pytest.mark.parametrize("spatial", [(8, 8), (8, 8, 4)])
+def test_clicks_of_a_request_that_are_no_voxels_are_refused(points, spatial):
+    case = KeepClicks()({"image": MetaTensor(torch.zeros(1, *spatial)), "foreground": points})
+    with pytest.raises(InputError, match="the request's clicks"):
+        clicks_of_request(case["image"])

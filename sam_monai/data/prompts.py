@@ -84,9 +84,12 @@ def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
     clicks = image.meta.get("clicks") if isinstance(image, MetaTensor) else None
     if not isinstance(image, MetaTensor) or not clicks:
         return {}
-    points = [point for key in CLICKS for point in clicks.get(key, [])]
+    try:
+        points = [list(point) for key in CLICKS for point in clicks.get(key, [])]
+    except TypeError as error:
+        raise InputError(f"the request's clicks are lists of voxels, not {clicks}") from error
     if image.ndim == 3:
-        points = [list(point[1::-1]) for point in points]
+        points = [point[1::-1] for point in points]
     labels = [value for key, value in CLICKS.items() for _ in clicks.get(key, [])]
     return prompts_on_grid([{"points": points, "labels": labels}], image, "the request's clicks")
 

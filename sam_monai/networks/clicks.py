@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from ..backbones.backbone import Backbone
 from ..backbones.resize import resized_shape
 from ..errors import InputError
+
+WIDTHS = ((1 / 64, 0.5), (1 / 32, 1.0), (1 / 16, 2.0))  # in the plane, of its longer side; and in slices
 
 
 def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
@@ -125,3 +129,38 @@ def to_pixels(coords: Tensor, shape: tuple[int, ...], backbone: Backbone) -> Ten
     resized = resized_shape(plane, backbone.image_size, backbone.weights.resize)
     factor = torch.tensor(resized, device=coords.device) / torch.tensor(plane, device=coords.device)
     return ((coords + 0.5) * factor - 0.5).flip(-1)
+
+
+def in_part(coords: Tensor | None, part: tuple[int, int] | None) -> Tensor | None:
+    """Clicks of a volume in voxels of its part that begins at slice ``part[0]``, whose other clicks lie outside."""
+    return coords if coords is None or part is None else coords - coords.new_tensor([0, 0, part[0]])
+
+
+def at_clicks(images: Tensor, coords: Tensor) -> Tensor:
+    """Values (R, C, N) of images (B, C, *spatial), B = R or 1, at the voxels (R, N, 2 or 3) that clicks fall on."""
+    shape = images.shape[2:]
+    flat = torch.zeros_like(coords[..., 0], dtype=torch.int64)
+    for axis, size in enumerate(shape):
+        flat = flat * size + coords[..., axis].round().long().clamp(0, size - 1)
+    values = images.flatten(2).expand(coords.shape[0], -1, -1)
+    return values.gather(2, flat[:, None].expand(-1, images.shape[1], -1))
+
+
+def near_clicks(shape: tuple[int, ...], coords: Tensor, counted: Tensor) -> Iterator[Tensor]:
+    """How near each voxel (R, *shape) is to a click: 1 at one, less by a Gaussian of each of :data:`WIDTHS` beside it.
+
+    Args:
+        shape: (H, W) or (H, W, D).
+        coords: clicks (R, N, 2 or 3) in voxels.
+        counted: bool (R, N), which of them count.
+    """
+    with torch.autocast(coords.device.type, enabled=False):
+        for plane, depth in WIDTHS:
+            widths = (plane * max(shape[:2]), plane * max(shape[:2]), depth)
+            parts = [
+                (-0.5 * ((torch.arange(size, device=coords.device) - coords[..., axis, None]) / width) ** 2).exp()
+                for axis, (size, width) in enumerate(zip(shape, widths, strict=False))
+            ]
+            parts[0] = parts[0] * counted[..., None]
+            sums = torch.einsum(*(("rnh,rnw->rhw", *parts) if len(parts) == 2 else ("rnh,rnw,rnd->rhwd", *parts)))
+            yield sums.clamp(max=1)

@@ -13,9 +13,9 @@ from ..adaptations import adapters
 from ..adaptations.prompts import decoder_prompts
 from ..backbones.backbone import WIDTH, Backbone
 from .base import AdaptedSAM
-from .clicks import check_prompts, sparse_prompts
+from .clicks import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, sparse_prompts
 
-GAIN_ON_NEW_IMAGES = 3.0
+GAIN_ON_NEW_IMAGES = 2.0
 
 
 class MedSA(AdaptedSAM):
@@ -31,7 +31,8 @@ class MedSA(AdaptedSAM):
     Where it departs from the paper: without a prompt each label has eight tokens of its own, as in PTSAM, where the
     paper has none. SAM's tokens of clicks and corners are trained, from where SAM has them, because LiteMedSAM was made
     with boxes alone. In a volume the slices beyond a box have, in place of its corners, SAM's token of a negative click
-    without a position. What the labels' answers say of a prompted object is added to its logits: :meth:`guided`.
+    without a position. What the labels' answers say of a prompted object is added to its logits, and the clicks are
+    believed about their places: :meth:`guided`.
 
     Args:
         ratio: of an adapter's bottleneck to its width.
@@ -75,6 +76,7 @@ class MedSA(AdaptedSAM):
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
         self.label_gains = nn.Parameter(torch.zeros(len(self.labels)))
+        self.click_gains = nn.Parameter(torch.zeros(2, len(WIDTHS)))  # of negative and positive clicks
 
     def prompt_tokens(self) -> Tensor:
         return self.label_tokens
@@ -87,6 +89,8 @@ class MedSA(AdaptedSAM):
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
         automatic: Tensor | None = None,
+        part: tuple[int, int] | None = None,
+        resemblance: Tensor | None = None,
     ) -> Tensor:
         """Segment images or volumes, by clicks and boxes or by themselves.
 
@@ -100,6 +104,10 @@ class MedSA(AdaptedSAM):
             point_labels: (B, N): 1 on the object, 0 beside it, -1 for padding.
             boxes: (B, N, 4 or 6), lower corner then upper, both inside; all of one object. NaN: none.
             automatic: what the network answers for this image without a prompt, to save half of the decoder's work.
+            part: (first, depth) where ``image`` holds the slices from ``first`` on of a volume of ``depth`` slices,
+                whose voxels the prompts are in: so a volume is answered part by part.
+            resemblance: of the objects to the labels in the whole volume, the sum of what :meth:`resemblance` gives
+                for its parts. ``None``: that of the image given.
 
         Returns:
             float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else
@@ -116,36 +124,73 @@ class MedSA(AdaptedSAM):
                     return self.backbone.decode(features, tokens, shape)
 
             return self.segment(image, embedding, by_labels)
-        objects = check_prompts(image, point_coords, point_labels, boxes)
+        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part)
+        point_coords = in_part(point_coords, part)
+        if resemblance is None:
+            resemblance = resemblances(objects, automatic, point_coords, point_labels, boxes)
+        answer = self.guided(objects, automatic, resemblance, point_coords, point_labels)
+        return torch.stack([torch.zeros_like(answer), answer], 1)
+
+    def unguided(
+        self,
+        image: Tensor,
+        embedding: Tensor | None,
+        point_coords: Tensor | None,
+        point_labels: Tensor | None,
+        boxes: Tensor | None,
+        automatic: Tensor | None = None,
+        part: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The prompted objects' logits (R, *spatial) as the decoder gives them, and the labels' (B, L + 1, *spatial).
+        Arguments as in :meth:`forward`."""
+        count = check_prompts(image, point_coords, point_labels, boxes)
+        first, depth = part or (0, image.shape[-1])
+        shape = (*image.shape[2:4], depth) if image.ndim == 5 else tuple(image.shape[2:])
         with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels
-            tokens, condition = sparse_prompts(self.backbone, tuple(image.shape[2:]), point_coords, point_labels, boxes)
-        if objects == len(image):
+            tokens, condition = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes)
+        if image.ndim == 5:
+            here = slice(first, first + image.shape[4])
+            tokens, condition = tokens[:, here], condition[:, here]
+        if count == len(image):
             tokens, condition = tokens.flatten(0, 1)[:, None], condition.flatten(0, 1)[:, None]
         else:  # (D, objects, ...)
             tokens, condition = tokens.transpose(0, 1), condition.transpose(0, 1)
 
         def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-            part = slice(first, first + features.shape[0])
-            with adapters.conditioned(self.backbone.mask_decoder, condition[part].reshape(-1, WIDTH)):
-                return self.backbone.decode(features, tokens[part], shape)
+            slices = slice(first, first + features.shape[0])
+            with adapters.conditioned(self.backbone.mask_decoder, condition[slices].reshape(-1, WIDTH)):
+                return self.backbone.decode(features, tokens[slices], shape)
 
         logits = self.segment(image, embedding, prompted)
-        objects_logits = logits[:, 1] if objects == len(image) else logits[0, 1:]
-        if automatic is None:
-            with torch.no_grad():
-                automatic = self(image, self.encode(image) if embedding is None else embedding)
-        answer = self.guided(objects_logits, automatic, point_coords, point_labels, boxes)
-        return torch.stack([torch.zeros_like(answer), answer], 1)
+        objects = logits[:, 1] if count == len(image) else logits[0, 1:]
+        if automatic is not None:
+            return objects, automatic
+        with torch.no_grad():
+            return objects, self(image, self.encode(image) if embedding is None else embedding)
+
+    def resemblance(
+        self,
+        image: Tensor,
+        embedding: Tensor,
+        point_coords: Tensor | None = None,
+        point_labels: Tensor | None = None,
+        boxes: Tensor | None = None,
+        part: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """:func:`resemblances` of prompted objects in a part of a volume, to be added to those of its other parts.
+        Arguments as in :meth:`forward`."""
+        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, None, part)
+        return resemblances(objects, automatic, in_part(point_coords, part), point_labels, boxes)
 
     def guided(
         self,
         prompted: Tensor,
         automatic: Tensor,
+        resemblance: Tensor,
         point_coords: Tensor | None = None,
         point_labels: Tensor | None = None,
-        boxes: Tensor | None = None,
     ) -> Tensor:
-        """Add to a prompted object's logits what the network knows of its labels.
+        """Add to a prompted object's logits what the network knows of its labels, and what the clicks say themselves.
 
         The margin of the label that the object is most like (its logit over the largest of the others, the
         background's included) is added, times a trained gain, which starts at 0. How much the object is like a label is
@@ -157,41 +202,65 @@ class MedSA(AdaptedSAM):
         gradient from this. In eval mode the gain counts :data:`GAIN_ON_NEW_IMAGES` times: on the images that it was
         trained on a prompted answer is better than on others, and its gain smaller.
 
+        About a positive click the logits grow, about a negative one they fall, by trained gains (0 at the start) times
+        :func:`near_clicks`: so a correction counts where it was made, whatever the labels' answers are.
+
         Args:
             prompted: (R, *spatial).
             automatic: (B, L + 1, *spatial), B = R or 1.
-            point_coords, point_labels, boxes: of the R objects, as in :meth:`forward`.
+            resemblance: (R, L, 5) of :func:`resemblances`.
+            point_coords, point_labels: of the R objects, as in :meth:`forward`.
         """
-        automatic = automatic.detach()
-        first, second = automatic.topk(2, dim=1).values.unbind(1)
-        labels = automatic[:, 1:]
-        rival = torch.where(labels == first[:, None], second[:, None], first[:, None])
-        margins = labels - rival  # (B, L, *spatial)
-        dims = tuple(range(2, margins.ndim))
-        found, there = prompted.detach().sigmoid()[:, None], margins.sigmoid()
-        common = (found * there).sum(dims)
-        likeness = 2 * common / (found.sum(dims) + there.sum(dims)).clamp(min=1e-5)  # (R, L)
-        if point_coords is not None and point_labels is not None:
-            on = (point_labels == 1).float()[:, None]
-            if boxes is not None:
-                on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
-            share = (at_clicks(there, point_coords) * on).sum(2) / on.sum(2).clamp(min=1)
-            likeness = torch.where(on.any(2), (likeness + share) / 2, likeness)
+        common, found, there, held, clicks = resemblance.unbind(2)
+        likeness = 2 * common / (found + there).clamp(min=1e-5)
+        likeness = torch.where(clicks > 0, (likeness + held / clicks.clamp(min=1)) / 2, likeness)
         most = likeness.amax(1, keepdim=True).clamp(min=1e-5)
         gains = self.label_gains if self.training else GAIN_ON_NEW_IMAGES * self.label_gains
         weights = gains * most * (likeness / most) ** 4
-        return prompted + (weights.reshape(*weights.shape, *[1] * len(dims)) * margins).sum(1)
+        weights = weights.reshape(*weights.shape, *[1] * (prompted.ndim - 1))
+        answer = prompted + (weights * margins(automatic.detach())).sum(1)
+        if point_coords is not None and point_labels is not None:
+            for value, sign in enumerate((-1, 1)):
+                nearness = near_clicks(tuple(prompted.shape[1:]), point_coords, point_labels == value)
+                for gain, near in zip(self.click_gains[value], nearness, strict=True):
+                    answer = answer + sign * gain * near
+        return answer
 
     def describe(self) -> dict[str, Any]:
         own = ("ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
         return super().describe() | {key: getattr(self, key) for key in own}
 
 
-def at_clicks(images: Tensor, coords: Tensor) -> Tensor:
-    """Values (R, C, N) of images (B, C, *spatial), B = R or 1, at the voxels (R, N, 2 or 3) that clicks fall on."""
-    shape = images.shape[2:]
-    flat = torch.zeros_like(coords[..., 0], dtype=torch.int64)
-    for axis, size in enumerate(shape):
-        flat = flat * size + coords[..., axis].round().long().clamp(0, size - 1)
-    values = images.flatten(2).expand(coords.shape[0], -1, -1)
-    return values.gather(2, flat[:, None].expand(-1, images.shape[1], -1))
+def margins(automatic: Tensor) -> Tensor:
+    """Logits (B, L + 1, *spatial) of labels to how far each lies above the largest of the others (B, L, *spatial)."""
+    first, second = automatic.topk(2, dim=1).values.unbind(1)
+    labels = automatic[:, 1:]
+    return labels - torch.where(labels == first[:, None], second[:, None], first[:, None])
+
+
+def resemblances(
+    prompted: Tensor, automatic: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
+) -> Tensor:
+    """Sums (R, L, 5) that say how much objects are like labels: over voxels what both hold, what the object holds and
+    what the label holds, over positive clicks beside no box how surely the label holds them, and their number. Sums of
+    a volume's parts add up to the volume's. No gradient.
+
+    Args:
+        prompted: logits (R, *spatial).
+        automatic: logits (B, L + 1, *spatial), B = R or 1.
+        point_coords, point_labels, boxes: of the R objects, as in :meth:`MedSA.forward`.
+    """
+    there = margins(automatic.detach()).sigmoid()  # (B, L, *spatial)
+    held = prompted.detach().sigmoid()[:, None]
+    dims = tuple(range(2, there.ndim))
+    common = (held * there).sum(dims)  # (R, L)
+    sums = [common, held.sum(dims).expand_as(common), there.sum(dims).expand_as(common)]
+    if point_coords is None or point_labels is None:
+        return torch.stack([*sums, torch.zeros_like(common), torch.zeros_like(common)], 2)
+    size = torch.tensor(there.shape[2:], device=there.device)
+    inside = ((point_coords.round() >= 0) & (point_coords.round() < size)).all(2)
+    on = ((point_labels == 1) & inside).float()[:, None]  # (R, 1, N)
+    if boxes is not None:
+        on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
+    share = (at_clicks(there, point_coords) * on).sum(2)
+    return torch.stack([*sums, share, on.sum(2).expand_as(common)], 2)

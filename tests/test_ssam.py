@@ -183,3 +183,26 @@ def test_decay_leaves_the_encoder_at_the_identity():
 
 def test_the_real_backbone_is_the_one_its_hash_names():
     assert build_backbone("lite_medsam", image_size=64).base == build_backbone("lite_medsam").base
+
+
+def test_decompositions_are_made_once_for_a_base_and_anew_where_the_file_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAM_MONAI_CACHE", str(tmp_path))
+    made, linalg_svd = [], torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *args, **more: made.append(1) or linalg_svd(*args, **more))
+
+    def layers(base):
+        torch.manual_seed(0)
+        encoder = tiny_backbone().image_encoder
+        svd.tune_image_encoder(encoder, base)
+        return [layer.svd_u.clone() for _, layer in svd.tuned_layers(encoder)]
+
+    first = layers("abc")
+    assert len(made) == len(first) and [file.name for file in tmp_path.rglob("*.*")] == ["abc.1.safetensors"]
+    assert all(torch.equal(a, b) for a, b in zip(first, layers("abc"), strict=True)) and len(made) == len(first)
+    svd.decompositions_file("abc").write_bytes(b"damaged")
+    layers("abc")
+    assert len(made) == 2 * len(first) and svd.read_decompositions("abc")
+    layers("random")
+    assert len(made) == 3 * len(first) and len(list(tmp_path.rglob("*.*"))) == 1
+    monkeypatch.setenv("SAM_MONAI_CACHE", "/dev/null/none")
+    assert len(layers("abc")) == len(first)

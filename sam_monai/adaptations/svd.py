@@ -10,12 +10,25 @@ rounded factors would not be.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ..backbones.weights import weights_folder
+
+FACTORS = ("svd_u", "svd_s", "svd_vh")
+FORMAT = "1"  # of the kept decompositions; another number makes every one anew
+
+logger = logging.getLogger(__name__)
 
 
 class SingularValueTuning:
@@ -48,37 +61,80 @@ class SVDConv2d(SingularValueTuning, nn.Conv2d):
         return self._conv_forward(input, self.tuned_weight(), self.bias)
 
 
-def tune(layer: nn.Linear | nn.Conv2d) -> None:
+def tune(layer: nn.Linear | nn.Conv2d, known: Mapping[str, Tensor] | None = None) -> None:
     """Make a layer an :class:`SVDLinear` or :class:`SVDConv2d` in place; its weight and its key stay.
 
     The decomposition is made on the CPU in float64: in float32 it differs from machine to machine by 2e-4.
+
+    Args:
+        known: its factors, by :data:`FACTORS`, where they were made before.
     """
-    matrix = layer.weight.detach().flatten(1).double().cpu()
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    layer.__class__ = SVDLinear if isinstance(layer, nn.Linear) else SVDConv2d
     like = layer.weight.detach()
-    for name, factor in (("svd_u", u), ("svd_s", s), ("svd_vh", vh)):
-        layer.register_buffer(name, factor.to(like).contiguous(), persistent=False)
+    if known is None:
+        matrix = like.flatten(1).double().cpu()
+        known = dict(zip(FACTORS, torch.linalg.svd(matrix, full_matrices=False), strict=True))
+    layer.__class__ = SVDLinear if isinstance(layer, nn.Linear) else SVDConv2d
+    for name in FACTORS:
+        layer.register_buffer(name, known[name].to(like).contiguous(), persistent=False)
     layer.svd_scale = nn.Parameter(torch.ones_like(layer.svd_s))
     layer.svd_shift = nn.Parameter(torch.zeros_like(layer.svd_s))
     layer.formed_weight = None  # type: ignore[assignment]
 
 
-def tune_image_encoder(encoder: nn.Module) -> None:
+def tune_image_encoder(encoder: nn.Module, base: str = "random") -> None:
     """Adapt an image encoder in place as the paper does.
 
     Tuned: every linear layer and every dense convolution except the patch embedding (so qkv, proj, both MLP layers and
     both neck convolutions of a ViT; in TinyViT also the pointwise convolutions). Trained as they are: the layer norms
     of the blocks (not the neck's, which are another class) and the absolute position embedding where there is one.
+
+    Args:
+        base: hash of the encoder's weights, under which the decompositions are kept in the cache folder: those of a
+            ViT-B take 16 s to make. ``"random"``: not kept.
     """
     patch_embedding = set(encoder.patch_embed.modules())  # type: ignore[union-attr]
-    for module in [m for m in encoder.modules() if m not in patch_embedding]:
+    known = read_decompositions(base)
+    tuned: dict[str, nn.Module] = {}
+    for name, module in [(name, m) for name, m in encoder.named_modules() if m not in patch_embedding]:
         if type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1):
-            tune(module)
+            own = {factor: known[f"{name}.{factor}"] for factor in FACTORS if f"{name}.{factor}" in known}
+            tune(module, own if len(own) == len(FACTORS) else None)
+            tuned[name] = module
         elif isinstance(module, nn.LayerNorm):
             module.requires_grad_(True)
     if isinstance(getattr(encoder, "pos_embed", None), nn.Parameter):
         encoder.pos_embed.requires_grad_(True)  # type: ignore[union-attr]
+    made = {f"{name}.{factor}": getattr(layer, factor) for name, layer in tuned.items() for factor in FACTORS}
+    if base != "random" and made.keys() != known.keys():
+        keep_decompositions(base, made)
+
+
+def decompositions_file(base: str) -> Path:
+    """Where a base's decompositions are kept: in the cache folder, beside the weights."""
+    return weights_folder().parent / "decompositions" / f"{base}.{FORMAT}.safetensors"
+
+
+def read_decompositions(base: str) -> dict[str, Tensor]:
+    """What :func:`keep_decompositions` kept; nothing where there is no such file, or a damaged one."""
+    if base == "random":
+        return {}
+    try:
+        return load_file(decompositions_file(base))
+    except (OSError, SafetensorError):
+        return {}
+
+
+def keep_decompositions(base: str, factors: Mapping[str, Tensor]) -> None:
+    path = decompositions_file(base)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: factor.cpu() for name, factor in factors.items()}, part)
+        os.replace(part, path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        logger.warning("%s: decompositions cannot be kept there (%s); they are made at every start", path, error)
 
 
 def tuned_layers(module: nn.Module) -> list[tuple[str, SingularValueTuning]]:

@@ -56,7 +56,7 @@ class SSAM(AdaptedSAM):
             self.label_vectors.copy_(vectors)
 
     def adapt(self) -> None:
-        svd.tune_image_encoder(self.backbone.image_encoder)
+        svd.tune_image_encoder(self.backbone.image_encoder, self.backbone.base)
 
     def adapt_to_labels(self) -> None:
         width = TEXT_WIDTH[self.text_encoder]

@@ -1,0 +1,1 @@
+"""How fast sam_monai is, beside what else installs from PyPI: ``python -m benchmarks``."""

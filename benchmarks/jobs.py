@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.adaptations import svd
 from sam_monai.embeddings import EmbeddingCache
+from sam_monai.export import export
 from sam_monai.losses import SoftmaxDiceFocalLoss
 from sam_monai.networks.base import AdaptedSAM
 from sam_monai.prompted import PromptedLoss, PromptedTraining
@@ -195,6 +197,56 @@ def volume(labels: int) -> Job:
     )
 
 
+def exported(image_size: int, batch: int) -> Job:
+    """S-SAM from image to logits, in torch and as exported."""
+
+    def network(amp: bool) -> SSAM:
+        built = frozen(ssam("lite_medsam", image_size))
+        built.amp = amp
+        return built
+
+    def file() -> Path:
+        folder = Path(tempfile.gettempdir()) / "sam_monai_benchmarks"
+        path = folder / f"ssam_{image_size}.onnx"
+        if not path.exists():  # minutes
+            folder.mkdir(exist_ok=True)
+            export(network(False), path, channels=3)
+        return path
+
+    def in_torch(amp: bool) -> Run:
+        model, image = network(amp), pixels(batch, image_size)
+        svd.fold(model.backbone)
+        return without_gradient(lambda: model(image))
+
+    def in_onnxruntime() -> Run:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(str(file()), options, providers=["CPUExecutionProvider"])
+        image = pixels(batch, image_size).cpu().numpy()
+        return lambda: session.run(None, {"image": image})
+
+    def in_openvino(precision: str) -> Run:
+        import openvino
+
+        settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        model = openvino.compile_model(str(file()), "CPU", settings)
+        image = pixels(batch, image_size).cpu().numpy()
+        return lambda: model([image])
+
+    return Job(
+        {
+            "sam_monai bf16": lambda: in_torch(True),
+            "OpenVINO bf16": lambda: in_openvino("bf16"),
+            "OpenVINO fp32": lambda: in_openvino("f32"),
+            "onnxruntime fp32": in_onnxruntime,
+            "sam_monai fp32": lambda: in_torch(False),
+        },
+        batch,
+    )
+
+
 def second_click() -> Job:
     """A further click on an image of 256 px whose embedding is known."""
 
@@ -275,7 +327,7 @@ GROWTH = {"slices": (8, 16, 32, 64), "labels": (1, 2, 4, 8, 16), "pixels": (64, 
 
 JOBS: dict[str, Callable[[], Job]] = {
     **{f"encoder vit_b {s} px, batch {b}": (lambda s=s, b=b: encoder_vit_b(s, b))
-       for s, b in ((1024, 1), (512, 1), (512, 8), (256, 1), (256, 8))},
+       for s, b in ((1024, 1), (512, 1), (256, 1), (256, 8))},
     **{f"encoder vit_t {s} px, batch {b}": (lambda s=s, b=b: encoder_vit_t(s, b)) for s in (256, 128) for b in (1, 8)},
     "S-SAM training step, vit_b 256 px, 4 images": lambda: training_vit_b("S-SAM", 4),
     "PTSAM training step, vit_b 256 px, 4 images": lambda: training_vit_b("PTSAM", 4),
@@ -285,6 +337,8 @@ JOBS: dict[str, Callable[[], Job]] = {
     "volume of 32 slices, vit_t 128 px, 1 label": lambda: volume(1),
     "volume of 32 slices, vit_t 128 px, 2 labels": lambda: volume(2),
     "volume of 32 slices, vit_t 128 px, 13 labels": lambda: volume(13),
+    **{f"exported S-SAM, vit_t {s} px, batch {b}": (lambda s=s, b=b: exported(s, b))
+       for s, b in ((128, 1), (128, 8), (256, 1))},
     "second click, vit_b 256 px": second_click,
     "import": imports,
     "time to the first training step": lambda: first_step("ssam"),

@@ -1,6 +1,7 @@
 """Times sam_monai beside the packages that have SAM too: ``python -m benchmarks [words of a job's name ...]``.
 
-Each job runs in a process of its own, its contenders in turn; peak memory is measured in a further process each.
+Each job runs in a process of its own, its contenders in turn; peak memory is measured in a further process each. Jobs
+that the output folder holds are not measured again, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of a job at most; medians are reported")
     parser.add_argument("--seconds", type=float, default=60, help="of a job at most, as far as three rounds allow")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="where the JSON, table and picture go")
+    parser.add_argument("--anew", action="store_true", help="measure again what the output folder holds already")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     words = parser.parse_args()
@@ -38,16 +40,21 @@ def main() -> None:
         print(json.dumps(result))
         return
     chosen = [name for name in JOBS if not words.words or any(word in name for word in words.words)]
-    found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **measure.machine(), "jobs": {}}
-    print(heading(found), flush=True)
-    for name in chosen:
-        options = ["--rounds", str(words.rounds), "--seconds", str(words.seconds)]
-        found["jobs"][name] = job = alone(name, *options)
-        for contender, result in job["runs"].items():
-            result["memory"] = alone(name, "--memory", contender)
-        print("\n".join(lines(name, job, found)), flush=True)
     words.output.mkdir(parents=True, exist_ok=True)
-    write(words.output / "benchmarks.json", json.dumps(found, indent=1))
+    kept = words.output / "benchmarks.json"
+    before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() and not words.anew else {"jobs": {}}
+    found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **measure.machine(), "jobs": before["jobs"]}
+    print(heading(found), flush=True)
+    for number, name in enumerate(chosen, 1):
+        if name not in found["jobs"]:
+            options = ["--rounds", str(words.rounds), "--seconds", str(words.seconds)]
+            job = alone(name, *options)
+            for contender, result in job["runs"].items():
+                result["memory"] = alone(name, "--memory", contender)
+            found["jobs"][name] = job
+        print("\n".join([*lines(name, found["jobs"][name], found), f"({number} of {len(chosen)} jobs)"]), flush=True)
+        found["jobs"] = {name: found["jobs"][name] for name in JOBS if name in found["jobs"]}
+        write(kept, json.dumps(found, indent=1))
     write(words.output / "benchmarks.md", table(found))
     from .picture import draw
 

@@ -1,0 +1,56 @@
+"""The benchmarks' command runs, and its measures measure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import measure
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_runs_take_turns_and_the_longer_one_takes_longer():
+    order = []
+    runs = {name: lambda name=name, s=s: order.append(name) or time.sleep(s) for name, s in (("a", 0.01), ("b", 0.03))}
+    seconds = measure.alternating(runs, rounds=4, most_seconds=5)
+    assert order == ["a", "b"] * 5 and len(seconds["a"]) == 4  # a round more, uncounted
+    assert sum(seconds["a"]) < sum(seconds["b"])
+
+
+def test_work_counts_the_operations_of_a_matrix_product():
+    a, b = torch.rand(20, 30), torch.rand(30, 40)
+    assert measure.work(lambda: a @ b) == 2 * 20 * 30 * 40
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a process's peak")
+def test_peak_memory_is_the_runs_own():
+    code = """
+import torch
+from benchmarks.measure import peak_memory
+def build():
+    held = torch.ones(2**26)  # a quarter GiB that loading takes
+    return lambda: torch.ones(2**27).sum() + held[0]
+print(peak_memory(build))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    assert 0.45 < float(done.stdout) < 0.6
+
+
+@pytest.mark.slow
+def test_the_command_writes_table_json_and_picture(tmp_path):
+    words = ["second click", "growth, 1 labels", "growth, 2 labels"]
+    options = ["--rounds", "3", "--seconds", "1", "--output", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "benchmarks", *words, *options], cwd=ROOT, check=True)
+    found = json.loads((tmp_path / "benchmarks.json").read_text())
+    click = found["jobs"]["second click, vit_b 256 px"]["runs"]
+    assert all(run["median"] > 0 and run["memory"] is not None for run in click.values()) and len(click) == 2
+    table = (tmp_path / "benchmarks.md").read_text()
+    assert "segment-anything" in table and "| labels | 1 | 2 |" in table
+    assert (tmp_path / "benchmarks.png").stat().st_size > 1000

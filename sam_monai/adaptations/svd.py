@@ -43,12 +43,16 @@ class SingularValueTuning:
     formed_weight: Tensor | None
 
     def tuned_weight(self) -> Tensor:
-        """The layer's weight W', in the shape and precision of W."""
+        """The layer's weight W', in the shape and precision of W. Under autocast the change of W is computed in its
+        precision, in which W' will be used: what it loses is small against W, and nothing before training."""
         if self.formed_weight is not None:
             return self.formed_weight
-        with torch.autocast(self.weight.device.type, enabled=False):
+        kind = self.weight.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
+        with torch.autocast(kind, enabled=False):
             change = F.relu(self.svd_scale * self.svd_s + self.svd_shift) - self.svd_s
-            return self.weight + ((self.svd_u * change) @ self.svd_vh).view_as(self.weight)
+            product = (self.svd_u * change).to(precision) @ self.svd_vh.to(precision)
+            return self.weight + product.view_as(self.weight)
 
 
 class SVDLinear(SingularValueTuning, nn.Linear):

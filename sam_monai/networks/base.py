@@ -171,7 +171,7 @@ class AdaptedSAM(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image embedding of (B, C, H, W) -> (B, 256, h, w), or of (B, C, H, W, D) -> (B, 256, h, w, D)."""
-        with self.once_per_call(), self.autocast(image.device):
+        with self.autocast(image.device), self.once_per_call():
             return from_slices(torch.cat([features for features, _ in self.features(image)]), image)
 
     def features(self, image: Tensor, embedding: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
@@ -238,7 +238,7 @@ class AdaptedSAM(nn.Module):
         as_slices(image)
         shape = (image.shape[2], image.shape[3])
         once = self.once_per_call() if embedding is None else nullcontext()
-        with once, self.autocast(image.device):
+        with self.autocast(image.device), once:
             masks = [decode(part, first, shape) for part, first in self.features(image, embedding)]
         logits = from_slices(torch.cat(masks), image).float()
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,22 +55,28 @@ def normalised(name: str, image: Tensor) -> Tensor:
     return (image - mean) / std
 
 
-def segment_anything_encoder(image_size: int) -> nn.Module:
-    from segment_anything.modeling.image_encoder import ImageEncoderViT
-
+def vit_b(package: Any, image_size: int) -> nn.Module:
+    """An image encoder of a package whose class and arguments are segment-anything's."""
     width, depth, heads, indexes = SIZES["vit_b"]
-    encoder = ImageEncoderViT(
+    encoder = package.ImageEncoderViT(
         image_size,
         embed_dim=width,
         depth=depth,
         num_heads=heads,
         use_rel_pos=True,
         window_size=14,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
         global_attn_indexes=indexes,
     )
-    encoder.load_state_dict(backbone("sam_vit_b", image_size).image_encoder.state_dict())
     return frozen(encoder)
+
+
+def segment_anything_encoder(image_size: int) -> nn.Module:
+    from segment_anything.modeling import image_encoder
+
+    encoder = vit_b(image_encoder, image_size)
+    encoder.load_state_dict(backbone("sam_vit_b", image_size).image_encoder.state_dict())
+    return encoder
 
 
 def segment_anything(image_size: int, batch: int) -> Run:
@@ -78,21 +85,9 @@ def segment_anything(image_size: int, batch: int) -> Run:
 
 
 def kornia(image_size: int, batch: int) -> Run:
-    from kornia.models.sam.architecture.image_encoder import ImageEncoderViT
+    from kornia.models.sam.architecture import image_encoder
 
-    width, depth, heads, indexes = SIZES["vit_b"]
-    encoder = ImageEncoderViT(
-        image_size,
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        use_rel_pos=True,
-        window_size=14,
-        norm_layer=partial(nn.LayerNorm, eps=1e-6),  # type: ignore[arg-type]
-        global_attn_indexes=indexes,
-    )
-    frozen(encoder)
-    image = pixels(batch, image_size)
+    encoder, image = vit_b(image_encoder, image_size), pixels(batch, image_size)
     return without_gradient(lambda: encoder(image))
 
 

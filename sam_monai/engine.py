@@ -39,7 +39,7 @@ class EncoderEngine:
     def __init__(self, network: AdaptedSAM, engine: str = "torch") -> None:
         if engine not in ENGINES:
             raise InputError(f"the key engine is one of {', '.join(ENGINES)}, not {engine!r}")
-        self.network, self.engine, self.made_of = network, engine, ""
+        self.network, self.engine, self.adapter = network, engine, ""
 
     def attach(self, evaluator: Engine) -> None:
         if self.engine == "openvino":
@@ -53,16 +53,17 @@ class EncoderEngine:
             return
         if backbone.pixel_mean.device.type != "cpu":
             raise InputError("engine openvino computes on the CPU: give --device cpu, or leave engine as it is")
-        encoder = copy.deepcopy(backbone.image_encoder)
-        encoder.__dict__.pop("forward", None)
-        svd.fold(encoder)
-        made_of = content_hash(encoder.state_dict())
-        if made_of == self.made_of:
+        adapter = content_hash(network.state_dict())
+        if adapter == self.adapter:  # the evaluator starts anew for each study
             return
         try:
             import openvino
         except ImportError as error:
             raise InputError('engine openvino needs OpenVINO: pip install "sam_monai[export]"') from error
+        encoder = copy.deepcopy(backbone.image_encoder)
+        encoder.__dict__.pop("forward", None)
+        svd.fold(encoder)
+        made_of = content_hash(encoder.state_dict())
         version = openvino.__version__.split("-")[0]
         path = weights_folder().parent / "openvino" / f"{made_of[:32]}_{backbone.image_size}_{version}.xml"
         if not path.is_file():
@@ -78,7 +79,7 @@ class EncoderEngine:
             return torch.from_numpy(compiled([square.detach().float().contiguous().numpy()])[0].copy())
 
         backbone.image_encoder.forward = forward  # type: ignore[method-assign]
-        self.made_of = made_of
+        self.adapter = adapter
 
 
 def convert(encoder: nn.Module, image_size: int, path: Path) -> None:

@@ -11,6 +11,7 @@ from sam_monai.adaptations import adapters, depth
 from sam_monai.backbones.backbone import random_backbone
 from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.networks.clicks import obey_clicks
 from sam_monai.networks.medsa import resemblances
 
 
@@ -353,6 +354,29 @@ def test_a_correction_counts_where_it_was_made_against_the_labels_answer(network
         assert answer[tuple(on)] > 0 > answer[tuple(beside)]
         changed = (answer - plain).abs() > 1e-3
         assert changed[tuple(on if sign == 1 else beside)] and not changed[tuple(padding)] and not changed[..., 0].all()
+
+
+@pytest.mark.parametrize("shape", [(40, 36), (40, 36, 5)])
+@pytest.mark.parametrize("logit", [-9.0, 9.0])
+def test_every_click_is_obeyed_and_what_is_far_from_it_stays(shape, logit):
+    coords = torch.tensor([[[5.0, 6, 1], [15.0, 30, 1], [30.2, 4.6, 3], [8.0, 20, 2], [50.0, 3, 2]]])[..., : len(shape)]
+    labels = torch.tensor([[1, 0, 1, -1, 0]])  # the fourth is padding, the last lies outside
+    before = torch.full((1, *shape), logit)
+    after = obey_clicks(before, coords, labels)[0]
+    on, beside, other, padding, _ = coords[0].round().long()
+    assert after[tuple(on)] > 0 and after[tuple(other)] > 0 > after[tuple(beside)]
+    changed = (after - logit).abs() > 1e-3
+    assert not changed[tuple(padding)] and changed.sum() < 100 and not changed[0, 0].any() and not changed[-1, -1].any()
+    if len(shape) == 3:
+        assert not changed[..., [0, 2, 4]].any()
+
+
+def test_an_untrained_network_obeys_its_clicks(network):
+    x = image(1, 1, 32, 32)
+    coords = torch.tensor([[[5.0, 9.0], [20.0, 30.0]]])
+    for labels in ([1, 0], [0, 1]):
+        object_ = network.eval()(x, point_coords=coords, point_labels=torch.tensor([labels]))[0, 1] > 0
+        assert [int(object_[5, 9]), int(object_[20, 30])] == labels
 
 
 def test_the_answer_without_a_prompt_may_be_given_and_gets_no_gradient(network):

@@ -94,6 +94,13 @@ class Server:
         assert answer.status_code == 200, answer.text + self.log.read_text()[-4000:]
         return nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
 
+    def wait_for(self, image: str) -> None:
+        """Until the server has noticed a new file of its studies."""
+        deadline = time.monotonic() + 60
+        while image not in requests.get(f"{self.url}/datastore/?output=all", timeout=60).json()["objects"]:
+            assert time.monotonic() < deadline, f"the server does not list {image}"
+            time.sleep(0.5)
+
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(60)
@@ -193,6 +200,7 @@ def test_a_broken_request_is_answered_and_the_server_lives_on(server, params, me
     assert 400 <= answer.status_code < 600 and re.search(message, answer.json()["detail"]), answer.text
     assert server.ask("medsa_deepgrow", "no such image").status_code >= 400
     (server.studies / "broken.nii.gz").write_bytes(b"nothing")
+    server.wait_for("broken")
     answer = server.ask("ssam", "broken")
     assert 400 <= answer.status_code < 600 and "broken.nii.gz" in answer.text
     assert server.ask("medsa_deepgrow", "d", foreground=[centre(server, 1)]).status_code == 200

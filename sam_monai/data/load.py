@@ -78,6 +78,8 @@ class LoadCased(MapTransform):
         return case
 
     def _read(self, path: str, converter: Any) -> MetaTensor:
+        if not path:  # what MONAI Label makes of a name that its datastore does not know
+            raise InputError("no image of that name is known; see the list of studies for the names that are")
         if not Path(path).exists():
             raise InputError(f"{path}: no such file; copy it there or remove it from dataset.json")
         reader: Any = None

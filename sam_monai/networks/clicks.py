@@ -12,6 +12,7 @@ from ..backbones.resize import resized_shape
 from ..errors import InputError
 
 WIDTHS = ((1 / 64, 0.5), (1 / 32, 1.0), (1 / 16, 2.0))  # in the plane, of its longer side; and in slices
+OBEYED = 1.0  # logit on its side that a click's voxel has at least, once the network answers a user
 
 
 def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
@@ -164,3 +165,32 @@ def near_clicks(shape: tuple[int, ...], coords: Tensor, counted: Tensor) -> Iter
             parts[0] = parts[0] * counted[..., None]
             sums = torch.einsum(*(("rnh,rnw->rhw", *parts) if len(parts) == 2 else ("rnh,rnw,rnd->rhwd", *parts)))
             yield sums.clamp(max=1)
+
+
+def obey_clicks(logits: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
+    """Logits (R, *spatial) that agree with every click: where a click's voxel is not :data:`OBEYED` on the click's side
+    what is missing is added, and less of it beside the voxel, by the narrowest of :data:`WIDTHS`, on the click's slice.
+
+    Two clicks that contradict each other within two widths share what is between them.
+
+    Args:
+        logits: (R, H, W) or (R, H, W, D).
+        coords, labels: clicks (R, N, 2 or 3) in voxels and their labels (R, N); those outside or -1 do not count.
+    """
+    shape = logits.shape[1:]
+    size = torch.tensor(shape, device=coords.device)
+    at = coords.round()
+    counted = (labels != -1) & ((at >= 0) & (at < size)).all(2)
+    sign = (2 * (labels == 1) - 1) * counted
+    missing = sign * (OBEYED - sign * at_clicks(logits[:, None], coords)[:, 0]).clamp(min=0)  # (R, N)
+    width = WIDTHS[0][0] * max(shape[:2])
+    with torch.autocast(coords.device.type, enabled=False):
+        rows, columns = (
+            (-0.5 * ((torch.arange(shape[axis], device=coords.device) - at[..., axis, None]) / width) ** 2).exp()
+            for axis in (0, 1)
+        )
+        rows = rows * missing[..., None]
+        if len(shape) == 2:
+            return logits + torch.einsum("rnh,rnw->rhw", rows, columns)
+        slices = (torch.arange(shape[2], device=coords.device) == at[..., 2, None]).to(rows.dtype)
+        return logits + torch.einsum("rnh,rnw,rnd->rhwd", rows, columns, slices)

@@ -13,7 +13,7 @@ from ..adaptations import adapters
 from ..adaptations.prompts import decoder_prompts
 from ..backbones.backbone import WIDTH, Backbone
 from .base import AdaptedSAM
-from .clicks import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, sparse_prompts
+from .clicks import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
 
 GAIN_ON_NEW_IMAGES = 2.0
 
@@ -203,7 +203,8 @@ class MedSA(AdaptedSAM):
         trained on a prompted answer is better than on others, and its gain smaller.
 
         About a positive click the logits grow, about a negative one they fall, by trained gains (0 at the start) times
-        :func:`near_clicks`: so a correction counts where it was made, whatever the labels' answers are.
+        :func:`near_clicks`: so a correction counts where it was made, whatever the labels' answers are. In eval mode
+        the clicks' own voxels are on their side in any case: :func:`obey_clicks`.
 
         Args:
             prompted: (R, *spatial).
@@ -224,6 +225,8 @@ class MedSA(AdaptedSAM):
                 nearness = near_clicks(tuple(prompted.shape[1:]), point_coords, point_labels == value)
                 for gain, near in zip(self.click_gains[value], nearness, strict=True):
                     answer = answer + sign * gain * near
+            if not self.training:
+                answer = obey_clicks(answer, point_coords, point_labels)
         return answer
 
     def describe(self) -> dict[str, Any]:

@@ -384,7 +384,7 @@ def test_the_answer_without_a_prompt_may_be_given_and_gets_no_gradient(network):
     x, prompts = image(1, 1, 30, 30), {"boxes": torch.tensor([[[4.0, 5.0, 20.0, 21.0]]])}
     embedding, calls = network.encode(x), []
     automatic = network(x, embedding)
-    network.backbone.mask_decoder.transformer.register_forward_pre_hook(lambda *_: calls.append(1))
+    network.backbone.mask_decoder.transformer.layers[0].register_forward_pre_hook(lambda *_: calls.append(1))
     given = network(x, embedding, automatic=automatic, **prompts)
     assert len(calls) == 1
     torch.testing.assert_close(given, network(x, embedding, **prompts))

@@ -68,11 +68,32 @@ def test_the_patch_embedding_and_the_decoder_are_not_tuned():
     assert not network.backbone.image_encoder.neck[1].weight.requires_grad
 
 
-def test_weights_are_formed_once_however_many_slices_there_are(monkeypatch):
-    network, calls = SSAM(tiny_backbone(), slices_per_batch=1), []
-    monkeypatch.setattr(torch.nn.functional, "relu", lambda x, f=torch.relu: calls.append(1) or f(x))
-    network.encode(image(1, 1, 32, 32, 4))
-    assert len(calls) == len(svd.tuned_layers(network))
+@pytest.mark.parametrize("amp", [False, True])
+def test_weights_are_formed_once_however_many_slices_there_are_and_anew_after_training(monkeypatch, amp):
+    network, formed = SSAM(tiny_backbone(), slices_per_batch=1, amp=amp), []
+    form = svd.SingularValueTuning.tuned_weight
+    monkeypatch.setattr(svd.SVDLinear, "tuned_weight", lambda layer: formed.append(layer) or form(layer))
+    linear = [layer for _, layer in svd.tuned_layers(network) if isinstance(layer, svd.SVDLinear)]
+    x = image(1, 1, 32, 32, 4)
+    with torch.no_grad():
+        before = network.encode(x)
+        assert torch.equal(network.encode(x), before) and formed == linear
+        linear[0].svd_scale.data *= 1.5  # which leaves no trace but the number itself
+        assert not torch.equal(network.encode(x), before) and formed == [*linear, linear[0]]
+
+
+def test_the_factors_give_the_answers_and_gradients_of_the_weights_that_they_form():
+    layer = torch.nn.Linear(40, 70).requires_grad_(False)
+    svd.tune(layer)
+    perturb(layer)
+    x = image(9, 40).requires_grad_()
+    inputs = (x, layer.svd_scale, layer.svd_shift)
+    factored = layer(x)
+    formed = torch.nn.functional.linear(x, layer.tuned_weight(), layer.bias)
+    torch.testing.assert_close(factored, formed, rtol=1e-4, atol=1e-5)
+    ways = [torch.autograd.grad(answer.square().sum(), inputs) for answer in (factored, formed)]
+    for ours, expected in zip(*ways, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_merged_it_is_a_plain_sam_for_segment_anything():

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch.nn.functional as F
 from segment_anything.modeling.common import MLPBlock
-from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 
 from ..backbones.backbone import WIDTH
 from ..backbones.blocks import attention_blocks
+from ..backbones.decoder import SharedAttention
 
 MLP_SCALE = 0.5  # of the adapters beside an MLP, the paper's
 
@@ -64,7 +64,7 @@ class HypAdapter(nn.Module):
         steps: number of matrices.
     """
 
-    condition: Tensor | None  # e_prompt (N, 256); says :func:`conditioned`
+    condition: Tensor | None  # e_prompt (N, L, 256); says :func:`conditioned`
 
     def __init__(self, width: int, reduced: int = 64, steps: int = 2) -> None:
         super().__init__()
@@ -83,17 +83,17 @@ class HypAdapter(nn.Module):
         self.reduced, self.condition = reduced, None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, T, C) -> (N, T, C), with a skip."""
+        """(N, L, T, C) -> (N, L, T, C), with a skip."""
         assert self.condition is not None
         e = self.down(x)
         for maker, norm in zip(self.makers, self.norms, strict=True):
-            matrix = maker(self.condition).unflatten(1, (self.reduced, self.reduced))
+            matrix = maker(self.condition).unflatten(-1, (self.reduced, self.reduced))
             e = F.relu(norm(e @ matrix.to(e.dtype)))
         return x + self.up(e)
 
 
-class AdaptedAttention(Attention):
-    """segment-anything's decoder attention with an adapter after it."""
+class AdaptedAttention(SharedAttention):
+    """The decoder's attention with an adapter after it."""
 
     adapter: nn.Module
 
@@ -132,7 +132,7 @@ def adapt_mask_decoder(
 
 @contextmanager
 def conditioned(decoder: nn.Module, condition: Tensor) -> Iterator[None]:
-    """Within it the decoder's HyP-Adpts make their weights from these prompts (N, 256), one an entry of the batch."""
+    """Within it the decoder's HyP-Adpts make their weights from these prompts (N, L, 256) of N images."""
     layers = [module for module in decoder.modules() if isinstance(module, HypAdapter)]
     try:
         for layer in layers:

@@ -5,7 +5,8 @@ MICCAI 2024, https://arxiv.org/abs/2408.06447
 
 Each tuned weight W = U diag(s) V' becomes U diag(relu(a s + b)) V' with a and b trained, U, s and V frozen. It is
 formed here as W + U diag(relu(a s + b) - s) V', which is W to the last bit before training, where a product of the
-rounded factors would not be.
+rounded factors would not be. While gradients are wanted a linear layer applies the factors one after the other: the
+gradient of a and b then needs none of W', whose forming and whose backward pass cost as much as the layer itself.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -22,10 +23,13 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision
 from ..backbones.weights import weights_folder
 
 FACTORS = ("svd_u", "svd_s", "svd_vh")
+FORMED = WeakTensorKeyDictionary()  # by W: what W' was formed of, and W'
 FORMAT = "1"  # of the kept decompositions; another number makes every one anew
 
 logger = logging.getLogger(__name__)
@@ -40,24 +44,36 @@ class SingularValueTuning:
     svd_u: Tensor  # (out, rank)
     svd_s: Tensor  # (rank,)
     svd_vh: Tensor  # (rank, in), for a kernel (rank, in * rows * columns)
-    formed_weight: Tensor | None
+
+    def singular_values(self) -> Tensor:
+        return F.relu(self.svd_scale * self.svd_s + self.svd_shift)
 
     def tuned_weight(self) -> Tensor:
         """The layer's weight W', in the shape and precision of W. Under autocast the change of W is computed in its
         precision, in which W' will be used: what it loses is small against W, and nothing before training."""
-        if self.formed_weight is not None:
-            return self.formed_weight
-        kind = self.weight.device.type
-        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.weight.dtype
-        with torch.autocast(kind, enabled=False):
-            change = F.relu(self.svd_scale * self.svd_s + self.svd_shift) - self.svd_s
+        precision = autocast_precision(self.weight)
+        with torch.autocast(self.weight.device.type, enabled=False):
+            change = self.singular_values() - self.svd_s
             product = (self.svd_u * change).to(precision) @ self.svd_vh.to(precision)
             return self.weight + product.view_as(self.weight)
+
+    def known_weight(self) -> Tensor:
+        """W' in autocast's precision and without gradients, formed anew only where a or b changed."""
+        values, precision = self.singular_values(), autocast_precision(self.weight)
+        state = (self.weight.data_ptr(), precision)
+        known = FORMED.get(self.weight)
+        if known is None or known[0] != state or not torch.equal(known[1], values):
+            known = FORMED[self.weight] = (state, values, self.tuned_weight().to(precision))
+        return known[2]
 
 
 class SVDLinear(SingularValueTuning, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.tuned_weight(), self.bias)
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return F.linear(input, self.known_weight(), self.bias)
+        projected = F.linear(input, at_autocast(self.svd_vh))
+        scaled = projected * self.singular_values().to(projected.dtype)
+        return F.linear(scaled, at_autocast(self.svd_u), self.bias)
 
 
 class SVDConv2d(SingularValueTuning, nn.Conv2d):
@@ -82,7 +98,6 @@ def tune(layer: nn.Linear | nn.Conv2d, known: Mapping[str, Tensor] | None = None
         layer.register_buffer(name, known[name].to(like).contiguous(), persistent=False)
     layer.svd_scale = nn.Parameter(torch.ones_like(layer.svd_s))
     layer.svd_shift = nn.Parameter(torch.zeros_like(layer.svd_s))
-    layer.formed_weight = None  # type: ignore[assignment]
 
 
 def tune_image_encoder(encoder: nn.Module, base: str = "random") -> None:
@@ -100,7 +115,7 @@ def tune_image_encoder(encoder: nn.Module, base: str = "random") -> None:
     known = read_decompositions(base)
     tuned: dict[str, nn.Module] = {}
     for name, module in [(name, m) for name, m in encoder.named_modules() if m not in patch_embedding]:
-        if type(module) is nn.Linear or (type(module) is nn.Conv2d and module.groups == 1):
+        if isinstance(module, nn.Linear) or (type(module) is nn.Conv2d and module.groups == 1):
             own = {factor: known[f"{name}.{factor}"] for factor in FACTORS if f"{name}.{factor}" in known}
             tune(module, own if len(own) == len(FACTORS) else None)
             tuned[name] = module
@@ -146,26 +161,13 @@ def tuned_layers(module: nn.Module) -> list[tuple[str, SingularValueTuning]]:
     return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, SingularValueTuning)]
 
 
-@contextmanager
-def weights_formed(module: nn.Module) -> Iterator[None]:
-    """Within it every tuned weight is formed once, however often its layer is called."""
-    layers = [layer for _, layer in tuned_layers(module)]
-    try:
-        for layer in layers:
-            layer.formed_weight = layer.tuned_weight()
-        yield
-    finally:
-        for layer in layers:
-            layer.formed_weight = None
-
-
 def fold(module: nn.Module) -> None:
     """Put every W' in the place of W and drop the decomposition, in place: plain layers, at no cost over SAM's."""
     for _, layer in tuned_layers(module):
         layer.weight.data = layer.tuned_weight().detach()
         for name in ("svd_scale", "svd_shift", "svd_u", "svd_s", "svd_vh"):
             delattr(layer, name)
-        layer.__class__ = nn.Linear if isinstance(layer, SVDLinear) else nn.Conv2d
+        layer.__class__ = FrozenLinear if isinstance(layer, SVDLinear) else nn.Conv2d
 
 
 def merged_state(module: nn.Module) -> dict[str, Tensor]:

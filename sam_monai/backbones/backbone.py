@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .decoder import decode_masks, share_image_tokens
+from .frozen import FrozenLinear
 from .resize import from_square, to_square
 from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
 
@@ -41,6 +43,10 @@ class Backbone(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(weights.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(weights.pixel_std).view(3, 1, 1), persistent=False)
         self.weights, self.image_size, self.base = weights, image_size, base
+        share_image_tokens(self.mask_decoder)
+        for module in self.modules():
+            if type(module) is nn.Linear:
+                module.__class__ = FrozenLinear
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Backbone:
@@ -56,8 +62,8 @@ class Backbone(nn.Module):
     def decode(self, embedding: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
         """Mask logits of every image under every prompt, in one pass.
 
-        segment-anything's mask decoder takes one image and many prompts; the same modules are called here for
-        N images and L prompts each. SAM's single-mask output and its dense embedding for "no mask" are used.
+        segment-anything's mask decoder takes one image and many prompts; here it is N images and L prompts each.
+        SAM's single-mask output and its dense embedding for "no mask" are used.
 
         Args:
             embedding: (N, 256, h, w).
@@ -67,22 +73,12 @@ class Backbone(nn.Module):
         Returns:
             float32 logits (N, L, H, W).
         """
-        decoder = self.mask_decoder
-        tokens = tokens.expand(embedding.shape[0], *tokens.shape[-3:])
-        n, prompts = tokens.shape[:2]
-        output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        queries = torch.cat([output.expand(n * prompts, -1, -1), tokens.flatten(0, 1)], 1)
         source = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
         with torch.autocast(embedding.device.type, enabled=False):
             # In bf16 the position encoding of a cell is off by up to 0.14.
             position = self.prompt_encoder.get_dense_pe()
-        hidden, source = decoder.transformer(
-            source.repeat_interleave(prompts, 0), position.expand(n * prompts, -1, -1, -1), queries
-        )
-        source = source.transpose(1, 2).unflatten(2, embedding.shape[2:])
-        masks = decoder.output_upscaling(source)  # (N L, 32, 4 h, 4 w)
-        weights = decoder.output_hypernetworks_mlps[0](hidden[:, 1])  # (N L, 32)
-        logits = torch.einsum("nc,nchw->nhw", weights.float(), masks.float()).unflatten(0, (n, prompts))
+        tokens = tokens.expand(embedding.shape[0], *tokens.shape[-3:])
+        logits = decode_masks(self.mask_decoder, source, position, tokens)
         return from_square(logits, self.image_size, self.weights.resize, shape)
 
 

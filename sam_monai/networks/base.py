@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -150,10 +149,6 @@ class AdaptedSAM(nn.Module):
         """Image embedding (N, 256, h, w) of slices (N, 3, H, W)."""
         return self.backbone.encode(slices)
 
-    def once_per_call(self) -> AbstractContextManager[Any]:
-        """Around all slices of one call: what need not be computed for each batch of them."""
-        return nullcontext()
-
     def describe(self) -> dict[str, Any]:
         """The adapter's record: method, base, labels, sizes, and how its images were prepared."""
         return {
@@ -171,7 +166,7 @@ class AdaptedSAM(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         """Image embedding of (B, C, H, W) -> (B, 256, h, w), or of (B, C, H, W, D) -> (B, 256, h, w, D)."""
-        with self.autocast(image.device), self.once_per_call():
+        with self.autocast(image.device):
             return from_slices(torch.cat([features for features, _ in self.features(image)]), image)
 
     def features(self, image: Tensor, embedding: Tensor | None = None) -> Iterator[tuple[Tensor, int]]:
@@ -237,8 +232,7 @@ class AdaptedSAM(nn.Module):
         its first slice, and (H, W)."""
         as_slices(image)
         shape = (image.shape[2], image.shape[3])
-        once = self.once_per_call() if embedding is None else nullcontext()
-        with self.autocast(image.device), once:
+        with self.autocast(image.device):
             masks = [decode(part, first, shape) for part, first in self.features(image, embedding)]
         logits = from_slices(torch.cat(masks), image).float()
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..adaptations import adapters
 from ..adaptations.prompts import decoder_prompts
-from ..backbones.backbone import WIDTH, Backbone
+from ..backbones.backbone import Backbone
 from .base import AdaptedSAM
 from .clicks import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
 
@@ -120,7 +120,7 @@ class MedSA(AdaptedSAM):
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-                with adapters.conditioned(self.backbone.mask_decoder, condition.repeat(features.shape[0], 1)):
+                with adapters.conditioned(self.backbone.mask_decoder, condition.expand(len(features), -1, -1)):
                     return self.backbone.decode(features, tokens, shape)
 
             return self.segment(image, embedding, by_labels)
@@ -158,7 +158,7 @@ class MedSA(AdaptedSAM):
 
         def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
             slices = slice(first, first + features.shape[0])
-            with adapters.conditioned(self.backbone.mask_decoder, condition[slices].reshape(-1, WIDTH)):
+            with adapters.conditioned(self.backbone.mask_decoder, condition[slices]):
                 return self.backbone.decode(features, tokens[slices], shape)
 
         logits = self.segment(image, embedding, prompted)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,6 @@ class SSAM(AdaptedSAM):
 
     def prompt_tokens(self) -> Tensor:
         return self.text_affine(self.label_vectors)[:, None]  # (L, 1, 256)
-
-    def once_per_call(self) -> AbstractContextManager[Any]:
-        return svd.weights_formed(self.backbone)
 
     def merged(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A plain SAM with the adaptation inside, at no cost over SAM.

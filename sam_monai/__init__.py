@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from .networks.ssam import SSAM
 
 __version__ = "0.1.0"
+
+# torch on Linux then takes large pieces of memory in large pages: clearing small ones is a fifth of TinyViT's time.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 __all__ = ["PTSAM", "SSAM", "InputError", "MedSA", "__version__"]
 

@@ -112,6 +112,24 @@ class NetworkTester:
         with pytest.raises(InputError, match="`channels`"):
             network(x.repeat(1, 2, 1, 1))
 
+    @pytest.mark.parametrize("shape", [(64, 64), (40, 48, 3)])
+    def test_checkpointing_keeps_less_and_gives_the_same_gradients(self, shape):
+        def gradients(checkpointing: bool) -> tuple[int, list[torch.Tensor]]:
+            torch.manual_seed(0)
+            network, kept = self.build(tiny_backbone(), amp=False, checkpointing=checkpointing), []
+            perturb(network)
+            with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape) or x, lambda x: x):
+                embedding = network.encode(image(2, 1, *shape))
+            if not embedding.requires_grad:
+                pytest.skip("nothing of the encoder is trained")
+            embedding.square().mean().backward()
+            return len(kept), [p.grad for p in network.parameters() if p.grad is not None]
+
+        (less, ours), (more, expected) = gradients(True), gradients(False)
+        assert less < 0.5 * more and len(ours) == len(expected) > 0
+        for one, other in zip(ours, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
     def test_a_step_of_training_changes_what_is_trained_and_nothing_else(self, network):
         network.train()
         before = {k: v.clone() for k, v in [*network.named_parameters(), *network.named_buffers()]}

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 PLAIN = 512  # keys up to which plain attention may be faster than fused on a CPU
 
@@ -108,6 +109,7 @@ class Seam:
     space_adapter: takes what the attention gives.
     depth_attention: takes the attention and its projected input; the result is added.
     mlp_adapter: takes the MLP's normalised input; the result is added.
+    checkpointing: keep nothing of the block for the backward pass, which computes it again.
     """
 
     width: int
@@ -115,6 +117,27 @@ class Seam:
     space_adapter: nn.Module | None
     depth_attention: nn.Module | None
     mlp_adapter: nn.Module | None
+    checkpointing = False
+
+    def transform(self, x: Tensor) -> Tensor:
+        """The block itself, tokens to tokens."""
+        raise NotImplementedError
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return self.transform(x)
+        depth = 0 if self.depth_attention is None else self.depth_attention.depth
+
+        def transform(x: Tensor) -> Tensor:
+            if self.depth_attention is None:
+                return self.transform(x)
+            before, self.depth_attention.depth = self.depth_attention.depth, depth  # the backward pass comes later
+            try:
+                return self.transform(x)
+            finally:
+                self.depth_attention.depth = before
+
+        return checkpoint(transform, x, use_reentrant=False)
 
     def open_seam(self: Any, width: int) -> None:
         self.width = width

@@ -60,7 +60,7 @@ class BiasedAttention(WindowAttention, Attention):
 class SeamedTinyBlock(Seam, TinyViTBlock):
     """kornia's block, same parameters and numbers, with a seam."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         """(N, tokens, C) -> (N, tokens, C)."""
         x = x.unflatten(1, self.input_resolution)
         x = self.after_attention(x, x, self.prompts, self.window_size)

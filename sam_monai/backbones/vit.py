@@ -81,7 +81,7 @@ def padding_bias(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:
 class SeamedBlock(Seam, Block):
     """segment-anything's block, same parameters and numbers, with a seam."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         prompts = None if self.prompts is None else self.norm1(self.prompts)
         x = self.after_attention(x, self.norm1(x), prompts, self.window_size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..adaptations.depth import add_depth_attention, slices_of_a_volume
 from ..backbones.backbone import Backbone, build_backbone
+from ..backbones.blocks import attention_blocks
 from ..errors import InputError
 from . import identity
 
@@ -41,6 +42,8 @@ class AdaptedSAM(nn.Module):
         depth_attention: let the slices of a volume see each other in every attention block of the encoder
             (:mod:`sam_monai.adaptations.depth`). Volumes of more than ``slices_per_batch`` slices pass through in
             parts, which overlap by a quarter.
+        checkpointing: keep nothing of the encoder's attention blocks for the backward pass, which computes them again:
+            less memory, more time, the same gradients.
         preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
 
     Raises:
@@ -61,6 +64,7 @@ class AdaptedSAM(nn.Module):
         amp: bool = True,
         slices_per_batch: int = 8,
         depth_attention: bool = False,
+        checkpointing: bool = False,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -69,6 +73,7 @@ class AdaptedSAM(nn.Module):
         self.told = {"labels": labels is not None, "image_size": image_size is not None}
         self.amp = amp
         self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
+        self.checkpointing = checkpointing
         self.preprocessing = dict(preprocessing or {})
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, checkpoint, image_size)
@@ -88,6 +93,8 @@ class AdaptedSAM(nn.Module):
             self.adapt()
             if self.depth_attention:
                 add_depth_attention(backbone.image_encoder)
+        for block in attention_blocks(backbone.image_encoder):
+            block.checkpointing = self.checkpointing
         named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
         self.frozen_keys = frozenset(name for name, tensor in named if not tensor.requires_grad)
         self.adapted_modules = {name.rpartition(".")[0] for name, tensor in named if tensor.requires_grad}

@@ -13,6 +13,7 @@ from sam_monai import PTSAM
 from sam_monai.backbones.backbone import Backbone, random_backbone
 from sam_monai.backbones.vit import SIZES
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.engine import EncoderEngine
 
 from .measure import Run, device
 
@@ -42,9 +43,11 @@ def without_gradient(run: Run) -> Run:
     return quiet
 
 
-def ours(name: str, image_size: int, batch: int, amp: bool = True) -> Run:
+def ours(name: str, image_size: int, batch: int, amp: bool = True, engine: str = "torch") -> Run:
     """The frozen encoder as the three networks run it; PTSAM leaves it as it is."""
     network = frozen(PTSAM(backbone(name, image_size), labels=["object"], amp=amp, slices_per_batch=8))
+    if engine != "torch":
+        EncoderEngine(network, engine)()
     image = pixels(batch, image_size)
     return without_gradient(lambda: network.encode(image).float())
 

@@ -66,6 +66,7 @@ def encoder_vit_t(image_size: int, batch: int) -> Job:
     size = (image_size, batch)
     builders: dict[str, Build] = {
         "sam_monai bf16": lambda: contenders.ours("lite_medsam", *size),
+        "sam_monai bf16, engine openvino": lambda: contenders.ours("lite_medsam", *size, engine="openvino"),
         "sam_monai fp32": lambda: contenders.ours("lite_medsam", *size, amp=False),
         "kornia": lambda: contenders.kornia_tiny_vit(*size),
     }

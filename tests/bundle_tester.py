@@ -166,5 +166,5 @@ class BundleTester:
         )
         assert train["preparation"] == infer["preparation"]
         shared = set(train["network_def"]) & set(infer["network_def"])
-        assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache"}
+        assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache", "checkpointing"}
         assert all(train["network_def"][key] == infer["network_def"][key] for key in shared)

@@ -17,10 +17,12 @@ class SharedAttention(Attention):
     tokens (N, 1, P, C) are projected once for the L prompts (N, L, T, C) that they meet."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        leading = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
         projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3) for x in projected)
-        scores = (q @ k.transpose(-1, -2)) / q.shape[-1] ** 0.5
-        return self.out_proj((scores.softmax(-1) @ v).transpose(-2, -3).flatten(-2))
+        flat = (x.expand(*leading, -1, -1).flatten(0, -3) for x in projected)
+        q, k, v = (x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in flat)
+        scores = (q @ k.transpose(2, 3)) / q.shape[3] ** 0.5
+        return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)).unflatten(0, leading)
 
 
 def share_image_tokens(decoder: MaskDecoder) -> None:

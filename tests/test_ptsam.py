@@ -55,11 +55,11 @@ def inserted_into_vit(attention, tokens, prompts, bias):
     return attention.proj(out)[:, :patches]
 
 
-@pytest.mark.parametrize("side", [14, 20])  # a window, and the whole image of a global block
+@pytest.mark.parametrize("side", [14, 20, 33])  # a window, the whole image of a global block, and of a larger one
 def test_deep_prompts_equal_inserted_tokens_in_a_vit(side):
     from segment_anything.modeling.image_encoder import add_decomposed_rel_pos
 
-    encoder = random_backbone(KNOWN_WEIGHTS["sam_vit_b"], 320).image_encoder
+    encoder = random_backbone(KNOWN_WEIGHTS["sam_vit_b"], 16 * max(side, 20)).image_encoder
     block = encoder.blocks[0 if side == 14 else 2]
     attention = block.attn
     for table in (attention.rel_pos_h, attention.rel_pos_w):
@@ -71,7 +71,9 @@ def test_deep_prompts_equal_inserted_tokens_in_a_vit(side):
         nothing, q, attention.rel_pos_h, attention.rel_pos_w, (side, side), (side, side)
     ).unflatten(0, (2, 12))
     expected = inserted_into_vit(attention, x.flatten(1, 2), prompts, bias).unflatten(1, (side, side))
-    torch.testing.assert_close(attention(x, prompts), expected, rtol=1e-4, atol=2e-5)
+    for gradients in (True, False):  # another form of attention for many tokens
+        with torch.set_grad_enabled(gradients):
+            torch.testing.assert_close(attention(x, prompts), expected, rtol=1e-4, atol=2e-5)
 
 
 def test_every_window_of_a_vit_block_sees_the_same_normalised_prompts():

@@ -80,6 +80,9 @@ def test_weights_are_formed_once_however_many_slices_there_are_and_anew_after_tr
         assert torch.equal(network.encode(x), before) and formed == linear
         linear[0].svd_scale.data *= 1.5  # which leaves no trace but the number itself
         assert not torch.equal(network.encode(x), before) and formed == [*linear, linear[0]]
+        linear[1].weight.mul_(2)
+        network.encode(x)
+        assert formed == [*linear, *linear[:2]]
 
 
 def test_the_factors_give_the_answers_and_gradients_of_the_weights_that_they_form():

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision
+from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, state_of
 from ..backbones.weights import weights_folder
 
 FACTORS = ("svd_u", "svd_s", "svd_vh")
@@ -58,9 +58,9 @@ class SingularValueTuning:
             return self.weight + product.view_as(self.weight)
 
     def known_weight(self) -> Tensor:
-        """W' in autocast's precision and without gradients, formed anew only where a or b changed."""
+        """W' in autocast's precision and without gradients, formed anew only where W, a or b changed."""
         values, precision = self.singular_values(), autocast_precision(self.weight)
-        state = (self.weight.data_ptr(), precision)
+        state = (*state_of(self.weight), precision)
         known = FORMED.get(self.weight)
         if known is None or known[0] != state or not torch.equal(known[1], values):
             known = FORMED[self.weight] = (state, values, self.tuned_weight().to(precision))

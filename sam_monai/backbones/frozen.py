@@ -16,12 +16,17 @@ def autocast_precision(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
+def state_of(weight: Tensor) -> tuple[int, int]:
+    """Another one after the tensor was changed in place; a tensor made in inference mode does not tell."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
+
+
 def at_autocast(weight: Tensor) -> Tensor:
     """A frozen tensor in the precision that autocast would bring it to; kept as long as it lives and stays the same."""
     precision = autocast_precision(weight)
     if weight.dtype == precision or weight.requires_grad or weight.is_inference() or torch.compiler.is_compiling():
         return weight
-    state = (weight.data_ptr(), weight._version, precision)
+    state = (*state_of(weight), precision)
     known = KEPT.get(weight)
     if known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():  # else it could not take part in training later

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from segment_anything.modeling.image_encoder import Attention, Block, ImageEncoderViT, get_rel_pos
 from torch import Tensor, nn
 
-from .blocks import Seam, WindowAttention, attention_with_columns
+from .blocks import PLAIN, Seam, WindowAttention, attention_with_columns
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -22,7 +22,7 @@ WINDOW = 14
 
 
 class RelPosAttention(WindowAttention, Attention):
-    """segment-anything's attention, same parameters and numbers, without its (tokens x tokens) table of biases.
+    """segment-anything's attention, same parameters and numbers, without its (tokens x tokens) tables of all heads.
 
     The decomposed relative bias ``h[q, i] + w[q, j]`` is a dot product: with ``[h, w]`` appended to the query and the
     one-hot rows ``[e_i, e_j]`` to the key it is part of the scores.
@@ -46,21 +46,48 @@ class RelPosAttention(WindowAttention, Attention):
         columns = get_rel_pos(window[1], window[1], self.rel_pos_w)[:w].to(q.dtype)
         bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
-        where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
-        where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
-        q_parts, k_parts = [q * self.scale, bias_h[..., :h], bias_w[..., :w]], [where_h, where_w]
-        if padded:
-            q_parts.append(padding_bias(bias_h, bias_w, h, w).to(q.dtype))
-            k_parts.append(k.new_zeros(h * w, 1))
-        where = torch.cat(k_parts, 1)
+        q = q * self.scale
         if others is not None:
             _, other_k, other_v = (part.expand(n, -1, -1, -1) for part in self.heads(others[None]))
             k, v = torch.cat([k, other_k], 2), torch.cat([v, other_v], 2)
-            where = F.pad(where, (0, 0, 0, len(others)))
-            if padded:
-                where[-1, -1] = 1
+        if not padded and tables_are_faster(q, k):
+            return attention_with_tables(q, k, v, bias_h, bias_w).transpose(1, 2).reshape(n, h, w, -1)
+        where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
+        where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
+        where = F.pad(torch.cat([where_h, where_w], 1), (0, int(padded), 0, k.shape[2] - h * w))
+        q_parts = [q, bias_h[..., :h], bias_w[..., :w]]
+        if padded:
+            q_parts.append(padding_bias(bias_h, bias_w, h, w).to(q.dtype))
+            where[-1, -1] = 1
         k = torch.cat([k, where.expand(n, self.num_heads, -1, -1)], 3)
         return attention_with_columns(torch.cat(q_parts, 3), k, v).transpose(1, 2).reshape(n, h, w, -1)
+
+
+def tables_are_faster(q: Tensor, k: Tensor) -> bool:
+    """On a CPU without gradients, for long sequences: further columns treble the width of fused attention."""
+    columns = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    return not columns and q.device.type == "cpu" and k.shape[2] > 2 * PLAIN
+
+
+def attention_with_tables(q: Tensor, k: Tensor, v: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
+    """Attention with the decomposed bias as a table, made for one head at a time.
+
+    Args:
+        q: scaled queries (N, heads, h * w, head width).
+        k: keys (N, heads, S, head width), the first h * w of the grid's places, the rest without a position.
+        v: values, like the keys.
+        bias_h: (N, heads, h * w, h).
+        bias_w: (N, heads, h * w, w).
+    """
+    table, attended = q.new_zeros(q.shape[2], k.shape[2]), torch.empty_like(q)
+    h, w = bias_h.shape[3], bias_w.shape[3]
+    places = table[:, : h * w].unflatten(1, (h, w))
+    for i in range(q.shape[0]):
+        for j in range(q.shape[1]):
+            torch.add(bias_h[i, j, :, :, None], bias_w[i, j, :, None], out=places)
+            one = [part[i : i + 1, j : j + 1] for part in (q, k, v)]
+            attended[i, j] = F.scaled_dot_product_attention(*one, attn_mask=table[None, None], scale=1.0)[0, 0]
+    return attended
 
 
 def padding_bias(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 
 from sam_monai import InputError
+from sam_monai.backbones import onednn
 from sam_monai.backbones.backbone import Backbone, build_backbone, random_backbone
 from sam_monai.backbones.resize import from_square, to_square
 from sam_monai.backbones.vit import SIZES, build_vit
@@ -43,6 +45,25 @@ def test_vit_t_is_litemedsam(lite, lite_oracle):
             prompt, _ = lite_oracle.prompt_encoder(points=None, boxes=box[None, None], masks=None)
             logits = lite.decode(embedding[i : i + 1], prompt[None], (256, 256))
             torch.testing.assert_close(logits, lite_oracle(x[i : i + 1], box[None]), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+def test_bias_and_gelu_in_the_same_pass_change_nothing(lite, monkeypatch, precision, tolerance):
+    if not onednn.known(precision):
+        pytest.skip("this processor or this torch does not have it")
+    passes = []
+    monkeypatch.setattr(onednn, "known", lambda _: passes[-1])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        answers = [(passes.append(one), lite.encode(image(1, 3, 64, 64)).float())[1] for one in (True, False)]
+    assert not torch.equal(*answers)
+    assert (answers[0] - answers[1]).square().mean().sqrt() < tolerance * answers[1].std()
+
+
+def test_operators_that_torch_does_not_have_or_that_answer_otherwise_are_not_used(monkeypatch):
+    trial = onednn.known.__wrapped__
+    for operators in (SimpleNamespace(), SimpleNamespace(_linear_pointwise=lambda x, *_: x)):
+        monkeypatch.setattr(torch.ops, "mkldnn", operators)
+        assert not trial(torch.float32)
 
 
 def randomise(module: torch.nn.Module) -> None:

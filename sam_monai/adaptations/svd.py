@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, state_of
+from ..backbones.onednn import linear
 from ..backbones.weights import weights_folder
 
 FACTORS = ("svd_u", "svd_s", "svd_vh")
@@ -70,7 +71,7 @@ class SingularValueTuning:
 class SVDLinear(SingularValueTuning, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return F.linear(input, self.known_weight(), self.bias)
+            return linear(input, self.known_weight(), None if self.bias is None else at_autocast(self.bias))
         projected = F.linear(input, at_autocast(self.svd_vh))
         # In float32: values rounded to bf16 would hide changes of less than half a percent from training.
         return F.linear(projected * self.singular_values(), at_autocast(self.svd_u), self.bias)

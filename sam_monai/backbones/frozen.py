@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from .onednn import linear
 
 KEPT = WeakTensorKeyDictionary()  # not in the modules, so that copies and files of them stay as small as they were
 
@@ -38,4 +39,4 @@ class FrozenLinear(nn.Linear):
     """A linear layer, same parameters and numbers; one that is thawed is torch's own."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, at_autocast(self.weight), None if self.bias is None else at_autocast(self.bias))
+        return linear(input, at_autocast(self.weight), None if self.bias is None else at_autocast(self.bias))

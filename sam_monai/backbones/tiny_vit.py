@@ -8,6 +8,8 @@ from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock
 from torch import Tensor, nn
 
 from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
+from .frozen import autocast_precision
+from .onednn import convolution_gelu
 
 
 class FoldedConvBN(ConvBN):
@@ -19,7 +21,11 @@ class FoldedConvBN(ConvBN):
         factor = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
         weight = self.c.tuned_weight() if hasattr(self.c, "tuned_weight") else self.c.weight
         bias = self.bn.bias - mean * factor
-        return self.act(self.c._conv_forward(input, weight * factor.view(-1, 1, 1, 1), bias))
+        weight = weight * factor.view(-1, 1, 1, 1)
+        if isinstance(self.act, nn.GELU):
+            precision = autocast_precision(input)
+            return convolution_gelu(self.c, *(x.to(precision) for x in (input, weight, bias)))
+        return self.act(self.c._conv_forward(input, weight, bias))
 
 
 class BiasedAttention(WindowAttention, Attention):
@@ -39,8 +45,8 @@ class BiasedAttention(WindowAttention, Attention):
     def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
         n, h, w, _ = tokens.shape
         q, k, v = self.heads(tokens.flatten(1, 2))
-        biases = self.attention_biases[:, self.attention_bias_idxs].unflatten(1, window)[:, :h, :w].flatten(1, 2)
-        biases = biases.unflatten(2, window)  # (heads, h w, *window)
+        where = self.attention_bias_idxs.unflatten(0, window)[:h, :w].flatten().expand(self.num_heads, -1)
+        biases = self.attention_biases.gather(1, where).unflatten(1, (h * w, *window))  # indexing takes thrice as long
         bias = biases[..., :h, :w].flatten(2)
         if others is not None:
             _, other_k, other_v = (part.expand(n, -1, -1, -1) for part in self.heads(others[None]))

@@ -5,30 +5,38 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.transformer import Attention
-from torch import Tensor
+from torch import Tensor, nn
 
 from .frozen import autocast_precision
+from .onednn import linear
 
 
 class SharedAttention(Attention):
     """segment-anything's decoder attention, same parameters and numbers, with any leading axes, which broadcast: image
     tokens (N, 1, P, C) are projected once for the L prompts (N, L, T, C) that they meet."""
 
+    few_keys = False
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         leading = torch.broadcast_shapes(q.shape[:-2], k.shape[:-2])
         projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         flat = (x.expand(*leading, -1, -1).flatten(0, -3) for x in projected)
         q, k, v = (x.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for x in flat)
-        scores = (q @ k.transpose(2, 3)) / q.shape[3] ** 0.5
-        return self.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2)).unflatten(0, leading)
+        if self.few_keys:  # a softmax over a short last axis is not vectorised
+            attention = ((k @ q.transpose(2, 3)) / q.shape[3] ** 0.5).softmax(2).transpose(2, 3)
+        else:
+            attention = ((q @ k.transpose(2, 3)) / q.shape[3] ** 0.5).softmax(3)
+        return self.out_proj((attention @ v).transpose(1, 2).flatten(2)).unflatten(0, leading)
 
 
 def share_image_tokens(decoder: MaskDecoder) -> None:
-    for module in decoder.modules():
+    for name, module in decoder.named_modules():
         if type(module) is Attention:
             module.__class__ = SharedAttention
+            module.few_keys = name.endswith("cross_attn_image_to_token")
 
 
 def decode_masks(decoder: MaskDecoder, source: Tensor, position: Tensor, tokens: Tensor) -> Tensor:
@@ -50,13 +58,37 @@ def decode_masks(decoder: MaskDecoder, source: Tensor, position: Tensor, tokens:
     precision = autocast_precision(source)
     output = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
     prompts = torch.cat([output.expand(*tokens.shape[:2], -1, -1), tokens], 2)
-    image, place = (x.to(precision).flatten(2).transpose(1, 2)[:, None] for x in (source, position))
+    image, place = (x.to(precision).flatten(2).transpose(1, 2)[:, None].contiguous() for x in (source, position))
     queries = prompts
     for layer in transformer.layers:
         queries, image = layer(queries, image, query_pe=prompts, key_pe=place)
     attended = transformer.final_attn_token_to_image(q=queries + prompts, k=image + place, v=image)
     queries = transformer.norm_final_attn(queries + attended)
-    grid = image.flatten(0, 1).transpose(1, 2).unflatten(2, source.shape[2:])
-    masks = decoder.output_upscaling(grid)  # (N L, 32, 4 h, 4 w)
+    masks = upscaled(decoder, image.flatten(0, 1))
     weights = decoder.output_hypernetworks_mlps[0](queries[:, :, 1]).flatten(0, 1)  # (N L, 32)
-    return torch.einsum("nc,nchw->nhw", weights.float(), masks.float()).unflatten(0, tokens.shape[:2])
+    logits = torch.einsum("npc,nc->np", masks.flatten(1, -2).float(), weights.float())
+    rows, columns = source.shape[2:]
+    places = logits.unflatten(1, (rows, columns, 2, 2, 2, 2)).permute(0, 1, 3, 5, 2, 4, 6)
+    return places.reshape(*tokens.shape[:2], 4 * rows, 4 * columns)
+
+
+def upscaled(decoder: MaskDecoder, tokens: Tensor) -> Tensor:
+    """Image tokens (M, P, 256) to the features of their 4 x 4 pixels (M, P, 2, 2, 2, 2, 32), the axes rows, columns,
+    rows and columns from coarse to fine.
+
+    segment-anything's ``output_upscaling``, same parameters and numbers. Its transposed convolutions do not overlap,
+    so each is a product by token, and channels stay together in memory.
+    """
+    first, norm, gelu, second, _ = decoder.output_upscaling
+    x = doubled(first, tokens)
+    with torch.autocast(x.device.type, enabled=False):
+        scale = [parameter.to(x.dtype) for parameter in (norm.weight, norm.bias)]
+        x = F.layer_norm(x, scale[0].shape, *scale, eps=norm.eps)  # type: ignore[arg-type]
+    return gelu(doubled(second, gelu(x)))
+
+
+def doubled(layer: nn.ConvTranspose2d, x: Tensor) -> Tensor:
+    """A transposed convolution of kernel and stride 2 on tokens (..., C) -> (..., 2, 2, C')."""
+    assert layer.bias is not None
+    weight = layer.weight.permute(2, 3, 1, 0).flatten(0, 2).to(autocast_precision(x))
+    return linear(x, weight, layer.bias.repeat(4).to(weight.dtype)).unflatten(-1, (2, 2, -1))

@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import measure
 from .jobs import GROWTH, JOBS
 
@@ -52,7 +54,7 @@ def main() -> None:
             for contender, result in job["runs"].items():
                 result["memory"] = alone(name, "--memory", contender)
             found["jobs"][name] = job
-        print("\n".join([*lines(name, found["jobs"][name], found), f"({number} of {len(chosen)} jobs)"]), flush=True)
+        print("\n".join([*lines(name, found["jobs"][name]), f"({number} of {len(chosen)} jobs)"]), flush=True)
         found["jobs"] = {name: found["jobs"][name] for name in JOBS if name in found["jobs"]}
         write(kept, json.dumps(found, indent=1))
     write(words.output / "benchmarks.md", table(found))
@@ -68,6 +70,7 @@ def run(job: Any, rounds: int, most_seconds: float) -> dict[str, Any]:
     answers = {name: one() for name, one in runs.items()} if job.answers else {}
     truth = answers.get(job.yardstick)
     yardstick = runs[job.yardstick]
+    fastest = measure.rate(torch.bfloat16)
     seconds = measure.alternating(runs, rounds, most_seconds)
     results: dict[str, Any] = {}
     for name, values in seconds.items():
@@ -80,7 +83,8 @@ def run(job: Any, rounds: int, most_seconds: float) -> dict[str, Any]:
         answer = answers.get(name)
         if truth is not None and answer is not None and name.startswith("sam_monai"):
             results[name]["difference"] = ((answer - truth).pow(2).mean().sqrt() / truth.std()).item()
-    return {"items": job.items, "yardstick": job.yardstick, "work": measure.work(yardstick), "runs": results}
+    work = measure.work(yardstick)
+    return {"items": job.items, "yardstick": job.yardstick, "work": work, "bf16": fastest, "runs": results}
 
 
 def alone(name: str, *options: str) -> Any:
@@ -103,11 +107,11 @@ def heading(found: dict[str, Any]) -> str:
 COLUMNS = ("", "seconds (least to most)", "ratio", "a second", "peak GiB", "of bf16 rate", "difference")
 
 
-def cells(name: str, job: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def cells(name: str, job: dict[str, Any]) -> list[str]:
     """One contender's row."""
     result, whole = job["runs"][name], job["runs"][job["yardstick"]]["median"]
     median = result["median"]
-    share = job["work"] / median / found["bf16"]
+    share = job["work"] / median / job["bf16"]
     memory, difference = result.get("memory"), result.get("difference")
     return [
         name,
@@ -120,8 +124,8 @@ def cells(name: str, job: dict[str, Any], found: dict[str, Any]) -> list[str]:
     ]
 
 
-def lines(name: str, job: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    rows = [cells(contender, job, found) for contender in job["runs"]]
+def lines(name: str, job: dict[str, Any]) -> list[str]:
+    rows = [cells(contender, job) for contender in job["runs"]]
     return [
         f"\n{name}",
         *("  ".join(f"{cell:>{len(head) or 28}}" for cell, head in zip(row, COLUMNS, strict=True)) for row in rows),
@@ -134,7 +138,7 @@ def table(found: dict[str, Any]) -> str:
     for name, job in found["jobs"].items():
         if name.startswith("growth"):
             continue
-        rows = [cells(contender, job, found) for contender in job["runs"]]
+        rows = [cells(contender, job) for contender in job["runs"]]
         text += [f"| {name} | {' | '.join(COLUMNS[1:])} |", "|---" * len(COLUMNS) + "|"]
         text += [f"| {' | '.join(row)} |" for row in rows] + [""]
     for what, amounts in GROWTH.items():

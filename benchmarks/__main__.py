@@ -9,16 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from . import measure
+from . import measure, single
 from .jobs import GROWTH, JOBS
 
 HERE = Path(__file__).parent
@@ -31,29 +29,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60, help="of a job at most, as far as three rounds allow")
     parser.add_argument("--output", type=Path, default=HERE / "results", help="where the JSON, table and picture go")
     parser.add_argument("--anew", action="store_true", help="measure again what the output folder holds already")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--memory", help=argparse.SUPPRESS)
     words = parser.parse_args()
-    if words.one:
-        job = JOBS[words.one]()
-        result = (
-            measure.peak_memory(job.builders[words.memory]) if words.memory else run(job, words.rounds, words.seconds)
-        )
-        print(json.dumps(result))
-        return
     chosen = [name for name in JOBS if not words.words or any(word in name for word in words.words)]
     words.output.mkdir(parents=True, exist_ok=True)
     kept = words.output / "benchmarks.json"
     before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() and not words.anew else {"jobs": {}}
-    found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **measure.machine(), "jobs": before["jobs"]}
+    found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **alone(measure.machine), "jobs": before["jobs"]}
     print(heading(found), flush=True)
     for number, name in enumerate(chosen, 1):
         if name not in found["jobs"]:
-            options = ["--rounds", str(words.rounds), "--seconds", str(words.seconds)]
-            job = alone(name, *options)
-            for contender, result in job["runs"].items():
-                result["memory"] = alone(name, "--memory", contender)
-            found["jobs"][name] = job
+            found["jobs"][name] = alone(single.timed, name, words.rounds, words.seconds)
+            for contender, result in found["jobs"][name]["runs"].items():
+                result["memory"] = alone(single.peak_memory, name, contender)
         print("\n".join([*lines(name, found["jobs"][name]), f"({number} of {len(chosen)} jobs)"]), flush=True)
         found["jobs"] = {name: found["jobs"][name] for name in JOBS if name in found["jobs"]}
         write(kept, json.dumps(found, indent=1))
@@ -64,36 +51,12 @@ def main() -> None:
     print(f"written: {words.output}/benchmarks.json, .md and .png")
 
 
-def run(job: Any, rounds: int, most_seconds: float) -> dict[str, Any]:
-    """Seconds of the job's contenders, and how far ours is from the yardstick's answer."""
-    runs = {name: build() for name, build in job.builders.items()}
-    answers = {name: one() for name, one in runs.items()} if job.answers else {}
-    truth = answers.get(job.yardstick)
-    yardstick = runs[job.yardstick]
-    fastest = measure.rate(torch.bfloat16)
-    seconds = measure.alternating(runs, rounds, most_seconds)
-    results: dict[str, Any] = {}
-    for name, values in seconds.items():
-        results[name] = {
-            "median": statistics.median(values),
-            "least": min(values),
-            "most": max(values),
-            "rounds": len(values),
-        }
-        answer = answers.get(name)
-        if truth is not None and answer is not None and name.startswith("sam_monai"):
-            results[name]["difference"] = ((answer - truth).pow(2).mean().sqrt() / truth.std()).item()
-    work = measure.work(yardstick)
-    return {"items": job.items, "yardstick": job.yardstick, "work": work, "bf16": fastest, "runs": results}
-
-
-def alone(name: str, *options: str) -> Any:
-    """A job's result from a process of its own, the last line that it prints."""
-    command = [sys.executable, "-m", "benchmarks", "--one", name, *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HERE.parent)
-    if done.returncode:
-        raise SystemExit(f"the job '{name}' failed: its own words are above")
-    return json.loads(done.stdout.splitlines()[-1])
+def alone(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function gives in a process of its own, which begins with the imports done where the system can fork."""
+    context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+    context.set_forkserver_preload(["benchmarks.jobs"])
+    with ProcessPoolExecutor(1, context) as process:
+        return process.submit(function, *arguments).result()
 
 
 def heading(found: dict[str, Any]) -> str:
@@ -104,22 +67,21 @@ def heading(found: dict[str, Any]) -> str:
     )
 
 
-COLUMNS = ("", "seconds (least to most)", "ratio", "a second", "peak GiB", "of bf16 rate", "difference")
+COLUMNS = ("", "seconds (least to most)", "ratio", "a second", "peak GiB", "of the rate", "difference")
 
 
 def cells(name: str, job: dict[str, Any]) -> list[str]:
     """One contender's row."""
     result, whole = job["runs"][name], job["runs"][job["yardstick"]]["median"]
     median = result["median"]
-    share = job["work"] / median / job["bf16"]
-    memory, difference = result.get("memory"), result.get("difference")
+    share, memory, difference = (result.get(key) for key in ("share", "memory", "difference"))
     return [
         name,
         f"{median:.3f} ({result['least']:.3f} to {result['most']:.3f})",
         f"{median / whole:.3f}",
-        f"{job['items'] / median:.1f}",
+        f"{job['items'] / median:.1f}" if job["items"] else "",
         "" if memory is None else f"{memory:.2f}",
-        f"{share:.0%}" if job["work"] and name.startswith("sam_monai bf16") else "",
+        "" if share is None else f"{share:.0%} of {result['precision']}",
         "" if difference is None else f"{difference:.1e}",
     ]
 

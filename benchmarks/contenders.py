@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sam_monai import PTSAM
+from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.backbones.backbone import Backbone, random_backbone
 from sam_monai.backbones.vit import SIZES
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.embeddings import EmbeddingCache
 from sam_monai.engine import EncoderEngine
 
 from .measure import Run, device
@@ -50,6 +51,23 @@ def ours(name: str, image_size: int, batch: int, amp: bool = True, engine: str =
         EncoderEngine(network, engine)()
     image = pixels(batch, image_size)
     return without_gradient(lambda: network.encode(image).float())
+
+
+LABELS = [f"organ {i}" for i in range(16)]
+
+
+def ssam(name: str, image_size: int, labels: int = 1) -> SSAM:
+    return SSAM(backbone(name, image_size), labels=LABELS[:labels])
+
+
+def ptsam(name: str, image_size: int) -> PTSAM:
+    base = backbone(name, image_size)
+    base.base = "benchmark"  # embeddings of weights without a name are not kept
+    return PTSAM(base, labels=LABELS[:1], embedding_cache=EmbeddingCache())
+
+
+def medsa(name: str, image_size: int, labels: int = 1) -> MedSA:
+    return MedSA(backbone(name, image_size), labels=LABELS[:labels], slices_per_batch=8)
 
 
 def normalised(name: str, image: Tensor) -> Tensor:

@@ -68,13 +68,14 @@ class SingularValueTuning:
         return known[2]
 
 
-class SVDLinear(SingularValueTuning, nn.Linear):
-    def forward(self, input: Tensor) -> Tensor:
+class SVDLinear(SingularValueTuning, FrozenLinear):
+    def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return linear(input, self.known_weight(), None if self.bias is None else at_autocast(self.bias))
+            return linear(input, self.known_weight(), None if self.bias is None else at_autocast(self.bias), gelu)
         projected = F.linear(input, at_autocast(self.svd_vh))
         # In float32: values rounded to bf16 would hide changes of less than half a percent from training.
-        return F.linear(projected * self.singular_values(), at_autocast(self.svd_u), self.bias)
+        product = F.linear(projected * self.singular_values(), at_autocast(self.svd_u), self.bias)
+        return F.gelu(product) if gelu else product
 
 
 class SVDConv2d(SingularValueTuning, nn.Conv2d):

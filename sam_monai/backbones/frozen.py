@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -38,5 +39,10 @@ def at_autocast(weight: Tensor) -> Tensor:
 class FrozenLinear(nn.Linear):
     """A linear layer, same parameters and numbers; one that is thawed is torch's own."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        return linear(input, at_autocast(self.weight), None if self.bias is None else at_autocast(self.bias))
+    def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
+        return linear(input, at_autocast(self.weight), None if self.bias is None else at_autocast(self.bias), gelu)
+
+
+def gelu_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """GELU of what a layer makes of tokens, in the layer's own pass over memory if it is one of ours."""
+    return layer(x, gelu=True) if isinstance(layer, FrozenLinear) else F.gelu(layer(x))

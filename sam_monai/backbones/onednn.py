@@ -11,12 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+MANY = 2048  # rows from which this is faster than torch's linear in float32, where there is no GELU
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """torch's linear; the weight's precision counts, as under autocast."""
-    if weight.dtype == torch.bfloat16 and usable(x, weight.dtype):
-        return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, "none", [], "")
-    return F.linear(x, weight, bias)
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
+    """torch's linear, and GELU of it; the weight's precision counts, as under autocast."""
+    if usable(x, weight.dtype) and (gains(x, weight.dtype) or gelu):
+        kind = ("gelu", [], "none") if gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, *kind)
+    product = F.linear(x, weight, bias)
+    return F.gelu(product) if gelu else product
+
+
+def gains(x: Tensor, precision: torch.dtype) -> bool:
+    return precision == torch.bfloat16 or x.shape[:-1].numel() >= MANY
 
 
 def convolution_gelu(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -28,9 +36,11 @@ def convolution_gelu(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) 
 
 
 def usable(x: Tensor, precision: torch.dtype) -> bool:
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu":
         return False
-    return x.device.type == "cpu" and x.numel() > 0 and known(precision)
+    if torch.is_autocast_enabled("cpu") and precision != torch.get_autocast_dtype("cpu"):
+        return False  # torch's linear brings the weight to autocast's precision
+    return x.numel() > 0 and known(precision)
 
 
 @cache
@@ -41,9 +51,10 @@ def known(precision: torch.dtype) -> bool:
         image, kernel, shape = x[None, None], x[:1, :1, None, None], ((0, 0), (1, 1), (1, 1), 1)
         try:
             fused = torch.ops.mkldnn._linear_pointwise(x, x, x[0], "none", [], "")
+            fused_gelu = torch.ops.mkldnn._linear_pointwise(x, x, x[0], "gelu", [], "none")
             activated = torch.ops.mkldnn._convolution_pointwise(image, kernel, x[0, :1], *shape, "gelu", [], "none")
         except (AttributeError, RuntimeError, TypeError):
             return False
-        plain = F.gelu(F.conv2d(image, kernel, x[0, :1]))
-        same = [(fused, F.linear(x, x, x[0])), (activated, plain)]
+        product, convolved = F.linear(x, x, x[0]), F.conv2d(image, kernel, x[0, :1])
+        same = [(fused, product), (fused_gelu, F.gelu(product)), (activated, F.gelu(convolved))]
         return all(torch.allclose(ours, torchs, rtol=0.02, atol=0.02) for ours, torchs in same)

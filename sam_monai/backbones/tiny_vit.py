@@ -8,7 +8,7 @@ from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock
 from torch import Tensor, nn
 
 from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
-from .frozen import autocast_precision
+from .frozen import autocast_precision, gelu_of
 from .onednn import convolution_gelu
 
 
@@ -71,8 +71,8 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
         x = x.unflatten(1, self.input_resolution)
         x = self.after_attention(x, x, self.prompts, self.window_size)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
-        out = x + self.mlp(x)
-        return out if self.mlp_adapter is None else self.beside_mlp(out, self.mlp.norm(x))
+        normed = self.mlp.norm(x)
+        return self.beside_mlp(x + self.mlp.fc2(gelu_of(self.mlp.fc1, normed)), normed)
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:

@@ -10,6 +10,7 @@ from segment_anything.modeling.image_encoder import Attention, Block, ImageEncod
 from torch import Tensor, nn
 
 from .blocks import PLAIN, Seam, WindowAttention, attention_with_columns
+from .frozen import gelu_of
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -113,7 +114,7 @@ class SeamedBlock(Seam, Block):
         prompts = None if self.prompts is None else self.norm1(self.prompts)
         x = self.after_attention(x, self.norm1(x), prompts, self.window_size)
         normed = self.norm2(x)
-        return self.beside_mlp(x + self.mlp(normed), normed)
+        return self.beside_mlp(x + self.mlp.lin2(gelu_of(self.mlp.lin1, normed)), normed)
 
 
 def build_vit(

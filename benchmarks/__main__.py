@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_all_start_methods, get_context
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,11 @@ def alone(function: Callable[..., Any], *arguments: object) -> Any:
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(["benchmarks.jobs"])
     with ProcessPoolExecutor(1, context) as process:
-        return process.submit(function, *arguments).result()
+        try:
+            return process.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            job = " ".join(map(str, arguments))
+            raise SystemExit(f"{job}: the system ended its process, perhaps for want of memory") from None
 
 
 def heading(found: dict[str, Any]) -> str:

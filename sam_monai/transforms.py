@@ -34,7 +34,8 @@ from .data.dataset import has_sides
 from .data.load import LoadCased
 from .data.prompts import KeepClicks
 from .errors import InputError
-from .networks.base import AdaptedSAM, from_slices, slices_of
+from .networks.base import AdaptedSAM
+from .networks.slices import from_slices, slices_of
 from .slabs import SlabInferer, ToFileGridd
 from .slicing import ToSlicesd, sides_axis
 

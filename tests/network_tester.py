@@ -15,7 +15,7 @@ from sam_monai import InputError
 from sam_monai.backbones.backbone import Backbone
 from sam_monai.backbones.vit import build_vit
 from sam_monai.backbones.weights import Weights
-from sam_monai.networks import identity
+from sam_monai.networks import identity, slices
 from sam_monai.networks.base import AdaptedSAM
 
 LABELS = ("liver", "spleen")
@@ -97,6 +97,18 @@ class NetworkTester:
         network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
         network(image(1, 1, 32, 32, 7))
         assert seen == [3, 3, 1]
+
+    def test_slices_decoded_one_by_one_or_all_at_once_give_the_same(self, network, monkeypatch):
+        perturb(network)
+        volume, answers, together = image(1, 1, 40, 56, 5), [], []
+        decode = network.backbone.decode
+        monkeypatch.setattr(network.backbone, "decode", lambda e, *rest: (together.append(len(e)), decode(e, *rest))[1])
+        for most in (1, 2**20):
+            monkeypatch.setattr(slices, "DECODED", most)
+            with torch.no_grad():
+                answers.append(network(volume))
+        assert together == [1] * 5 + [5]
+        torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
 
     def test_an_embedding_is_used_again_in_place_of_the_encoder(self, network):
         for x in (image(2, 3, 50, 40), image(1, 1, 50, 40, 3)):

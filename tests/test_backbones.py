@@ -14,6 +14,7 @@ from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 from sam_monai import InputError
 from sam_monai.backbones import onednn
 from sam_monai.backbones.backbone import Backbone, build_backbone, random_backbone
+from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.resize import from_square, to_square
 from sam_monai.backbones.vit import SIZES, build_vit
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
@@ -57,6 +58,32 @@ def test_bias_and_gelu_in_the_same_pass_change_nothing(lite, monkeypatch, precis
         answers = [(passes.append(one), lite.encode(image(1, 3, 64, 64)).float())[1] for one in (True, False)]
     assert not torch.equal(*answers)
     assert (answers[0] - answers[1]).square().mean().sqrt() < tolerance * answers[1].std()
+
+
+class Doubled(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * self.layer(x)
+
+
+@pytest.mark.parametrize("name, first", [("lite_medsam", "fc1"), ("sam_vit_b", "lin1")])
+def test_gelu_comes_after_what_someone_wraps_around_a_layer(name, first):
+    """As low-rank adapters do."""
+    backbone = random_backbone(KNOWN_WEIGHTS[name], 64)
+    mlps = [block.mlp for block in attention_blocks(backbone.image_encoder)]
+    with torch.no_grad():
+        for mlp in mlps:
+            for parameter in getattr(mlp, first).parameters():
+                parameter.mul_(2)
+        doubled = backbone.encode(image(1, 3, 64, 64))
+        for mlp in mlps:
+            for parameter in getattr(mlp, first).parameters():
+                parameter.mul_(0.5)
+            setattr(mlp, first, Doubled(getattr(mlp, first)))
+        torch.testing.assert_close(backbone.encode(image(1, 3, 64, 64)), doubled, rtol=1e-3, atol=1e-4)
 
 
 def test_operators_that_torch_does_not_have_or_that_answer_otherwise_are_not_used(monkeypatch):

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from benchmarks import measure
+from benchmarks import inference, job, measure
+from sam_monai.backbones import onednn
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,6 +29,29 @@ def test_runs_take_turns_and_the_longer_one_takes_longer():
 def test_work_counts_the_operations_of_a_matrix_product():
     a, b = torch.rand(20, 30), torch.rand(30, 40)
     assert measure.work(lambda: a @ b) == 2 * 20 * 30 * 40
+
+
+def test_work_counts_the_operations_that_only_cpus_have():
+    x, weight, bias = torch.rand(20, 32), torch.rand(48, 32), torch.rand(48)
+    if not onednn.known(torch.float32):
+        pytest.skip("this processor or this torch does not have them")
+    with torch.no_grad():
+        assert measure.work(lambda: onednn.linear(x, weight, bias, gelu=True)) == 2 * 20 * 32 * 48
+        image, layer = torch.rand(1, 8, 10, 10), torch.nn.Conv2d(8, 16, 3, padding=1)
+        activated = measure.work(lambda: onednn.convolution_gelu(layer, image, layer.weight, layer.bias))
+        assert activated == 2 * 10 * 10 * 16 * 8 * 3 * 3
+    q = torch.rand(2, 3, 64, 16)
+    assert measure.work(lambda: F.scaled_dot_product_attention(q, q, q)) == 2 * (2 * 2 * 3 * 64 * 64 * 16)
+
+
+def test_beside_a_gpu_nothing_is_timed_that_computes_on_the_cpu(monkeypatch):
+    jobs = [inference.encoder_vit_t, inference.exported]
+    assert all(any("openvino" in name.lower() for name in one(128, 1).builders) for one in jobs)
+    monkeypatch.setattr(job, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(inference, "own_precision", lambda: "bf16")
+    for made in (*(one(128, 1) for one in jobs), inference.volume(1)):
+        assert not any("openvino" in name.lower() or "onnx" in name for name in made.builders)
+        assert "sam_monai bf16" in made.builders or "sam_monai S-SAM" in made.builders
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system does not tell a process's peak")

@@ -155,7 +155,7 @@ def test_attention_over_depth_is_attention_with_a_bias_of_cosines(slices):
 
 
 def test_a_deep_volume_passes_in_parts_that_overlap():
-    from sam_monai.networks.base import passes
+    from sam_monai.networks.slices import passes
 
     for slices, n in ((19, 8), (8, 8), (9, 8), (100, 16), (7, 3), (601, 16)):
         kept = []

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from ..adaptations.depth import add_depth_attention, slices_of_a_volume
@@ -15,6 +14,7 @@ from ..backbones.backbone import Backbone, build_backbone
 from ..backbones.blocks import attention_blocks
 from ..errors import InputError
 from . import identity
+from .slices import as_slices, from_slices, passes, pieces, slices_of
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -240,7 +240,11 @@ class AdaptedSAM(nn.Module):
         as_slices(image)
         shape = (image.shape[2], image.shape[3])
         with self.autocast(image.device):
-            masks = [decode(part, first, shape) for part, first in self.features(image, embedding)]
+            masks = [
+                decode(piece, first + start, shape)
+                for part, first in self.features(image, embedding)
+                for piece, start in pieces(part, len(self.labels))
+            ]
         logits = from_slices(torch.cat(masks), image).float()
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
@@ -250,59 +254,6 @@ class AdaptedSAM(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16(device))
-
-
-def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, int]]:
-    """Which slices pass through the encoder together, and which of them are kept: (start, stop, first, last).
-
-    Args:
-        slices: number of all slices, of one volume after the other.
-        depth: slices of a volume that must see each other; 1: none.
-        together: how many pass at most. A volume of more passes in parts that overlap by a quarter of this, of which
-            the outer eighths are not kept.
-    """
-    if depth <= together:
-        step = max(1, together // depth) * depth
-        return [(i, min(i + step, slices), i, min(i + step, slices)) for i in range(0, slices, step)]
-    margin = max(1, together // 8) if together > 2 else 0
-    parts = []
-    for volume in range(0, slices, depth):
-        first = 0
-        while first < depth:
-            start = min(max(0, first - margin), depth - together)
-            last = depth if start + together == depth else start + together - margin
-            parts.append((volume + start, volume + start + together, volume + first, volume + last))
-            first = last
-    return parts
-
-
-# -- slices ------------------------------------------------------------------------------------------------------------
-
-
-def slices_of(tensor: Tensor) -> Tensor:
-    """(B, C, H, W[, D]) -> (B * D, C, H, W)."""
-    return tensor.movedim(4, 1).flatten(0, 1) if tensor.ndim == 5 else tensor
-
-
-def as_slices(image: Tensor) -> Tensor:
-    """An image or volume as three-channel slices (B * D, 3, H, W)."""
-    if image.ndim not in (4, 5):
-        raise InputError(
-            f"the network takes (B, C, H, W) or (B, C, H, W, D), got a tensor of shape {tuple(image.shape)}"
-        )
-    if image.shape[1] not in (1, 3):
-        raise InputError(
-            f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`"
-        )
-    if isinstance(image, MetaTensor):
-        image = image.as_tensor()
-    slices = slices_of(image)
-    return slices.expand(-1, 3, -1, -1)
-
-
-def from_slices(slices: Tensor, image: Tensor) -> Tensor:
-    """(B * D, C, h, w) -> (B, C, h, w[, D])."""
-    return slices.unflatten(0, (-1, image.shape[4])).movedim(1, 4) if image.ndim == 5 else slices
 
 
 # -- the state dict ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,75 @@
+"""The slices of images and volumes, and which of them are computed together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from ..errors import InputError
+
+# Image tokens, once a label, whose decoding makes arrays of 32 MB. Larger ones the C library of Linux takes from the
+# system at every use and gives back, and to bring their pages takes as long as to compute on them.
+DECODED = 16384
+
+
+def slices_of(tensor: Tensor) -> Tensor:
+    """(B, C, H, W[, D]) -> (B * D, C, H, W)."""
+    return tensor.movedim(4, 1).flatten(0, 1) if tensor.ndim == 5 else tensor
+
+
+def as_slices(image: Tensor) -> Tensor:
+    """An image or volume as three-channel slices (B * D, 3, H, W)."""
+    if image.ndim not in (4, 5):
+        raise InputError(
+            f"the network takes (B, C, H, W) or (B, C, H, W, D), got a tensor of shape {tuple(image.shape)}"
+        )
+    if image.shape[1] not in (1, 3):
+        raise InputError(
+            f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`"
+        )
+    if isinstance(image, MetaTensor):
+        image = image.as_tensor()
+    slices = slices_of(image)
+    return slices.expand(-1, 3, -1, -1)
+
+
+def from_slices(slices: Tensor, image: Tensor) -> Tensor:
+    """(B * D, C, h, w) -> (B, C, h, w[, D])."""
+    return slices.unflatten(0, (-1, image.shape[4])).movedim(1, 4) if image.ndim == 5 else slices
+
+
+def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, int]]:
+    """Which slices pass through the encoder together, and which of them are kept: (start, stop, first, last).
+
+    Args:
+        slices: number of all slices, of one volume after the other.
+        depth: slices of a volume that must see each other; 1: none.
+        together: how many pass at most. A volume of more passes in parts that overlap by a quarter of this, of which
+            the outer eighths are not kept.
+    """
+    if depth <= together:
+        step = max(1, together // depth) * depth
+        return [(i, min(i + step, slices), i, min(i + step, slices)) for i in range(0, slices, step)]
+    margin = max(1, together // 8) if together > 2 else 0
+    parts = []
+    for volume in range(0, slices, depth):
+        first = 0
+        while first < depth:
+            start = min(max(0, first - margin), depth - together)
+            last = depth if start + together == depth else start + together - margin
+            parts.append((volume + start, volume + start + together, volume + first, volume + last))
+            first = last
+    return parts
+
+
+def pieces(features: Tensor, labels: int) -> Iterator[tuple[Tensor, int]]:
+    """Embeddings (N, 256, h, w) as far as they are decoded together, each piece with its first slice's number."""
+    if features.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        yield features, 0
+        return
+    together = max(1, DECODED // (features.shape[2] * features.shape[3] * labels))
+    for first in range(0, len(features), together):
+        yield features[first : first + together], first

@@ -11,6 +11,7 @@ from sam_monai.adaptations import adapters, depth
 from sam_monai.backbones.backbone import random_backbone
 from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.networks import slices
 from sam_monai.networks.clicks import obey_clicks
 from sam_monai.networks.medsa import resemblances
 
@@ -155,16 +156,14 @@ def test_attention_over_depth_is_attention_with_a_bias_of_cosines(slices):
 
 
 def test_a_deep_volume_passes_in_parts_that_overlap():
-    from sam_monai.networks.slices import passes
-
-    for slices, n in ((19, 8), (8, 8), (9, 8), (100, 16), (7, 3), (601, 16)):
+    for deep, n in ((19, 8), (8, 8), (9, 8), (100, 16), (7, 3), (601, 16)):
         kept = []
-        for start, stop, first, last in passes(2 * slices, slices, n):
-            assert start <= first < last <= stop and stop - start == min(n, slices) or slices * 2 <= n
-            assert start // slices == (stop - 1) // slices
-            assert slices <= n or n < 3 or first in (0, slices) or start < first
+        for start, stop, first, last in slices.passes(2 * deep, deep, n):
+            assert start <= first < last <= stop and stop - start == min(n, deep) or deep * 2 <= n
+            assert start // deep == (stop - 1) // deep
+            assert deep <= n or n < 3 or first in (0, deep) or start < first
             kept += range(first, last)
-        assert kept == list(range(2 * slices))
+        assert kept == list(range(2 * deep))
 
 
 # -- prompts --------
@@ -222,7 +221,9 @@ def test_a_click_means_the_same_place_at_any_size(network):
     assert (half - expected).abs().mean() < 0.1 * expected.abs().mean() + 0.05
 
 
-def test_in_a_volume_a_click_belongs_to_its_slice_and_a_box_to_the_slices_between(network):
+@pytest.mark.parametrize("decoded", [1, slices.DECODED])
+def test_in_a_volume_a_click_belongs_to_its_slice_and_a_box_to_the_slices_between(network, monkeypatch, decoded):
+    monkeypatch.setattr(slices, "DECODED", decoded)
     volume = image(1, 1, 64, 64, 5)
     coords, labels = torch.tensor([[[10.0, 40.0, 3.0], [0.0, 0.0, 0.0]]]), torch.tensor([[1, -1]])
     with torch.no_grad():

@@ -39,9 +39,10 @@ def main() -> None:
     print(heading(found), flush=True)
     for number, name in enumerate(chosen, 1):
         if name not in found["jobs"]:
-            found["jobs"][name] = alone(single.timed, name, words.rounds, words.seconds)
-            for contender, result in found["jobs"][name]["runs"].items():
-                result["memory"] = alone(single.peak_memory, name, contender)
+            job = found["jobs"][name] = alone(single.timed, name, words.rounds, words.seconds)
+            for contender, result in job["runs"].items():
+                if job["items"]:  # a command's memory is another process's
+                    result["memory"] = alone(single.peak_memory, name, contender)
         print("\n".join([*lines(name, found["jobs"][name]), f"({number} of {len(chosen)} jobs)"]), flush=True)
         found["jobs"] = {name: found["jobs"][name] for name in JOBS if name in found["jobs"]}
         write(kept, json.dumps(found, indent=1))

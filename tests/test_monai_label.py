@@ -216,9 +216,9 @@ def test_training_changes_the_adapter_and_the_next_answer(server, model):
     file = io.BytesIO(nib.Nifti1Image(label, image.affine).to_bytes())
     answer = requests.put(f"{server.url}/datastore/label?image=c", files={"label": ("c.nii", file)}, timeout=60)
     assert answer.status_code == 200, answer.text
-    settings = {"max_epochs": 12, "device": "cpu", "val_split": 0.0}
+    settings = {"max_epochs": 24, "device": "cpu", "val_split": 0.0}  # the rate of learning falls over 24 epochs
     answer = requests.post(f"{server.url}/train/{model}?run_sync=true", json=settings, timeout=500)
     assert answer.status_code == 200, answer.text + server.log.read_text()[-4000:]
     assert (server.models[model] / "models/model.pt").read_bytes() != adapter, server.log.read_text()[-6000:]
     after = np.asarray(server.mask(model, "c").dataobj)
-    assert ((after == 1) & (label == 1)).sum() > ((before == 1) & (label == 1)).sum()
+    assert dice(before == 1, label == 1) < 0.3 and dice(after == 1, label == 1) > 0.6

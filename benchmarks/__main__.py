@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import measure, single
-from .jobs import GROWTH, JOBS
+from .jobs import JOBS
 
 HERE = Path(__file__).parent
 
@@ -104,18 +104,9 @@ def table(found: dict[str, Any]) -> str:
     """All of it in Markdown."""
     text = [heading(found), ""]
     for name, job in found["jobs"].items():
-        if name.startswith("growth"):
-            continue
         rows = [cells(contender, job) for contender in job["runs"]]
         text += [f"| {name} | {' | '.join(COLUMNS[1:])} |", "|---" * len(COLUMNS) + "|"]
         text += [f"| {' | '.join(row)} |" for row in rows] + [""]
-    for what, amounts in GROWTH.items():
-        jobs = {n: found["jobs"].get(f"growth, {n} {what}") for n in amounts}
-        runs = {n: next(iter(job["runs"].values())) for n, job in jobs.items() if job}
-        if runs:
-            text += [f"| {what} | {' | '.join(map(str, runs))} |", "|---" * (len(runs) + 1) + "|"]
-            text.append(f"| seconds | {' | '.join(format(run['median'], '.3f') for run in runs.values())} |")
-            text += [f"| peak GiB | {' | '.join(format(run['memory'] or 0, '.2f') for run in runs.values())} |", ""]
     return "\n".join(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -154,16 +155,12 @@ def second_click() -> Job:
     return Job({"sam_monai Med-SA": ours, "segment-anything": theirs})
 
 
-def growth(what: str, amount: int) -> Job:
-    """One of a family whose only difference is the number of slices, of labels, or of pixels a side."""
-    slices, labels, size = 8, 1, 128
-    slices, labels, size = {
-        "slices": (amount, labels, size), "labels": (slices, amount, size), "pixels": (slices, labels, amount)
-    }[what]  # fmt: skip
+def growth(sizes: Mapping[str, tuple[int, int, int]]) -> Job:
+    """Volumes of S-SAM that differ in one of their number of slices, of labels, and of pixels a side."""
 
-    def segment() -> Run:
+    def segment(slices: int, labels: int, size: int) -> Run:
         network = frozen(ssam("lite_medsam", size, labels))
         image = pixels(slices, size)[:, :1].movedim(0, 3)[None]
         return without_gradient(lambda: network(image))
 
-    return Job({"sam_monai S-SAM": segment}, slices)
+    return Job({f"sam_monai S-SAM, {name}": (lambda s=size: segment(*s)) for name, size in sizes.items()})

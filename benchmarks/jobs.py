@@ -8,8 +8,6 @@ from .inference import encoder_vit_b, encoder_vit_t, exported, growth, second_cl
 from .job import Job
 from .training import epoch, first_step, imports, training_vit_b, training_vit_t
 
-GROWTH = {"slices": (8, 16, 32, 64), "labels": (1, 2, 4, 8, 16), "pixels": (64, 128, 256)}
-
 JOBS: dict[str, Callable[[], Job]] = {
     **{f"encoder vit_b {s} px, batch {b}": (lambda s=s, b=b: encoder_vit_b(s, b))
        for s, b in ((1024, 1), (512, 1), (512, 8), (256, 1), (256, 8))},
@@ -27,6 +25,7 @@ JOBS: dict[str, Callable[[], Job]] = {
     "second click, vit_b 256 px": second_click,
     "import": imports,
     "time to the first training step": lambda: first_step("ssam"),
-    **{f"growth, {amount} {what}": (lambda w=what, a=amount: growth(w, a))
-       for what, amounts in GROWTH.items() for amount in amounts},
+    "growth with slices": lambda: growth({f"{n} slices": (n, 1, 128) for n in (8, 16, 32, 64)}),
+    "growth with labels": lambda: growth({f"{n} labels": (8, n, 128) for n in (1, 2, 4, 8, 16)}),
+    "growth with pixels": lambda: growth({f"{n} x {n} pixels": (8, 1, n) for n in (64, 128, 256)}),
 }  # fmt: skip

@@ -98,16 +98,18 @@ class NetworkTester:
         network(image(1, 1, 32, 32, 7))
         assert seen == [3, 3, 1]
 
-    def test_slices_decoded_one_by_one_or_all_at_once_give_the_same(self, network, monkeypatch):
+    def test_slices_computed_one_by_one_or_all_at_once_give_the_same(self, network, monkeypatch):
         perturb(network)
-        volume, answers, together = image(1, 1, 40, 56, 5), [], []
+        volume, answers, decoded, encoded = image(1, 1, 40, 56, 5), [], [], []
         decode = network.backbone.decode
-        monkeypatch.setattr(network.backbone, "decode", lambda e, *rest: (together.append(len(e)), decode(e, *rest))[1])
-        for most in (1, 2**20):
-            monkeypatch.setattr(slices, "DECODED", most)
+        monkeypatch.setattr(network.backbone, "decode", lambda e, *rest: (decoded.append(len(e)), decode(e, *rest))[1])
+        network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
+        for most in (1, 2**30):
+            monkeypatch.setattr(slices, "ARRAY", most)
             with torch.no_grad():
                 answers.append(network(volume))
-        assert together == [1] * 5 + [5]
+        assert decoded == [1] * 5 + [5]
+        assert encoded == ([5, 5] if network.depth_attention else decoded)
         torch.testing.assert_close(*answers, rtol=1e-4, atol=1e-4)
 
     def test_an_embedding_is_used_again_in_place_of_the_encoder(self, network):

@@ -221,9 +221,9 @@ def test_a_click_means_the_same_place_at_any_size(network):
     assert (half - expected).abs().mean() < 0.1 * expected.abs().mean() + 0.05
 
 
-@pytest.mark.parametrize("decoded", [1, slices.DECODED])
-def test_in_a_volume_a_click_belongs_to_its_slice_and_a_box_to_the_slices_between(network, monkeypatch, decoded):
-    monkeypatch.setattr(slices, "DECODED", decoded)
+@pytest.mark.parametrize("most_bytes", [1, slices.ARRAY])
+def test_in_a_volume_a_click_belongs_to_its_slice_and_a_box_to_the_slices_between(network, monkeypatch, most_bytes):
+    monkeypatch.setattr(slices, "ARRAY", most_bytes)
     volume = image(1, 1, 64, 64, 5)
     coords, labels = torch.tensor([[[10.0, 40.0, 3.0], [0.0, 0.0, 0.0]]]), torch.tensor([[1, -1]])
     with torch.no_grad():

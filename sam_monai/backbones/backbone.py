@@ -20,7 +20,8 @@ class Backbone(nn.Module):
     """A SAM with known weights, frozen and in eval mode.
 
     Args:
-        image_encoder: (N, 3, S, S) -> (N, 256, S / stride, S / stride).
+        image_encoder: (N, 3, S, S) -> (N, 256, S / stride, S / stride); ``largest_array``, how many numbers the
+            largest array holds that it makes of one image.
         weights: what the numbers are: architecture, resize rule, pixel statistics.
         image_size: S, the side in pixels of the square that the encoder takes.
         base: hash of the weights' content, the identity of the base.

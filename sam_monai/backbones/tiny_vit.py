@@ -104,4 +104,5 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
     # The classifier takes no part in the embedding.
     encoder.norm_head, encoder.head = nn.Identity(), nn.Identity()
     encoder.img_size = image_size
+    encoder.largest_array = (4 * image_size // stride) ** 2 * 4 * 64  # the first stage's
     return encoder

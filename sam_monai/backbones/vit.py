@@ -135,6 +135,7 @@ def build_vit(
     for block in encoder.blocks:
         block.__class__, block.attn.__class__ = SeamedBlock, RelPosAttention
         block.open_seam(width)
+    encoder.largest_array = (image_size // PATCH) ** 2 * 4 * width  # an MLP's
     return encoder
 
 

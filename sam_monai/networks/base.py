@@ -14,7 +14,7 @@ from ..backbones.backbone import Backbone, build_backbone
 from ..backbones.blocks import attention_blocks
 from ..errors import InputError
 from . import identity
-from .slices import as_slices, from_slices, passes, pieces, slices_of
+from .slices import as_slices, from_slices, passes, pieces, slices_of, together
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -37,8 +37,9 @@ class AdaptedSAM(nn.Module):
             weights' own.
         default_labels: names until an adapter is loaded, where ``labels`` is ``None``.
         amp: bfloat16 autocast where the processor has instructions for it.
-        slices_per_batch: slices of a volume, or images, that pass through the encoder together. Bounds the memory, and
-            with ``depth_attention`` how far slices see each other.
+        slices_per_batch: slices of a volume, or images, that pass through the encoder together; on a CPU without
+            gradients fewer, where that is faster. Bounds the memory, and with ``depth_attention`` how far slices see
+            each other.
         depth_attention: let the slices of a volume see each other in every attention block of the encoder
             (:mod:`sam_monai.adaptations.depth`). Volumes of more than ``slices_per_batch`` slices pass through in
             parts, which overlap by a quarter.
@@ -195,7 +196,11 @@ class AdaptedSAM(nn.Module):
             with slices_of_a_volume(self.backbone.image_encoder, depth if volume else 0):
                 yield self.encode_slices(slices), 0
             return
-        for start, stop, first, last in passes(len(slices), depth, self.slices_per_batch):
+        most = self.slices_per_batch
+        if not volume:
+            encoder: Any = self.backbone.image_encoder
+            most = together(most, encoder.largest_array * (2 if self.bfloat16(image.device) else 4), image.device)
+        for start, stop, first, last in passes(len(slices), depth, most):
             with slices_of_a_volume(self.backbone.image_encoder, min(depth, stop - start) if volume else 0):
                 part = self.encode_slices(slices[start:stop])
             yield part[first - start : last - start], first

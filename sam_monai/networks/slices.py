@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..errors import InputError
 
-# Image tokens, once a label, whose decoding makes arrays of 32 MB. Larger ones the C library of Linux takes from the
-# system at every use and gives back, and to bring their pages takes as long as to compute on them.
-DECODED = 16384
+# Bytes. Larger arrays the C library of Linux takes from the system at every use and gives back, and to bring their
+# pages takes as long as to compute on them.
+ARRAY = 2**25
 
 
 def slices_of(tensor: Tensor) -> Tensor:
@@ -65,11 +65,21 @@ def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, 
     return parts
 
 
+def together(most: int, largest: int, device: torch.device) -> int:
+    """How many slices are computed together, ``most`` of them or, on a CPU without gradients, fewer where arrays would
+    grow beyond 32 MB.
+
+    Args:
+        largest: bytes of the largest array that one slice needs.
+    """
+    if device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return most
+    return max(1, min(most, ARRAY // largest))
+
+
 def pieces(features: Tensor, labels: int) -> Iterator[tuple[Tensor, int]]:
     """Embeddings (N, 256, h, w) as far as they are decoded together, each piece with its first slice's number."""
-    if features.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        yield features, 0
-        return
-    together = max(1, DECODED // (features.shape[2] * features.shape[3] * labels))
-    for first in range(0, len(features), together):
-        yield features[first : first + together], first
+    largest = features.shape[2] * features.shape[3] * labels * 16 * 32 * 4  # the upscaled features, before they are few
+    step = together(len(features), largest, features.device)
+    for first in range(0, len(features), step):
+        yield features[first : first + step], first

@@ -79,6 +79,9 @@ def together(most: int, largest: int, device: torch.device) -> int:
 
 def pieces(features: Tensor, labels: int) -> Iterator[tuple[Tensor, int]]:
     """Embeddings (N, 256, h, w) as far as they are decoded together, each piece with its first slice's number."""
+    if torch.compiler.is_compiling():  # a program for any number of slices has no parts
+        yield features, 0
+        return
     largest = features.shape[2] * features.shape[3] * labels * 16 * 32 * 4  # the upscaled features, before they are few
     step = together(len(features), largest, features.device)
     for first in range(0, len(features), step):

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
-# Bytes. Larger arrays the C library of Linux takes from the system at every use and gives back, and to bring their
-# pages takes as long as to compute on them.
-ARRAY = 2**25
+ARRAY = 2**27  # bytes; beyond, more slices together are no faster, and take more memory
 
 
 def slices_of(tensor: Tensor) -> Tensor:
@@ -67,7 +65,7 @@ def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, 
 
 def together(most: int, largest: int, device: torch.device) -> int:
     """How many slices are computed together, ``most`` of them or, on a CPU without gradients, fewer where arrays would
-    grow beyond 32 MB.
+    grow beyond 128 MB.
 
     Args:
         largest: bytes of the largest array that one slice needs.

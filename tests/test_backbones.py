@@ -16,7 +16,7 @@ from sam_monai.backbones import onednn
 from sam_monai.backbones.backbone import Backbone, build_backbone, random_backbone
 from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.resize import from_square, to_square
-from sam_monai.backbones.vit import SIZES, build_vit
+from sam_monai.backbones.vit import SIZES, attention_with_tables, build_vit
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
 
 
@@ -117,6 +117,21 @@ def test_vit_b_is_segment_anythings(image_size):
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (weights.pixel_mean, weights.pixel_std))
     with torch.no_grad():
         torch.testing.assert_close(backbone.encode(x), oracle((x - mean) / std), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_long_attention_made_in_parts_is_attention_with_the_whole_bias(precision, tolerance):
+    h, w, further = 26, 30, 5  # not a whole number of parts; prompts, which have no position
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 16).to(precision) for n in (h * w, h * w + further, h * w + further))
+    rows, columns = torch.randn(2, 3, h * w, h).to(precision), torch.randn(2, 3, h * w, w).to(precision)
+    bias = (rows.float()[..., None] + columns.float()[..., None, :]).flatten(3)
+    scores = q.float() @ k.float().transpose(2, 3) + torch.nn.functional.pad(bias, (0, further))
+    expected = scores.softmax(3) @ v.float()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        found = attention_with_tables(q, k, v, rows, columns)
+    assert found.dtype == precision
+    assert (found - expected).square().mean().sqrt() < tolerance * expected.std()
 
 
 def test_the_decoder_answers_for_every_image_and_prompt_as_sam_does_for_one():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -67,11 +68,11 @@ class RelPosAttention(WindowAttention, Attention):
 def tables_are_faster(q: Tensor, k: Tensor) -> bool:
     """On a CPU without gradients, for long sequences: further columns treble the width of fused attention."""
     columns = torch.is_grad_enabled() or torch.compiler.is_compiling()
-    return not columns and q.device.type == "cpu" and k.shape[2] > 2 * PLAIN
+    return not columns and q.device.type == "cpu" and k.shape[2] > PLAIN
 
 
 def attention_with_tables(q: Tensor, k: Tensor, v: Tensor, bias_h: Tensor, bias_w: Tensor) -> Tensor:
-    """Attention with the decomposed bias as a table, made for one head at a time.
+    """Attention with the decomposed bias as a table, made for a part of the queries of one head at a time.
 
     Args:
         q: scaled queries (N, heads, h * w, head width).
@@ -80,15 +81,26 @@ def attention_with_tables(q: Tensor, k: Tensor, v: Tensor, bias_h: Tensor, bias_
         bias_h: (N, heads, h * w, h).
         bias_w: (N, heads, h * w, w).
     """
-    table, attended = q.new_zeros(q.shape[2], k.shape[2]), torch.empty_like(q)
+    n, heads, queries, width = q.shape
     h, w = bias_h.shape[3], bias_w.shape[3]
-    places = table[:, : h * w].unflatten(1, (h, w))
-    for i in range(q.shape[0]):
-        for j in range(q.shape[1]):
-            torch.add(bias_h[i, j, :, :, None], bias_w[i, j, :, None], out=places)
-            one = [part[i : i + 1, j : j + 1] for part in (q, k, v)]
-            attended[i, j] = F.scaled_dot_product_attention(*one, attn_mask=table[None, None], scale=1.0)[0, 0]
+    attended = q.new_empty(n, queries, heads, width).transpose(1, 2)
+    whole = q.new_empty(min(PLAIN, queries), k.shape[2])
+    for i, j, first in product(range(n), range(heads), range(0, queries, PLAIN)):
+        part = (i, j, slice(first, first + PLAIN))
+        table = whole[: queries - first]
+        torch.add(bias_h[part][:, :, None], bias_w[part][:, None], out=table[:, : h * w].unflatten(1, (h, w)))
+        table[:, h * w :] = 0
+        attended[part] = attention_of_a_head(q[part], k[i, j], v[i, j], table)
     return attended
+
+
+def attention_of_a_head(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Scaled queries (T, E), keys and values (S, E), and a bias (T, S), which is not kept, to (T, E)."""
+    if q.dtype == torch.bfloat16:  # whose fused attention takes longer than its products and softmax
+        with torch.autocast(q.device.type, enabled=False):
+            return bias.addmm_(q, k.T).softmax(1) @ v
+    one = [part[None, None] for part in (q, k, v, bias)]
+    return F.scaled_dot_product_attention(*one, scale=1.0)[0, 0]
 
 
 def padding_bias(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:

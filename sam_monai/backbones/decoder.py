@@ -66,7 +66,8 @@ def decode_masks(decoder: MaskDecoder, source: Tensor, position: Tensor, tokens:
     queries = transformer.norm_final_attn(queries + attended)
     masks = upscaled(decoder, image.flatten(0, 1))
     weights = decoder.output_hypernetworks_mlps[0](queries[:, :, 1]).flatten(0, 1)  # (N L, 32)
-    logits = torch.einsum("npc,nc->np", masks.flatten(1, -2).float(), weights.float())
+    with torch.autocast(masks.device.type, enabled=False):
+        logits = (weights.float()[:, None] @ masks.flatten(1, -2).float().transpose(1, 2))[:, 0]
     rows, columns = source.shape[2:]
     places = logits.unflatten(1, (rows, columns, 2, 2, 2, 2)).permute(0, 1, 3, 5, 2, 4, 6)
     return places.reshape(*tokens.shape[:2], 4 * rows, 4 * columns)

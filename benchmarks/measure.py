@@ -78,11 +78,11 @@ def held(line: str) -> int:
     return int(status[status.index(f"{line}:") + 1])
 
 
-def work(run: Run) -> float:
-    """Floating-point operations of a run's matrix products, convolutions and attention."""
+def counted(run: Run) -> tuple[object, float]:
+    """A run's answer, and the floating-point operations of its matrix products, convolutions and attention."""
     with FlopCounterMode(display=False, custom_mapping=operators_of_cpus()) as counter:
-        run()
-    return float(counter.get_total_flops())
+        answer = run()
+    return answer, float(counter.get_total_flops())
 
 
 def operators_of_cpus() -> dict[Any, Callable[..., int]]:

@@ -15,10 +15,11 @@ def timed(name: str, rounds: int, most_seconds: float) -> dict[str, Any]:
     how far ours is from the yardstick's answer."""
     job = JOBS[name]()
     runs = {contender: build() for contender, build in job.builders.items()}
-    answers: dict[str, Any] = {contender: one() for contender, one in runs.items()} if job.answers else {}
-    truth = answers.get(job.yardstick)
     rates = {kind: measure.rate(kind) for kind in {precision(contender) for contender in runs}} if job.items else {}
     seconds = measure.alternating(runs, rounds, most_seconds)
+    once_more: dict[str, tuple[Any, float]] = {}
+    if job.items:
+        once_more = {contender: measure.counted(run) for contender, run in runs.items() if counts(contender)}
     results: dict[str, Any] = {}
     for contender, values in seconds.items():
         result = results[contender] = {
@@ -27,13 +28,19 @@ def timed(name: str, rounds: int, most_seconds: float) -> dict[str, Any]:
             "most": max(values),
             "rounds": len(values),
         }
-        if job.items and "openvino" not in contender.lower() and "onnx" not in contender:  # torch cannot see theirs
-            work, kind = measure.work(runs[contender]), precision(contender)
+        if contender in once_more:
+            answer, work = once_more[contender]
+            kind = precision(contender)
             result |= {"work": work, "precision": kind, "share": work / result["median"] / rates[kind]}
-        answer = answers.get(contender)
-        if truth is not None and answer is not None and contender.startswith("sam_monai"):
-            result["difference"] = ((answer - truth).pow(2).mean().sqrt() / truth.std()).item()
+            if job.answers and contender.startswith("sam_monai"):
+                truth = once_more[job.yardstick][0]
+                result["difference"] = ((answer - truth).pow(2).mean().sqrt() / truth.std()).item()
     return {"items": job.items, "yardstick": job.yardstick, "rates": rates, "runs": results}
+
+
+def counts(contender: str) -> bool:
+    """Whether torch sees a contender's operations."""
+    return "openvino" not in contender.lower() and "onnx" not in contender
 
 
 def peak_memory(name: str, contender: str) -> float | None:

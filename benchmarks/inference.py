@@ -21,16 +21,17 @@ from .measure import Run, device
 
 def encoder_vit_b(image_size: int, batch: int) -> Job:
     size = (image_size, batch)
-    builders: dict[str, Build] = {
-        f"sam_monai {own_precision()}": lambda: contenders.ours("sam_vit_b", *size),
-        "sam_monai fp32": lambda: contenders.ours("sam_vit_b", *size, amp=False),
-        "transformers SDPA": lambda: contenders.transformers(*size),
-        "kornia": lambda: contenders.kornia(*size),
-        "segment-anything": lambda: contenders.segment_anything(*size),
-    }
-    if batch * image_size**2 > 2**22:  # minutes a round
-        builders = {name: builders[name] for name in (next(iter(builders)), "segment-anything")}
-    return Job(builders, batch, answers=True)
+    return Job(
+        {
+            f"sam_monai {own_precision()}": lambda: contenders.ours("sam_vit_b", *size),
+            "sam_monai fp32": lambda: contenders.ours("sam_vit_b", *size, amp=False),
+            "transformers SDPA": lambda: contenders.transformers(*size),
+            "kornia": lambda: contenders.kornia(*size),
+            "segment-anything": lambda: contenders.segment_anything(*size),
+        },
+        batch,
+        answers=True,
+    )
 
 
 def encoder_vit_t(image_size: int, batch: int) -> Job:

@@ -91,6 +91,9 @@ def operators_of_cpus() -> dict[Any, Callable[..., int]]:
     def linear(x: list[int], weight: list[int], *_: Any, **__: Any) -> int:
         return 2 * math.prod(x) * weight[0]
 
+    def added_product(_: list[int], a: list[int], b: list[int], *__: Any, **___: Any) -> int:
+        return 2 * math.prod(a) * b[1]
+
     def convolution(x: list[int], weight: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
         return conv_flop_count(x, weight, out_shape)
 
@@ -101,6 +104,7 @@ def operators_of_cpus() -> dict[Any, Callable[..., int]]:
         return sdpa_backward_flop_count(gradient, q, k, v)
 
     return {
+        torch.ops.aten.addmm_: added_product,
         torch.ops.mkldnn._linear_pointwise: linear,
         torch.ops.mkldnn._convolution_pointwise: convolution,
         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention,

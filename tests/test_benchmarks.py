@@ -29,6 +29,7 @@ def test_runs_take_turns_and_the_longer_one_takes_longer():
 def test_work_counts_the_operations_of_a_matrix_product():
     a, b = torch.rand(20, 30), torch.rand(30, 40)
     assert measure.counted(lambda: a @ b)[1] == 2 * 20 * 30 * 40
+    assert measure.counted(lambda: torch.zeros(20, 40).addmm_(a, b))[1] == 2 * 20 * 30 * 40
 
 
 def test_work_counts_the_operations_that_only_cpus_have():

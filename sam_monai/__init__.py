@@ -21,8 +21,8 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 def _keep_freed_memory() -> None:
     """Let the C library of Linux keep a GiB for the next arrays, which else it gives back to the system and takes anew
-    at every step: a tenth to a fifth of the time. ``MALLOC_TRIM_THRESHOLD_`` or ``MALLOC_MMAP_THRESHOLD_`` in the
-    environment say otherwise."""
+    at every step: a tenth to a fifth of the time. ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or
+    ``GLIBC_TUNABLES`` in the environment say otherwise."""
     if not os.environ.keys() & {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}:
         try:
             set_option = ctypes.CDLL(None).mallopt

@@ -1,7 +1,7 @@
 """Times sam_monai beside the packages that have SAM too: ``python -m benchmarks [words of a job's name ...]``.
 
-Each job runs in a process of its own, its contenders in turn; peak memory is measured in a further process each. Jobs
-that the output folder holds are not measured again, so an interrupted run goes on.
+Each job runs in a process of its own, its contenders in turn; peak memory is measured in a further process each, a
+GPU's in the same. Jobs that the output folder holds are not measured again, so an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -37,12 +37,15 @@ def main() -> None:
     before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() and not words.anew else {"jobs": {}}
     found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **alone(measure.machine), "jobs": before["jobs"]}
     print(heading(found), flush=True)
+    ended = []
     for number, name in enumerate(chosen, 1):
-        if name not in found["jobs"]:
-            job = found["jobs"][name] = alone(single.timed, name, words.rounds, words.seconds)
-            for contender, result in job["runs"].items():
-                if job["items"]:  # a command's memory is another process's
-                    result["memory"] = alone(single.peak_memory, name, contender)
+        try:
+            if name not in found["jobs"]:
+                found["jobs"][name] = measured(name, words.rounds, words.seconds)
+        except BrokenProcessPool:
+            ended.append(name)
+            print(f"\n{name}: the system ended its process, perhaps for want of memory", flush=True)
+            continue
         print("\n".join([*lines(name, found["jobs"][name]), f"({number} of {len(chosen)} jobs)"]), flush=True)
         found["jobs"] = {name: found["jobs"][name] for name in JOBS if name in found["jobs"]}
         write(kept, json.dumps(found, indent=1))
@@ -51,6 +54,21 @@ def main() -> None:
 
     draw(found, words.output / "benchmarks.png")
     print(f"written: {words.output}/benchmarks.json, .md and .png")
+    if ended:
+        raise SystemExit(f"not measured, for the system ended their processes: {'; '.join(ended)}")
+
+
+def measured(name: str, rounds: int, most_seconds: float) -> dict[str, Any]:
+    """A job's times, and its contenders' peak memory.
+
+    Raises:
+        BrokenProcessPool: the system ended a process, most likely for want of memory.
+    """
+    job = alone(single.timed, name, rounds, most_seconds)
+    for contender, result in job["runs"].items():
+        if job["items"] and "memory" not in result:  # a command's memory is another process's
+            result["memory"] = alone(single.peak_memory, name, contender)
+    return job
 
 
 def alone(function: Callable[..., Any], *arguments: object) -> Any:
@@ -58,11 +76,7 @@ def alone(function: Callable[..., Any], *arguments: object) -> Any:
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(["benchmarks.jobs"])
     with ProcessPoolExecutor(1, context) as process:
-        try:
-            return process.submit(function, *arguments).result()
-        except BrokenProcessPool:
-            job = " ".join(map(str, arguments))
-            raise SystemExit(f"{job}: the system ended its process, perhaps for want of memory") from None
+        return process.submit(function, *arguments).result()
 
 
 def heading(found: dict[str, Any]) -> str:

@@ -100,9 +100,10 @@ def segment_anything_encoder(image_size: int) -> nn.Module:
     return encoder
 
 
-def segment_anything(image_size: int, batch: int) -> Run:
+def segment_anything(image_size: int, batch: int, at_once: int | None = None) -> Run:
+    """All images at once, or so many."""
     encoder, image = segment_anything_encoder(image_size), normalised("sam_vit_b", pixels(batch, image_size))
-    return without_gradient(lambda: encoder(image))
+    return without_gradient(lambda: torch.cat([encoder(part) for part in image.split(at_once or batch)]))
 
 
 def kornia(image_size: int, batch: int) -> Run:

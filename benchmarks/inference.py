@@ -21,10 +21,16 @@ from .measure import Run, device
 
 def encoder_vit_b(image_size: int, batch: int) -> Job:
     size = (image_size, batch)
+    ours: dict[str, Build] = {
+        f"sam_monai {own_precision()}": lambda: contenders.ours("sam_vit_b", *size),
+        "sam_monai fp32": lambda: contenders.ours("sam_vit_b", *size, amp=False),
+    }
+    if size == (1024, 8):  # for which segment-anything's attention takes 19 GiB at once
+        one_by_one = {"segment-anything, image by image": lambda: contenders.segment_anything(*size, at_once=1)}
+        return Job({**ours, **one_by_one}, batch, answers=True)
     return Job(
         {
-            f"sam_monai {own_precision()}": lambda: contenders.ours("sam_vit_b", *size),
-            "sam_monai fp32": lambda: contenders.ours("sam_vit_b", *size, amp=False),
+            **ours,
             "transformers SDPA": lambda: contenders.transformers(*size),
             "kornia": lambda: contenders.kornia(*size),
             "segment-anything": lambda: contenders.segment_anything(*size),

@@ -10,7 +10,7 @@ from .training import epoch, first_step, imports, training_vit_b, training_vit_t
 
 JOBS: dict[str, Callable[[], Job]] = {
     **{f"encoder vit_b {s} px, batch {b}": (lambda s=s, b=b: encoder_vit_b(s, b))
-       for s, b in ((1024, 1), (512, 1), (512, 8), (256, 1), (256, 8))},
+       for s, b in ((1024, 1), (1024, 8), (512, 1), (512, 8), (256, 1), (256, 8))},
     **{f"encoder vit_t {s} px, batch {b}": (lambda s=s, b=b: encoder_vit_t(s, b)) for s in (256, 128) for b in (1, 8)},
     "S-SAM training step, vit_b 256 px, 4 images": lambda: training_vit_b("S-SAM", 4),
     "PTSAM training step, vit_b 256 px, 4 images": lambda: training_vit_b("PTSAM", 4),

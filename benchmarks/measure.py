@@ -8,7 +8,8 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +59,6 @@ def peak_memory(build: Callable[[], Run]) -> float | None:
     ``None`` where the system does not tell."""
     run = build()
     gc.collect()
-    if device().type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run()
-        return (torch.cuda.max_memory_allocated() - before) / 2**30
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
         before = held("VmRSS")
@@ -70,6 +66,14 @@ def peak_memory(build: Callable[[], Run]) -> float | None:
         return (held("VmHWM") - before) / 2**20
     except OSError:
         return None
+
+
+def peak_memory_of_gpu(run: Run) -> float:
+    """GiB by which a run's peak lies above what the process holds on its GPU, which torch tells in any process."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
 
 
 def held(line: str) -> int:
@@ -120,6 +124,15 @@ def rate(precision: str, size: int = 4096) -> float:
     return 2 * size**3 / statistics.median(seconds)
 
 
+def versions() -> dict[str, str]:
+    """Of the packages that are installed: none need be that computes on a CPU alone beside a GPU."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def machine() -> dict[str, object]:
     """Processor, threads, versions and rates."""
     processor = platform.processor() or platform.machine()
@@ -130,7 +143,7 @@ def machine() -> dict[str, object]:
     return {
         "device": torch.cuda.get_device_name() if device().type == "cuda" else processor,
         "threads": torch.get_num_threads(),
-        "versions": {name: version(name) for name in PACKAGES},
+        "versions": versions(),
         "fp32": rate("fp32"),
         "bf16": rate("bf16"),
     }

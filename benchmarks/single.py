@@ -11,8 +11,8 @@ from .jobs import JOBS
 
 
 def timed(name: str, rounds: int, most_seconds: float) -> dict[str, Any]:
-    """Seconds of the job's contenders, the share of the machine's rate that each reaches with its own operations, and
-    how far ours is from the yardstick's answer."""
+    """Seconds of the job's contenders, the share of the machine's rate that each reaches with its own operations, how
+    far ours is from the yardstick's answer, and on a GPU the peak memory."""
     job = JOBS[name]()
     runs = {contender: build() for contender, build in job.builders.items()}
     rates = {kind: measure.rate(kind) for kind in {precision(contender) for contender in runs}} if job.items else {}
@@ -28,6 +28,8 @@ def timed(name: str, rounds: int, most_seconds: float) -> dict[str, Any]:
             "most": max(values),
             "rounds": len(values),
         }
+        if job.items and measure.device().type == "cuda":
+            result["memory"] = measure.peak_memory_of_gpu(runs[contender])
         if contender in once_more:
             answer, work = once_more[contender]
             kind = precision(contender)

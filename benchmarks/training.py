@@ -36,7 +36,7 @@ def step_of(network: AdaptedSAM, slices: int, image_size: int, volume: bool = Fa
     loss: nn.Module = SoftmaxDiceFocalLoss()
     inferer = PromptedTraining(len(network.labels)) if isinstance(network, MedSA) else None
     loss = loss if inferer is None else PromptedLoss(loss)
-    optimizer = torch.optim.AdamW(network.parameter_groups(1e-4, 1e-4, 0.0))
+    optimizer = torch.optim.AdamW(network.parameter_groups(1e-4, 1e-4, 0.0), fused=True)
 
     def step() -> None:
         optimizer.zero_grad()

@@ -72,9 +72,9 @@ class SVDLinear(SingularValueTuning, FrozenLinear):
     def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return linear(input, self.known_weight(), None if self.bias is None else at_autocast(self.bias), gelu)
-        projected = F.linear(input, at_autocast(self.svd_vh))
+        projected = linear(input, at_autocast(self.svd_vh), None)
         # In float32: values rounded to bf16 would hide changes of less than half a percent from training.
-        product = F.linear(projected * self.singular_values(), at_autocast(self.svd_u), self.bias)
+        product = linear(projected * self.singular_values(), at_autocast(self.svd_u), self.bias)
         return F.gelu(product) if gelu else product
 
 

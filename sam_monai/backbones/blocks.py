@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from .onednn import has_amx
+
 PLAIN = 512  # keys up to which plain attention may be faster than fused on a CPU
 
 
@@ -56,22 +58,38 @@ class WindowAttention:
 
     def over_windows(self, projected: Tensor, window: int, prompts: Tensor | None = None) -> Tensor:
         """Projected tokens (N, h, w, F), and prompts (n, F) -> (N, h, w, heads * head width)."""
-        size = (window, window) if window else (projected.shape[1], projected.shape[2])
+        rows, columns = projected.shape[1:3]
+        size = (window, window) if window else (rows, columns)
+        zeros = self.projected_zeros()[None].to(projected.dtype) if rows % size[0] or columns % size[1] else None
+        if zeros is not None and padding_is_faster(projected):
+            projected = to_whole_windows(projected, window, zeros)
         bands = []
         for band in projected.split(parts(projected.shape[1], size[0]), 1):
             attended = []
             for region in band.split(parts(projected.shape[2], size[1]), 2):
                 h, w = min(region.shape[1], size[0]), min(region.shape[2], size[1])
                 padded = (h, w) != size
-                others = prompts
-                if padded:
-                    zeros = self.projected_zeros()[None].to(projected.dtype)
-                    others = zeros if prompts is None else torch.cat([prompts, zeros])
+                others = torch.cat([part for part in (prompts, zeros) if part is not None]) if padded else prompts
                 grid = region.unflatten(1, (-1, h)).unflatten(3, (-1, w)).transpose(2, 3)  # (N, rows, columns, h, w, F)
                 out = self.attend(grid.flatten(0, 2), size, others, padded).unflatten(0, grid.shape[:3])
                 attended.append(out.transpose(2, 3).flatten(3, 4).flatten(1, 2))
             bands.append(torch.cat(attended, 2))
-        return torch.cat(bands, 1)
+        return torch.cat(bands, 1)[:, :rows, :columns]
+
+
+def padding_is_faster(x: Tensor) -> bool:
+    """A GPU takes longer to be told of the many operations on windows that the grid's edges cut off."""
+    return x.device.type != "cpu"
+
+
+def to_whole_windows(projected: Tensor, window: int, zeros: Tensor) -> Tensor:
+    """Projected tokens (N, h, w, F) with projected zeros (1, F) beyond the last row and column, as SAM pads."""
+    for axis in (1, 2):
+        shape = list(projected.shape)
+        shape[axis] = -shape[axis] % window
+        if shape[axis]:
+            projected = torch.cat([projected, zeros.expand(shape)], axis)
+    return projected
 
 
 def parts(length: int, window: int) -> list[int]:
@@ -81,8 +99,9 @@ def parts(length: int, window: int) -> list[int]:
 
 def plain_is_faster(q: Tensor, k: Tensor) -> bool:
     """On a CPU, for short sequences: the fused attention's backward pass takes several times as long as the plain one,
-    and in bf16 its forward pass twice as long."""
-    gains = torch.is_grad_enabled() or q.dtype == torch.bfloat16
+    and in bf16 its forward pass twice as long, save for AMX where there are few columns."""
+    few = q.shape[3] <= 32 and has_amx()
+    gains = torch.is_grad_enabled() or (q.dtype == torch.bfloat16 and not few)
     return gains and q.device.type == "cpu" and k.shape[2] <= PLAIN
 
 

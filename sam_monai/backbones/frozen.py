@@ -1,6 +1,9 @@
-"""Frozen linear layers, whose weights are brought to autocast's precision once and not at every call."""
+"""What is made of frozen weights is made once: linear layers bring theirs to autocast's precision, and not at every
+call."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Hashable
 
 import torch
 import torch.nn.functional as F
@@ -23,17 +26,28 @@ def state_of(weight: Tensor) -> tuple[int, int]:
     return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
+def kept(name: Hashable, make: Callable[[], Tensor], *tensors: Tensor) -> Tensor:
+    """What is made of frozen tensors: made once, and kept under its name as long as the first of them lives and all
+    stay the same. Of others it is made anew."""
+    if torch.compiler.is_compiling() or any(t.requires_grad or t.is_inference() for t in tensors):
+        return make()
+    if tensors[0] not in KEPT:
+        KEPT[tensors[0]] = {}
+    of_first = KEPT[tensors[0]]
+    state = [state_of(tensor) for tensor in tensors]
+    known = of_first.get(name)
+    if known is None or known[0] != state:
+        with torch.inference_mode(False), torch.no_grad():  # else it could not take part in training later
+            known = of_first[name] = (state, make())
+    return known[1]
+
+
 def at_autocast(weight: Tensor) -> Tensor:
-    """A frozen tensor in the precision that autocast would bring it to; kept as long as it lives and stays the same."""
+    """A frozen tensor in the precision that autocast would bring it to."""
     precision = autocast_precision(weight)
     if weight.dtype == precision or weight.requires_grad or weight.is_inference() or torch.compiler.is_compiling():
         return weight
-    state = (*state_of(weight), precision)
-    known = KEPT.get(weight)
-    if known is None or known[0] != state:
-        with torch.inference_mode(False), torch.no_grad():  # else it could not take part in training later
-            known = KEPT[weight] = (state, weight.to(precision))
-    return known[1]
+    return kept(precision, lambda: weight.to(precision), weight)
 
 
 class FrozenLinear(nn.Linear):

@@ -16,11 +16,31 @@ MANY = 2048  # rows from which this is faster than torch's linear in float32, wh
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """torch's linear, and GELU of it; the weight's precision counts, as under autocast."""
+    if one_thread_idles(x, weight):
+        halves = [linear(half, weight, bias, gelu) for half in x.flatten(0, -2).chunk(2)]
+        return torch.cat(halves).unflatten(0, x.shape[:-1])
     if usable(x, weight.dtype) and (gains(x, weight.dtype) or gelu):
         kind = ("gelu", [], "none") if gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x.to(weight.dtype), weight, bias, *kind)
     product = F.linear(x, weight, bias)
     return F.gelu(product) if gelu else product
+
+
+def one_thread_idles(x: Tensor, weight: Tensor) -> bool:
+    """oneDNN does not divide a product of bf16 with about a thousand rows and columns between two threads with AMX.
+    With gradients the backward pass's product counts too, whose columns are the weight's other axis."""
+    if weight.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    columns = weight.shape if torch.is_grad_enabled() else weight.shape[:1]
+    here = 640 < x.shape[:-1].numel() <= 1280 and any(512 < n <= 1024 for n in columns)
+    return here and torch.get_num_threads() == 2 and has_amx()
+
+
+@cache
+def has_amx() -> bool:
+    """Whether the processor multiplies matrices of bf16 in tiles."""
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(able.get("amx_bf16"))
 
 
 def gains(x: Tensor, precision: torch.dtype) -> bool:

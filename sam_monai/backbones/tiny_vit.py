@@ -8,7 +8,7 @@ from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock
 from torch import Tensor, nn
 
 from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
-from .frozen import autocast_precision, gelu_of
+from .frozen import autocast_precision, gelu_of, kept
 from .onednn import convolution_gelu
 
 
@@ -16,16 +16,33 @@ class FoldedConvBN(ConvBN):
     """kornia's convolution and frozen batch norm as one convolution: one pass over memory instead of two."""
 
     def forward(self, input: Tensor) -> Tensor:
-        mean, variance = self.bn.running_mean, self.bn.running_var
-        assert mean is not None and variance is not None
-        factor = self.bn.weight * torch.rsqrt(variance + self.bn.eps)
-        weight = self.c.tuned_weight() if hasattr(self.c, "tuned_weight") else self.c.weight
-        bias = self.bn.bias - mean * factor
-        weight = weight * factor.view(-1, 1, 1, 1)
+        input = channels_together(input)
+        norm, precision = self.bn, autocast_precision(input)
+        assert norm.running_mean is not None and norm.running_var is not None
+        statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        bias = kept(("bias", precision), lambda: self.folded_bias().to(precision), *statistics)
+        if hasattr(self.c, "tuned_weight"):
+            weight = (self.c.tuned_weight() * self.factor()).to(precision)
+        else:
+            weight = kept(
+                ("folded", precision), lambda: (self.c.weight * self.factor()).to(precision), self.c.weight, *statistics
+            )
         if isinstance(self.act, nn.GELU):
-            precision = autocast_precision(input)
-            return convolution_gelu(self.c, *(x.to(precision) for x in (input, weight, bias)))
-        return self.act(self.c._conv_forward(input, weight, bias))
+            return convolution_gelu(self.c, input.to(precision), weight, bias)
+        return self.act(self.c._conv_forward(input.to(precision), weight, bias))
+
+    def factor(self) -> Tensor:
+        return (self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)).view(-1, 1, 1, 1)  # type: ignore[operator]
+
+    def folded_bias(self) -> Tensor:
+        return self.bn.bias - self.bn.running_mean * self.factor().flatten()  # type: ignore[operator]
+
+
+def channels_together(x: Tensor) -> Tensor:
+    """(N, C, h, w) whose channels lie side by side in memory. Torch's convolutions do not see it of one image whose
+    first stride is not the usual one, and rearrange it."""
+    n, c, h, w = x.shape
+    return x.permute(0, 2, 3, 1).flatten().view(n, h, w, c).permute(0, 3, 1, 2)
 
 
 class BiasedAttention(WindowAttention, Attention):
@@ -45,22 +62,28 @@ class BiasedAttention(WindowAttention, Attention):
     def attend(self, tokens: Tensor, window: tuple[int, int], others: Tensor | None, padded: bool) -> Tensor:
         n, h, w, _ = tokens.shape
         q, k, v = self.heads(tokens.flatten(1, 2))
-        where = self.attention_bias_idxs.unflatten(0, window)[:h, :w].flatten().expand(self.num_heads, -1)
-        biases = self.attention_biases.gather(1, where).unflatten(1, (h * w, *window))  # indexing takes thrice as long
-        bias = biases[..., :h, :w].flatten(2)
         if others is not None:
             _, other_k, other_v = (part.expand(n, -1, -1, -1) for part in self.heads(others[None]))
             k, v = torch.cat([k, other_k], 2), torch.cat([v, other_v], 2)
-            bias = F.pad(bias, (0, len(others) - padded))
-        if padded:
-            beyond = torch.cat([biases[..., :h, w:].flatten(2), biases[..., h:, :].flatten(2)], 2)
-            bias = torch.cat([bias, beyond.logsumexp(-1, keepdim=True)], -1)
-        bias = bias.to(q.dtype)[None]
+        further = k.shape[2] - h * w
+        name = ("bias", h, w, further, padded, q.dtype)
+        bias = kept(name, lambda: self.bias(window, h, w, further, padded).to(q.dtype)[None], self.attention_biases)
         if plain_is_faster(q, k):
             out = plain_attention((q * self.scale) @ k.transpose(2, 3) + bias, v)
         else:
             out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
         return out.transpose(1, 2).reshape(n, h, w, self.dh)
+
+    def bias(self, window: tuple[int, int], h: int, w: int, further: int, padded: bool) -> Tensor:
+        """(heads, h * w, h * w + further) of a window's first h rows and w columns. Further keys have none, but the
+        last of them, if it stands for the padding, the logarithm of the padding's summed exponential biases."""
+        where = self.attention_bias_idxs.unflatten(0, window)[:h, :w].flatten().expand(self.num_heads, -1)
+        biases = self.attention_biases.gather(1, where).unflatten(1, (h * w, *window))
+        bias = F.pad(biases[..., :h, :w].flatten(2), (0, further - padded))
+        if not padded:
+            return bias
+        beyond = torch.cat([biases[..., :h, w:].flatten(2), biases[..., h:, :].flatten(2)], 2)
+        return torch.cat([bias, beyond.logsumexp(-1, keepdim=True)], -1)
 
 
 class SeamedTinyBlock(Seam, TinyViTBlock):
@@ -73,6 +96,13 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
         normed = self.mlp.norm(x)
         return self.beside_mlp(x + self.mlp.fc2(gelu_of(self.mlp.fc1, normed)), normed)
+
+
+class SeamedTinyViT(TinyViT):
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layers(self.patch_embed(x)).unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
+        assert self.neck is not None
+        return self.neck(channels_together(x))
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
@@ -101,6 +131,7 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
         elif isinstance(module, TinyViTBlock):
             module.__class__ = SeamedTinyBlock
             module.open_seam(module.mlp.fc1.in_features)
+    encoder.__class__ = SeamedTinyViT
     # The classifier takes no part in the embedding.
     encoder.norm_head, encoder.head = nn.Identity(), nn.Identity()
     encoder.img_size = image_size

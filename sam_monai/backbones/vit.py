@@ -11,7 +11,8 @@ from segment_anything.modeling.image_encoder import Attention, Block, ImageEncod
 from torch import Tensor, nn
 
 from .blocks import PLAIN, Seam, WindowAttention, attention_with_columns
-from .frozen import gelu_of
+from .frozen import gelu_of, kept
+from .onednn import has_amx
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -44,8 +45,8 @@ class RelPosAttention(WindowAttention, Attention):
         n, h, w, _ = tokens.shape
         q, k, v = self.heads(tokens.flatten(1, 2))
         grid = q.unflatten(2, (h, w))
-        rows = get_rel_pos(window[0], window[0], self.rel_pos_h)[:h].to(q.dtype)
-        columns = get_rel_pos(window[1], window[1], self.rel_pos_w)[:w].to(q.dtype)
+        rows = positions(self.rel_pos_h, window[0], q.dtype)[:h]
+        columns = positions(self.rel_pos_w, window[1], q.dtype)[:w]
         bias_h = torch.einsum("bnhwc,hkc->bnhwk", grid, rows).flatten(2, 3)
         bias_w = torch.einsum("bnhwc,wkc->bnhwk", grid, columns).flatten(2, 3)
         q = q * self.scale
@@ -54,20 +55,35 @@ class RelPosAttention(WindowAttention, Attention):
             k, v = torch.cat([k, other_k], 2), torch.cat([v, other_v], 2)
         if not padded and tables_are_faster(q, k):
             return attention_with_tables(q, k, v, bias_h, bias_w).transpose(1, 2).reshape(n, h, w, -1)
-        where_h = torch.eye(h, dtype=k.dtype, device=k.device).repeat_interleave(w, 0)
-        where_w = torch.eye(w, dtype=k.dtype, device=k.device).repeat(h, 1)
-        where = F.pad(torch.cat([where_h, where_w], 1), (0, int(padded), 0, k.shape[2] - h * w))
         q_parts = [q, bias_h[..., :h], bias_w[..., :w]]
         if padded:
             q_parts.append(padding_bias(bias_h, bias_w, h, w).to(q.dtype))
-            where[-1, -1] = 1
+        further = k.shape[2] - h * w
+        name = ("places", h, w, further, padded, q.dtype)
+        where = kept(name, lambda: places(h, w, further, padded).to(k), self.rel_pos_h)
         k = torch.cat([k, where.expand(n, self.num_heads, -1, -1)], 3)
         return attention_with_columns(torch.cat(q_parts, 3), k, v).transpose(1, 2).reshape(n, h, w, -1)
 
 
+def positions(table: Tensor, size: int, precision: torch.dtype) -> Tensor:
+    """A table of relative positions (2 * size - 1, C) as (size, size, C), by the query's place and the key's."""
+    return kept((size, precision), lambda: get_rel_pos(size, size, table).to(precision), table)
+
+
+def places(h: int, w: int, further: int, padded: bool) -> Tensor:
+    """Which row and which column keys are in: (h * w + further, h + w + padded) of zeros and ones. Further keys are in
+    none, but the last of them, if it stands for the padding, in a column of its own."""
+    rows, columns = torch.eye(h).repeat_interleave(w, 0), torch.eye(w).repeat(h, 1)
+    where = F.pad(torch.cat([rows, columns], 1), (0, int(padded), 0, further))
+    if padded:
+        where[-1, -1] = 1
+    return where
+
+
 def tables_are_faster(q: Tensor, k: Tensor) -> bool:
-    """On a CPU without gradients, for long sequences: further columns treble the width of fused attention."""
-    columns = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    """On a CPU without gradients, for long sequences: further columns treble the width of fused attention. AMX makes
+    more of that width in bf16 than of a table."""
+    columns = torch.is_grad_enabled() or torch.compiler.is_compiling() or (q.dtype == torch.bfloat16 and has_amx())
     return not columns and q.device.type == "cpu" and k.shape[2] > PLAIN
 
 

@@ -12,9 +12,10 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 
 from sam_monai import InputError
-from sam_monai.backbones import onednn
+from sam_monai.backbones import blocks, onednn
 from sam_monai.backbones.backbone import Backbone, build_backbone, random_backbone
 from sam_monai.backbones.blocks import attention_blocks
+from sam_monai.backbones.frozen import kept
 from sam_monai.backbones.resize import from_square, to_square
 from sam_monai.backbones.vit import SIZES, attention_with_tables, build_vit
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
@@ -46,6 +47,67 @@ def test_vit_t_is_litemedsam(lite, lite_oracle):
             prompt, _ = lite_oracle.prompt_encoder(points=None, boxes=box[None, None], masks=None)
             logits = lite.decode(embedding[i : i + 1], prompt[None], (256, 256))
             torch.testing.assert_close(logits, lite_oracle(x[i : i + 1], box[None]), rtol=1e-5, atol=1e-4)
+
+
+def test_whole_windows_as_on_a_gpu_give_the_same(lite, monkeypatch):
+    encoders = [lite, Backbone(build_vit(64, 2, 4, (1,), 256), KNOWN_WEIGHTS["sam_vit_b"], 256)]
+    x = image(2, 3, 256, 256)
+    with torch.no_grad():
+        cut = [encoder.encode(x) for encoder in encoders]
+        sizes = []
+        monkeypatch.setattr(blocks, "padding_is_faster", lambda tokens: sizes.append(tokens.shape) or True)
+        for encoder, before in zip(encoders, cut, strict=True):
+            torch.testing.assert_close(encoder.encode(x), before, rtol=0, atol=2e-5)
+    assert len(sizes) == 11  # ten blocks of TinyViT, and the one with windows of the other
+
+
+def test_what_is_kept_of_frozen_weights_follows_them(lite):
+    x, layer = image(1, 3, 64, 64), next(m for m in lite.modules() if hasattr(m, "bn"))
+    block = attention_blocks(lite.image_encoder)[0].attn
+    with torch.no_grad():
+        before = lite.encode(x)
+        for tensor in (layer.bn.running_mean, layer.c.weight, block.attention_biases):
+            old = tensor.clone()
+            tensor.mul_(1.5)
+            assert (lite.encode(x) - before).abs().max() > 1e-3
+            tensor.copy_(old)
+            assert torch.equal(lite.encode(x), before)
+    weight, made = torch.nn.Parameter(torch.ones(3)), []
+    for frozen, times in ((True, 1), (False, 3)):
+        weight.requires_grad_(not frozen)
+        for _ in range(2):
+            kept("twice", lambda: made.append(1) or 2 * weight, weight)
+        assert len(made) == times  # a trained weight's is made anew
+
+
+def test_a_convolution_sees_one_images_layout_whatever_its_first_stride(lite):
+    seen = []
+    hooks = [
+        module.c.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        for module in lite.modules()
+        if hasattr(module, "bn")
+    ]
+    real = lite.image_encoder.neck[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        lite.encode(image(1, 3, 64, 64))
+    for hook in (*hooks, real):
+        hook.remove()
+    assert seen and all(x.stride(1) == 1 and x.stride(0) == x.numel() for x in seen)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_product_in_halves_is_the_product(monkeypatch, gradients):
+    monkeypatch.setattr(onednn, "has_amx", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    x, weight, bias = image(4, 256, 96).bfloat16(), image(768, 96).bfloat16(), image(768).bfloat16()
+    x.requires_grad_(gradients)
+    with torch.set_grad_enabled(gradients):
+        assert onednn.one_thread_idles(x, weight) and not onednn.one_thread_idles(x[:2], weight)
+        halves = onednn.linear(x, weight, bias)
+        torch.testing.assert_close(halves, torch.nn.functional.linear(x, weight, bias), rtol=0.01, atol=0.05)
+    if gradients:
+        halves.sum().backward()
+        assert x.grad is not None and x.grad.shape == x.shape
 
 
 @pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])

@@ -16,7 +16,7 @@ class TestPTSAMBundle(BundleTester):
 @pytest.fixture
 def encoded(monkeypatch):
     """How many slices entered an image encoder, a number a call."""
-    from kornia.models.tiny_vit import TinyViT
+    from sam_monai.backbones.tiny_vit import SeamedTinyViT as TinyViT
 
     counts, forward = [], TinyViT.forward
     monkeypatch.setattr(TinyViT, "forward", lambda self, x: counts.append(len(x)) or forward(self, x))

@@ -99,6 +99,8 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
 
 
 class SeamedTinyViT(TinyViT):
+    """kornia's, same parameters and numbers, whose neck sees the layout of one image too."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.layers(self.patch_embed(x)).unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
         assert self.neck is not None

@@ -44,8 +44,11 @@ def timed(run: Run) -> float:
 
 def alternating(runs: Mapping[str, Run], rounds: int, most_seconds: float) -> dict[str, list[float]]:
     """Seconds of each run in each round. The runs take turns, so that a machine whose speed wanders treats all alike;
-    one round more goes before, uncounted; there are fewer rounds, at least three, where they would take too long."""
+    two rounds more go before, uncounted, in which the process takes its memory, one where it takes longer than all
+    should; there are fewer rounds, at least three, where they would take too long."""
     first = sum(timed(run) for run in runs.values())
+    if first < most_seconds:
+        first = sum(timed(run) for run in runs.values())
     rounds = max(3, min(rounds, int(most_seconds / first)))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):

@@ -102,9 +102,10 @@ def test_a_product_in_halves_is_the_product(monkeypatch, gradients):
     x, weight, bias = image(4, 256, 96).bfloat16(), image(768, 96).bfloat16(), image(768).bfloat16()
     x.requires_grad_(gradients)
     with torch.set_grad_enabled(gradients):
-        assert onednn.one_thread_idles(x, weight) and not onednn.one_thread_idles(x[:2], weight)
+        assert onednn.one_thread_idles(x, weight, weight.shape) and not onednn.one_thread_idles(x[:2], weight, (768,))
         halves = onednn.linear(x, weight, bias)
         torch.testing.assert_close(halves, torch.nn.functional.linear(x, weight, bias), rtol=0.01, atol=0.05)
+    torch.testing.assert_close(onednn.product(x.detach(), weight.T, bias), halves.detach(), rtol=0.01, atol=0.05)
     if gradients:
         halves.sum().backward()
         assert x.grad is not None and x.grad.shape == x.shape

@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, state_of
-from ..backbones.onednn import linear
+from ..backbones.onednn import linear, product
 from ..backbones.weights import weights_folder
 
 FACTORS = ("svd_u", "svd_s", "svd_vh")
@@ -68,14 +69,37 @@ class SingularValueTuning:
         return known[2]
 
 
+class Factors(torch.autograd.Function):
+    """Tokens (..., in) times V diag(values) U', and a bias: (..., out), with gradients for tokens and values alone.
+
+    Values stay in float32: rounded to bf16 they would hide changes of less than half a percent from training.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, vh: Tensor, values: Tensor, u: Tensor, bias: Tensor | None) -> Tensor:
+        projected = product(x.to(vh.dtype), vh.T)
+        ctx.save_for_backward(projected, vh, values, u)
+        return product((projected * values).to(u.dtype), u.T, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        projected, vh, values, u = ctx.saved_tensors
+        scaled = product(gradients[0].to(u.dtype), u).float()
+        of_values = (scaled * projected).view(-1, len(values)).sum(0)
+        return product((scaled * values).to(vh.dtype), vh), None, of_values, None, None
+
+
 class SVDLinear(SingularValueTuning, FrozenLinear):
     def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return linear(input, self.known_weight(), None if self.bias is None else at_autocast(self.bias), gelu)
-        projected = linear(input, at_autocast(self.svd_vh), None)
-        # In float32: values rounded to bf16 would hide changes of less than half a percent from training.
-        product = linear(projected * self.singular_values(), at_autocast(self.svd_u), self.bias)
-        return F.gelu(product) if gelu else product
+        bias = None if self.bias is None else at_autocast(self.bias)
+        factors = (at_autocast(self.svd_vh), self.singular_values(), at_autocast(self.svd_u))
+        if torch.compiler.is_compiling():
+            applied = F.linear(F.linear(input, factors[0]) * factors[1], factors[2], bias)
+        else:
+            applied = Factors.apply(input, *factors, bias)
+        return F.gelu(applied) if gelu else applied
 
 
 class SVDConv2d(SingularValueTuning, nn.Conv2d):

@@ -5,6 +5,7 @@ The operators are torch's, for its compiler, and have no public names: they are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -16,7 +17,8 @@ MANY = 2048  # rows from which this is faster than torch's linear in float32, wh
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
     """torch's linear, and GELU of it; the weight's precision counts, as under autocast."""
-    if one_thread_idles(x, weight):
+    # With gradients the backward pass's product counts too, whose columns are the weight's other axis.
+    if one_thread_idles(x, weight, weight.shape if torch.is_grad_enabled() else weight.shape[:1]):
         halves = [linear(half, weight, bias, gelu) for half in x.flatten(0, -2).chunk(2)]
         return torch.cat(halves).unflatten(0, x.shape[:-1])
     if usable(x, weight.dtype) and (gains(x, weight.dtype) or gelu):
@@ -26,12 +28,20 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
     return F.gelu(product) if gelu else product
 
 
-def one_thread_idles(x: Tensor, weight: Tensor) -> bool:
-    """oneDNN does not divide a product of bf16 with about a thousand rows and columns between two threads with AMX.
-    With gradients the backward pass's product counts too, whose columns are the weight's other axis."""
+def product(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Tokens (..., C) times a matrix (C, F) of their precision, and a bias (F,)."""
+    tokens = x.reshape(-1, x.shape[-1])
+    found = x.new_empty(len(tokens), matrix.shape[1])
+    halves = 2 if one_thread_idles(tokens, matrix, matrix.shape[1:]) else 1
+    for part, out in zip(tokens.chunk(halves), found.chunk(halves), strict=True):
+        torch.mm(part, matrix, out=out) if bias is None else torch.addmm(bias, part, matrix, out=out)
+    return found.view(*x.shape[:-1], -1)
+
+
+def one_thread_idles(x: Tensor, weight: Tensor, columns: Sequence[int]) -> bool:
+    """oneDNN does not divide a product of bf16 with about a thousand rows and columns between two threads with AMX."""
     if weight.dtype != torch.bfloat16 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return False
-    columns = weight.shape if torch.is_grad_enabled() else weight.shape[:1]
     here = 640 < x.shape[:-1].numel() <= 1280 and any(512 < n <= 1024 for n in columns)
     return here and torch.get_num_threads() == 2 and has_amx()
 

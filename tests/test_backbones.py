@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from network_tester import image
 from segment_anything import sam_model_registry
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
@@ -130,6 +131,15 @@ class Doubled(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return 2 * self.layer(x)
+
+
+def test_bf16_leaves_the_first_layers_of_tiny_vit_in_fp32(lite):
+    smooth = F.interpolate(image(2, 3, 8, 8), (256, 256), mode="bicubic").clamp(0, 1)
+    with torch.no_grad():
+        exact = lite.encode(smooth)
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = lite.encode(smooth).float()
+    assert (rounded - exact).pow(2).mean().sqrt() < 0.042 * exact.std()  # 0.053 where these are rounded too
 
 
 @pytest.mark.parametrize("name, first", [("lite_medsam", "fc1"), ("sam_vit_b", "lin1")])

@@ -142,6 +142,16 @@ def test_bf16_leaves_the_first_layers_of_tiny_vit_in_fp32(lite):
     assert (rounded - exact).pow(2).mean().sqrt() < 0.042 * exact.std()  # 0.053 where these are rounded too
 
 
+@pytest.mark.parametrize("precision, tolerance", [(torch.float64, 1e-5), (torch.bfloat16, 0.1)])
+def test_a_tiny_vit_cast_as_a_whole_computes_in_that_precision(precision, tolerance):
+    backbone, x = build_backbone("lite_medsam", None, 64), image(1, 3, 64, 64)
+    with torch.no_grad():
+        before = backbone.encode(x)
+        embedding = backbone.to(precision).encode(x.to(precision))
+    assert embedding.dtype == precision
+    torch.testing.assert_close(embedding.float(), before, rtol=0, atol=tolerance)
+
+
 @pytest.mark.parametrize("name, first", [("lite_medsam", "fc1"), ("sam_vit_b", "lin1")])
 def test_gelu_comes_after_what_someone_wraps_around_a_layer(name, first):
     """As low-rank adapters do."""

@@ -39,12 +39,12 @@ class FoldedConvBN(ConvBN):
 
 
 class PreciseConvBN(FoldedConvBN):
-    """In fp32 under autocast too. The first layers' features are close to the picture's own values: half of what bf16
-    loses of the embedding (in squares) it loses by rounding these."""
+    """In its input's precision, fp32, under autocast too. The first layers' features are close to the picture's own
+    values: half of what bf16 loses of the embedding (in squares) it loses by rounding these."""
 
     def forward(self, input: Tensor) -> Tensor:
         with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input.float())
+            return super().forward(input)
 
 
 def channels_together(x: Tensor) -> Tensor:

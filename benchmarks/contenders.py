@@ -13,8 +13,8 @@ from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.backbones.backbone import Backbone, random_backbone
 from sam_monai.backbones.vit import SIZES
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
-from sam_monai.embeddings import EmbeddingCache
-from sam_monai.engine import EncoderEngine
+from sam_monai.inference.openvino_encoder import EncoderEngine
+from sam_monai.networks.embeddings import EmbeddingCache
 
 from .measure import Run, device
 

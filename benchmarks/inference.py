@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from sam_monai import SSAM
-from sam_monai.adaptations import svd
-from sam_monai.engine import EncoderEngine
-from sam_monai.export import export
+from sam_monai.adaptations import ssam_singular_values as svd
+from sam_monai.bundle.export import export
+from sam_monai.inference.openvino_encoder import EncoderEngine
 
 from . import contenders
 from .contenders import backbone, frozen, medsa, pixels, ssam, without_gradient

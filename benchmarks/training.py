@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from sam_monai import MedSA
-from sam_monai.losses import SoftmaxDiceFocalLoss
 from sam_monai.networks.base import AdaptedSAM
-from sam_monai.prompted import PromptedLoss, PromptedTraining
+from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
+from sam_monai.training.losses import SoftmaxDiceFocalLoss
 
 from . import contenders
 from .contenders import medsa, pixels, ptsam, ssam

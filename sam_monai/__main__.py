@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def known_files() -> dict[str, KnownFile]:
     """Every file of weights that has a name: those of SAM, then those of the text encoders."""
     from .backbones.weights import KNOWN_WEIGHTS
-    from .text import TEXT_WEIGHTS
+    from .networks.text import TEXT_WEIGHTS
 
     return {weights.name: weights for weights in (*KNOWN_WEIGHTS.values(), *TEXT_WEIGHTS.values())}
 
@@ -53,21 +53,21 @@ def download(args: argparse.Namespace) -> None:
 
 def package(args: argparse.Namespace) -> None:
     """Make a bundle of a trained adapter: its configuration continues that network, its metadata describe it."""
-    from .package import package
+    from .bundle.package import package
 
     print(package(args.bundle, args.output, args.adapter))
 
 
 def show(args: argparse.Namespace) -> None:
     """Say what an adapter is: method, base, labels, sizes, preparation of images, training."""
-    from .adapter_files import describe
+    from .networks.adapter_files import describe
 
     print(describe(args.adapter))
 
 
 def verify(args: argparse.Namespace) -> None:
     """Load an adapter on its base and see that it fits, is finite, and is the same in both of its files."""
-    from .adapter_files import verify
+    from .networks.adapter_files import verify
 
     verify(args.adapter, checkpoint=args.checkpoint)
     print(f"{args.adapter}: ok")
@@ -75,7 +75,7 @@ def verify(args: argparse.Namespace) -> None:
 
 def verify_bundle(args: argparse.Namespace) -> None:
     """Check a bundle with a trained adapter as MONAI's model zoo does, without the network. Runs its configuration."""
-    from .acceptance import verify_bundle
+    from .bundle.acceptance import verify_bundle
 
     verify_bundle(args.bundle)
 
@@ -97,9 +97,9 @@ def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     from pathlib import Path
 
-    from .adapter_files import load_network
+    from .files import save_aside
+    from .networks.adapter_files import load_network
     from .networks.ssam import SSAM
-    from .training import save_aside
 
     network = load_network(args.adapter, args.checkpoint)
     if not isinstance(network, SSAM):
@@ -114,8 +114,8 @@ def merge(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Export a trained network to ONNX, OpenVINO or torch.export's .pt2, and compare the file with torch."""
-    from .adapter_files import load_network
-    from .export import export
+    from .bundle.export import export
+    from .networks.adapter_files import load_network
 
     network = load_network(args.adapter, args.checkpoint)
     images = network.preprocessing

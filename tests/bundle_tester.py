@@ -13,8 +13,10 @@ from bundle_runner import ROOT, SMALL, run, start, volumes, write_json
 from monai.bundle import ConfigParser, load
 from PIL import Image
 
-from sam_monai import InputError, bundles, training
+from sam_monai import InputError
+from sam_monai.bundle.folder import read_metadata
 from sam_monai.networks import identity
+from sam_monai.training.checkpoints import Checkpoints
 
 
 def weights(folder) -> dict[str, torch.Tensor]:
@@ -99,17 +101,17 @@ class BundleTester:
         class Killed(Exception):
             pass
 
-        save = training.Checkpoints.save
+        save = Checkpoints.save
 
         def die_in_epoch_3(self, engine):
             if engine.state.epoch == 3:
                 raise Killed
             save(self, engine)
 
-        monkeypatch.setattr(training.Checkpoints, "save", die_in_epoch_3)
+        monkeypatch.setattr(Checkpoints, "save", die_in_epoch_3)
         with pytest.raises((Killed, RuntimeError)):
             run(self.bundle, "train", ckpt_dir=f"{tmp_path}/killed", **settings)
-        monkeypatch.setattr(training.Checkpoints, "save", save)
+        monkeypatch.setattr(Checkpoints, "save", save)
         torch.manual_seed(123)
         run(self.bundle, "train", ckpt_dir=f"{tmp_path}/killed", resume=True, **settings)
         whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
@@ -141,7 +143,7 @@ class BundleTester:
         workflow = start(self.bundle, "inference", adapter=str(tmp_path / "none.pt"))
         workflow.initialize()
         network = workflow.network_def
-        metadata = bundles.read_metadata(ROOT / f"bundles/{self.bundle}")
+        metadata = read_metadata(ROOT / f"bundles/{self.bundle}")
         pred = metadata["network_data_format"]["outputs"]["pred"]
         image = metadata["network_data_format"]["inputs"]["image"]
         logits = network(torch.rand(1, image["num_channels"], *image["spatial_shape"]))

@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-import sam_monai.embeddings
+import sam_monai.networks.embeddings
 import sam_monai.networks.ssam
 
 
@@ -22,4 +22,4 @@ def label_vectors_are_computed_once():
 def embeddings_are_kept_apart(tmp_path_factory):
     """Not in the cache folder of who runs the tests."""
     folder = tmp_path_factory.mktemp("embeddings")
-    sam_monai.embeddings.default_folder = lambda: folder
+    sam_monai.networks.embeddings.default_folder = lambda: folder

@@ -9,6 +9,19 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+SETTINGS = {"spatial_dims": 3, "intensity": "ct", "ct_window": (-160, 240), "orientation": "coarsest", "spacing": None,
+            "channels": None, "scale": "whole"}  # fmt: skip
+AFFINE = np.array([[-0.7, 0, 0, 30], [0, -0.7, 0, 40], [0, 0, 2.5, -100], [0, 0, 0, 1.0]])
+
+
+def blob(shape, seed=0) -> np.ndarray:
+    """Hounsfield units: 100 in a few boxes, -100 beside them."""
+    rng = np.random.default_rng(seed)
+    array = np.full(shape, -100, np.int16)
+    for _ in range(3):
+        low = [rng.integers(0, n) for n in shape]
+        array[tuple(slice(a, a + max(1, n // 3)) for a, n in zip(low, shape, strict=True))] = 100
+    return array
 
 
 def slice_file(plane: np.ndarray, **attributes) -> FileDataset:

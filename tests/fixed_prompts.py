@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sam_monai.prompted import PromptedTraining
+from sam_monai.prompts.prompted_training import PromptedTraining
 
 
 class FixedPrompts(PromptedTraining):

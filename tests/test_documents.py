@@ -12,7 +12,7 @@ import pytest
 from bundle_runner import ROOT, volumes
 
 from sam_monai import SSAM
-from sam_monai.adapter_files import write_adapter
+from sam_monai.networks.adapter_files import write_adapter
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]

@@ -1,4 +1,4 @@
-"""What ``import sam_monai`` does to the process."""
+"""What ``import sam_monai`` does to the process, and what begins when a bundle does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import pytest
 
 TAKEN_ANEW = """
 import resource
-import torch
+import monai.bundle, segment_anything, torch
+import sam_monai
+from sam_monai.networks import medsa, ptsam, ssam
 {}
 def array():
     torch.ones(2**25)  # 128 MB, which are freed at once
@@ -22,16 +24,35 @@ for _ in range(10):
     array()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+BEGIN = "sam_monai.bundle.command_line.begin()"
 
 
-def pages_taken_anew(imports: str = "", **environment: str) -> int:
+def run(code: str, **environment: str) -> str:
     known = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "THP_", "GLIBC_"))}
-    code = [sys.executable, "-c", TAKEN_ANEW.format(imports)]
-    return int(subprocess.run(code, env=known | environment, stdout=subprocess.PIPE, text=True, check=True).stdout)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=known | environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory as it likes")
-def test_freed_memory_serves_the_next_array_unless_the_environment_says_otherwise():
-    kept = pages_taken_anew("import sam_monai")
-    assert 2 * kept < pages_taken_anew("import sam_monai", MALLOC_TRIM_THRESHOLD_="131072")  # large pages
-    assert 20 * kept < pages_taken_anew()
+def test_freed_memory_serves_the_next_array_once_a_bundle_begins_unless_the_environment_says_otherwise():
+    kept = int(run(TAKEN_ANEW.format(BEGIN)))
+    assert 2 * kept < int(run(TAKEN_ANEW.format(BEGIN), MALLOC_TRIM_THRESHOLD_="131072"))  # large pages
+    assert 20 * kept < int(run(TAKEN_ANEW.format("")))
+
+
+def test_importing_changes_nothing_in_the_process():
+    modules = "networks.medsa, sam_monai.networks.ssam, sam_monai.inference.studies, sam_monai.training.checkpoints"
+    code = f"""
+import os, signal, sys, ignite.engine, monai.bundle, segment_anything, kornia, torch
+def state():
+    hooks = sys.excepthook, sys.displayhook, torch.get_num_threads(), torch.get_default_dtype()
+    return dict(os.environ), hooks, [signal.getsignal(n) for n in (2, 15)], torch.is_grad_enabled()
+before = state()
+import sam_monai, sam_monai.{modules}, sam_monai.bundle.command_line
+print(before == state())
+"""
+    assert run(code).strip() == "True"
+    # The C library's settings cannot be read; what they do can be counted.
+    if platform.libc_ver()[0] == "glibc":
+        without = TAKEN_ANEW.replace("import sam_monai\nfrom sam_monai.networks import medsa, ptsam, ssam\n", "")
+        assert int(run(TAKEN_ANEW.format(""))) > 0.9 * int(run(without.format("")))

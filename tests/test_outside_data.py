@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import run
+from dicom_maker import SETTINGS as CT_SETTINGS
 from monai.data import MetaTensor
 
-from sam_monai import transforms
-from sam_monai.data import LoadCased
+from sam_monai.data import LoadCased, preparing
 from sam_monai.data.dicom_seg import write_segmentation
+from sam_monai.inference import pipeline
 
 DATA = os.environ.get("SAM_MONAI_TEST_DATA")
 pytestmark = [
@@ -58,13 +59,11 @@ def test_two_labels_in_volumes_train_and_evaluate(tmp_path):
 def test_labels_of_an_awkward_dicom_series_survive_the_pipeline(spacing, soft):
     """Compressed, without UIDs, with a wrong thickness tag. The label map goes to the network's grid and back, or
     the answer of a network that knows where each label is, as far as the resampled image can say."""
-    from test_dicom import SETTINGS
-
     case = LoadCased(labels=6)({"image": f"{DATA}/abdomen_ct/dicom", "label": f"{DATA}/abdomen_ct/dicom_label.nii.gz"})
     image, truth = case["image"], case["label"][0].numpy()
     np.testing.assert_allclose(image.pixdim, [0.9765625, 0.9765625, 2.0])
     assert 60 < image[0].numpy()[truth == 4].mean() < 120 and image.min() == -1024  # liver with contrast, air
-    preparation = transforms.Compose(transforms.preparing(SETTINGS | {"spacing": spacing}, ("image", "label")))
+    preparation = pipeline.Compose(preparing.preparing(CT_SETTINGS | {"spacing": spacing}, ("image", "label")))
     prepared = preparation(dict(case))
     answer = prepared["label"].as_tensor()
     if soft:
@@ -73,7 +72,7 @@ def test_labels_of_an_awkward_dicom_series_survive_the_pipeline(spacing, soft):
             there = MetaTensor((case["label"].as_tensor() == value) * 400.0 - 160, image.affine, image.meta)
             shares.append(preparation({**case, "image": there})["image"].as_tensor())
         answer = torch.cat(shares)
-    found = np.asarray(transforms.finishing(preparation)({**prepared, "pred": answer})["pred"][0])
+    found = np.asarray(pipeline.postprocessing(preparation)({**prepared, "pred": answer})["pred"][0])
     for value in (1, 4, 5):
         a, b = found == value, truth == value
         assert np.array_equal(a, b) or spacing is not None

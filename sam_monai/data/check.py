@@ -11,9 +11,9 @@ import torch
 from monai.data import MetaTensor
 from tqdm import tqdm
 
-from sam_monai.data.dataset import NO_DATA, Dataset, is_picture
-from sam_monai.data.load import LoadCased, turned_like
-from sam_monai.errors import InputError
+from ..errors import InputError
+from .dataset import NO_DATA, Dataset, is_picture
+from .load import LoadCased, turned_like
 
 _MOST_LINES = 20
 _SMALLEST = 8

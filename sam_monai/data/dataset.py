@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sam_monai.data.dicom import is_dicom_picture, list_series
-from sam_monai.errors import InputError
+from ..errors import InputError
+from .dicom import is_dicom_picture, list_series
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")

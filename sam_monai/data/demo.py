@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sam_monai.errors import InputError
+from ..errors import InputError
 
 # First slice and number of slices of each slab, from 24 mm below the commissures to 69 mm above them. Two slices
 # between neighbours belong to none, so that no two slabs share a slice or touch.

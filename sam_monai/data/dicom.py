@@ -12,7 +12,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
-from sam_monai.errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sam_monai.data.dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
-from sam_monai.errors import InputError
+from ..errors import InputError
+from .dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
 
 CARRIED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
@@ -51,7 +51,7 @@ def write_segmentation(
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
 
-    from sam_monai import __version__
+    from .. import __version__
 
     series = series_of(source)
     sources = [dcmread(file, stop_before_pixels=True) for file in series.files]

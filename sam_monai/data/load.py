@@ -18,10 +18,10 @@ from monai.utils import ImageMetaKey, MetaKeys
 from nibabel.orientations import aff2axcodes
 from PIL import Image, ImageOps
 
-from sam_monai.data.dataset import PICTURE_SUFFIXES
-from sam_monai.data.dicom import DicomReader, is_dicom
-from sam_monai.data.dicom_seg import is_segmentation, read_segmentation
-from sam_monai.errors import InputError
+from ..errors import InputError
+from .dataset import PICTURE_SUFFIXES
+from .dicom import DicomReader, is_dicom
+from .dicom_seg import is_segmentation, read_segmentation
 
 logger = logging.getLogger(__name__)
 # MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.

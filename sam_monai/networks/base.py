@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adaptations.depth import add_depth_attention, slices_of_a_volume
+from ..adaptations.depth_attention import add_depth_attention, slices_of_a_volume
 from ..backbones.backbone import Backbone, build_backbone
 from ..backbones.blocks import attention_blocks
 from ..errors import InputError
@@ -41,8 +43,8 @@ class AdaptedSAM(nn.Module):
             gradients fewer, where that is faster. Bounds the memory, and with ``depth_attention`` how far slices see
             each other.
         depth_attention: let the slices of a volume see each other in every attention block of the encoder
-            (:mod:`sam_monai.adaptations.depth`). Volumes of more than ``slices_per_batch`` slices pass through in
-            parts, which overlap by a quarter.
+            (:mod:`sam_monai.adaptations.depth_attention`). Volumes of more than ``slices_per_batch`` slices pass
+            through in parts, which overlap by a quarter.
         checkpointing: keep nothing of the encoder's attention blocks for the backward pass, which computes them again:
             less memory, more time, the same gradients.
         preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
@@ -87,6 +89,14 @@ class AdaptedSAM(nn.Module):
         self.register_state_dict_post_hook(keep_adapter_only)
         self.register_load_state_dict_pre_hook(check_identity)
         self.register_load_state_dict_post_hook(forgive_missing_base)
+
+    @staticmethod
+    def methods() -> dict[str, type[AdaptedSAM]]:
+        """Every network of this folder by its ``method``, the name by which adapters know it."""
+        here = __name__.rpartition(".")[0]
+        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+            importlib.import_module(f"{here}.{module.name}")
+        return {network.method: network for network in AdaptedSAM.__subclasses__()}
 
     def set_backbone(self, backbone: Backbone) -> None:
         self.backbone = backbone

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adaptations import adapters
-from ..adaptations.prompts import decoder_prompts
+from ..adaptations import medsa_adapters as adapters
+from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from .base import AdaptedSAM
-from .clicks import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
+from .prompt_tokens import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
 
 GAIN_ON_NEW_IMAGES = 2.0
 

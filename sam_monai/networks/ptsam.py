@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
-from ..adaptations import prompts
+from ..adaptations import ptsam_prompts as prompts
 from ..backbones.backbone import Backbone
-from ..embeddings import EmbeddingCache
 from ..errors import InputError
 from .base import AdaptedSAM
+from .embeddings import EmbeddingCache
 
 
 class PTSAM(AdaptedSAM):

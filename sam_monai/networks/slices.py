@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import InputError
 
+MOST_BYTES = 2**30  # of a volume's logits that are kept
 ARRAY = 2**27  # bytes; beyond, more slices together are no faster, and take more memory
 
 

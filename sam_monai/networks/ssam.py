@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adaptations import svd
+from ..adaptations import ssam_singular_values as svd
 from ..backbones.backbone import WIDTH, Backbone
 from ..errors import InputError
-from ..text import TEXT_WIDTH, encode_labels
 from .base import AdaptedSAM
+from .text import TEXT_WIDTH, encode_labels
 
 
 class SSAM(AdaptedSAM):

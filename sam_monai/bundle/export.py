@@ -1,0 +1,207 @@
+"""A trained network as one file for another runtime: ONNX, OpenVINO, or torch.export's own."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..adaptations import ssam_singular_values as svd
+from ..errors import InputError
+from ..inference.openvino_encoder import quiet
+from ..networks.base import AdaptedSAM
+from ..networks.medsa import MedSA
+
+OPSET = 18  # what torch's own translations are written in
+PARITY = 1e-3  # largest difference from torch, over the largest logit where that is more than 1
+RUNTIMES = {".onnx": ("onnx", "onnxscript", "onnxruntime"), ".xml": ("onnx", "onnxscript", "openvino"), ".pt2": ()}
+Axes = dict[str, dict[int, str]]  # of each input: number and name of its dynamic axes
+Run = Callable[[Sequence[Tensor]], Tensor]
+
+
+class Prompted(nn.Module):
+    """Med-SA by clicks and a box, with one pass of the encoder for both of its answers."""
+
+    def __init__(self, network: MedSA) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, point_coords: Tensor, point_labels: Tensor, boxes: Tensor) -> Tensor:
+        embedding = self.network.encode(image)
+        return self.network(image, embedding, point_coords, point_labels, boxes)
+
+
+def export(
+    network: AdaptedSAM,
+    path: str | Path,
+    size: Sequence[int] | None = None,
+    channels: int = 3,
+    prompted: bool = False,
+    opset: int = OPSET,
+) -> str:
+    """Write a network as one program, run that by its runtime, and compare it with torch.
+
+    Inputs, float32 but for the int64 ``point_labels``: ``image`` (batch, C, H, W), or (1, C, H, W, D), values in
+    [0, 1]. ``prompted``: also ``point_coords`` (1, clicks, 2 or 3), ``point_labels`` (1, clicks) and ``boxes``
+    (1, 1, 4 or 6), NaN for none. Output ``logits`` (batch, L + 1, H, W[, D]), prompted (1, 2, H, W[, D]). Dynamic are
+    the batch of pictures, the clicks, and D where the network has no depth attention. S-SAM's weights are folded, in
+    place.
+
+    Args:
+        network: is put in eval mode and computes in float32 from here on.
+        path: ``.onnx``, ``.xml`` (OpenVINO, with a ``.bin`` beside it) or ``.pt2``.
+        size: H, W for pictures; H, W, D for volumes. ``None``: pictures of the encoder's square.
+        channels: C, 1 or 3.
+        prompted: Med-SA by clicks and a box.
+        opset: of ONNX.
+
+    Returns:
+        What was written, for people: inputs and outputs with their axes, the opset, and the differences.
+
+    Raises:
+        InputError: a format that is not known or whose packages are missing, a size or a prompt that the network does
+            not take, or a file that does not compute what torch does: then no file is left.
+    """
+    path = Path(path)
+    if path.suffix not in RUNTIMES:
+        raise InputError(f"{path}: the output ends in {', '.join(RUNTIMES)}, which say the format")
+    for package in RUNTIMES[path.suffix]:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(f'{path.suffix} needs {package}: pip install "sam_monai[export]"') from error
+    size = tuple(size or (network.image_size, network.image_size))
+    if len(size) not in (2, 3) or min(size) < 1:
+        raise InputError(f"the size is H W for pictures or H W D for volumes, not {' '.join(map(str, size))}")
+    if prompted and not isinstance(network, MedSA):
+        raise InputError(f"{type(network).__name__} takes no clicks and boxes: only Med-SA is exported with prompts")
+    deep = len(size) == 3 and network.depth_attention
+    network.eval().amp = False
+    if deep:
+        network.slices_per_batch = size[2]  # the file's slices all see each other, and so do torch's to compare with
+    svd.fold(network.backbone)
+    program: nn.Module = Prompted(network) if isinstance(network, MedSA) and prompted else network
+    axes = dynamic_axes(len(size), prompted, deep)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}", dir=path.parent) as folder, torch.no_grad(), quiet():
+        aside = Path(folder) / path.name
+        example = inputs(size, channels, 2, prompted, deep)
+        exported = torch.export.export(program, example, dynamic_shapes=dimensions(axes), strict=False)
+        run = WRITERS[path.suffix](exported, aside, axes, opset)
+        lines = [f"{path}: {'opset ' + str(opset) + ', ' if path.suffix != '.pt2' else ''}{megabytes(folder)}"]
+        for name, tensor in zip(axes, example, strict=True):
+            lines.append(f"  {name} {described(tensor, axes[name])} {str(tensor.dtype)[6:]}")
+        for many in (1, 3) if any(axes.values()) else (1,):
+            given = inputs(size, channels, many, prompted, deep)
+            expected, found = program(*given), run(given)
+            if many == 1:
+                lines.append(f"  logits {described(expected, axes['image'])} float32")
+            difference = float((found - expected).abs().max()) if found.shape == expected.shape else float("nan")
+            largest = float(expected.abs().max())
+            if not difference <= PARITY * max(1.0, largest):
+                raise InputError(
+                    f"{path} is not written: it differs from torch by {difference:.2g} where logits reach {largest:.3g}"
+                )
+            sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(axes, given, strict=True))
+            lines.append(f"  from torch {difference:.1e}, of the largest logit {difference / largest:.1e}: {sizes}")
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file == aside):
+            os.replace(file, path.parent / file.name)
+    return "\n".join(lines)
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def dynamic_axes(dims: int, prompted: bool, deep: bool) -> Axes:
+    """Name of each dynamic axis of each input."""
+    depth = {4: "depth"} if dims == 3 and not deep else {}
+    if not prompted:
+        return {"image": depth if dims == 3 else {0: "batch"}}
+    return {"image": depth, "point_coords": {1: "clicks"}, "point_labels": {1: "clicks"}, "boxes": {}}
+
+
+def dimensions(axes: Axes) -> tuple[dict[int, Any], ...]:
+    dims = {axis: torch.export.Dim(axis, min=1) for named in axes.values() for axis in named.values()}
+    return tuple({i: dims[axis] for i, axis in named.items()} for named in axes.values())
+
+
+def inputs(size: Sequence[int], channels: int, many: int, prompted: bool, deep: bool) -> tuple[Tensor, ...]:
+    """Random inputs whose dynamic axes are of length ``many``; of three clicks one is padding, and one has no box."""
+    rng = torch.Generator().manual_seed(many)
+    plane = (size[0], size[1])
+    depth = () if len(size) == 2 else (size[2],) if deep else (many,)
+    batch = 1 if prompted or depth else many
+    image = torch.rand(batch, channels, *plane, *depth, generator=rng)
+    if not prompted:
+        return (image,)
+    end = torch.tensor([*plane, *depth]) - 1.0
+    coords = (torch.rand(1, many, len(end), generator=rng) * end).round()
+    labels = torch.tensor([[1, 0, -1]])[:, :many]
+    box = torch.cat([(end * 0.2).round(), (end * 0.7).round()])[None, None]
+    return image, coords, labels, box if many > 1 else torch.full_like(box, torch.nan)
+
+
+def described(tensor: Tensor, axes: dict[int, str]) -> str:
+    return f"({', '.join(axes.get(i, str(n)) for i, n in enumerate(tensor.shape))})"
+
+
+def megabytes(folder: str) -> str:
+    return f"{sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6:.1f} MB"
+
+
+# -- formats -----------------------------------------------------------------------------------------------------------
+
+
+def write_pt2(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
+    torch.export.save(program, path)
+    module = torch.export.load(path).module()
+    return lambda given: module(*given)
+
+
+def write_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
+    save_onnx(program, path, axes, opset)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda given: torch.from_numpy(
+        session.run(None, {name: tensor.numpy() for name, tensor in zip(axes, given, strict=True)})[0]
+    )
+
+
+def write_openvino(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        onnx = Path(folder) / "model.onnx"
+        save_onnx(program, onnx, axes, opset)
+        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+    # On processors with bf16 OpenVINO would compute in it.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = openvino.compile_model(path, "CPU", settings)
+    return lambda given: torch.from_numpy(compiled([tensor.numpy() for tensor in given])[0].copy())
+
+
+def save_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> None:
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    torch.onnx.export(
+        program,
+        f=path,
+        input_names=list(axes),
+        output_names=["logits"],
+        opset_version=opset,
+        external_data=size > 1.8e9,  # a protobuf ends at 2 GB
+        dynamic_shapes=tuple(axes.values()),  # their names alone: the program has the axes
+        dynamo=True,
+        verbose=False,
+    )
+
+
+WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_pt2}

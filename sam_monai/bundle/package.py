@@ -1,0 +1,142 @@
+"""A bundle of one's own: a copy of the method's bundle that is about one trained adapter."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..distributed import first_process
+from ..errors import InputError
+from ..files import aside
+from ..networks.adapter_files import read_adapter, read_training, write_adapter
+from .folder import metadata_labels, read_metadata, record
+
+COPIED = ("LICENSE", "docs", "configs")
+
+
+def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None) -> Path:
+    """Make a bundle of a trained adapter: what is known of it becomes part of its configuration and metadata, so that
+    further training, by a server too, continues this very network.
+
+    Args:
+        bundle_root: the bundle it was trained with.
+        output: folder to make; there must be none, or an empty one.
+        adapter: ``None``: the bundle's ``models/model.pt``.
+
+    Raises:
+        InputError: the output is there, the bundle is not one, or the adapter is missing or of another method.
+    """
+    root, output = Path(bundle_root), Path(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise InputError(f"{output} is there already: name a folder that is not, or an empty one")
+    absent = [name for name in COPIED if not (root / name).exists()]
+    if absent:
+        raise InputError(f"{root} is no bundle of sam_monai: it has no {', '.join(absent)}")
+    adapter = root / "models" / "model.pt" if adapter is None else Path(adapter)
+    state, known = read_adapter(adapter), record(root, adapter)
+    values, metadata = literals(known), described(read_metadata(root), known)
+    target = Path(os.path.abspath(output))
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        for name in COPIED:
+            (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, part / name)
+        write_json(metadata, part / "configs" / "metadata.json")
+        for file in sorted((part / "configs").glob("*.json")):
+            config = json.loads(file.read_text(encoding="utf-8"))
+            if file.name == "train.json":
+                config |= {key: value for key, value in values.items() if key in config}
+                config["dataset_dir"] = None
+            if "bundle_root" in config:
+                config["bundle_root"] = default_root(output)
+                write_json(config, file)
+        write_adapter(state, part / "models" / "model.pt", read_training(adapter))
+        part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return output
+
+
+def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
+    """The last line of a training: how to make a bundle of the adapter, where the metadata describe another."""
+    adapter = Path(ckpt_dir) / "model.pt"
+    if first_process() and (Path(bundle_root) / "configs" / "metadata.json").is_file():
+        metadata, ours = read_metadata(bundle_root), record(bundle_root, adapter)
+        if metadata_labels(metadata) != ours["labels"] or any(ours[k] != v for k, v in metadata["adapter"].items()):
+            command = f"python -m sam_monai package {bundle_root} OUTPUT --adapter {adapter}"
+            print(f"metadata.json describes another adapter; for a bundle of this one: {command}", flush=True)
+
+
+def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """A bundle's metadata, brought up to date with a trained adapter: labels, channels, sizes, preparation of images.
+
+    Args:
+        metadata: of the bundle.
+        known: the adapter's record.
+
+    Raises:
+        InputError: the adapter is another method's.
+    """
+    strange = [key for key in metadata["adapter"] if key not in known]
+    if strange:
+        raise InputError(
+            f"the adapter is one of {known.get('method')} and has no {strange[0]}: name that method's bundle"
+        )
+    names = ["background", *known["labels"]]
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    pred["num_channels"] = len(names)
+    pred["channel_def"] = {str(i): name for i, name in enumerate(names)}
+    listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
+    metadata["label_classes"], metadata["pred_classes"] = f"label map: {listed}", f"logits: {listed}"
+    dims = known["preprocessing"]["spatial_dims"]
+    shape = [known["image_size"]] * 2 + [8] * (dims - 2)
+    image = metadata["network_data_format"]["inputs"]["image"]
+    for tensor in (pred, image):
+        tensor["spatial_shape"] = shape
+    intensity = known["preprocessing"]["intensity"]
+    image["modality"] = {"ct": "CT", "mr": "MR", "picture": "RGB"}[intensity]
+    image["num_channels"] = 3 if intensity == "picture" else 1
+    image["channel_def"] = {str(i): name for i, name in enumerate(("red", "green", "blue"))}
+    if intensity != "picture":
+        image["channel_def"] = {"0": "image"}
+    metadata["data_type"] = "nifti" if dims == 3 else "png"
+    metadata["adapter"] = {key: known[key] for key in metadata["adapter"]}
+    return metadata
+
+
+def literals(known: Mapping[str, Any]) -> dict[str, Any]:
+    """What an adapter's record says under the names that configurations use.
+
+    Raises:
+        InputError: a value that a configuration would run as code or look up.
+    """
+    # Med-SA's own `scale`, of its adapters, is no key of a configuration; there `scale` is that of the images.
+    values = {**known, **known["preprocessing"]}
+    for text in strings(values):
+        if re.search(r"^[$@%]|[@%]#", text):
+            raise InputError(f"the adapter's record holds {text!r}, which a configuration would run: rename the label")
+    return values
+
+
+def strings(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for part in parts for text in strings(part)]
+
+
+def default_root(output: Path) -> str:
+    """The key ``bundle_root``."""
+    path = repr(str(output)).replace("@", "\\x40")  # MONAI takes what follows an @ for a reference
+    return f"$sam_monai.bundle.folder.root({path})"
+
+
+def write_json(content: Any, path: Path) -> None:
+    with aside(path) as file:
+        file.write((json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode())

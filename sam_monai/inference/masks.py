@@ -1,0 +1,85 @@
+"""Masks as files, in the grid of the image that they belong to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+from PIL import Image
+from tqdm.auto import tqdm
+
+from ..data.dicom import is_dicom
+from ..data.dicom_seg import write_segmentation
+from ..data.names import CaseNames
+from ..errors import InputError
+from ..networks.base import AdaptedSAM
+
+
+class SaveMasks:
+    """Writes the label map of every case of an evaluator's run, in the grid of its image's file.
+
+    Volumes become ``<case>_seg.nii.gz`` with the image's affine or, from DICOM, one ``<case>_seg.dcm`` that refers to
+    its series; pictures ``<case>_seg.png`` with the label's number as grey value. A file is whole or not there.
+
+    Args:
+        folder: where they go.
+        mask_format: ``"nifti"`` or ``"dicom_seg"``.
+        network: says the labels and the method, for DICOM.
+        prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        mask_format: str = "nifti",
+        network: AdaptedSAM | None = None,
+        prompted: Callable[[Path], bool] = lambda file: False,
+    ) -> None:
+        if mask_format not in ("nifti", "dicom_seg"):
+            raise InputError(f"the key mask_format is 'nifti' or 'dicom_seg', not {mask_format!r}")
+        self.folder, self.names, self.dicom = Path(folder), CaseNames(), mask_format == "dicom_seg"
+        self.network, self.prompted = network, prompted
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        cases: Any = engine.state.output
+        for case in cases:
+            tqdm.write(f"mask: {self.save(case['pred'], case['image'].meta['filename_or_obj'])}")
+
+    def save(self, mask: MetaTensor, source: str) -> Path:
+        """Write one label map (1, *spatial) of an image's file or folder."""
+        path = self.folder / f"{self.names(source)}_seg{self.suffix(mask, source)}"
+        part = path.with_name(f".{path.name}")
+        array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
+        if path.suffix == ".dcm" and self.network is not None:
+            labels = self.meanings(source, int(array.max()))
+            write_segmentation(
+                array, mask.affine.cpu().numpy(), source, labels, path, f"sam_monai {self.network.method}"
+            )
+            return path
+        if path.suffix == ".png":
+            Image.fromarray(array).save(part)
+        else:
+            nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
+        os.replace(part, path)
+        return path
+
+    def meanings(self, source: str, most: int) -> Sequence[str]:
+        """Names of a mask's values from 1 on, of which ``most`` is the largest."""
+        if self.network is None or self.prompted(Path(source)):
+            return [f"object {i}" for i in range(1, max(1, most) + 1)]
+        return self.network.labels
+
+    def suffix(self, mask: MetaTensor, source: str) -> str:
+        if mask.ndim == 3:
+            return ".png"
+        return ".dcm" if self.dicom and is_dicom(source) else ".nii.gz"

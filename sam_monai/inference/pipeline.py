@@ -1,0 +1,85 @@
+"""From files to the network, through it, and back to the grid of each file: for validation, evaluation, inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ignite.engine import Engine, Events
+from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
+from monai.transforms import (
+    Compose,
+    FillHolesd,
+    KeepLargestConnectedComponentd,
+    Transform,
+)
+from torch import nn
+
+from ..data.load import LoadCased
+from ..data.preparing import Settings, check_scale, preparing
+from ..networks.adapter_files import read_adapter
+from ..prompts.requests import KeepClicks
+from .slabs import SlabInferer, ToFileGridd
+
+
+def preprocessing(labels: Sequence[str], settings: Settings) -> Compose:
+    """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
+    load = LoadCased(("image", "label"), labels, settings["channels"], allow_missing_keys=True)
+    return Compose([load, *preparing(settings), KeepClicks()])
+
+
+def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
+    """Files to whole images for the network, and their labels on the same grid."""
+    keys = ("image", "label")
+    return Compose([LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)])
+
+
+def postprocessing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:
+    """What the inferer gives to a label map on the grid of the image's own file.
+
+    Args:
+        preparation: the transforms that prepared the image.
+        largest_component: keep only the largest connected component of each label.
+        fill_holes: fill holes inside a label.
+    """
+    steps: list[Transform] = [ToFileGridd(preparation)]
+    if largest_component:
+        steps.append(KeepLargestConnectedComponentd("pred"))
+    if fill_holes:
+        steps.append(FillHolesd("pred"))
+    return Compose(steps)
+
+
+def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> Inferer:
+    """The image or volume as a whole, or patches of the encoder's size, overlapped and blended.
+
+    Volumes pass in slabs of slices, so memory does not grow with depth.
+    """
+    check_scale(scale)
+    if scale == "whole":
+        return SlabInferer(SimpleInferer()) if spatial_dims == 3 else SimpleInferer()
+    size = (image_size, image_size, 8)[:spatial_dims]
+    patches = SlidingWindowInferer(
+        size,
+        sw_batch_size=1 if spatial_dims == 3 else 8,
+        overlap=(overlap, overlap, 0.0)[:spatial_dims],
+        mode="gaussian",
+    )
+    return SlabInferer(patches) if spatial_dims == 3 else patches
+
+
+class AdapterCheckpointLoader:
+    """Loads an adapter when an evaluator starts.
+
+    By its name MONAI's federated learning knows it for a loader, and leaves it out to evaluate what a server sent.
+    """
+
+    def __init__(self, path: str | Path, network: nn.Module) -> None:
+        self.path, self.network = path, network
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        network = getattr(self.network, "module", self.network)
+        network.load_state_dict(read_adapter(self.path))

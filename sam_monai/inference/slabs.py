@@ -1,0 +1,94 @@
+"""Big volumes in bounded memory: slab by slab, of which labels are kept and not logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.inferers import Inferer
+from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..networks.slices import MOST_BYTES
+
+SLICES = 64  # of a slab
+MARGIN = 4  # slices by which slabs overlap on each side where slices see each other
+
+
+class SlabInferer(Inferer):
+    """Another inferer for slabs of a volume's slices, so that memory does not grow with depth.
+
+    Where the slices see each other (depth attention), slabs overlap and are blended. The logits of a whole volume are
+    kept if they are small, else the labels alone, as one channel: :class:`ToFileGridd` takes both.
+
+    Args:
+        inferer: for one slab.
+        slices: of a slab.
+        most_bytes: of logits to keep.
+    """
+
+    def __init__(self, inferer: Inferer, slices: int = SLICES, most_bytes: int = MOST_BYTES) -> None:
+        self.inferer, self.slices, self.most_bytes = inferer, slices, most_bytes
+
+    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D)."""
+        depth = inputs.shape[-1]
+        if inputs.ndim != 5 or depth <= self.slices:
+            return self.inferer(inputs, network, *args, **kwargs)
+        volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        margin = MARGIN if getattr(getattr(network, "module", network), "depth_attention", False) else 0
+        parts, tail = [], None
+        for first in tqdm(range(0, depth, self.slices), desc="slabs", unit="slab", leave=False):
+            last = min(first + self.slices, depth)
+            start, stop = max(0, first - margin), min(depth, last + margin)
+            logits = self.inferer(volume[..., start:stop], network, *args, **kwargs)
+            if tail is not None:
+                overlap = tail.shape[-1]
+                weight = torch.linspace(0, 1, overlap + 2, device=logits.device)[1:-1]
+                logits[..., :overlap] = weight * logits[..., :overlap] + (1 - weight) * tail
+            end = stop if last == depth else last - margin
+            tail = logits[..., end - start :].clone() if margin and last < depth else None
+            logits = logits[..., : end - start]
+            large = 4 * logits[..., 0].numel() * depth > self.most_bytes
+            parts.append(logits.argmax(1, keepdim=True).to(torch.int16) if large else logits)
+        return torch.cat(parts, -1)
+
+
+class ToFileGridd(MapTransform):
+    """Logits, or labels as one channel, on the network's grid to a label map on the grid of the image's own file.
+
+    Where a volume was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
+
+    Args:
+        preparation: the transforms that prepared the image.
+    """
+
+    def __init__(self, preparation: Compose) -> None:
+        super().__init__("pred")
+        inverted = any(isinstance(step, InvertibleTransform) for step in preparation.transforms)
+        self.ensure = EnsureTyped("pred")  # Invertd passes over a plain tensor
+        self.invert = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
+        if not inverted:
+            self.invert = lambda data: data
+        self.resampled = any(isinstance(step, Spacingd) for step in preparation.transforms)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = self.ensure(dict(data))
+        pred = case["pred"]
+        if not self.resampled:  # the same voxels, in another order at most
+            labels = pred.argmax(0, keepdim=True).to(torch.int16) if len(pred) > 1 else pred  # ITK writes no int64
+            return self.invert({**case, "pred": labels})
+        values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
+        best = found = None
+        for value in values:
+            channel = pred[value : value + 1] if len(pred) > 1 else (pred == value).float()
+            share = self.invert({**case, "pred": channel})["pred"]
+            if best is None or found is None:
+                best, found = share, torch.full_like(share, value, dtype=torch.int16)
+            else:
+                found[share > best] = value
+                best = torch.maximum(best, share)
+        return {**case, "pred": found}

@@ -1,0 +1,197 @@
+"""Trained adapters as files: ``model.pt`` and, beside it, ``model.safetensors``, which says what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from ..backbones.weights import read_state
+from ..errors import InputError
+from ..files import aside, save_aside
+from . import identity
+from .base import AdaptedSAM
+
+BUFFERS = ("identity", "label_vectors")  # in an adapter, and not trained
+
+
+def read_adapter(path: str | Path) -> dict[str, Tensor]:
+    """An adapter's state dict, of a ``.pt`` or a ``.safetensors`` file.
+
+    Raises:
+        InputError: no such file, a damaged one, or one that is not an adapter.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no trained adapter at {path}: run the bundle's train.json first")
+    state = read_state(path)
+    if "identity" not in state:
+        raise InputError(f"{path} is not an adapter of sam_monai: it has no identity")
+    return state
+
+
+def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write an adapter twice, each file whole or not there: ``path``, as MONAI reads it, and the same tensors as
+    ``.safetensors``, whose header holds the adapter's record and how it was trained, readable without this package.
+
+    Args:
+        state: of a network.
+        path: ends in ``.pt``.
+        training: what :func:`training_summary` gave.
+    """
+    save_aside(state, path)
+    header = {"format": "pt", "identity": json.dumps(identity.from_tensor(state["identity"]), ensure_ascii=False)}
+    if training is not None:
+        header["training"] = json.dumps(training, ensure_ascii=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with aside(path.with_suffix(".safetensors")) as file:
+        file.write(safetensors.torch.save(tensors, header))
+
+
+def training_summary(
+    epochs: int, best_epoch: int, validation_dice: float | None, training_cases: int, validation_cases: int
+) -> dict[str, Any]:
+    """What an adapter's file says of its training. ``validation_dice``: of ``best_epoch``, over cases and labels."""
+    from .. import __version__
+
+    return {
+        "sam_monai": __version__,
+        "epochs": epochs,
+        "best_epoch": best_epoch,
+        "validation_dice": validation_dice,
+        "training_cases": training_cases,
+        "validation_cases": validation_cases,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def read_training(path: str | Path) -> dict[str, Any] | None:
+    """The training summary of an adapter, if its file or the ``.safetensors`` of the same numbers beside it has one."""
+    file = Path(path).with_suffix(".safetensors")
+    if not file.is_file() or (file != Path(path) and differences(read_adapter(path), read_adapter(file))):
+        return None
+    return header(file).get("training")
+
+
+def header(path: Path) -> dict[str, Any]:
+    """What is written in words in a ``.safetensors`` file of ours: the record and the training's summary."""
+    with safe_open(path, "pt") as file:
+        found = file.metadata() or {}
+    try:
+        return {key: json.loads(found[key]) for key in ("identity", "training") if key in found}
+    except ValueError as error:
+        raise InputError(f"{path}: its header cannot be read ({error}); the file was changed by hand") from error
+
+
+def describe(path: str | Path) -> str:
+    """What an adapter is, a line each: method, base, labels, sizes, preparation of images, training.
+
+    Raises:
+        InputError: the file is no adapter.
+    """
+    state = read_adapter(path)
+    record = identity.from_tensor(state["identity"])
+    numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
+    common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
+    rows = {
+        "method": record.get("method"),
+        "base": f"{record.get('backbone')} (weights {str(record.get('base'))[:12]})",
+        "labels": ", ".join(f"{i} {name}" for i, name in enumerate(record.get("labels", ()), 1)),
+        "image size": f"{record.get('image_size')} px",
+        "settings": in_words({key: value for key, value in record.items() if key not in common}),
+        "trained numbers": f"{numbers:,}",
+        "file": f"{Path(path).stat().st_size:,} bytes",
+        "preprocessing": in_words(record.get("preprocessing") or {}) or "not recorded",
+        "training": in_words(read_training(path) or {}) or "not recorded",
+    }
+    width = max(map(len, rows))
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+
+
+def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) -> AdaptedSAM:
+    """The network that an adapter's record describes, on its base, before the adapter is loaded.
+
+    Args:
+        record: of the adapter.
+        checkpoint: file of the base weights, where the name does not say it.
+
+    Raises:
+        InputError: a method unknown here, a record that no network has, or base weights that are not found.
+    """
+    methods = AdaptedSAM.methods()
+    if record.get("method") not in methods:
+        raise InputError(f"the adapter's method is {record.get('method')!r}; this sam_monai has {', '.join(methods)}")
+    options = {key: value for key, value in record.items() if key not in ("method", "base", "resize", "labels")}
+    try:
+        # Labels as default, for S-SAM would else run its text encoder, whose vectors the adapter brings along.
+        return methods[record["method"]](checkpoint=checkpoint, default_labels=record.get("labels"), **options)
+    except InputError:
+        raise
+    except Exception as error:  # whatever a record changed by hand brings about
+        raise InputError(
+            f"the adapter's record does not fit {record['method']} ({error}): the file is damaged"
+        ) from error
+
+
+def load_network(path: str | Path, checkpoint: str | Path | None = None) -> AdaptedSAM:
+    """The network that an adapter was made for, with the adapter loaded.
+
+    Raises:
+        InputError: as :func:`read_adapter` and :func:`network_of`, or base weights that are not the adapter's.
+    """
+    state = read_adapter(path)
+    network = network_of(identity.from_tensor(state["identity"]), checkpoint)
+    network.load_state_dict(state)
+    return network
+
+
+def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str | Path | None = None) -> None:
+    """Load an adapter on its base, and compare ``.pt`` and ``.safetensors`` where both are there.
+
+    Args:
+        path: of either file.
+        network: to load it into; ``None``: the one that its record describes.
+        checkpoint: file of the base weights, where their name does not say it.
+
+    Raises:
+        InputError: another base, method or set of labels, keys or shapes that do not fit, numbers that are not finite,
+            or two files that differ.
+    """
+    state = read_adapter(path)
+    record = identity.from_tensor(state["identity"])
+    network = network or network_of(record, checkpoint)
+    try:
+        network.load_state_dict(state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except RuntimeError as error:  # torch names every key that is missing, unexpected or of another shape
+        raise InputError(f"{path} does not fit the network that it names: {' '.join(str(error).split())}") from error
+    odd = [key for key in {**record, **network.describe()} if record.get(key) != network.describe().get(key)]
+    if odd:
+        raise InputError(f"{path}: the record does not describe the network that it loads into: {', '.join(odd)}")
+    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise InputError(f"{path} holds NaN or infinite numbers, in {', '.join(broken[:3])}: train it again")
+    pt, twin = Path(path).with_suffix(".pt"), Path(path).with_suffix(".safetensors")
+    if pt.is_file() and twin.is_file() and (differing := differences(read_adapter(pt), read_adapter(twin))):
+        raise InputError(
+            f"{pt} and {twin.name} beside it differ, in {', '.join(differing[:3])}: remove the one that is out of date"
+        )
+    if twin.is_file() and header(twin).get("identity", record) != record:
+        raise InputError(f"{twin}: its header describes another adapter than its tensors; write it again")
+
+
+def differences(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that two state dicts do not share to the last bit."""
+    names = sorted({*one, *other})
+    return [name for name in names if name not in one or name not in other or not torch.equal(one[name], other[name])]

@@ -1,0 +1,73 @@
+"""How networks that take clicks and boxes are trained: with and without a prompt, from one embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from .drawn import corrective_click, draw_prompts, pick_object
+
+
+class PromptedTraining(Inferer):
+    """The trainer's inferer: answers every batch without a prompt and, from the same embedding, with drawn ones.
+
+    An object an image is drawn, and a kind of prompt; then up to ``corrections`` times a click is added where the
+    answer was wrong, and the last answer counts (Med-SA's training). This is done several times a batch, because a
+    prompt costs the decoder alone.
+
+    Args:
+        labels: number of foreground labels.
+        corrections: most corrective clicks.
+        draws: prompts for a batch.
+    """
+
+    def __init__(self, labels: int, corrections: int = 2, draws: int = 4) -> None:
+        self.labels, self.corrections, self.draws = labels, corrections, draws
+
+    def __call__(
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, label: Tensor, **kwargs: Any
+    ) -> dict[str, Tensor]:
+        """Images (B, C, *spatial) and label maps (B, 1, *spatial) to logits ``automatic`` (B, L + 1, *spatial) and
+        ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean."""
+        rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
+        embedding = getattr(network, "module", network).encode(inputs)
+        automatic = network(inputs, embedding)
+        known = automatic.detach()
+        objects, answers = [], []
+        for _ in range(self.draws):
+            target = pick_object(label, rng, self.labels)
+            prompts = draw_prompts(target, rng)
+            for _ in range(rng.randint(self.corrections + 1)):
+                with torch.no_grad():
+                    answer = network(inputs, embedding.detach(), automatic=known, **prompts)
+                prompts = corrective_click(target, answer[:, 1:] > 0, prompts)
+            objects.append(target)
+            answers.append(network(inputs, embedding, automatic=known, **prompts))
+        return {
+            "automatic": automatic,
+            "prompted": torch.stack(answers, 1),
+            "objects": torch.cat(objects, 1),
+        }
+
+
+class PromptedLoss(nn.Module):
+    """A loss of both kinds of :class:`PromptedTraining`'s answers, added."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, answers: dict[str, Tensor], label: Tensor) -> Tensor:
+        prompted = self.loss(answers["prompted"].flatten(0, 1), answers["objects"].flatten(0, 1)[:, None])
+        return self.loss(answers["automatic"], label) + prompted
+
+
+def with_label(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple:
+    """The trainer's ``prepare_batch``: the label goes to the inferer too, which draws prompts from it."""
+    image, label = (batch[key].to(device, non_blocking=non_blocking, **kwargs) for key in ("image", "label"))
+    return image, label, (), {"label": label}

@@ -1,0 +1,135 @@
+"""Masks as people want to see them: contours over a few slices, truth and prediction side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import MetaTensor
+
+from ..data.load import LoadCased
+from ..data.names import CaseNames
+from ..data.slicing import ToSlices
+from ..distributed import first_process
+
+
+def upright(volume: Any, orientation: str) -> np.ndarray:
+    """A channel-first map on its file's grid as an array (C, rows, columns, slices) as a person looks at it."""
+    if volume.ndim == 3:
+        return np.asarray(volume)[..., None]
+    return np.asarray(ToSlices(orientation)(volume))
+
+
+def chosen_slices(mask: np.ndarray, number: int) -> list[int]:
+    """Slices evenly spread over those that hold a label, or over all where none does."""
+    held = np.flatnonzero(mask.any((0, 1)))
+    if len(held) == 0:
+        held = np.arange(mask.shape[-1])
+    places = np.linspace(0, len(held) - 1, min(number, len(held)) + 2)[1:-1]
+    return sorted({int(held[round(place)]) for place in places})
+
+
+def case_picture(
+    image: np.ndarray, maps: Mapping[str, np.ndarray], labels: Sequence[str], title: str, path: Path, slices: int = 3
+) -> None:
+    """Write one PNG: a row a slice, the image and then each label map as contours over it.
+
+    Args:
+        image: (1 or 3, rows, columns, slices), any range.
+        maps: column titles and label maps (rows, columns, slices), values 0 to len(labels).
+        labels: names for the legend.
+        title: heading.
+        path: file to write.
+        slices: rows at most.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import to_rgba
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    low, high = np.percentile(image, (0.5, 99.5))
+    shown = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+    colours = [f"C{i % 10}" for i in (1, 0, 2, *range(3, len(labels) + 1))]
+    rows = chosen_slices(next(iter(maps.values())), slices)
+    height = image.shape[1] / image.shape[2]
+    figure = Figure(figsize=(3 * (1 + len(maps)), 3 * height * len(rows) + 0.7), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), 1 + len(maps), squeeze=False)
+    for line, k in zip(axes, rows, strict=True):
+        plane = np.moveaxis(shown[..., k], 0, -1)
+        plane = np.repeat(plane, 3, -1) if plane.shape[-1] == 1 else plane
+        for axis, (name, volume) in zip(line, {"image": None, **maps}.items(), strict=True):
+            axis.imshow(plane, interpolation="nearest")
+            axis.set_axis_off()
+            if k == rows[0]:
+                axis.set_title(name, fontsize=10)
+            for value, colour in enumerate(colours[: len(labels)], 1):
+                mask = None if volume is None else volume[..., k] == value
+                if mask is not None and mask.any():
+                    axis.imshow(mask[..., None] * np.array(to_rgba(colour, 0.25)), interpolation="nearest")
+                    axis.contour(mask, [0.5], colors=[colour], linewidths=1.2)
+    handles = [Line2D([], [], color=c, label=name) for c, name in zip(colours, labels, strict=False)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}")
+    figure.savefig(part, dpi=100, format="png")
+    os.replace(part, path)
+
+
+class Pictures:
+    """Writes a picture of every case that an evaluator sees: image, truth where there is one, prediction.
+
+    Args:
+        labels: names of the foreground labels; a function without arguments where they are known only later.
+        folder: where ``<case>.png`` go.
+        settings: how the images were prepared (``orientation``, ``channels``), see :mod:`sam_monai.inference.pipeline`.
+        most: cases at most.
+        names: of the cases.
+        prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
+    """
+
+    def __init__(
+        self,
+        labels: Any,
+        folder: str | Path,
+        settings: Mapping[str, Any],
+        most: int = 20,
+        prompted: Callable[[Path], bool] = lambda file: False,
+        names: CaseNames | None = None,
+    ) -> None:
+        self.prompted = prompted
+        self.labels = labels if callable(labels) else lambda: labels
+        self.folder, self.settings, self.most = Path(folder), settings, most
+        self.load = LoadCased(("image",), (), settings["channels"])
+        self.names = names or CaseNames()
+        self.written: list[Path] = []
+
+    def attach(self, engine: Engine) -> None:
+        if first_process():
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
+
+    def draw(self, engine: Engine) -> None:
+        cases: Any = engine.state.output
+        for case in cases:
+            if len(self.written) >= self.most:
+                return
+            file = Path(case["image"].meta["filename_or_obj"])
+            image = self.load({"image": str(file)})["image"]
+            maps = {} if case.get("label") is None else {"truth": case["label"]}
+            maps["prediction"] = case["pred"]
+            turned = {}
+            for name, labelled in maps.items():
+                on_grid = MetaTensor(np.asarray(torch.as_tensor(labelled).cpu()), affine=image.affine)
+                turned[name] = upright(on_grid, self.settings["orientation"])[0]
+            path = self.folder / f"{self.names(file)}.png"
+            labels = self.labels()
+            if self.prompted(file):
+                labels = [f"object {i}" for i in range(1, int(case["pred"].max()) + 1)] or ["object"]
+            case_picture(upright(image, self.settings["orientation"]), turned, labels, file.name, path)
+            self.written.append(path)

@@ -1,0 +1,151 @@
+"""How good the answers to clicks and boxes are on the validation cases: a table, a CSV file, a curve as a picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from monai.data import Dataset
+from monai.inferers import SimpleInferer
+from monai.metrics import compute_dice
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..distributed import first_process, gathered
+from ..errors import InputError
+from ..inference.slabs import SlabInferer
+from ..networks.medsa import MedSA
+from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
+from ..prompts.prompted_inference import by_parts, follow, in_parts
+
+AUTOMATIC = "no prompt"
+ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
+    "1 click": lambda mask, rng: draw_clicks(mask, rng, 1),
+    "3 clicks": lambda mask, rng: draw_clicks(mask, rng, 3),
+    "box 50 %": KINDS["box 50 %"],
+    "box 75 %": KINDS["box 75 %"],
+}
+ONE_SLICE = "1 click on one slice, followed"
+CORRECTIONS = (0, 1, 2, 3, 5)
+DRAWS = {name: 9 if name == "box 50 %" else 3 for name in ASKED}  # answers to loose boxes differ by a hundredth
+
+
+def answers(
+    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor | None, mask: Tensor, rng: Rng
+) -> Iterator[tuple[str, Tensor]]:
+    """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
+
+    Args:
+        network: a Med-SA.
+        image: (1, C, *spatial).
+        embedding: of the image.
+        automatic: the network's answer without a prompt; ``None`` for a volume that is answered in parts.
+        mask: bool (1, 1, *spatial), the object.
+        rng: all randomness of the prompts.
+    """
+
+    def ask(prompts: Prompts) -> Tensor:
+        if automatic is None:
+            return by_parts(network, image, embedding, prompts)[None, None]
+        return network(image, embedding, automatic=automatic, **prompts)[:, 1:]
+
+    for name, draw in ASKED.items():
+        for _ in range(DRAWS[name]):
+            yield name, ask(draw(mask, rng)) > 0
+    if image.ndim == 5:
+        prompts = draw_clicks(mask, rng, 1, share=0.0)
+        logits = ask(prompts)[0, 0]
+        follow(network, image, embedding, automatic, logits, prompts)
+        yield ONE_SLICE, (logits > 0)[None, None]
+    prompts = draw_box(mask, rng, 0.5)
+    for clicks in range(max(CORRECTIONS) + 1):
+        answer = ask(prompts) > 0
+        if clicks in CORRECTIONS:
+            yield correction_name(clicks), answer
+        prompts = corrective_click(mask, answer, prompts)
+
+
+def correction_name(clicks: int) -> str:
+    return f"box 50 %, {clicks} corrective click{'s' * (clicks != 1)}"
+
+
+def evaluate_prompts(
+    network: MedSA, dataset: Dataset, labels: Sequence[str], folder: str | Path, device: torch.device, seed: int = 0
+) -> dict[str, float]:
+    """Dice of every prompt for every case and label, on the grid that the network sees.
+
+    In a volume "1 click" is one on every slice that shows the object, and a corrective click one in the whole volume.
+
+    Args:
+        network: a Med-SA.
+        dataset: of images and label maps on one grid, from :func:`sam_monai.inference.pipeline.on_one_grid`.
+        labels: names of the foreground labels.
+        folder: where ``prompts.csv`` and the curve ``corrective_clicks.png`` go.
+        device: of the network.
+        seed: of the prompts.
+
+    Returns:
+        Mean Dice by prompt: over the cases that show a label, then over the labels.
+    """
+    network.eval()
+    mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
+    parts = []
+    for i in tqdm(mine, desc="prompting", unit="case", disable=not first_process()):
+        case, rows = dataset[i], []
+        rng = np.random.RandomState(seed + i)
+        image, label = (torch.as_tensor(case[key])[None].to(device) for key in ("image", "label"))
+        name = Path(case["image"].meta["filename_or_obj"]).name
+        with torch.no_grad():
+            embedding = network.encode(image)
+            automatic = None if in_parts(image, network) else network(image, embedding)
+            found = SlabInferer(SimpleInferer())(image, network) if automatic is None else automatic
+            found = found.argmax(1, keepdim=True) if found.shape[1] > 1 else found
+            for value, label_name in enumerate(labels, 1):
+                mask = label == value
+                if not mask.any():
+                    continue
+                asked = answers(network, image, embedding, automatic, mask, rng)
+                for prompt, answer in [(AUTOMATIC, found == value), *asked]:
+                    dice = compute_dice(answer.float(), mask.float()).item()
+                    rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
+        parts.append(rows)
+    rows = [row for part in gathered(parts) for row in part]
+    if not rows:
+        raise InputError("no validation case shows any label: there is nothing to prompt for")
+    prompts = list(dict.fromkeys(row["prompt"] for row in rows))
+    means = {prompt: mean_dice([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
+    if not first_process():
+        return means
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "prompts.csv.part").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["case", "label", "prompt", "dice"])
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(folder / "prompts.csv.part", folder / "prompts.csv")
+    draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], folder / "corrective_clicks.png")
+    width = max(map(len, means))
+    print("\n".join([f"{'prompt':{width}}  mean Dice", *(f"{p:{width}}  {dice:9.4f}" for p, dice in means.items())]))
+    print(f"every answer: {folder / 'prompts.csv'}", flush=True)
+    return means
+
+
+def mean_dice(rows: Sequence[dict], labels: Sequence[str]) -> float:
+    each = [[row["dice"] for row in rows if row["label"] == name] for name in labels]
+    return float(np.mean([np.mean(values) for values in each if values]))
+
+
+def draw_curve(dice: Sequence[float], path: Path) -> None:
+    """Mean Dice against corrective clicks."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(CORRECTIONS, dice, marker="o")
+    axes.set(xlabel="corrective clicks after a box", ylabel="mean Dice", xticks=CORRECTIONS)
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)

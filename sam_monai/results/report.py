@@ -1,0 +1,96 @@
+"""What training and evaluation end with: a table, pictures, a page to look at, and what to do next."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine
+from torch import nn
+
+from ..distributed import first_process
+from ..networks.adapter_files import read_adapter
+from ..training.checkpoints import Checkpoints
+from .html_report import evaluation_report
+from .metrics import CaseTable
+from .pictures import Pictures
+
+
+def show_result(
+    evaluator: Engine,
+    network: nn.Module,
+    labels: Sequence[str],
+    folder: str | Path,
+    output_dir: str | Path,
+    settings: Mapping[str, Any],
+    training: Sequence[Mapping[str, Any]],
+    pictures: int = 4,
+) -> None:
+    """Evaluate the best adapter once more: Dice per label as a table, pictures of the first validation cases, and the
+    names of the cases that were trained on. Without validation cases only the names.
+
+    Args:
+        evaluator: of the validation cases.
+        network: gets the best adapter.
+        labels: names of the foreground labels.
+        folder: where the checkpoints are.
+        output_dir: where pictures and ``cases.csv`` go.
+        settings: how the images were prepared.
+        training: the cases trained on, listed in ``training_cases.txt``.
+        pictures: cases to draw.
+    """
+    path = Path(folder) / Checkpoints.BEST
+    idist.barrier()  # until the first process has written it
+    adapter = read_adapter(path)
+    getattr(network, "module", network).load_state_dict(adapter)
+    best = evaluator.state.best_metric_epoch
+    drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
+    if evaluator.data_loader:
+        drawing.attach(evaluator)
+        CaseTable(tuple(labels), output_dir).attach(evaluator)
+        evaluator.run(max(1, best))
+    else:
+        print("there are no validation cases: nothing was measured, the adapter is that of the last epoch")
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+    if not first_process():
+        return
+    names = [Path(case["image"]).name for case in training]
+    (Path(output_dir) / "training_cases.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+    print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown}")
+    size = path.stat().st_size
+    print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
+    if evaluator.data_loader:
+        print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
+        write_report(output_dir, folder, settings, Path(output_dir) / "validation")
+
+
+def write_report(
+    output_dir: str | Path, ckpt_dir: str | Path, settings: Mapping[str, Any], pictures: str | Path | None = None
+) -> Path:
+    """Write ``report.html`` of an evaluation's ``cases.csv`` and pictures, and of the training that led to it.
+
+    Args:
+        output_dir: where ``cases.csv`` is and the report goes.
+        ckpt_dir: where the training's checkpoints are.
+        settings: how the images were prepared.
+        pictures: folder of the pictures, if another.
+    """
+    folder = Path(output_dir)
+    if not first_process():
+        return folder / "report.html"
+    with (folder / "cases.csv").open(encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
+    shown = {row["case"]: Path(pictures or folder) / f"{row['case']}.png" for row in rows}
+    resume = Path(ckpt_dir) / Checkpoints.RESUME
+    history = torch.load(resume, map_location="cpu", weights_only=True).get("history", []) if resume.is_file() else []
+    curves = [folder / "corrective_clicks.png"]
+    path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)
+    print(f"report: {path}", flush=True)
+    return path

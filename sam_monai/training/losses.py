@@ -1,0 +1,37 @@
+"""The one loss of all bundles."""
+
+from __future__ import annotations
+
+from monai.losses import FocalLoss
+from monai.networks.utils import one_hot
+from torch import Tensor, nn
+
+from ..distributed import summed
+
+
+class SoftmaxDiceFocalLoss(nn.Module):
+    """Dice and focal loss over a softmax of background and labels.
+
+    MONAI's ``DiceFocalLoss(softmax=True)`` takes its focal term from each label's own sigmoid, which leaves labels with
+    similar prompts together: nothing tells one from the other. Its Dice over a batch ends at the process; here the
+    batch is that of all processes, so two of them learn what one with twice the batch learns.
+
+    Args:
+        gamma: of the focal loss; 0 is cross-entropy.
+    """
+
+    def __init__(self, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.focal = FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=gamma)
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Logits (B, L + 1, *spatial) and label map (B, 1, *spatial) to a number.
+
+        Dice of each label over the batch, background left out; focal loss summed over the channels, of which only the
+        true one is not 0, averaged over the voxels.
+        """
+        found, truth = logits.softmax(1)[:, 1:], one_hot(label, logits.shape[1])[:, 1:]
+        dims = (0, *range(2, logits.ndim))
+        common, sizes = summed((found * truth).sum(dims)), summed((found + truth).sum(dims))
+        dice = (2 * common + 1e-5) / (sizes + 1e-5)
+        return (1 - dice).mean() + logits.shape[1] * self.focal(logits, label)

@@ -1,0 +1,171 @@
+"""Exported files compute what torch computes, with dynamic axes that are dynamic, or are not there."""
+
+from __future__ import annotations
+
+import copy
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_runner import run, volumes
+from monai.apps.utils import get_logger
+from network_tester import LABELS, image, perturb, tiny_backbone
+
+from sam_monai import PTSAM, SSAM, InputError, MedSA
+from sam_monai.__main__ import main
+from sam_monai.bundle import export
+from sam_monai.networks.base import AdaptedSAM
+
+
+def trained(kind, **others):
+    torch.manual_seed(0)
+    network = kind(tiny_backbone(blocks=2), labels=LABELS, amp=False, **others)
+    perturb(network)
+    return network.eval(), copy.deepcopy(network).eval()
+
+
+def same(found, expected: torch.Tensor) -> None:
+    found = torch.as_tensor(np.asarray(found))
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-3 * expected.abs().max()
+
+
+def onnx_session(path):
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.slow
+def test_ssam_to_onnx_takes_any_batch_and_holds_no_decomposition(tmp_path):
+    network, twin = trained(SSAM)
+    said = export.export(network, tmp_path / "m.onnx", (40, 56))
+    session, x = onnx_session(tmp_path / "m.onnx"), image(5, 3, 40, 56)
+    assert session.get_inputs()[0].shape == ["batch", 3, 40, 56] and "opset 18" in said
+    with torch.no_grad():
+        same(session.run(None, {"image": x.numpy()})[0], twin(x))
+    import onnx
+
+    numbers = sum(np.prod(t.dims) for t in onnx.load(tmp_path / "m.onnx").graph.initializer)
+    assert numbers < 1.05 * sum(p.numel() for p in tiny_backbone(blocks=2).parameters())
+
+
+@pytest.mark.slow
+def test_ptsam_to_openvino_takes_any_depth(tmp_path):
+    import openvino
+
+    network, twin = trained(PTSAM, encoder_prompts=2)
+    export.export(network, tmp_path / "m.xml", (64, 64, 1), channels=1)
+    assert {file.name for file in tmp_path.iterdir()} == {"m.xml", "m.bin"}
+    compiled = openvino.compile_model(tmp_path / "m.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    x = image(1, 1, 64, 64, 6)
+    with torch.no_grad():
+        same(compiled([x.numpy()])[0], twin(x))
+
+
+@pytest.mark.slow
+def test_medsa_by_clicks_and_a_box_to_onnx_takes_any_number_of_clicks(tmp_path):
+    """Of which each is in a slice of its own, or several in one, so that the tokens of a slice vary too."""
+    network, twin = trained(MedSA)
+    export.export(network, tmp_path / "m.onnx", (64, 64, 3), channels=1, prompted=True)
+    session, x = onnx_session(tmp_path / "m.onnx"), image(1, 1, 64, 64, 3)
+    coords = torch.tensor([[[20.0, 30, 0], [40, 9, 1], [30, 50, 1], [3, 3, 2], [8, 9, 2]]])
+    labels = torch.tensor([[1, 1, 0, -1, 1]])
+    box = torch.tensor([[[4.0, 4, 0, 40, 50, 1]]])
+    for many, corners in ((5, box), (5, box * torch.nan), (2, box)):
+        prompts = {"point_coords": coords[:, :many], "point_labels": labels[:, :many], "boxes": corners}
+        with torch.no_grad():
+            expected = twin(x, **prompts)
+        same(session.run(None, {"image": x.numpy()} | {k: v.numpy() for k, v in prompts.items()})[0], expected)
+
+
+def test_medsa_without_a_prompt_to_pt2_with_all_slices_seeing_each_other(tmp_path):
+    network, twin = trained(MedSA)
+    said = export.export(network, tmp_path / "m.pt2", (64, 64, 11), channels=1)
+    x = image(1, 1, 64, 64, 11)
+    with torch.no_grad():
+        found = torch.export.load(tmp_path / "m.pt2").module()(x)
+        assert (found - twin(x)).abs().max() > 1e-3 * found.abs().max()  # in parts of eight slices
+        twin.slices_per_batch = 11
+        same(found, twin(x))
+    assert "image (1, 1, 64, 64, 11) float32" in said
+
+
+def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
+    network, _ = trained(PTSAM)
+    off = 0.0
+
+    def writer(program, path, names, opset):
+        path.write_bytes(b"a program")
+        return lambda given: network(*given) * (1 + off)
+
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setitem(export.WRITERS, ".pt2", writer)
+    export.export(network, tmp_path / "m.pt2")
+    before = (tmp_path / "m.pt2").stat()
+    off = 2e-3
+    network.prompts.data *= 3
+    for name in ("m.pt2", "n.pt2"):
+        with pytest.raises(InputError, match="not written: it differs from torch"):
+            export.export(network, tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == ["m.pt2"]
+    assert (tmp_path / "m.pt2").stat().st_mtime_ns == before.st_mtime_ns
+    monkeypatch.setitem(export.WRITERS, ".pt2", lambda *_: lambda given: network(*given) * torch.nan)
+    with pytest.raises(InputError, match="differs from torch by nan"):
+        export.export(network, tmp_path / "n.pt2")
+
+
+def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
+    network, _ = trained(PTSAM)
+    with pytest.raises(InputError, match=r"\.onnx, \.xml, \.pt2"):
+        export.export(network, tmp_path / "m.trt")
+    with pytest.raises(InputError, match="no clicks"):
+        export.export(network, tmp_path / "m.pt2", prompted=True)
+    with pytest.raises(InputError, match="H W D"):
+        export.export(network, tmp_path / "m.pt2", (64,))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"onnxruntime: pip install \"sam_monai\[export\]\""):
+        export.export(network, tmp_path / "m.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_exports_an_adapter_on_litemedsam(tmp_path, capsys):
+    images = {"spatial_dims": 3, "intensity": "mr"}
+    network = PTSAM("lite_medsam", labels=LABELS, image_size=32, amp=False, preprocessing=images)
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    assert main(["export", str(tmp_path / "a.pt"), str(tmp_path / "m.onnx")]) == 0
+    assert "image (1, 1, 32, 32, depth) float32" in capsys.readouterr().out
+    x = image(1, 1, 32, 32, 2)
+    with torch.no_grad():
+        same(onnx_session(tmp_path / "m.onnx").run(None, {"image": x.numpy()})[0], network(x))
+
+
+def test_the_command_wants_the_number_of_slices_where_they_see_each_other(tmp_path, capsys):
+    network = PTSAM(
+        "lite_medsam", labels=LABELS, image_size=32, depth_attention=True, preprocessing={"spatial_dims": 3}
+    )
+    torch.save(network.state_dict(), tmp_path / "a.pt")
+    assert main(["export", str(tmp_path / "a.pt"), str(tmp_path / "m.pt2")]) == 1
+    assert "--size H W D" in capsys.readouterr().err and not (tmp_path / "m.pt2").exists()
+
+
+@pytest.mark.parametrize(("bundle", "kind"), [("ssam", SSAM), ("ptsam", PTSAM), ("medsa", MedSA)])
+def test_without_tensorrt_the_overlay_says_so_and_changes_nothing(tmp_path, monkeypatch, bundle, kind):
+    network = kind("lite_medsam", labels=["bright", "dark"], image_size=32, depth_attention=False)
+    (tmp_path / "models").mkdir()
+    torch.save(network.state_dict(), tmp_path / "models/model.pt")
+    volumes(tmp_path / "data")
+    where = {"dataset_dir": f"{tmp_path}/data", "adapter": f"{tmp_path}/models/model.pt"}
+    said, logits, segment = [], [], AdaptedSAM.segment
+    monkeypatch.setattr(AdaptedSAM, "segment", lambda *args: logits.append(segment(*args)) or logits[-1])
+    monkeypatch.setattr(get_logger("monai.networks.trt_compiler"), "warning", said.append)
+    run(bundle, "inference", output_dir=f"{tmp_path}/plain", **where)
+    assert not said
+    run(bundle, "inference", "inference_trt", output_dir=f"{tmp_path}/trt", **where)
+    assert len(said) == 1 and "no effect" in said[0]
+    plain, overlaid = (np.asarray(nib.load(tmp_path / f / "d_seg.nii.gz").dataobj) for f in ("plain", "trt"))
+    assert np.array_equal(plain, overlaid)
+    assert len(logits) == 2 and torch.equal(*logits) and logits[0].any()

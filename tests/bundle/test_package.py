@@ -1,0 +1,241 @@
+"""A trained adapter as a bundle of its own: what the zoo checks, and training that a server continues."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import jsonschema
+import monai.bundle
+import pytest
+import torch
+from bundle_runner import ROOT, SMALL, run, volumes
+
+import sam_monai
+from sam_monai import InputError
+from sam_monai.__main__ import main
+from sam_monai.bundle import folder as bundles
+from sam_monai.bundle import package
+from sam_monai.networks import adapter_files
+
+METHODS = ("ssam", "ptsam", "medsa")
+OWN = {
+    "train": [{"text_encoder", "text_checkpoint"}, {"tokens", "encoder_prompts", "embedding_cache"},
+              {"ratio", "thaw_decoder", "corrections"}],
+    "evaluate": [{"text_encoder"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder", "prompted_cases"}],
+    "inference": [{"text_encoder", "text_checkpoint"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder"}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return volumes(tmp_path_factory.mktemp("data") / "data")
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def packaged(request, data, tmp_path_factory):
+    """A bundle made of an adapter trained for a moment, with settings that are not the default ones."""
+    folder = tmp_path_factory.mktemp(request.param)
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{folder}/models", "output_dir": f"{folder}/output"}
+    own = {"ptsam": {"tokens": 3}, "medsa": {"ratio": 0.125}}.get(request.param, {})
+    run(request.param, "train", orientation="axial", **where, **own, **SMALL | {"epochs": 1})
+    return package.package(ROOT / "bundles" / request.param, folder / "mine", folder / "models/model.pt")
+
+
+def served(bundle, cases, validation, **overrides):
+    """MONAI Label's way to train a bundle."""
+    train = json.loads((bundle / "configs/train.json").read_text())
+    loader = {
+        "_target_": "CheckpointLoader",
+        "load_path": str(bundle / "models/model.pt"),
+        "load_dict": {"model": "$@network"},
+        "strict": False,
+    }
+    monai.bundle.run(
+        run_id="run",
+        init_id=None,
+        final_id=None,
+        meta_file=str(bundle / "configs/metadata.json"),
+        config_file=str(bundle / "configs/train.json"),
+        **{
+            "bundle_root": str(bundle),
+            "train#trainer#max_epochs": 2,
+            "train#dataset#data": cases,
+            "validate#dataset#data": validation,
+            "device": torch.device("cpu"),
+            "train#handlers": [loader, *train["train"]["handlers"]],
+            **overrides,
+        },
+    )
+
+
+def case(data, name):
+    return {"image": str(data / f"images/{name}.nii.gz"), "label": str(data / f"labels/{name}.nii.gz")}
+
+
+def test_the_zoo_finds_nothing_wrong(packaged, capsys):
+    before = sorted(packaged.rglob("*"))
+    assert main(["verify_bundle", str(packaged)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 8 and all(line.startswith("ok ") for line in lines)
+    assert sorted(packaged.rglob("*")) == before
+
+
+def test_the_package_is_about_its_adapter(packaged):
+    metadata = bundles.read_metadata(packaged)
+    train = json.loads((packaged / "configs/train.json").read_text())
+    assert bundles.metadata_labels(metadata) == ["bright", "dark"] == train["labels"]
+    assert "bright" in metadata["label_classes"] and metadata["adapter"]["image_size"] == 32 == train["image_size"]
+    assert train["dataset_dir"] is None and train["orientation"] == "axial" and train["scale"] == "whole"
+    record = bundles.record(packaged, packaged / "models/model.pt")
+    own = set(train) & set(record)
+    assert all(train[key] == record[key] for key in own - {"scale"}) and {"backbone", "depth_attention"} < own
+    if record["method"] != "ssam":
+        assert {"ptsam": "tokens", "medsa": "ratio"}[record["method"]] in own
+    adapter_files.verify(packaged / "models/model.pt")
+    assert adapter_files.read_training(packaged / "models/model.pt") is not None
+
+
+def test_a_server_trains_the_very_network_on(packaged, data, tmp_path, monkeypatch):
+    """One labelled case and none to validate with, from another working directory; what was learned is kept."""
+    bundle = shutil.copytree(packaged, tmp_path / "served")
+    monkeypatch.chdir(tmp_path)
+    before = adapter_files.read_adapter(bundle / "models/model.pt")
+    still = {"learning_rate": 0.0, "prompt_learning_rate": 0.0, "weight_decay": 0.0}
+    served(bundle, [case(data, "d")], [], **still)
+    assert not adapter_files.differences(before, adapter_files.read_adapter(bundle / "models/model.pt"))
+    served(bundle, [case(data, "d")], [])
+    adapter_files.verify(bundle / "models/model.pt")
+    assert adapter_files.differences(before, adapter_files.read_adapter(bundle / "models/model.pt"))
+    training = adapter_files.read_training(bundle / "models/model.pt")
+    assert (training["epochs"], training["best_epoch"], training["validation_dice"]) == (2, 2, None)
+    assert (training["training_cases"], training["validation_cases"]) == (1, 0)
+    assert (bundle / "output/training_cases.txt").read_text() == "d.nii.gz\n"
+
+
+@pytest.mark.parametrize("packaged", ["ptsam"], indirect=True)
+class TestOfOneMethod:
+    def test_a_short_training_by_a_server_validates(self, packaged, data, tmp_path, capsys):
+        bundle = shutil.copytree(packaged, tmp_path / "served")
+        served(bundle, [case(data, "d")], [case(data, "c")])
+        training = adapter_files.read_training(bundle / "models/model.pt")
+        assert training["validation_cases"] == 1 and 0 <= training["validation_dice"] <= 1
+
+    def test_the_learning_rate_never_rises_again(self, packaged, data, tmp_path):
+        """Where a server trains for longer than the schedule was made for."""
+        bundle = shutil.copytree(packaged, tmp_path / "served")
+        config = {"epochs": 2, "train#trainer#max_epochs": 4, "train#dataset#data": [case(data, "d")],
+                  "validate#dataset#data": [], "bundle_root": str(bundle)}  # fmt: skip
+        workflow = monai.bundle.ConfigWorkflow(str(bundle / "configs/train.json"), logging_file=False, **config)
+        workflow.initialize()
+        schedule = workflow.parser.get_parsed_content("lr_scheduler").lr_lambdas[0]
+        rates = [schedule(epoch) for epoch in range(8)]
+        assert rates == sorted(rates, reverse=True) and rates[2] > 0.1 and max(rates[4:]) < 1e-6
+
+    def test_it_runs_from_its_folder_and_from_where_it_was_made(self, packaged, data, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        output = package.package(packaged, "m@de/bundle")
+        for folder, files in ((tmp_path, "m@de/bundle/configs"), (tmp_path / output, "configs")):
+            monkeypatch.chdir(folder)
+            for name in ("train", "inference"):
+                workflow = monai.bundle.ConfigWorkflow(
+                    f"{files}/{name}.json", workflow_type=None, logging_file=False, dataset_dir=str(data)
+                )
+                workflow.initialize()
+                assert (folder / workflow.parser.get_parsed_content("bundle_root") / "models/model.pt").is_file()
+
+    def test_without_cases_it_says_what_to_give(self, packaged):
+        config = str(packaged / "configs/train.json")
+        with pytest.raises(InputError, match="no data of its own: give --dataset_dir"):
+            initialised(config, bundle_root=str(packaged))
+
+    def test_other_labels_than_its_own_are_refused_with_both(self, packaged, tmp_path):
+        other = volumes(tmp_path / "data", names=("bright", "dim"))
+        with pytest.raises(InputError, match=r"bright, dim.*bright, dark"):
+            initialised(str(packaged / "configs/train.json"), bundle_root=str(packaged), dataset_dir=str(other))
+
+    def test_every_problem_is_a_line(self, packaged, tmp_path, capsys):
+        bundle = shutil.copytree(packaged, tmp_path / "broken")
+        (bundle / "LICENSE").unlink()
+        (bundle / "models/model.pt").unlink()
+        for name, change in {
+            "metadata": {"version": "9.9", "required_packages_version": {"nibabel": "99.0", "no_such_package": "1.0"}},
+            "train": {"device": "$no_such_name"},
+        }.items():
+            file = bundle / f"configs/{name}.json"
+            content = json.loads(file.read_text()) | change
+            if name == "metadata":
+                content["network_data_format"]["outputs"]["pred"]["num_channels"] = 7
+            file.write_text(json.dumps(content))
+        assert main(["verify_bundle", str(bundle)]) == 1
+        said = capsys.readouterr()
+        failed = [line for line in said.out.splitlines() if line.startswith("FAILED")]
+        assert [line.split(":")[0].removeprefix("FAILED").strip() for line in failed] == [
+            "documents", "metadata", "requirements", "network", "weights", "properties of train",
+            "properties of train with evaluate",
+        ]  # fmt: skip
+        for what in ("LICENSE", "changelog", "nibabel 99.0", "no_such_package is not installed", "`7`", "no_such_name"):
+            assert what in said.out
+        assert said.err.startswith("error: ") and "7 of 8 checks" in said.err
+
+    def test_a_folder_in_use_is_left_alone(self, packaged, tmp_path):
+        (tmp_path / "kept").write_text("x")
+        with pytest.raises(InputError, match="there already"):
+            package.package(packaged, tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["kept"]
+
+    def test_another_methods_adapter_is_refused_and_nothing_is_left(self, packaged, tmp_path):
+        with pytest.raises(InputError, match="one of ptsam"):
+            package.package(ROOT / "bundles/ssam", tmp_path / "mine", packaged / "models/model.pt")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("label", ["$__import__('os').abort()", "@seed", "%configs/train.json", "a @#b"])
+    def test_a_label_that_a_configuration_would_run_is_refused(self, packaged, tmp_path, label):
+        state = adapter_files.read_adapter(packaged / "models/model.pt")
+        record = sam_monai.networks.identity.from_tensor(state["identity"]) | {"labels": [label, "dark"]}
+        state["identity"] = sam_monai.networks.identity.to_tensor(record)
+        adapter_files.write_adapter(state, tmp_path / "model.pt")
+        with pytest.raises(InputError, match="would run"):
+            package.package(packaged, tmp_path / "mine", tmp_path / "model.pt")
+        assert not (tmp_path / "mine").exists()
+
+
+def initialised(config, **overrides):
+    workflow = monai.bundle.ConfigWorkflow(config, logging_file=False, **overrides)
+    try:
+        workflow.initialize()
+    except RuntimeError as error:
+        raise sam_monai.errors.input_error_in(error) or error from None
+
+
+# -- the three bundles agree ---------
+
+
+def config(method, name):
+    return json.loads((ROOT / f"bundles/{method}/configs/{name}.json").read_text())
+
+
+@pytest.mark.parametrize("name", list(OWN))
+def test_bundles_share_their_keys_but_for_the_methods_own(name):
+    keys = [set(config(method, name)) for method in METHODS]
+    assert [found - set.intersection(*keys) for found in keys] == OWN[name]
+
+
+def test_bundles_share_their_documents():
+    files = [sorted(p.relative_to(ROOT / "bundles" / m) for m in (m,) for d in ("docs", "configs")
+                    for p in (ROOT / "bundles" / m / d).iterdir()) for m in METHODS]  # fmt: skip
+    assert files[0] == files[1] == files[2]
+    for name in ("LICENSE", "configs/logging.conf"):
+        assert len({(ROOT / "bundles" / method / name).read_bytes() for method in METHODS}) == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_metadata_as_shipped_are_valid_and_of_this_version(method):
+    metadata = config(method, "metadata")
+    schema = json.loads((ROOT / "sam_monai/bundle/metadata.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(metadata, schema, jsonschema.Draft202012Validator)
+    assert metadata["version"] == sam_monai.__version__ == metadata["required_packages_version"]["sam_monai"]
+    for key in schema["required"]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({k: v for k, v in metadata.items() if k != key}, schema)

@@ -1,0 +1,150 @@
+"""Many studies: a manifest, a report, broken and finished ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from bundle_runner import ROOT, SMALL, run, volumes
+from dicom_maker import write_series
+
+from sam_monai import InputError
+from sam_monai.results.html_report import evaluation_report
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    volumes(folder / "data")
+    run(
+        "ptsam",
+        "train",
+        dataset_dir=f"{folder}/data",
+        ckpt_dir=f"{folder}/models",
+        output_dir=f"{folder}/output",
+        **SMALL,
+    )
+    return folder
+
+
+@pytest.fixture
+def studies(tmp_path):
+    """Three studies in folders of their own, of which two have the same file names, and a broken one."""
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        array = rng.normal(0, 50, (24, 20, 6)).astype(np.int16)
+        array[6:14, 5:12, 2:5] += 400
+        write_series(tmp_path / "studies" / name / "series", array, np.diag([1.0, 1.0, 3.0, 1.0]))
+    nib.save(
+        nib.Nifti1Image(rng.normal(0, 50, (24, 20, 6)), np.diag([1.0, 1.0, 3.0, 1.0])), tmp_path / "studies/c.nii.gz"
+    )
+    (tmp_path / "studies/broken.nii.gz").write_bytes(b"no image")
+    return tmp_path / "studies"
+
+
+def settings(trained, studies, out) -> dict[str, str]:
+    return {"dataset_dir": str(studies), "adapter": f"{trained}/models/model.pt", "output_dir": str(out)}
+
+
+def records(out) -> dict[str, dict]:
+    return {file.stem: json.loads(file.read_text()) for file in (out / "manifest").glob("*.json")}
+
+
+def test_a_broken_study_is_reported_and_the_rest_is_segmented_once(trained, studies, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        run("ptsam", "inference", **settings(trained, studies, out))
+    message = str(caught.value.__cause__ or caught.value)
+    assert "1 of 4 studies could not be segmented" in message and "broken.nii.gz: cannot be read" in message
+    found = records(out)
+    assert set(found) == {"series", "b_series", "c", "broken"}
+    assert "cannot be read" in found["broken"]["error"] and not found["c"]["error"]
+    assert all((out / found[name]["mask"]).is_file() and (out / f"{name}.png").is_file() for name in ("series", "c"))
+    page = (out / "report.html").read_text()
+    assert page.index("broken.nii.gz") < page.index("c.nii.gz") and "3 studies segmented, 1 not" in page
+
+    (studies / "broken.nii.gz").unlink()
+    masks = {name: (out / found[name]["mask"]) for name in ("series", "b_series", "c")}
+    times = {name: mask.stat().st_mtime_ns for name, mask in masks.items()}
+    masks["c"].unlink()  # as if the run had been killed before it
+    run("ptsam", "inference", **settings(trained, studies, out))
+    again = {name: mask.stat().st_mtime_ns for name, mask in masks.items()}
+    assert {name for name in masks if again[name] != times[name]} == {"c"}
+    run("ptsam", "inference", fill_holes=True, **settings(trained, studies, out))
+    assert all(mask.stat().st_mtime_ns != again[name] for name, mask in masks.items())
+
+
+def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_same_name(trained, studies, tmp_path):
+    where = settings(trained, studies, tmp_path / "o")
+    run("ptsam", "inference", **(where | {"dataset_dir": f"{studies}/a/series"}))
+    first = (tmp_path / "o/series_seg.nii.gz").read_bytes()
+    run("ptsam", "inference", **(where | {"dataset_dir": f"{studies}/b/series"}))
+    assert (tmp_path / "o/series_seg.nii.gz").read_bytes() == first
+    assert (tmp_path / "o/b_series_seg.nii.gz").is_file()
+
+
+def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
+    bright = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
+    where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}
+    run("ptsam", "inference", postprocessing=bright, **where)
+    record = records(tmp_path / "o")["c"]
+    mask = np.asarray(nib.load(tmp_path / "o" / record["mask"]).dataobj)
+    assert mask.any()
+    for value in (1, 2):
+        assert record["millilitres"].get(str(value), 0) == pytest.approx((mask == value).sum() * 3 / 1000, rel=1e-5)
+
+
+def test_processes_share_the_studies_out(trained, studies, tmp_path):
+    (studies / "broken.nii.gz").unlink()
+    out = tmp_path / "out"
+    for rank in range(2):
+        environment = os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        arguments = [f"--{k}={v}" for k, v in settings(trained, studies, out).items()]
+        command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "bundles/ptsam/configs/inference.json"]
+        done = subprocess.run([*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("mask: ") + done.stderr.count("mask: ") == 2 - rank
+    assert set(records(out)) == {"series", "b_series", "c"}
+    assert "3 studies segmented, 0 not" in (out / "report.html").read_text()
+
+
+@needs_browser
+def test_the_report_of_an_evaluation_opens_in_a_browser_and_shows_the_tables_numbers(trained, tmp_path):
+    out = tmp_path / "evaluation"
+    run("ptsam", "train", "evaluate", dataset_dir=f"{trained}/data", ckpt_dir=f"{trained}/models", output_dir=str(out))
+    page = out / "report.html"
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path}/profile"]  # fmt: skip
+    shown = subprocess.run([CHROMIUM, *flags, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    text = re.sub(r"<[^>]+>", " ", shown.stdout)
+    rows = (out / "cases.csv").read_text().splitlines()[1:]
+    assert rows
+    for row in rows:
+        _, label, dice, *_ = row.split(",")
+        assert re.search(rf"{label}\s+{float(dice):.4g}\s", text)
+    assert "Training" in text and "worst first" in text and "torch" in text
+    assert not re.search(r"(src|href)=\"(?!data:)", page.read_text())
+    picture = tmp_path / "page.png"
+    subprocess.run([CHROMIUM, *flags, f"--screenshot={picture}", "--window-size=1000,1600", page.as_uri()],
+                   check=True, timeout=120, capture_output=True)  # fmt: skip
+    from PIL import Image
+
+    with Image.open(picture) as image:
+        assert len(image.convert("RGB").getcolors(1 << 24) or []) > 200
+
+
+def test_the_worst_case_comes_first(tmp_path):
+    dice = {"x": 0.9, "y": 0.2, "z": 0.5}
+    rows = [{"case": c, "label": "a", "dice": d, "hd95": 1.0, "surface_dice": 1.0} for c, d in dice.items()]
+    page = evaluation_report(rows, {}, {}, [], tmp_path / "r.html").read_text()
+    assert page.index("<h2>y<") < page.index("<h2>z<") < page.index("<h2>x<")

@@ -1,0 +1,119 @@
+"""Kept embeddings: never stale, never half a file, never more than there is room for."""
+
+from __future__ import annotations
+
+import pickle
+from multiprocessing import get_context
+
+import torch
+from network_tester import LABELS, image, tiny_backbone
+
+from sam_monai import PTSAM
+from sam_monai.networks.embeddings import EmbeddingCache
+from sam_monai.training.samples import mirroring, views
+
+BASE = ("base", 64, "pad", False)
+
+
+class Encoder:
+    """Stands for an image encoder and counts the slices it sees."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, slices: torch.Tensor) -> torch.Tensor:
+        self.seen += len(slices)
+        return slices.mean(1, keepdim=True).repeat(1, 256, 1, 1)
+
+
+def test_what_was_seen_in_memory_or_on_disk_is_not_encoded_again(tmp_path):
+    encoder, x = Encoder(), image(3, 3, 8, 8)
+    cache = EmbeddingCache(tmp_path)
+    first = cache.encode(x, BASE, encoder)
+    assert torch.equal(cache.encode(x.flip(0), BASE, encoder), first.flip(0)) and encoder.seen == 3
+    assert torch.equal(EmbeddingCache(tmp_path).encode(x, BASE, encoder), first) and encoder.seen == 3
+    cache.encode(torch.cat([x, image(1, 3, 8, 8, seed=1).repeat(2, 1, 1, 1)]), BASE, encoder)
+    assert encoder.seen == 4
+
+
+def test_another_pixel_shape_base_size_or_precision_finds_nothing(tmp_path):
+    encoder, x = Encoder(), image(1, 3, 8, 8)
+    cache = EmbeddingCache(tmp_path)
+    cache.encode(x, BASE, encoder)
+    nudged = x.clone()
+    nudged[0, 2, 7, 7] += 1e-6
+    cache.encode(nudged, BASE, encoder)
+    cache.encode(x.reshape(1, 3, 4, 16), BASE, encoder)
+    cache.encode(x.double(), BASE, encoder)
+    for i, other in enumerate(("other", 128, "stretch", True)):
+        cache.encode(x, (*BASE[:i], other, *BASE[i + 1 :]), encoder)
+    assert encoder.seen == 8
+
+
+def test_a_truncated_or_foreign_file_is_made_again(tmp_path):
+    encoder, x = Encoder(), image(1, 3, 8, 8)
+    expected = EmbeddingCache(tmp_path).encode(x, BASE, encoder)
+    (file,) = tmp_path.iterdir()
+    for content in (file.read_bytes()[:-100], b"", b"nonsense"):
+        file.write_bytes(content)
+        assert torch.equal(EmbeddingCache(tmp_path).encode(x, BASE, encoder), expected)
+    assert encoder.seen == 4
+
+
+def test_room_is_bounded_in_memory_and_on_disk(tmp_path):
+    (tmp_path / "scan.nii.gz").write_bytes(bytes(10**7))  # not ours to delete
+    entry = 256 * 8 * 8 * 4
+    cache = EmbeddingCache(tmp_path, disk_bytes=100 * entry, memory_bytes=5 * entry)
+    cache.encode(image(300, 3, 8, 8), BASE, Encoder())
+    assert len(cache.entries) == 5 and cache.held == 5 * entry
+    assert len(list(tmp_path.iterdir())) <= 1 + 100 + 64 and (tmp_path / "scan.nii.gz").is_file()
+
+
+def test_a_folder_that_cannot_be_written_leaves_memory(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    encoder, cache, x = Encoder(), EmbeddingCache(tmp_path / "file/folder"), image(2, 3, 8, 8)
+    cache.encode(x, BASE, encoder)
+    cache.encode(x, BASE, encoder)
+    assert encoder.seen == 2 and "cannot be kept" in caplog.text
+
+
+def fill(folder: str) -> None:
+    EmbeddingCache(folder).encode(image(20, 3, 8, 8), BASE, Encoder())
+
+
+def test_two_processes_fill_one_folder(tmp_path):
+    workers = [get_context("spawn").Process(target=fill, args=(str(tmp_path),)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    encoder = Encoder()
+    EmbeddingCache(tmp_path).encode(image(20, 3, 8, 8), BASE, encoder)
+    assert encoder.seen == 0 and len(list(tmp_path.iterdir())) == 20
+
+
+def test_a_network_with_a_cache_answers_as_one_without(tmp_path):
+    torch.manual_seed(0)
+    plain = PTSAM(tiny_backbone(), labels=LABELS, amp=False)
+    cached = PTSAM(tiny_backbone(), labels=LABELS, amp=False, embedding_cache=tmp_path)
+    cached.load_state_dict(plain.state_dict())
+    for x in (image(2, 1, 50, 40), image(1, 3, 64, 64, 5)):
+        for _ in range(2):
+            torch.testing.assert_close(cached(x), plain(x))
+    assert pickle.loads(pickle.dumps(cached)).embedding_cache.folder == tmp_path
+
+
+def test_views_are_all_that_flips_and_turns_can_show():
+    for shape, dims in (((1, 5, 5), 2), ((1, 5, 5, 2), 3)):
+        x = image(*shape)
+        known = [view(x) for view in views(LABELS, dims, True)]
+        seen = set()
+        for _ in range(200):
+            sample = {"image": x, "label": x}
+            for step in mirroring(volume=dims == 3):
+                sample = step(sample)
+            (match,) = [i for i, view in enumerate(known) if torch.equal(sample["image"].as_tensor(), view)]
+            seen.add(match)
+        assert len(seen) == len(known) == (8 if dims == 2 else 2)
+    assert len(views(("left kidney",), 2, True)) == len(views(LABELS, 2, False)) == 1

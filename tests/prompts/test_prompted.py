@@ -1,0 +1,205 @@
+"""Prompts from training to inference: drawn, read from a file, followed through a volume."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from bundle_runner import oblique
+from monai.data import MetaTensor, list_data_collate
+from monai.inferers import SimpleInferer
+from network_tester import LABELS, image, perturb, tiny_backbone
+
+from sam_monai import InputError, MedSA
+from sam_monai.inference import pipeline
+from sam_monai.prompts import prompted_inference as prompted
+from sam_monai.prompts.prompted_inference import PromptedInference, by_parts, follow
+from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
+from sam_monai.prompts.requests import KeepClicks, clicks_of_request, prompts_beside, read_prompts, with_prompts
+from sam_monai.training.losses import SoftmaxDiceFocalLoss
+
+SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,
+            "channels": None, "scale": "whole"}  # fmt: skip
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = MedSA(tiny_backbone(), labels=LABELS, amp=False)
+    perturb(network)
+    return network
+
+
+def test_a_training_step_answers_with_and_without_a_prompt_from_one_embedding(network):
+    volume, label = image(1, 1, 32, 32, 3), torch.zeros(1, 1, 32, 32, 3)
+    label[..., 5:20, 8:20, 1:] = 2
+    seen = []
+    network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    for corrections in range(3):
+        torch.manual_seed(corrections)
+        answers = PromptedTraining(2, corrections)(volume, network, label=label)
+        assert answers["automatic"].shape == (1, 3, 32, 32, 3) and answers["prompted"].shape == (1, 4, 2, 32, 32, 3)
+        assert torch.equal(answers["objects"], (label == 2).expand(-1, 4, -1, -1, -1))
+    assert seen == [3, 3, 3]
+    loss = PromptedLoss(SoftmaxDiceFocalLoss())(answers, label)
+    loss.backward()
+    grads = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+    # which clicks and corners take part is drawn
+    assert all(grad is not None and grad.any() for name, grad in grads.items() if "point_embeddings" not in name)
+
+
+def test_the_same_seed_draws_the_same_prompts(network):
+    volume, label = image(1, 1, 32, 32, 3), torch.ones(1, 1, 32, 32, 3)
+    answers = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        answers.append(PromptedTraining(2)(volume, network, label=label)["prompted"])
+    assert torch.equal(*answers)
+
+
+class Bright:
+    """Answers a box by what is bright inside of it, and a click by the square about it."""
+
+    labels = ("bright",)
+
+    def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None, automatic=None):
+        inside = torch.zeros_like(image, dtype=torch.bool)
+        if boxes is not None:
+            i0, j0, k0, i1, j1, k1 = boxes[0, 0].int().tolist()
+            inside[..., i0 - 1 : i1 + 2, j0 - 1 : j1 + 2, k0 : k1 + 1] = True
+        elif point_coords is not None:
+            for i, j, k in point_coords[0].int().tolist():
+                inside[..., i - 2 : i + 3, j - 2 : j + 3, k] = True
+        mask = torch.where(inside & (image > 0.5), 5.0, -5.0)
+        return torch.cat([torch.zeros_like(mask), mask], 1)
+
+    def encode(self, image):
+        return image
+
+
+def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends():
+    """A bright bar that moves by a voxel a slice, from slice 2 to 6, and another one that is never touched."""
+    volume = torch.zeros(1, 1, 20, 20, 9)
+    for k in range(2, 7):
+        volume[..., 6 + k - 2 : 9 + k - 2, 8:11, k] = 1
+    bar = volume > 0.5
+    volume[..., 1:3, 1:3, :] = 1
+    prompts = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])}
+    network = Bright()
+    first = network(volume, volume, **prompts)[0, 1]
+    follow(network, volume, volume, volume, first, prompts)
+    assert torch.equal(first > 0, bar[0, 0])
+    corrected = {"point_coords": torch.tensor([[[9.0, 9.0, 5.0], [18.0, 18.0, 3.0]]]),
+                 "point_labels": torch.tensor([[1, 0]])}  # fmt: skip
+    seed = network(volume, volume, corrected["point_coords"][:, :1], corrected["point_labels"][:, :1])[0, 1]
+    follow(network, volume, volume, volume, seed, corrected)
+    assert torch.equal(seed > 0, bar[0, 0])
+    logits = PromptedInference(SimpleInferer())(volume, network, **prompts)
+    assert torch.equal(logits.argmax(1, keepdim=True) == 1, bar)
+    alone = PromptedInference(SimpleInferer(), follow=False)(volume, network, **prompts)
+    assert (alone.argmax(1) == 1).any((0, 1, 2)).tolist() == [k == 4 for k in range(9)]
+
+
+def test_several_objects_become_one_label_map(network):
+    x = image(1, 1, 30, 30)
+    prompts = {"point_coords": torch.tensor([[[5.0, 5.0]], [[20.0, 20.0]]]), "point_labels": torch.ones(2, 1).long()}
+    with torch.no_grad():
+        together = PromptedInference(SimpleInferer())(x, network, **prompts)
+        each = network(x, **prompts)
+    assert together.shape == (1, 3, 30, 30) and not together[:, 0].any()
+    torch.testing.assert_close(together[0, 1:], each[:, 1])
+    assert PromptedInference(SimpleInferer())(x, network).shape == (1, 3, 30, 30)
+
+
+VOLUME_PROMPTS = {
+    "clicks": {
+        "point_coords": torch.tensor([[[9.0, 9, 1], [14, 11, 6], [3, 20, 2]], [[20.0, 5, 4], [2, 2, 0], [25, 25, 7]]]),
+        "point_labels": torch.tensor([[1, 1, 0], [1, -1, 0]]),
+    },
+    "box and clicks": {
+        "point_coords": torch.tensor([[[9.0, 9, 1], [14, 11, 6]], [[20.0, 5, 4], [2, 2, 0]]]),
+        "point_labels": torch.tensor([[0, 1], [1, -1]]),
+        "boxes": torch.tensor([[[5.0, 5, 1, 20, 20, 5]], [[torch.nan] * 6]]),
+    },
+}
+
+
+@pytest.mark.parametrize("prompts", VOLUME_PROMPTS.values(), ids=VOLUME_PROMPTS)
+def test_a_volume_answered_in_parts_has_the_same_answer(network, monkeypatch, prompts):
+    volume = image(1, 1, 30, 28, 8)
+    with torch.no_grad():
+        embedding = network.encode(volume)
+        whole = network(volume, embedding, **prompts)[:, 1]
+        followed = PromptedInference(SimpleInferer())(volume, network, **prompts).argmax(1, keepdim=True)
+        monkeypatch.setattr(prompted, "PART", 3)
+        for k, one in enumerate(whole):
+            parts = by_parts(network, volume, embedding, {key: value[k : k + 1] for key, value in prompts.items()})
+            torch.testing.assert_close(parts, one, atol=1e-4, rtol=1e-4)
+        monkeypatch.setattr(prompted, "MOST_BYTES", 0)
+        labels = PromptedInference(SimpleInferer())(volume, network, **prompts)
+    assert labels.dtype == torch.int16 and followed.any()
+    assert (labels == followed).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("spacing", [None, (2.0, 1.5, 2.5)])
+def test_prompts_of_a_file_mean_the_same_voxels_after_turning_and_resampling(tmp_path, spacing):
+    array, voxel = np.zeros((20, 24, 9), np.float32), (13, 5, 6)
+    array[11:16, 3:8, 5:8] = 100
+    path = tmp_path / "scan.nii.gz"
+    nib.save(nib.Nifti1Image(array, oblique()), path)
+    content = {
+        "objects": [{"points": [voxel], "labels": [1], "box": [11, 3, 5, 15, 7, 7]}, {"box": [0, 0, 0, 2, 2, 2]}]
+    }
+    prompts_beside(path).write_text(json.dumps(content))
+    batch = pipeline.preprocessing((), {**SETTINGS, "spacing": spacing})({"image": str(path)})
+    loaded = batch["image"]
+    prompts = read_prompts(prompts_beside(path), loaded)
+    assert prompts["point_labels"].tolist() == [[1], [-1]]
+    at = prompts["point_coords"][0, 0]
+    world = loaded.affine[:3, :3].double() @ at.double() + loaded.affine[:3, 3]
+    np.testing.assert_allclose(world, oblique()[:3, :3] @ voxel + oblique()[:3, 3], atol=1e-4)
+    i, j, k = at.round().int().tolist()
+    assert loaded[0, i, j, k] > 0.9
+    low, high = prompts["boxes"][0, 0].round().int().view(2, 3)
+    bright = (loaded[0] > 0.5).nonzero()
+    off = max((bright.amin(0) - low).abs().max(), (bright.amax(0) - high).abs().max())
+    assert off <= (0 if spacing is None else 1) and (low <= high).all()
+    _, _, _, given = with_prompts(list_data_collate([batch]), torch.device("cpu"))
+    assert given.keys() == {"point_coords", "point_labels", "boxes"}
+
+
+def test_an_image_without_a_file_of_prompts_has_none(tmp_path):
+    assert read_prompts(tmp_path / "none.json", torch.zeros(1, 5, 5)) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"objects": []}', "points of 2 numbers"),
+        ('{"objects": [{"points": [[1, 2, 3]], "labels": [1]}]}', "cannot be read"),
+        ('{"objects": [{"points": [[1, 2]], "labels": [2]}]}', "points of 2"),
+        ('{"objects": [{"points": [[1, 2]], "labels": []}]}', "points of 2"),
+        ('{"objects": [{"points": [[1, 9]], "labels": [1]}]}', "outside the image"),
+        ('{"objects": [{"box": [1, 2, 3]}]}', "boxes of 4"),
+        ('{"objects": [{"box": [1, 2, 3, 4]}, {}]}', "neither points nor a box"),
+        ('{"objects": [{"box": [20, 2, 25, 4]}]}', "outside the image"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_refused_with_the_files_name(tmp_path, content, said):
+    path = tmp_path / "p.png.prompts.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=rf"(?s)p\.png\.prompts\.json.*{said}"):
+        read_prompts(path, torch.zeros(1, 8, 8))
+
+
+@pytest.mark.parametrize("points", [[3, 4], 5, [[1, 2], 7], [["a", "b"]], [[1]]])
+@pytest.mark.parametrize("spatial", [(8, 8), (8, 8, 4)])
+def test_clicks_of_a_request_that_are_no_voxels_are_refused(points, spatial):
+    case = KeepClicks()({"image": MetaTensor(torch.zeros(1, *spatial)), "foreground": points})
+    with pytest.raises(InputError, match="the request's clicks"):
+        clicks_of_request(case["image"])

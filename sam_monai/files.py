@@ -1,29 +1,104 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, whoever else writes and whatever fails on the way."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import json
 import os
+import shutil
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from .errors import InputError
+
+STALE = 3600.0  # seconds after which a part was left by a process that was killed
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write under another name, then renamed: a kill leaves the previous file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    with part.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+def aside(path: Path) -> Iterator[Path]:
+    """The path of a new file beside ``path``, to be written within; it then takes the place of ``path`` in one step.
+
+    A kill leaves the previous file whole. Each call has a name of its own, so two processes may write the same file:
+    the last one to finish wins, and no reader finds half of one. Whatever fails, the part written so far is removed.
+
+    Raises:
+        InputError: the folder cannot be written, or the disk is full.
+    """
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix  # writers go by it
+    ours = f".{hashlib.sha256(path.name.encode()).hexdigest()[:12]}."  # a name's own length might leave no room
+    part = path.with_name(f"{ours}{uuid.uuid4().hex[:12]}{suffix}")
+    try:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for left in path.parent.glob(f"{ours}*"):
+                if time.time() - left.stat().st_mtime > STALE:
+                    left.unlink(missing_ok=True)
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except OSError as error:
+            raise cannot_write(path, error, part) from error
+        except Exception as error:  # torch and safetensors raise their own where the disk is full
+            if part.exists() and shutil.disk_usage(part.parent).free < 2**20:
+                raise cannot_write(path, OSError(errno.ENOSPC, "the disk is full"), part) from error
+            raise
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError, part: Path | None = None) -> InputError:
+    """The error for people of a file or folder that cannot be written, and what to do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        folder = next(folder for folder in (path, *path.parents) if folder.is_dir())
+        done = part.stat().st_size if part is not None and part.is_file() else 0
+        free = shutil.disk_usage(folder).free
+        return InputError(
+            f"{path}: the disk is full, {free / 2**20:.0f} MB are left and more than {done / 2**20:.0f} MB are needed; "
+            "make room and run the same command again. What was there before is unchanged"
+        )
+    return InputError(f"{path}: cannot be written ({error.strerror or error}); name another folder or mend its rights")
+
+
+def check_writable(folder: str | Path, name: str) -> None:
+    """Find out before the work whether files can be written to a folder, which is made if it is not there.
+
+    Args:
+        folder: where results will go.
+        name: of the key that says so, for the message.
+
+    Raises:
+        InputError: they cannot.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with aside(Path(folder) / "probe") as part:
+            part.touch()
+        (Path(folder) / "probe").unlink()
+    except (OSError, InputError) as error:
+        raise InputError(f"{folder}: cannot be written, so the key {name} needs another folder ({error})") from error
 
 
 def save_aside(obj: Any, path: Path) -> None:
-    """``torch.save`` under another name, then renamed: a kill leaves the previous file."""
+    """``torch.save`` through :func:`aside`."""
     import torch
 
-    with aside(path) as file:
-        torch.save(obj, file)
+    with aside(path) as part:
+        torch.save(obj, part)
+
+
+def write_aside(content: str | bytes, path: Path) -> None:
+    """Text in UTF-8, or bytes, through :func:`aside`."""
+    with aside(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(content: Any, path: Path) -> None:
+    """JSON that people read, through :func:`aside`."""
+    write_aside(json.dumps(content, indent=4, ensure_ascii=False) + "\n", path)

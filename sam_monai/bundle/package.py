@@ -12,7 +12,7 @@ from typing import Any
 
 from ..distributed import first_process
 from ..errors import InputError
-from ..files import aside
+from ..files import write_json
 from ..networks.adapter_files import read_adapter, read_training, write_adapter
 from .folder import metadata_labels, read_metadata, record
 
@@ -135,8 +135,3 @@ def default_root(output: Path) -> str:
     """The key ``bundle_root``."""
     path = repr(str(output)).replace("@", "\\x40")  # MONAI takes what follows an @ for a reference
     return f"$sam_monai.bundle.folder.root({path})"
-
-
-def write_json(content: Any, path: Path) -> None:
-    with aside(path) as file:
-        file.write((json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..files import aside
 from .dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
 
 CARRIED = (
@@ -98,9 +98,8 @@ def write_segmentation(
         content_label="SEGMENTATION",
         series_description=f"{algorithm} segmentation"[:64],
     )
-    part = path.with_name(f".{path.name}")
-    segmentation.save_as(part)
-    os.replace(part, path)
+    with aside(path) as part:
+        segmentation.save_as(part)
 
 
 def read_segmentation(

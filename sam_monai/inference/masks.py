@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from ..data.dicom import is_dicom
 from ..data.dicom_seg import write_segmentation
 from ..data.names import CaseNames
 from ..errors import InputError
+from ..files import aside
 from ..networks.base import AdaptedSAM
 
 
@@ -58,7 +58,6 @@ class SaveMasks:
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
         path = self.folder / f"{self.names(source)}_seg{self.suffix(mask, source)}"
-        part = path.with_name(f".{path.name}")
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
         if path.suffix == ".dcm" and self.network is not None:
             labels = self.meanings(source, int(array.max()))
@@ -66,11 +65,11 @@ class SaveMasks:
                 array, mask.affine.cpu().numpy(), source, labels, path, f"sam_monai {self.network.method}"
             )
             return path
-        if path.suffix == ".png":
-            Image.fromarray(array).save(part)
-        else:
-            nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
-        os.replace(part, path)
+        with aside(path) as part:
+            if path.suffix == ".png":
+                Image.fromarray(array).save(part)
+            else:
+                nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
         return path
 
     def meanings(self, source: str, most: int) -> Sequence[str]:

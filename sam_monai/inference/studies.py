@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from ..backbones.weights import content_hash
 from ..data.dicom import is_dicom, series_of
 from ..errors import InputError, input_error_in
+from ..files import write_json
 from ..networks.adapter_files import read_adapter
 from ..prompts.requests import prompts_beside
 from .masks import SaveMasks
@@ -131,11 +132,7 @@ class Studies:
             record["error"] = cause_of(error)
             tqdm.write(f"{case['image']}: {record['error']}")
         record["seconds"] = round(time.perf_counter() - started, 2)
-        path = self.path(case["image"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}")
-        part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        os.replace(part, path)
+        write_json(record, self.path(case["image"]))
         return record
 
     def report(self) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..backbones.weights import read_state
 from ..errors import InputError
-from ..files import aside, save_aside
+from ..files import save_aside, write_aside
 from . import identity
 from .base import AdaptedSAM
 
@@ -50,8 +50,7 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
     if training is not None:
         header["training"] = json.dumps(training, ensure_ascii=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with aside(path.with_suffix(".safetensors")) as file:
-        file.write(safetensors.torch.save(tensors, header))
+    write_aside(safetensors.torch.save(tensors, header), path.with_suffix(".safetensors"))
 
 
 def training_summary(

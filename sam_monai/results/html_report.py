@@ -6,7 +6,6 @@ import base64
 import html
 import json
 import math
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -14,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from ..files import write_aside
 from .metrics import METRICS
 
 STYLE = """
@@ -93,12 +93,8 @@ def studies_report(
 
 def write_page(path: str | Path, title: str, body: Sequence[str]) -> Path:
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = f'<meta charset="utf-8"><title>sam_monai: {title}</title><style>{STYLE}</style>'
-    part = path.with_name(f".{path.name}.{os.getpid()}")  # processes may end together
-    part.write_text(f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>",
-                    encoding="utf-8")  # fmt: skip
-    os.replace(part, path)
+    write_aside(f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>", path)
     return path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
+from ..files import aside
 
 METRICS = ("dice", "hd95", "surface_dice")
 
@@ -102,13 +102,10 @@ class CaseTable:
         print(self.table(), flush=True)
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / "cases.csv.part"
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with aside(self.folder / "cases.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml"], extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(part, self.folder / "cases.csv")
         print(f"every case: {self.folder / 'cases.csv'}", flush=True)
 
     def table(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ..data.load import LoadCased
 from ..data.names import CaseNames
 from ..data.slicing import ToSlices
 from ..distributed import first_process
+from ..files import aside
 
 
 def upright(volume: Any, orientation: str) -> np.ndarray:
@@ -76,10 +76,8 @@ def case_picture(
     handles = [Line2D([], [], color=c, label=name) for c, name in zip(colours, labels, strict=False)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}")
-    figure.savefig(part, dpi=100, format="png")
-    os.replace(part, path)
+    with aside(path) as part:
+        figure.savefig(part, dpi=100, format="png")
 
 
 class Pictures:

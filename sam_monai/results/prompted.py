@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..distributed import first_process, gathered
 from ..errors import InputError
+from ..files import aside
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
 from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
@@ -123,12 +123,10 @@ def evaluate_prompts(
     if not first_process():
         return means
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "prompts.csv.part").open("w", newline="", encoding="utf-8") as file:
+    with aside(folder / "prompts.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["case", "label", "prompt", "dice"])
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(folder / "prompts.csv.part", folder / "prompts.csv")
     draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], folder / "corrective_clicks.png")
     width = max(map(len, means))
     print("\n".join([f"{'prompt':{width}}  mean Dice", *(f"{p:{width}}  {dice:9.4f}" for p, dice in means.items())]))

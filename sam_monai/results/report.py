@@ -13,6 +13,7 @@ from ignite.engine import Engine
 from torch import nn
 
 from ..distributed import first_process
+from ..files import write_aside
 from ..networks.adapter_files import read_adapter
 from ..training.checkpoints import Checkpoints
 from .html_report import evaluation_report
@@ -59,7 +60,7 @@ def show_result(
     if not first_process():
         return
     names = [Path(case["image"]).name for case in training]
-    (Path(output_dir) / "training_cases.txt").write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    write_aside("".join(f"{name}\n" for name in names), Path(output_dir) / "training_cases.txt")
     shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
     print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown}")
     size = path.stat().st_size

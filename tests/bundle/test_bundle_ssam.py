@@ -48,7 +48,7 @@ def test_a_kill_during_a_save_leaves_the_previous_file(tmp_path, monkeypatch):
     save_aside({"a": torch.ones(3)}, tmp_path / "model.pt")
 
     def die_halfway(obj, file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", die_halfway)

@@ -1,0 +1,67 @@
+"""Files are whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections import namedtuple
+
+import pytest
+import torch
+
+from sam_monai import InputError, files
+
+
+def test_a_write_that_fails_leaves_the_previous_file_and_no_part(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json({"a": 1}, path)
+    with pytest.raises(ZeroDivisionError), files.aside(path) as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["a.json"] and "1" in path.read_text()
+
+
+@pytest.mark.parametrize("kind", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("writer failed")])
+def test_a_full_disk_is_named_with_what_is_needed(tmp_path, monkeypatch, kind):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(2**40, 2**40, 1000))
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"before")
+    with pytest.raises(InputError, match="disk is full.*0 MB are left.*3 MB are needed"), files.aside(path) as part:
+        part.write_bytes(b"0" * 3 * 2**20)
+        raise kind
+    assert os.listdir(tmp_path) == ["model.pt"] and path.read_bytes() == b"before"
+
+
+def test_two_writers_of_one_file_do_not_meet_and_the_last_one_wins(tmp_path):
+    path = tmp_path / "a.pt"
+    with files.aside(path) as one:
+        with files.aside(path) as other:
+            assert one != other and other.suffix == ".pt"
+            torch.save(torch.zeros(3), other)
+        assert torch.load(path, weights_only=True).equal(torch.zeros(3))
+        torch.save(torch.ones(3), one)
+    assert torch.load(path, weights_only=True).equal(torch.ones(3)) and len(os.listdir(tmp_path)) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_what_another_is_writing_is_not(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    with files.aside(path) as old, files.aside(path) as fresh:
+        old.touch(), fresh.touch()
+        os.utime(old, (time.time() - 2 * files.STALE,) * 2)
+        files.write_aside("new", path)
+        assert not old.exists() and fresh.exists() and fresh.name.endswith(".nii.gz")
+        old.touch()
+
+
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path):
+    files.write_aside("x", tmp_path / ("n" * 251 + ".txt"))
+
+
+def test_a_folder_that_is_a_file_is_found_before_the_work(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(InputError, match="taken.*cannot be written.*key output_dir"):
+        files.check_writable(tmp_path / "taken" / "out", "output_dir")
+    files.check_writable(tmp_path / "free", "output_dir")
+    assert os.listdir(tmp_path / "free") == []

@@ -13,6 +13,7 @@ import torch
 
 from sam_monai import InputError
 from sam_monai.backbones.backbone import Backbone
+from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.vit import build_vit
 from sam_monai.backbones.weights import Weights
 from sam_monai.networks import identity, slices
@@ -102,7 +103,9 @@ class NetworkTester:
         perturb(network)
         volume, answers, decoded, encoded = image(1, 1, 40, 56, 5), [], [], []
         decode = network.backbone.decode
-        monkeypatch.setattr(network.backbone, "decode", lambda e, *rest: (decoded.append(len(e)), decode(e, *rest))[1])
+        monkeypatch.setattr(
+            network.backbone, "decode", lambda e, *a, **k: (decoded.append(len(e)), decode(e, *a, **k))[1]
+        )
         network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
         for most in (1, 2**30):
             monkeypatch.setattr(slices, "ARRAY", most)
@@ -162,6 +165,17 @@ class NetworkTester:
     def test_frozen_modules_stay_in_eval_mode(self, network):
         network.train()
         assert network.training and not any(module.training for module in network.backbone.modules())
+
+    def test_decay_moves_only_what_may_go_to_0(self, network):
+        groups = network.parameter_groups(0.1, 0.1, 0.01)
+        trained = [name for name, p in network.named_parameters() if p.requires_grad]
+        assert sum(len(group["params"]) for group in groups) == len(trained)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        torch.optim.AdamW(groups).step()
+        moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+        assert moved == set(network.decayed)
 
     def test_the_state_dict_holds_the_adapter_alone(self, network):
         state = network.state_dict()
@@ -249,3 +263,46 @@ class NetworkTester:
         x = image(1, 3, 64, 64)
         with torch.no_grad():
             torch.testing.assert_close(torch.compile(network)(x), network(x), rtol=1e-3, atol=1e-4)
+
+
+class DepthTester(NetworkTester):
+    def answers(self, network, x):
+        return network(x[..., None].expand(-1, -1, -1, -1, 3))[:, 1:]
+
+    def test_a_picture_has_no_depth(self, network):
+        for block in attention_blocks(network.backbone):
+            block.depth_attention.adapter.up.weight.data.normal_()
+        x = image(1, 1, 32, 32)
+        flat, deep = network(x), network(x[..., None])[..., 0]
+        for block in attention_blocks(network.backbone):
+            block.depth_attention = None
+        assert torch.equal(flat, network(x)) and not torch.allclose(deep, flat, atol=1e-3)
+
+    def test_a_volume_is_its_slices(self, network):
+        """Not with depth attention, once it is trained."""
+        volume = image(1, 1, 40, 48, 5)
+        with torch.no_grad():
+            torch.testing.assert_close(network(volume)[..., 2], network(volume[..., 2]), rtol=1e-4, atol=1e-4)
+            perturb(network)
+            assert not torch.allclose(network(volume)[..., 2], network(volume[..., 2]), atol=1e-3)
+
+    def test_no_more_than_slices_per_batch_enter_the_encoder_together(self, network):
+        seen = []
+        network.slices_per_batch = 8
+        network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        network(image(1, 1, 32, 32, 19))
+        assert seen == [8, 8, 8]
+        network(image(3, 1, 32, 32, 3))
+        assert seen[3:] == [6, 3]
+
+    def test_volumes_of_a_batch_do_not_mix(self, network):
+        perturb(network)
+        volumes = image(2, 1, 32, 32, 4)
+        with torch.no_grad():
+            torch.testing.assert_close(network(volumes)[1:], network(volumes[1:]), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("slices", [1, 2, 7, 8, 13, 29])
+    def test_any_number_of_slices_is_segmented(self, network, slices):
+        perturb(network)
+        logits = network(image(1, 1, 20, 20, slices))
+        assert logits.shape == (1, 3, 20, 20, slices) and logits.isfinite().all()

@@ -13,6 +13,7 @@ from .frozen import FrozenLinear
 from .resize import from_square, to_square
 from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
 
+ENCODER = "1"  # of what the image encoders compute; raise it where that changes, and kept embeddings are made anew
 WIDTH = 256  # of the image embedding and of the prompt tokens, in every SAM
 
 
@@ -54,13 +55,24 @@ class Backbone(nn.Module):
         """Stays in eval mode: frozen batch norms keep their statistics."""
         return super().train(False)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) values in [0, 1], any size -> image embedding (N, 256, h, w)."""
+    def encode(self, images: Tensor, depth: int = 0) -> Tensor:
+        """(N, 3, H, W) values in [0, 1], any size -> image embedding (N, 256, h, w).
+
+        ``depth``: every so many consecutive images are the slices of one volume, for depth attention; 0: pictures.
+        """
         square = to_square((images - self.pixel_mean) / self.pixel_std, self.image_size, self.weights.resize)
         # Tokens lie channel by channel in memory, and so do convolutions of this layout: nothing is rearranged.
-        return self.image_encoder(square.contiguous(memory_format=torch.channels_last))
+        square = square.contiguous(memory_format=torch.channels_last)
+        return self.image_encoder(square, depth) if depth else self.image_encoder(square)
 
-    def decode(self, embedding: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+    def decode(
+        self,
+        embedding: Tensor,
+        tokens: Tensor,
+        shape: tuple[int, int],
+        counted: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         """Mask logits of every image under every prompt, in one pass.
 
         segment-anything's mask decoder takes one image and many prompts; here it is N images and L prompts each.
@@ -70,6 +82,8 @@ class Backbone(nn.Module):
             embedding: (N, 256, h, w).
             tokens: sparse prompts (L, T, 256), the same for all images, or (N, L, T, 256).
             shape: (H, W) of the image's own grid.
+            counted: bool (N, L, T), which tokens take part; ``None``: all.
+            condition: (N, L, 256) for the adapters that make their weights from the prompt.
 
         Returns:
             float32 logits (N, L, H, W).
@@ -79,7 +93,7 @@ class Backbone(nn.Module):
             # In bf16 the position encoding of a cell is off by up to 0.14.
             position = self.prompt_encoder.get_dense_pe()
         tokens = tokens.expand(embedding.shape[0], *tokens.shape[-3:])
-        logits = decode_masks(self.mask_decoder, source, position, tokens)
+        logits = decode_masks(self.mask_decoder, source, position, tokens, counted, condition)
         return from_square(logits, self.image_size, self.weights.resize, shape)
 
 
@@ -111,7 +125,7 @@ def build_backbone(
         )
     path = locate(weights, checkpoint)
     state = read_state(path, weights.sha256)
-    backbone = random_backbone(weights, image_size or weights.image_size)
+    backbone = random_backbone(weights, weights.image_size if image_size is None else image_size)
     backbone.base = content_hash(state)
     if weights.architecture != "vit_t":
         from .vit import fit_position_tables

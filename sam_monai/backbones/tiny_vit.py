@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
 from .frozen import autocast_precision, gelu_of, kept
-from .onednn import convolution_gelu
+from .onednn import convolution_gelu, convolved
 
 
 class FoldedConvBN(ConvBN):
@@ -29,7 +29,7 @@ class FoldedConvBN(ConvBN):
             )
         if isinstance(self.act, nn.GELU):
             return convolution_gelu(self.c, input.to(precision), weight, bias)
-        return self.act(self.c._conv_forward(input.to(precision), weight, bias))
+        return self.act(convolved(self.c, input.to(precision), weight, bias))
 
     def factor(self) -> Tensor:
         return (self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)).view(-1, 1, 1, 1)  # type: ignore[operator]
@@ -98,20 +98,26 @@ class BiasedAttention(WindowAttention, Attention):
 class SeamedTinyBlock(Seam, TinyViTBlock):
     """kornia's block, same parameters and numbers, with a seam."""
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor, depth: int) -> Tensor:
         """(N, tokens, C) -> (N, tokens, C)."""
         x = x.unflatten(1, self.input_resolution)
-        x = self.after_attention(x, x, self.prompts, self.window_size)
+        x = self.after_attention(x, x, self.prompts, self.window_size, depth)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
         normed = self.mlp.norm(x)
         return self.beside_mlp(x + self.mlp.fc2(gelu_of(self.mlp.fc1, normed)), normed)
 
 
 class SeamedTinyViT(TinyViT):
-    """kornia's, same parameters and numbers, whose neck sees the layout of one image too."""
+    """kornia's, with the same parameters and numbers. Its blocks are told a volume's depth, and its neck sees the
+    layout of a single image too."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(self.patch_embed(x)).unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, depth: int = 0) -> Tensor:
+        x = self.patch_embed(x)
+        for layer in self.layers:
+            for block in layer.blocks:
+                x = block(x, depth) if isinstance(block, Seam) else block(x)
+            x = x if layer.downsample is None else layer.downsample(x)
+        x = x.unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
         assert self.neck is not None
         return self.neck(channels_together(x))
 

@@ -137,19 +137,31 @@ def padding_bias(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:
 class SeamedBlock(Seam, Block):
     """segment-anything's block, same parameters and numbers, with a seam."""
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor, depth: int) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         prompts = None if self.prompts is None else self.norm1(self.prompts)
-        x = self.after_attention(x, self.norm1(x), prompts, self.window_size)
+        x = self.after_attention(x, self.norm1(x), prompts, self.window_size, depth)
         normed = self.norm2(x)
         return self.beside_mlp(x + self.mlp.lin2(gelu_of(self.mlp.lin1, normed)), normed)
+
+
+class SeamedViT(ImageEncoderViT):
+    """segment-anything's, with the same parameters and numbers, whose blocks are told a volume's depth."""
+
+    def forward(self, x: Tensor, depth: int = 0) -> Tensor:
+        x = self.patch_embed(x)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        for block in self.blocks:
+            x = block(x, depth)
+        return self.neck(x.permute(0, 3, 1, 2))
 
 
 def build_vit(
     width: int, blocks: int, heads: int, global_blocks: tuple[int, ...], image_size: int, window: int = WINDOW
 ) -> ImageEncoderViT:
     """A ViT image encoder with random weights: (N, 3, image_size, image_size) -> (N, 256, image_size / 16, same)."""
-    encoder = ImageEncoderViT(
+    encoder = SeamedViT(
         img_size=image_size,
         patch_size=PATCH,
         embed_dim=width,

@@ -13,6 +13,7 @@ from ..adaptations import medsa_adapters as adapters
 from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from .base import AdaptedSAM
+from .identity import FLAG, number, whole
 from .prompt_tokens import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
 
 GAIN_ON_NEW_IMAGES = 2.0
@@ -44,7 +45,14 @@ class MedSA(AdaptedSAM):
     """
 
     method = "medsa"
-    bound = (*AdaptedSAM.bound, "ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
+    own = {
+        "ratio": number(0.001, 16),
+        "scale": number(0, 100),
+        "hyper_width": whole(1, 4096),
+        "hyper_steps": whole(1, 64),
+        "thaw_decoder": FLAG,
+    }
+    decayed = ("label_tokens",)
 
     def __init__(
         self,
@@ -120,8 +128,7 @@ class MedSA(AdaptedSAM):
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-                with adapters.conditioned(self.backbone.mask_decoder, condition.expand(len(features), -1, -1)):
-                    return self.backbone.decode(features, tokens, shape)
+                return self.backbone.decode(features, tokens, shape, condition=condition.expand(len(features), -1, -1))
 
             return self.segment(image, embedding, by_labels)
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part)
@@ -147,19 +154,17 @@ class MedSA(AdaptedSAM):
         first, depth = part or (0, image.shape[-1])
         shape = (*image.shape[2:4], depth) if image.ndim == 5 else tuple(image.shape[2:])
         with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels
-            tokens, condition = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes)
+            prompts = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes)
         if image.ndim == 5:
-            here = slice(first, first + image.shape[4])
-            tokens, condition = tokens[:, here], condition[:, here]
+            prompts = [each[:, first : first + image.shape[4]] for each in prompts]
         if count == len(image):
-            tokens, condition = tokens.flatten(0, 1)[:, None], condition.flatten(0, 1)[:, None]
+            prompts = [each.flatten(0, 1)[:, None] for each in prompts]
         else:  # (D, objects, ...)
-            tokens, condition = tokens.transpose(0, 1), condition.transpose(0, 1)
+            prompts = [each.transpose(0, 1) for each in prompts]
 
         def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-            slices = slice(first, first + features.shape[0])
-            with adapters.conditioned(self.backbone.mask_decoder, condition[slices]):
-                return self.backbone.decode(features, tokens[slices], shape)
+            tokens, counted, condition = (each[first : first + features.shape[0]] for each in prompts)
+            return self.backbone.decode(features, tokens, shape, counted, condition)
 
         logits = self.segment(image, embedding, prompted)
         objects = logits[:, 1] if count == len(image) else logits[0, 1:]
@@ -228,10 +233,6 @@ class MedSA(AdaptedSAM):
             if not self.training:
                 answer = obey_clicks(answer, point_coords, point_labels)
         return answer
-
-    def describe(self) -> dict[str, Any]:
-        own = ("ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
-        return super().describe() | {key: getattr(self, key) for key in own}
 
 
 def margins(automatic: Tensor) -> Tensor:

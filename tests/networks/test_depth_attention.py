@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from network_tester import LABELS, DepthTester, image, tiny_backbone
+from depth_tester import DepthTester
+from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import PTSAM, SSAM, InputError
 from sam_monai.adaptations import depth_attention as depth

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from network_tester import LABELS, DepthTester, NetworkTester, tiny_backbone
+from depth_tester import DepthTester
+from network_tester import LABELS, NetworkTester, tiny_backbone
 
 from sam_monai import MedSA
 from sam_monai.adaptations import depth_attention as depth

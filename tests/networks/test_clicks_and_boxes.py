@@ -143,3 +143,27 @@ def test_no_box_is_nan_and_padding_is_no_click(network):
 def test_prompts_that_do_not_fit_are_refused(network, prompts, said):
     with pytest.raises(InputError, match=said):
         network(image(2, 1, 32, 32), **prompts)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (40, 50, 4)])
+def test_an_objects_answer_does_not_depend_on_the_prompts_of_others(network, shape):
+    """Objects of one image, or of a batch, with few clicks, many, a box, both; padded to as many as the most has."""
+    perturb(network.eval())
+    nan = torch.nan
+    coords = torch.tensor([[[9.0, 9, 1]], [[30.0, 5, 2]], [[12.0, 33, 0]], [[20.0, 20, 3]]]).repeat(1, 5, 1)
+    coords = (coords + torch.arange(5.0)[:, None] * torch.tensor([1, 2, 0]))[..., : len(shape)]
+    labels = torch.tensor([[1, -1, -1, -1, -1], [1, 0, 1, 1, 0], [-1, -1, -1, -1, -1], [1, 0, -1, -1, -1]])
+    corners = torch.tensor([[[nan] * 6], [[nan] * 6], [[5.0, 6, 0, 20, 30, 2]], [[10.0, 10, 1, 35, 40, 3]]])
+    boxes = corners[..., [axis for axis in range(6) if axis % 3 < len(shape)]]
+    alone = [
+        {"point_coords": coords[:1, :1], "point_labels": labels[:1, :1]},
+        {"point_coords": coords[1:2], "point_labels": labels[1:2]},
+        {"boxes": boxes[2:3]},
+        {"point_coords": coords[3:, :2], "point_labels": labels[3:, :2], "boxes": boxes[3:]},
+    ]
+    prompts = {"point_coords": coords, "point_labels": labels, "boxes": boxes}
+    x = image(1, 1, *shape)
+    with torch.no_grad():
+        for together in (network(x, **prompts), network(x.expand(4, *x.shape[1:]), **prompts)):
+            for i, own in enumerate(alone):
+                torch.testing.assert_close(together[i : i + 1], network(x, **own), rtol=1e-3, atol=1e-3)

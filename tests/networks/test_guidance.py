@@ -104,3 +104,30 @@ def test_the_answer_without_a_prompt_may_be_given_and_gets_no_gradient(network):
     given.sum().backward()
     assert network.label_tokens.grad is None or not network.label_tokens.grad.any()
     assert network.label_gains.grad.any()
+
+
+@pytest.mark.parametrize("side", [16, 64, 512])
+@pytest.mark.parametrize("clicks", [2, 6, 25])
+def test_clicks_that_contradict_each_other_are_each_obeyed(side, clicks):
+    rng = torch.Generator().manual_seed(side + clicks)
+    for _ in range(30):
+        reach = min(side, 2 + int(torch.randint(side, (), generator=rng)))  # near each other, and far
+        coords = torch.randint(reach, (2, clicks, 2), generator=rng).float() + (side - reach) // 2
+        labels = torch.randint(2, (2, clicks), generator=rng)
+        before = 10 * torch.randn(2, side, side, generator=rng)
+        after = obey_clicks(before, coords, labels)
+        for object_, places, values in zip(after, coords.long(), labels, strict=True):
+            last = {tuple(place.tolist()): int(value) for place, value in zip(places, values, strict=True)}
+            for place, value in last.items():
+                assert (object_[place] > 0.5) == (value == 1), (place, value, object_[place])
+        assert after.abs().max() < 10 * before.abs().max()
+
+
+def test_opposite_clicks_12_px_apart_at_512_px_and_on_neighbouring_slices():
+    coords, labels = torch.tensor([[[200.0, 200.0], [200.0, 212.0]]]), torch.tensor([[1, 0]])
+    for logit in (-15.0, 15.0):
+        after = obey_clicks(torch.full((1, 512, 512), logit), coords, labels)[0]
+        assert after[200, 200] >= 0.99 and after[200, 212] <= -0.99
+    deep = torch.cat([coords, torch.tensor([[[3.0], [4.0]]])], 2)
+    after = obey_clicks(torch.full((1, 512, 512, 6), -15.0), deep, labels)[0]
+    assert after[200, 200, 3] >= 0.99 and after[200, 212, 4] <= -0.99 and (after[..., 5] == -15).all()

@@ -75,7 +75,9 @@ def test_a_training_step_beside_an_answer():
     def gradients(volume):
         with torch.enable_grad():
             trained = [p for p in network.backbone.image_encoder.parameters() if p.requires_grad]
-            return torch.cat([g.flatten() for g in torch.autograd.grad(network.encode(volume).square().mean(), trained)])
+            return torch.cat(
+                [g.flatten() for g in torch.autograd.grad(network.encode(volume).square().mean(), trained)]
+            )
 
     alone = [gradients(volume) for volume in volumes]
     for i, found in at_once(gradients, volumes):

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..backbones.frozen import KEPT, FrozenLinear, at_autocast, autocast_precision, state_of
+from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, copies_of, state_of
 from ..backbones.onednn import convolved, linear, product
 from ..backbones.weights import weights_folder
 
@@ -61,7 +61,7 @@ class SingularValueTuning:
         """W' in autocast's precision and without gradients, formed anew only where W, a or b changed."""
         values, precision = self.singular_values(), autocast_precision(self.weight)
         state = (*state_of(self.weight), precision)
-        of_weight = KEPT.setdefault(self.weight, {})
+        of_weight = copies_of(self.weight)
         known = of_weight.get("formed")
         if known is None or known[0] != state or not torch.equal(known[1], values):
             known = of_weight["formed"] = (state, values, self.tuned_weight().to(precision))

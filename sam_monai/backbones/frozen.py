@@ -4,6 +4,7 @@ call."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,13 +34,18 @@ def kept(name: Hashable, make: Callable[[], Tensor], *tensors: Tensor) -> Tensor
     stay the same. Of others it is made anew."""
     if torch.compiler.is_compiling() or any(t.requires_grad or t.is_inference() for t in tensors):
         return make()
-    of_first = KEPT.setdefault(tensors[0], {})
+    of_first = copies_of(tensors[0])
     state = [state_of(tensor) for tensor in tensors]
     known = of_first.get(name)
     if known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():  # else it could not take part in training later
             known = of_first[name] = (state, make())
     return known[1]
+
+
+def copies_of(tensor: Tensor) -> dict[Hashable, Any]:
+    """What is kept of a tensor."""
+    return KEPT.setdefault(tensor, {})  # type: ignore[return-value]
 
 
 def forget(module: nn.Module) -> None:

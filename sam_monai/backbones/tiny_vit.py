@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock
@@ -112,8 +114,9 @@ class SeamedTinyViT(TinyViT):
     layout of a single image too."""
 
     def forward(self, x: Tensor, depth: int = 0) -> Tensor:
+        layers: Any = self.layers
         x = self.patch_embed(x)
-        for layer in self.layers:
+        for layer in layers:
             for block in layer.blocks:
                 x = block(x, depth) if isinstance(block, Seam) else block(x)
             x = x if layer.downsample is None else layer.downsample(x)

@@ -29,11 +29,12 @@ METHODS: dict[str, Any] = {}  # network classes by their method; every subclass 
 
 
 class Field(NamedTuple):
-    """What a key may hold: in words, and as a test. ``absent``: what a record without the key means; by default the key
-    must be there."""
+    """What a key may hold: in words, and as a test. By default the key must be there. ``needed`` false: it may be
+    missing. ``absent``: what a record without the key means, which then gets it."""
 
     words: str
     fits: Callable[[Any], bool]
+    needed: bool = True
     absent: Any = ...
 
 
@@ -75,7 +76,7 @@ def mapping(fields: Mapping[str, Field]) -> Field:
 
 
 def optional(field: Field) -> Field:
-    return Field(f"{field.words}, or null", lambda v: v is None or field.fits(v), field.absent)
+    return field._replace(words=f"{field.words}, or null", fits=lambda v: v is None or field.fits(v))
 
 
 def are_labels(value: Any) -> bool:
@@ -108,6 +109,7 @@ COMMON: dict[str, Field] = {
     "preprocessing": mapping(PREPARATION),
 }
 COUNT = whole(0, 10**9)
+HASHES = listed(text("a hash", r"[0-9a-f]{1,64}"), 0, 10**6)._replace(needed=False)
 TRAINING: dict[str, Field] = {  # the summary beside a record
     "sam_monai": text("a version"),
     "epochs": COUNT,
@@ -116,6 +118,9 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "training_cases": COUNT,
     "validation_cases": COUNT,
     "date": text("a date"),
+    "training_hashes": HASHES,
+    "validation_hashes": HASHES,
+    "quick": FLAG._replace(needed=False),
 }
 
 
@@ -167,7 +172,7 @@ def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -
                 )
         if not fields[key].fits(value):
             raise InputError(f"{what}: {key} is {short(value)}; it is {fields[key].words}")
-    if absent := [key for key in fields if key not in values]:
+    if absent := [key for key, field in fields.items() if field.needed and key not in values]:
         raise InputError(f"{what} has no {', '.join(absent)}: the file is damaged, or of another version of sam_monai")
     return values
 

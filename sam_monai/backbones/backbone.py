@@ -14,6 +14,7 @@ from .resize import from_square, to_square
 from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
 
 ENCODER = "1"  # of what the image encoders compute; raise it where that changes, and kept embeddings are made anew
+LARGEST = 4096  # side in pixels of an encoder's square
 WIDTH = 256  # of the image embedding and of the prompt tokens, in every SAM
 
 
@@ -140,11 +141,13 @@ def random_backbone(weights: Weights, image_size: int) -> Backbone:
     """The backbone of these weights before they are loaded.
 
     Raises:
-        InputError: the image size is not a multiple of the encoder's patch.
+        InputError: the image size is not a multiple of the encoder's patch, or beyond what any SAM takes.
     """
-    if image_size < 32 or image_size % weights.stride:
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if not whole or not 32 <= image_size <= LARGEST or image_size % weights.stride:
         raise InputError(
-            f"image_size {image_size} does not fit {weights.name}: it is a multiple of {weights.stride}, at least 32"
+            f"image_size {image_size!r} does not fit {weights.name}: it is a multiple of {weights.stride} from 32 to "
+            f"{LARGEST}"
         )
     if weights.architecture == "vit_t":
         from .tiny_vit import build_tiny_vit

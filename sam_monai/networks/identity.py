@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..backbones.backbone import LARGEST
 from ..errors import InputError
 
 LENGTH = 4096  # the same for every adapter: MONAI skips a tensor of another shape in silence
@@ -86,7 +87,7 @@ def are_labels(value: Any) -> bool:
 
 FLAG = one_of(True, False)
 LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
-IMAGE_SIZE = whole(32, 4096)
+IMAGE_SIZE = whole(32, LARGEST)
 POSITIVE = number(1e-6, 1e6)
 WINDOW = listed(number(-1e6, 1e6), 2, 2)
 PREPARATION: dict[str, Field] = {

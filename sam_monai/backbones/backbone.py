@@ -10,12 +10,17 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .decoder import decode_masks, share_image_tokens
 from .frozen import FrozenLinear
+from .parts import require
 from .resize import from_square, to_square
 from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
 
 ENCODER = "1"  # of what the image encoders compute; raise it where that changes, and kept embeddings are made anew
 LARGEST = 4096  # side in pixels of an encoder's square
 WIDTH = 256  # of the image embedding and of the prompt tokens, in every SAM
+PROMPT_PARTS = ("pe_layer.forward_with_coords", "get_dense_pe", "input_image_size", "point_embeddings",
+                "not_a_point_embed.weight", "no_mask_embed.weight")  # fmt: skip
+DECODER_PARTS = ("iou_token.weight", "mask_tokens.weight", "output_upscaling", "output_hypernetworks_mlps",
+                 "transformer.layers", "transformer.norm_final_attn")  # fmt: skip
 
 
 class Backbone(nn.Module):
@@ -45,6 +50,8 @@ class Backbone(nn.Module):
         )
         self.register_buffer("pixel_mean", torch.tensor(weights.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(weights.pixel_std).view(3, 1, 1), persistent=False)
+        require("segment-anything", self.prompt_encoder, *PROMPT_PARTS)
+        require("segment-anything", self.mask_decoder, *DECODER_PARTS)
         self.weights, self.image_size, self.base = weights, image_size, base
         share_image_tokens(self.mask_decoder)
         for module in self.modules():

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
 from .frozen import autocast_precision, gelu_of, kept
 from .onednn import convolution_gelu, convolved
+from .parts import require
+
+ATTENTION_PARTS = ("norm", "qkv", "proj", "num_heads", "key_dim", "d", "dh", "scale", "attention_biases",
+                   "attention_bias_idxs")  # fmt: skip
+BLOCK_PARTS = ("attn", "local_conv", "mlp.norm", "mlp.fc1", "mlp.fc2", "window_size", "input_resolution")
 
 
 class FoldedConvBN(ConvBN):
@@ -143,12 +148,16 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
         for convolution in (encoder.patch_embed.seq[0], encoder.patch_embed.seq[2]):
             old = convolution.c
             convolution.c = nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False)
+    require("kornia", encoder, "patch_embed.seq", "layers", "neck", "feat_size")
     for module in encoder.modules():
         if isinstance(module, Attention):
+            require("kornia", module, *ATTENTION_PARTS)
             module.__class__ = BiasedAttention
         elif isinstance(module, ConvBN):
+            require("kornia", module, "c", "bn", "act")
             module.__class__ = FoldedConvBN
         elif isinstance(module, TinyViTBlock):
+            require("kornia", module, *BLOCK_PARTS)
             module.__class__ = SeamedTinyBlock
             module.open_seam(module.mlp.fc1.in_features)
     encoder.__class__ = SeamedTinyViT

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .blocks import PLAIN, Seam, WindowAttention, attention_with_columns
 from .frozen import gelu_of, kept
 from .onednn import has_amx
+from .parts import require
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -21,6 +22,8 @@ SIZES = {
     "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
 }
 PATCH = 16
+PARTS = ("norm1", "norm2", "mlp.lin1", "mlp.lin2", "window_size", "attn.qkv", "attn.proj", "attn.num_heads",
+         "attn.scale", "attn.rel_pos_h", "attn.rel_pos_w")  # fmt: skip
 WINDOW = 14
 
 
@@ -172,7 +175,9 @@ def build_vit(
         window_size=window,
         global_attn_indexes=global_blocks,
     )
+    require("segment-anything", encoder, "patch_embed", "pos_embed", "neck", "blocks")
     for block in encoder.blocks:
+        require("segment-anything", block, *PARTS)
         block.__class__, block.attn.__class__ = SeamedBlock, RelPosAttention
         block.open_seam(width)
     encoder.largest_array = (image_size // PATCH) ** 2 * 4 * width  # an MLP's

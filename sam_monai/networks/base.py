@@ -15,7 +15,8 @@ from ..backbones.blocks import attention_blocks
 from ..backbones.frozen import forget
 from ..errors import InputError
 from . import identity
-from .slices import as_slices, check_values, from_slices, passes, pieces, slices_of, together
+from .adapter_state import check_identity, forgive_missing_base, keep_adapter_only
+from .slices import as_slices, check_embedding, check_values, from_slices, passes, pieces, slices_of, together
 
 ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "labels": identity.optional(identity.LABELS),
@@ -27,7 +28,6 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "checkpointing": identity.FLAG,
     "slices_per_batch": identity.whole(1, 4096),
 }
-BOUND = ("base", "resize", "image_size", "depth_attention", "labels")  # what an adapter and its network agree in
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -335,64 +335,3 @@ class AdaptedSAM(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16(device))
-
-
-# -- the state dict ----------------------------------------------------------------------------------------------------
-# Plain functions, so that a copied or pickled network runs its own.
-
-
-def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-    for name in network.frozen_keys:
-        state.pop(prefix + name, None)
-    versions = getattr(state, "_metadata", {})  # an entry a module: more bytes than a small adapter's numbers
-    for name, _ in network.backbone.named_modules(prefix="backbone"):
-        if name not in network.adapted_modules:
-            versions.pop(prefix + name, None)
-
-
-def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Refuse an adapter of another base, method, or set of labels, and one whose numbers are not finite; take over what
-    this network was not told."""
-    if prefix + "identity" not in state:
-        raise InputError(
-            f"this is not an adapter of sam_monai: it has no identity. {type(network).__name__} loads what its own "
-            "state_dict gave; base weights are given by the key `checkpoint`"
-        )
-    theirs, ours = identity.from_tensor(state[prefix + "identity"]), network.describe()
-    if theirs["method"] != ours["method"]:
-        raise InputError(
-            f"the adapter is one of {theirs['method']} and this network is {ours['method']}: load it into a network of "
-            f"{theirs['method']}, or name that method's bundle"
-        )
-    for key in (*BOUND, *network.own):
-        if theirs.get(key) == ours[key] or not network.told.get(key, True):
-            continue
-        if key == "base":
-            was, now = (f"{r['backbone']} (weights {r['base'][:12]})" for r in (theirs, ours))
-        elif key == "labels":
-            was, now = (", ".join(r["labels"]) for r in (theirs, ours))
-        else:
-            was, now = theirs[key], ours[key]
-        raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
-    for name, tensor in state.items():
-        if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")
-    network.adopt(theirs)
-    # An average over several sites comes as floats, which a copy into uint8 would round down.
-    state[prefix + "identity"] = identity.to_tensor(theirs)
-
-
-def check_embedding(embedding: Tensor, image: Tensor) -> None:
-    """Refuse an embedding that is not of this image, as far as shapes tell."""
-    image_axes, axes = (image.shape[0], *image.shape[4:]), (embedding.shape[0], *embedding.shape[4:])
-    if embedding.ndim != image.ndim or axes != image_axes:
-        raise InputError(
-            f"the embedding, of shape {tuple(embedding.shape)}, is not of this image, of shape {tuple(image.shape)}: "
-            "give what network.encode gave for it"
-        )
-
-
-def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:
-    """The base's weights are not part of an adapter."""
-    missing = incompatible.missing_keys
-    missing[:] = [name for name in missing if name[name.rfind("backbone.") :] not in network.frozen_keys]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from itertools import permutations
 
 import numpy as np
@@ -93,6 +94,28 @@ def test_image_sizes_of_a_backbone(size):
 def test_backbones(kind, backbone):
     with pytest.raises(InputError, match="backbone"):
         kind(backbone, labels=LABELS)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "backbone"),
+    [
+        ("segment_anything.modeling.prompt_encoder.PositionEmbeddingRandom", "forward_with_coords", "vit"),
+        ("segment_anything.modeling.PromptEncoder", "get_dense_pe", "vit"),
+        ("kornia.models.tiny_vit.TinyViTBlock", "window_size", "tiny_vit"),
+    ],
+)
+def test_another_version_of_a_library_is_a_line_when_a_network_is_built(monkeypatch, module, name, backbone):
+    owner = pkgutil.resolve_name(module)
+    if hasattr(owner, name):
+        monkeypatch.delattr(owner, name)
+    else:  # set in its constructor
+
+        def lack(self):
+            raise AttributeError
+
+        monkeypatch.setattr(owner, name, property(lack, lambda self, value: None), raising=False)
+    with pytest.raises(InputError, match=f"(segment-anything|kornia) .*{name}"):
+        tiny_backbone() if backbone == "vit" else build_backbone("lite_medsam", image_size=64)
 
 
 def spoilt(shape, value, dtype=torch.float32):

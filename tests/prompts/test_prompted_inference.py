@@ -30,6 +30,11 @@ def assign(network, x):
     network.load_state_dict(other.state_dict(), assign=True)
 
 
+def assign_while_the_old_lives(network, x):
+    network.kept = dict(network.named_parameters())
+    assign(network, x)
+
+
 def edit(network, x):
     network.backbone.image_encoder.blocks[0].mlp_adapter.up.bias.data += 1
     network.forget()
@@ -49,6 +54,7 @@ CHANGES = {
     "the same buffer with another image": lambda network, x: x.copy_(image(1, 1, 30, 30, seed=1)),
     "one pixel": lambda network, x: x[0, 0, 3, 4].add_(0.5),
     "an adapter, by assignment": assign,
+    "an adapter, by assignment, while the old one lives": assign_while_the_old_lives,
     "an adapter, by copy": lambda network, x: perturb(network) or network.load_state_dict(network.state_dict()),
     "base weights": thaw,
     "a number through .data, and forget": edit,

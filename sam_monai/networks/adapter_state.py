@@ -55,6 +55,14 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
         if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")
     network.adopt(theirs)
+    ours = dict([*network.named_parameters(prefix[:-1]), *network.named_buffers(prefix[:-1])])
+    for name, tensor in state.items():
+        if name in ours and tensor.shape != ours[name].shape:
+            was, now = tuple(tensor.shape), tuple(ours[name].shape)
+            raise InputError(
+                f"size mismatch for {name}: the adapter has {was} and the network that its record describes {now}; the "
+                "file is damaged or was changed by hand"
+            )
     # An average over several sites comes as floats, which a copy into uint8 would round down.
     state[prefix + "identity"] = identity.to_tensor(theirs)
 

@@ -52,7 +52,11 @@ def check_values(image: Tensor) -> None:
         return
     if image.is_complex():
         raise InputError("the image has complex values: the network takes real ones in [0, 1]")
-    low, high = (float(value) for value in torch.aminmax(torch.as_tensor(image).detach()))
+    ends = torch.aminmax(torch.as_tensor(image).detach())
+    try:
+        low, high = (float(value) for value in ends)
+    except RuntimeError:  # tensors without values, with which torch finds out shapes and devices
+        return
     if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError("the image has NaN or infinite values, which would spoil the whole answer: replace them")
     if low < -TOLERANCE or high > 1 + TOLERANCE:

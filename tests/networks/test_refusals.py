@@ -234,3 +234,12 @@ def test_an_optimiser_made_before_an_adapter_of_other_labels_still_trains_the_ne
     assert network.labels == ("a", "b", "c") and {id(p) for p in network.parameters() if p.requires_grad} == known
     network(image(1, 1, 40, 40)).square().mean().backward()
     optimizer.step()
+
+
+def test_an_adapter_of_other_shapes_than_its_record_says_is_a_line(kind):
+    network = kind(tiny_backbone(), labels=LABELS)
+    for strict in (True, False):
+        for name, tensor in network.state_dict().items():
+            if name != "identity":
+                with pytest.raises(InputError, match=f"size mismatch for {name}"):
+                    network.load_state_dict(network.state_dict() | {name: tensor[..., :-1]}, strict=strict)

@@ -102,7 +102,9 @@ class NetworkTester:
         perturb(network)
         volume, answers, decoded, encoded = image(1, 1, 40, 56, 5), [], [], []
         decode = network.backbone.decode
-        monkeypatch.setattr(network.backbone, "decode", lambda e, *rest: (decoded.append(len(e)), decode(e, *rest))[1])
+        monkeypatch.setattr(
+            network.backbone, "decode", lambda e, *a, **k: (decoded.append(len(e)), decode(e, *a, **k))[1]
+        )
         network.backbone.image_encoder.register_forward_pre_hook(lambda _, args: encoded.append(len(args[0])))
         for most in (1, 2**30):
             monkeypatch.setattr(slices, "ARRAY", most)
@@ -162,6 +164,17 @@ class NetworkTester:
     def test_frozen_modules_stay_in_eval_mode(self, network):
         network.train()
         assert network.training and not any(module.training for module in network.backbone.modules())
+
+    def test_decay_moves_only_what_may_go_to_0(self, network):
+        groups = network.parameter_groups(0.1, 0.1, 0.01)
+        trained = [name for name, p in network.named_parameters() if p.requires_grad]
+        assert sum(len(group["params"]) for group in groups) == len(trained)
+        before = {name: p.detach().clone() for name, p in network.named_parameters()}
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+        torch.optim.AdamW(groups).step()
+        moved = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+        assert moved == set(network.decayed)
 
     def test_the_state_dict_holds_the_adapter_alone(self, network):
         state = network.state_dict()

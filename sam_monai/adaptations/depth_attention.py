@@ -15,8 +15,6 @@ few more columns of the queries and keys, and no table of depth x depth is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,19 +39,19 @@ class DepthAttention(nn.Module):
         super().__init__()
         self.adapter = Adapter(width, ratio)
         self.amplitudes = nn.Parameter(torch.zeros(heads, len(WAVELENGTHS)))
-        self.depth = 0  # slices of a volume, says :func:`slices_of_a_volume`; 0: pictures, which have no depth
 
-    def forward(self, attention: Any, projected: Tensor) -> Tensor:
+    def forward(self, attention: Any, projected: Tensor, depth: int) -> Tensor:
         """What the other slices add to each token.
 
         Args:
             attention: the block's own, a :class:`~sam_monai.backbones.blocks.WindowAttention`.
             projected: what it projected the tokens to, (B * depth, h, w, F), a volume's slices one after the other.
+            depth: slices of each volume.
 
         Returns:
             (B * depth, h, w, C).
         """
-        columns = projected.unflatten(0, (-1, self.depth)).permute(0, 2, 3, 1, 4)  # (B, h, w, depth, F)
+        columns = projected.unflatten(0, (-1, depth)).permute(0, 2, 3, 1, 4)  # (B, h, w, depth, F)
         out = self.attend(*attention.heads(columns.flatten(0, 2))).transpose(1, 2).flatten(2)
         out = self.adapter(attention.proj(out)).unflatten(0, columns.shape[:3])
         return out.permute(0, 3, 1, 2, 4).flatten(0, 1)
@@ -73,16 +71,3 @@ def add_depth_attention(encoder: nn.Module, ratio: float = 0.25) -> None:
     """Give every attention block of an image encoder depth attention, in place."""
     for block in attention_blocks(encoder):
         block.depth_attention = DepthAttention(block.width, block.attn.num_heads, ratio)
-
-
-@contextmanager
-def slices_of_a_volume(encoder: nn.Module, depth: int) -> Iterator[None]:
-    """Within it every ``depth`` consecutive slices that enter the encoder are one volume; 0: they are pictures."""
-    layers = [block.depth_attention for block in attention_blocks(encoder) if block.depth_attention is not None]
-    try:
-        for layer in layers:
-            layer.depth = depth
-        yield
-    finally:
-        for layer in layers:
-            layer.depth = 0

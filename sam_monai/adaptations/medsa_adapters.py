@@ -11,8 +11,6 @@ width of its stage; its first stage, of convolutions, has none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch.nn.functional as F
@@ -64,8 +62,6 @@ class HypAdapter(nn.Module):
         steps: number of matrices.
     """
 
-    condition: Tensor | None  # e_prompt (N, L, 256); says :func:`conditioned`
-
     def __init__(self, width: int, reduced: int = 64, steps: int = 2) -> None:
         super().__init__()
         self.down, self.up = nn.Linear(width, reduced), nn.Linear(reduced, width)
@@ -80,14 +76,13 @@ class HypAdapter(nn.Module):
             last: Any = maker[-1]  # type: ignore[index]
             nn.init.normal_(last.weight, std=0.1 * reduced**-1)
             nn.init.normal_(last.bias, std=reduced**-0.5)
-        self.reduced, self.condition = reduced, None
+        self.reduced = reduced
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, L, T, C) -> (N, L, T, C), with a skip."""
-        assert self.condition is not None
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """(N, L, T, C) and e_prompt (N, L, 256) -> (N, L, T, C), with a skip."""
         e = self.down(x)
         for maker, norm in zip(self.makers, self.norms, strict=True):
-            matrix = maker(self.condition).unflatten(-1, (self.reduced, self.reduced))
+            matrix = maker(condition).unflatten(-1, (self.reduced, self.reduced))
             e = F.relu(norm(e @ matrix.to(e.dtype)))
         return x + self.up(e)
 
@@ -97,8 +92,8 @@ class AdaptedAttention(SharedAttention):
 
     adapter: nn.Module
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return self.adapter(super().forward(q, k, v))
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, counted: Tensor | None = None, *condition: Tensor) -> Tensor:
+        return self.adapter(super().forward(q, k, v, counted), *condition)
 
 
 class AdaptedMLP(MLPBlock):
@@ -128,16 +123,3 @@ def adapt_mask_decoder(
         after_prompt.adapter = HypAdapter(WIDTH, reduced, steps)
         mlp.adapter = Adapter(WIDTH, ratio, scale)
         after_image.adapter = Adapter(WIDTH, ratio, skip=True)
-
-
-@contextmanager
-def conditioned(decoder: nn.Module, condition: Tensor) -> Iterator[None]:
-    """Within it the decoder's HyP-Adpts make their weights from these prompts (N, L, 256) of N images."""
-    layers = [module for module in decoder.modules() if isinstance(module, HypAdapter)]
-    try:
-        for layer in layers:
-            layer.condition = condition
-        yield
-    finally:
-        for layer in layers:
-            layer.condition = None

@@ -24,14 +24,12 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, state_of
-from ..backbones.onednn import linear, product
+from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, copies_of, state_of
+from ..backbones.onednn import convolved, linear, product
 from ..backbones.weights import weights_folder
 
 FACTORS = ("svd_u", "svd_s", "svd_vh")
-FORMED = WeakTensorKeyDictionary()  # by W: what W' was formed of, and W'
 FORMAT = "1"  # of the kept decompositions; another number makes every one anew
 
 logger = logging.getLogger(__name__)
@@ -63,9 +61,10 @@ class SingularValueTuning:
         """W' in autocast's precision and without gradients, formed anew only where W, a or b changed."""
         values, precision = self.singular_values(), autocast_precision(self.weight)
         state = (*state_of(self.weight), precision)
-        known = FORMED.get(self.weight)
+        of_weight = copies_of(self.weight)
+        known = of_weight.get("formed")
         if known is None or known[0] != state or not torch.equal(known[1], values):
-            known = FORMED[self.weight] = (state, values, self.tuned_weight().to(precision))
+            known = of_weight["formed"] = (state, values, self.tuned_weight().to(precision))
         return known[2]
 
 
@@ -104,7 +103,7 @@ class SVDLinear(SingularValueTuning, FrozenLinear):
 
 class SVDConv2d(SingularValueTuning, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.tuned_weight(), self.bias)
+        return convolved(self, input, self.tuned_weight(), self.bias)
 
 
 def tune(layer: nn.Linear | nn.Conv2d, known: Mapping[str, Tensor] | None = None) -> None:

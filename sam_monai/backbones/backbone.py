@@ -10,10 +10,17 @@ from torch import Tensor, nn
 from ..errors import InputError
 from .decoder import decode_masks, share_image_tokens
 from .frozen import FrozenLinear
+from .parts import require
 from .resize import from_square, to_square
 from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
 
+ENCODER = "1"  # of what the image encoders compute; raise it where that changes, and kept embeddings are made anew
+LARGEST = 4096  # side in pixels of an encoder's square
 WIDTH = 256  # of the image embedding and of the prompt tokens, in every SAM
+PROMPT_PARTS = ("pe_layer.forward_with_coords", "get_dense_pe", "input_image_size", "point_embeddings",
+                "not_a_point_embed.weight", "no_mask_embed.weight")  # fmt: skip
+DECODER_PARTS = ("iou_token.weight", "mask_tokens.weight", "output_upscaling", "output_hypernetworks_mlps",
+                 "transformer.layers", "transformer.norm_final_attn")  # fmt: skip
 
 
 class Backbone(nn.Module):
@@ -43,6 +50,8 @@ class Backbone(nn.Module):
         )
         self.register_buffer("pixel_mean", torch.tensor(weights.pixel_mean).view(3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(weights.pixel_std).view(3, 1, 1), persistent=False)
+        require("segment-anything", self.prompt_encoder, *PROMPT_PARTS)
+        require("segment-anything", self.mask_decoder, *DECODER_PARTS)
         self.weights, self.image_size, self.base = weights, image_size, base
         share_image_tokens(self.mask_decoder)
         for module in self.modules():
@@ -54,13 +63,24 @@ class Backbone(nn.Module):
         """Stays in eval mode: frozen batch norms keep their statistics."""
         return super().train(False)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """(N, 3, H, W) values in [0, 1], any size -> image embedding (N, 256, h, w)."""
+    def encode(self, images: Tensor, depth: int = 0) -> Tensor:
+        """(N, 3, H, W) values in [0, 1], any size -> image embedding (N, 256, h, w).
+
+        ``depth``: every so many consecutive images are the slices of one volume, for depth attention; 0: pictures.
+        """
         square = to_square((images - self.pixel_mean) / self.pixel_std, self.image_size, self.weights.resize)
         # Tokens lie channel by channel in memory, and so do convolutions of this layout: nothing is rearranged.
-        return self.image_encoder(square.contiguous(memory_format=torch.channels_last))
+        square = square.contiguous(memory_format=torch.channels_last)
+        return self.image_encoder(square, depth) if depth else self.image_encoder(square)
 
-    def decode(self, embedding: Tensor, tokens: Tensor, shape: tuple[int, int]) -> Tensor:
+    def decode(
+        self,
+        embedding: Tensor,
+        tokens: Tensor,
+        shape: tuple[int, int],
+        counted: Tensor | None = None,
+        condition: Tensor | None = None,
+    ) -> Tensor:
         """Mask logits of every image under every prompt, in one pass.
 
         segment-anything's mask decoder takes one image and many prompts; here it is N images and L prompts each.
@@ -70,6 +90,8 @@ class Backbone(nn.Module):
             embedding: (N, 256, h, w).
             tokens: sparse prompts (L, T, 256), the same for all images, or (N, L, T, 256).
             shape: (H, W) of the image's own grid.
+            counted: bool (N, L, T), which tokens take part; ``None``: all.
+            condition: (N, L, 256) for the adapters that make their weights from the prompt.
 
         Returns:
             float32 logits (N, L, H, W).
@@ -79,7 +101,7 @@ class Backbone(nn.Module):
             # In bf16 the position encoding of a cell is off by up to 0.14.
             position = self.prompt_encoder.get_dense_pe()
         tokens = tokens.expand(embedding.shape[0], *tokens.shape[-3:])
-        logits = decode_masks(self.mask_decoder, source, position, tokens)
+        logits = decode_masks(self.mask_decoder, source, position, tokens, counted, condition)
         return from_square(logits, self.image_size, self.weights.resize, shape)
 
 
@@ -111,7 +133,7 @@ def build_backbone(
         )
     path = locate(weights, checkpoint)
     state = read_state(path, weights.sha256)
-    backbone = random_backbone(weights, image_size or weights.image_size)
+    backbone = random_backbone(weights, weights.image_size if image_size is None else image_size)
     backbone.base = content_hash(state)
     if weights.architecture != "vit_t":
         from .vit import fit_position_tables
@@ -126,11 +148,13 @@ def random_backbone(weights: Weights, image_size: int) -> Backbone:
     """The backbone of these weights before they are loaded.
 
     Raises:
-        InputError: the image size is not a multiple of the encoder's patch.
+        InputError: the image size is not a multiple of the encoder's patch, or beyond what any SAM takes.
     """
-    if image_size < 32 or image_size % weights.stride:
+    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    if not whole or not 32 <= image_size <= LARGEST or image_size % weights.stride:
         raise InputError(
-            f"image_size {image_size} does not fit {weights.name}: it is a multiple of {weights.stride}, at least 32"
+            f"image_size {image_size!r} does not fit {weights.name}: it is a multiple of {weights.stride} from 32 to "
+            f"{LARGEST}"
         )
     if weights.architecture == "vit_t":
         from .tiny_vit import build_tiny_vit

@@ -126,7 +126,7 @@ class Seam:
 
     prompts: deep prompts (n, C), further keys and values of the block's attention.
     space_adapter: takes what the attention gives.
-    depth_attention: takes the attention and its projected input; the result is added.
+    depth_attention: takes the attention, its projected input and the volumes' depth; the result is added.
     mlp_adapter: takes the MLP's normalised input; the result is added.
     checkpointing: keep nothing of the block for the backward pass, which computes it again.
     """
@@ -138,25 +138,14 @@ class Seam:
     mlp_adapter: nn.Module | None
     checkpointing = False
 
-    def transform(self, x: Tensor) -> Tensor:
-        """The block itself, tokens to tokens."""
+    def transform(self, x: Tensor, depth: int) -> Tensor:
+        """The block itself, tokens to tokens. Every ``depth`` consecutive images are one volume; 0: pictures."""
         raise NotImplementedError
 
-    def forward(self: Any, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor, depth: int = 0) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
-            return self.transform(x)
-        depth = 0 if self.depth_attention is None else self.depth_attention.depth
-
-        def transform(x: Tensor) -> Tensor:
-            if self.depth_attention is None:
-                return self.transform(x)
-            before, self.depth_attention.depth = self.depth_attention.depth, depth  # the backward pass comes later
-            try:
-                return self.transform(x)
-            finally:
-                self.depth_attention.depth = before
-
-        return checkpoint(transform, x, use_reentrant=False)
+            return self.transform(x, depth)
+        return checkpoint(self.transform, x, depth, use_reentrant=False)
 
     def open_seam(self: Any, width: int) -> None:
         self.width = width
@@ -164,7 +153,9 @@ class Seam:
         for slot in ("space_adapter", "depth_attention", "mlp_adapter"):
             self.register_module(slot, None)
 
-    def after_attention(self: Any, x: Tensor, normed: Tensor, prompts: Tensor | None, window: int) -> Tensor:
+    def after_attention(
+        self: Any, x: Tensor, normed: Tensor, prompts: Tensor | None, window: int, depth: int
+    ) -> Tensor:
         """The block's first half: tokens (N, h, w, C), the same and the prompts (n, C) as the attention takes them."""
         projected = self.attn.project(normed)
         others = None if prompts is None else self.attn.project(prompts)
@@ -172,8 +163,8 @@ class Seam:
         if self.space_adapter is not None:
             attended = self.space_adapter(attended)
         x = x + attended
-        if self.depth_attention is not None and self.depth_attention.depth:
-            x = x + self.depth_attention(self.attn, projected)
+        if self.depth_attention is not None and depth:
+            x = x + self.depth_attention(self.attn, projected, depth)
         return x
 
     def beside_mlp(self, x: Tensor, mlp_input: Tensor) -> Tensor:

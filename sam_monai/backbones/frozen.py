@@ -4,6 +4,7 @@ call."""
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from .onednn import linear
 
+# By tensor, then by name: the state it was made in, and what was made. Several threads may fill it at once: then the
+# same is made twice, and one of the two stays.
 KEPT = WeakTensorKeyDictionary()  # not in the modules, so that copies and files of them stay as small as they were
 
 
@@ -31,15 +34,24 @@ def kept(name: Hashable, make: Callable[[], Tensor], *tensors: Tensor) -> Tensor
     stay the same. Of others it is made anew."""
     if torch.compiler.is_compiling() or any(t.requires_grad or t.is_inference() for t in tensors):
         return make()
-    if tensors[0] not in KEPT:
-        KEPT[tensors[0]] = {}
-    of_first = KEPT[tensors[0]]
+    of_first = copies_of(tensors[0])
     state = [state_of(tensor) for tensor in tensors]
     known = of_first.get(name)
     if known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():  # else it could not take part in training later
             known = of_first[name] = (state, make())
     return known[1]
+
+
+def copies_of(tensor: Tensor) -> dict[Hashable, Any]:
+    """What is kept of a tensor."""
+    return KEPT.setdefault(tensor, {})  # type: ignore[return-value]
+
+
+def forget(module: nn.Module) -> None:
+    """Drop what was made of a module's parameters and buffers."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        KEPT.pop(tensor, None)
 
 
 def at_autocast(weight: Tensor) -> Tensor:

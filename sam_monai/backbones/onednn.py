@@ -62,7 +62,12 @@ def convolution_gelu(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor) 
     if usable(x, weight.dtype):
         shape = (layer.padding, layer.stride, layer.dilation, layer.groups)
         return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *shape, "gelu", [], "none")
-    return F.gelu(layer._conv_forward(x, weight, bias))
+    return F.gelu(convolved(layer, x, weight, bias))
+
+
+def convolved(layer: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A layer's convolution, which pads with zeros, with other weights."""
+    return F.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
 
 
 def usable(x: Tensor, precision: torch.dtype) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from kornia.models.tiny_vit import Attention, ConvBN, TinyViT, TinyViTBlock
@@ -9,7 +11,12 @@ from torch import Tensor, nn
 
 from .blocks import Seam, WindowAttention, plain_attention, plain_is_faster
 from .frozen import autocast_precision, gelu_of, kept
-from .onednn import convolution_gelu
+from .onednn import convolution_gelu, convolved
+from .parts import require
+
+ATTENTION_PARTS = ("norm", "qkv", "proj", "num_heads", "key_dim", "d", "dh", "scale", "attention_biases",
+                   "attention_bias_idxs")  # fmt: skip
+BLOCK_PARTS = ("attn", "local_conv", "mlp.norm", "mlp.fc1", "mlp.fc2", "window_size", "input_resolution")
 
 
 class FoldedConvBN(ConvBN):
@@ -29,7 +36,7 @@ class FoldedConvBN(ConvBN):
             )
         if isinstance(self.act, nn.GELU):
             return convolution_gelu(self.c, input.to(precision), weight, bias)
-        return self.act(self.c._conv_forward(input.to(precision), weight, bias))
+        return self.act(convolved(self.c, input.to(precision), weight, bias))
 
     def factor(self) -> Tensor:
         return (self.bn.weight * torch.rsqrt(self.bn.running_var + self.bn.eps)).view(-1, 1, 1, 1)  # type: ignore[operator]
@@ -98,20 +105,27 @@ class BiasedAttention(WindowAttention, Attention):
 class SeamedTinyBlock(Seam, TinyViTBlock):
     """kornia's block, same parameters and numbers, with a seam."""
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor, depth: int) -> Tensor:
         """(N, tokens, C) -> (N, tokens, C)."""
         x = x.unflatten(1, self.input_resolution)
-        x = self.after_attention(x, x, self.prompts, self.window_size)
+        x = self.after_attention(x, x, self.prompts, self.window_size, depth)
         x = self.local_conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).flatten(1, 2)
         normed = self.mlp.norm(x)
         return self.beside_mlp(x + self.mlp.fc2(gelu_of(self.mlp.fc1, normed)), normed)
 
 
 class SeamedTinyViT(TinyViT):
-    """kornia's, same parameters and numbers, whose neck sees the layout of one image too."""
+    """kornia's, with the same parameters and numbers. Its blocks are told a volume's depth, and its neck sees the
+    layout of a single image too."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.layers(self.patch_embed(x)).unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
+    def forward(self, x: Tensor, depth: int = 0) -> Tensor:
+        layers: Any = self.layers
+        x = self.patch_embed(x)
+        for layer in layers:
+            for block in layer.blocks:
+                x = block(x, depth) if isinstance(block, Seam) else block(x)
+            x = x if layer.downsample is None else layer.downsample(x)
+        x = x.unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
         assert self.neck is not None
         return self.neck(channels_together(x))
 
@@ -134,12 +148,16 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
         for convolution in (encoder.patch_embed.seq[0], encoder.patch_embed.seq[2]):
             old = convolution.c
             convolution.c = nn.Conv2d(old.in_channels, old.out_channels, 1, bias=False)
+    require("kornia", encoder, "patch_embed.seq", "layers", "neck", "feat_size")
     for module in encoder.modules():
         if isinstance(module, Attention):
+            require("kornia", module, *ATTENTION_PARTS)
             module.__class__ = BiasedAttention
         elif isinstance(module, ConvBN):
+            require("kornia", module, "c", "bn", "act")
             module.__class__ = FoldedConvBN
         elif isinstance(module, TinyViTBlock):
+            require("kornia", module, *BLOCK_PARTS)
             module.__class__ = SeamedTinyBlock
             module.open_seam(module.mlp.fc1.in_features)
     encoder.__class__ = SeamedTinyViT

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .blocks import PLAIN, Seam, WindowAttention, attention_with_columns
 from .frozen import gelu_of, kept
 from .onednn import has_amx
+from .parts import require
 
 # architecture: width, blocks, heads, blocks with global attention
 SIZES = {
@@ -21,6 +22,8 @@ SIZES = {
     "vit_h": (1280, 32, 16, (7, 15, 23, 31)),
 }
 PATCH = 16
+PARTS = ("norm1", "norm2", "mlp.lin1", "mlp.lin2", "window_size", "attn.qkv", "attn.proj", "attn.num_heads",
+         "attn.scale", "attn.rel_pos_h", "attn.rel_pos_w")  # fmt: skip
 WINDOW = 14
 
 
@@ -137,19 +140,31 @@ def padding_bias(bias_h: Tensor, bias_w: Tensor, h: int, w: int) -> Tensor:
 class SeamedBlock(Seam, Block):
     """segment-anything's block, same parameters and numbers, with a seam."""
 
-    def transform(self, x: Tensor) -> Tensor:
+    def transform(self, x: Tensor, depth: int) -> Tensor:
         """(N, h, w, C) -> (N, h, w, C)."""
         prompts = None if self.prompts is None else self.norm1(self.prompts)
-        x = self.after_attention(x, self.norm1(x), prompts, self.window_size)
+        x = self.after_attention(x, self.norm1(x), prompts, self.window_size, depth)
         normed = self.norm2(x)
         return self.beside_mlp(x + self.mlp.lin2(gelu_of(self.mlp.lin1, normed)), normed)
+
+
+class SeamedViT(ImageEncoderViT):
+    """segment-anything's, with the same parameters and numbers, whose blocks are told a volume's depth."""
+
+    def forward(self, x: Tensor, depth: int = 0) -> Tensor:
+        x = self.patch_embed(x)
+        if self.pos_embed is not None:
+            x = x + self.pos_embed
+        for block in self.blocks:
+            x = block(x, depth)
+        return self.neck(x.permute(0, 3, 1, 2))
 
 
 def build_vit(
     width: int, blocks: int, heads: int, global_blocks: tuple[int, ...], image_size: int, window: int = WINDOW
 ) -> ImageEncoderViT:
     """A ViT image encoder with random weights: (N, 3, image_size, image_size) -> (N, 256, image_size / 16, same)."""
-    encoder = ImageEncoderViT(
+    encoder = SeamedViT(
         img_size=image_size,
         patch_size=PATCH,
         embed_dim=width,
@@ -160,7 +175,9 @@ def build_vit(
         window_size=window,
         global_attn_indexes=global_blocks,
     )
+    require("segment-anything", encoder, "patch_embed", "pos_embed", "neck", "blocks")
     for block in encoder.blocks:
+        require("segment-anything", block, *PARTS)
         block.__class__, block.attn.__class__ = SeamedBlock, RelPosAttention
         block.open_seam(width)
     encoder.largest_array = (image_size // PATCH) ** 2 * 4 * width  # an MLP's

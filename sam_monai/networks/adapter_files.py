@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,18 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     """An adapter's state dict, of a ``.pt`` or a ``.safetensors`` file.
 
     Raises:
-        InputError: no such file, a damaged one, or one that is not an adapter.
+        InputError: no such file, a damaged one, one that is not an adapter, or whose record holds what no record of
+            ours does.
     """
     if not Path(path).is_file():
         raise InputError(f"there is no trained adapter at {path}: run the bundle's train.json first")
     state = read_state(path)
     if "identity" not in state:
         raise InputError(f"{path} is not an adapter of sam_monai: it has no identity")
+    try:
+        identity.from_tensor(state["identity"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return state
 
 
@@ -44,11 +50,14 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
         state: of a network.
         path: ends in ``.pt``.
         training: what :func:`training_summary` gave.
+
+    Raises:
+        InputError: a record or a summary that would not be read again; or the files cannot be written.
     """
-    save_aside(state, path)
     header = {"format": "pt", "identity": json.dumps(identity.from_tensor(state["identity"]), ensure_ascii=False)}
     if training is not None:
-        header["training"] = json.dumps(training, ensure_ascii=False)
+        header["training"] = json.dumps(identity.check_training(dict(training)), ensure_ascii=False)
+    save_aside(state, path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_aside(safetensors.torch.save(tensors, header), path.with_suffix(".safetensors"))
 
@@ -63,7 +72,7 @@ def training_summary(
         "sam_monai": __version__,
         "epochs": epochs,
         "best_epoch": best_epoch,
-        "validation_dice": validation_dice,
+        "validation_dice": validation_dice if validation_dice is None or isfinite(validation_dice) else None,
         "training_cases": training_cases,
         "validation_cases": validation_cases,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -79,12 +88,19 @@ def read_training(path: str | Path) -> dict[str, Any] | None:
 
 
 def header(path: Path) -> dict[str, Any]:
-    """What is written in words in a ``.safetensors`` file of ours: the record and the training's summary."""
+    """What is written in words in a ``.safetensors`` file of ours: the record and the training's summary.
+
+    Raises:
+        InputError: words that cannot be read, or that no header of ours holds.
+    """
     with safe_open(path, "pt") as file:
         found = file.metadata() or {}
+    checks = {"identity": identity.check, "training": identity.check_training}
     try:
-        return {key: json.loads(found[key]) for key in ("identity", "training") if key in found}
-    except ValueError as error:
+        return {key: check(json.loads(found[key])) for key, check in checks.items() if key in found}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: its header cannot be read ({error}); the file was changed by hand") from error
 
 
@@ -99,14 +115,14 @@ def describe(path: str | Path) -> str:
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
     rows = {
-        "method": record.get("method"),
-        "base": f"{record.get('backbone')} (weights {str(record.get('base'))[:12]})",
-        "labels": ", ".join(f"{i} {name}" for i, name in enumerate(record.get("labels", ()), 1)),
-        "image size": f"{record.get('image_size')} px",
+        "method": record["method"],
+        "base": f"{record['backbone']} (weights {record['base'][:12]})",
+        "labels": ", ".join(f"{i} {name}" for i, name in enumerate(record["labels"], 1)),
+        "image size": f"{record['image_size']} px",
         "settings": in_words({key: value for key, value in record.items() if key not in common}),
-        "trained numbers": f"{numbers:,}",
+        "trained parameters": f"{numbers:,}",
         "file": f"{Path(path).stat().st_size:,} bytes",
-        "preprocessing": in_words(record.get("preprocessing") or {}) or "not recorded",
+        "preprocessing": in_words(record["preprocessing"]) or "not recorded",
         "training": in_words(read_training(path) or {}) or "not recorded",
     }
     width = max(map(len, rows))
@@ -127,19 +143,10 @@ def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) 
     Raises:
         InputError: a method unknown here, a record that no network has, or base weights that are not found.
     """
-    methods = AdaptedSAM.methods()
-    if record.get("method") not in methods:
-        raise InputError(f"the adapter's method is {record.get('method')!r}; this sam_monai has {', '.join(methods)}")
+    record = identity.check(dict(record))
     options = {key: value for key, value in record.items() if key not in ("method", "base", "resize", "labels")}
-    try:
-        # Labels as default, for S-SAM would else run its text encoder, whose vectors the adapter brings along.
-        return methods[record["method"]](checkpoint=checkpoint, default_labels=record.get("labels"), **options)
-    except InputError:
-        raise
-    except Exception as error:  # whatever a record changed by hand brings about
-        raise InputError(
-            f"the adapter's record does not fit {record['method']} ({error}): the file is damaged"
-        ) from error
+    # Labels as default, for S-SAM would else run its text encoder, whose vectors the adapter brings along.
+    return AdaptedSAM.methods()[record["method"]](checkpoint=checkpoint, default_labels=record["labels"], **options)
 
 
 def load_network(path: str | Path, checkpoint: str | Path | None = None) -> AdaptedSAM:
@@ -178,9 +185,6 @@ def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str 
     odd = [key for key in {**record, **network.describe()} if record.get(key) != network.describe().get(key)]
     if odd:
         raise InputError(f"{path}: the record does not describe the network that it loads into: {', '.join(odd)}")
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise InputError(f"{path} holds NaN or infinite numbers, in {', '.join(broken[:3])}: train it again")
     pt, twin = Path(path).with_suffix(".pt"), Path(path).with_suffix(".safetensors")
     if pt.is_file() and twin.is_file() and (differing := differences(read_adapter(pt), read_adapter(twin))):
         raise InputError(

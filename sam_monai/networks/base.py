@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adaptations.depth_attention import add_depth_attention, slices_of_a_volume
+from ..adaptations.depth_attention import add_depth_attention
 from ..backbones.backbone import Backbone, build_backbone
 from ..backbones.blocks import attention_blocks
+from ..backbones.frozen import forget
 from ..errors import InputError
 from . import identity
-from .slices import as_slices, from_slices, passes, pieces, slices_of, together
+from .adapter_state import check_identity, forgive_missing_base, keep_adapter_only
+from .slices import as_slices, check_embedding, check_values, from_slices, passes, pieces, slices_of, together
+
+ARGUMENTS = {  # of the constructor, beside those of an adapter's record
+    "labels": identity.optional(identity.LABELS),
+    "default_labels": identity.LABELS,
+    "image_size": identity.optional(identity.IMAGE_SIZE),
+    "depth_attention": identity.FLAG,
+    "preprocessing": identity.optional(identity.mapping(identity.PREPARATION)),
+    "amp": identity.FLAG,
+    "checkpointing": identity.FLAG,
+    "slices_per_batch": identity.whole(1, 4096),
+}
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -30,6 +41,11 @@ def fast_bfloat16(device: torch.device) -> bool:
 class AdaptedSAM(nn.Module):
     """A frozen SAM and what one paper adds to it. Subclasses add it in :meth:`adapt` and say the prompt in
     :meth:`prompt_tokens`.
+
+    One network may be asked from several threads at once, with images, volumes and prompts of any kind and size: what
+    belongs to a request travels as arguments and is never kept in a module. So :meth:`forward`, :meth:`encode` and what
+    they call give each thread the answer that it would get alone. What changes the network itself must not run beside
+    them: loading an adapter, training steps, ``train()``, ``to()``, :meth:`forget`, setting an attribute.
 
     Args:
         backbone: name of known weights, an architecture with ``checkpoint``, or a built :class:`Backbone`.
@@ -50,12 +66,20 @@ class AdaptedSAM(nn.Module):
         preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
 
     Raises:
-        InputError: see :func:`build_backbone`.
+        InputError: an argument of another type or range, or see :func:`build_backbone`.
     """
 
     method: str
-    # What must agree between an adapter and the network that loads it, where the network was told.
-    bound: tuple[str, ...] = ("method", "base", "resize", "image_size", "depth_attention", "labels")
+    #: The method's own settings: attributes of the network, arguments of its constructor and keys of the adapter's
+    #: record, which must agree between an adapter and the network that loads it.
+    own: Mapping[str, identity.Field] = {}
+    #: Names of parameters that weight decay may pull to 0, because that means nothing there.
+    decayed: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "method" in vars(cls):
+            identity.METHODS[cls.method] = cls
 
     def __init__(
         self,
@@ -71,6 +95,19 @@ class AdaptedSAM(nn.Module):
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        given = {key: getattr(self, key) for key in self.own} | {
+            "labels": labels,
+            "default_labels": default_labels,
+            "image_size": image_size,
+            "depth_attention": depth_attention,
+            "preprocessing": preprocessing,
+            "amp": amp,
+            "checkpointing": checkpointing,
+            "slices_per_batch": slices_per_batch,
+        }
+        identity.checked(given, {**self.own, **ARGUMENTS}, type(self).__name__)
+        if not isinstance(backbone, str | Backbone):
+            raise InputError(f"backbone is {backbone!r}: give a name of known weights, an architecture or a Backbone")
         self.base_name = backbone if isinstance(backbone, str) else backbone.weights.name
         self.checkpoint = checkpoint
         self.told = {"labels": labels is not None, "image_size": image_size is not None}
@@ -78,6 +115,7 @@ class AdaptedSAM(nn.Module):
         self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
         self.checkpointing = checkpointing
         self.preprocessing = dict(preprocessing or {})
+        self.forgotten = 0  # how often; answers that were kept before are out of date
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, checkpoint, image_size)
         elif image_size not in (None, backbone.image_size):
@@ -92,11 +130,8 @@ class AdaptedSAM(nn.Module):
 
     @staticmethod
     def methods() -> dict[str, type[AdaptedSAM]]:
-        """Every network of this folder by its ``method``, the name by which adapters know it."""
-        here = __name__.rpartition(".")[0]
-        for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
-            importlib.import_module(f"{here}.{module.name}")
-        return {network.method: network for network in AdaptedSAM.__subclasses__()}
+        """Every network class by its ``method``, the name by which adapters know it."""
+        return identity.methods()
 
     def set_backbone(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -118,13 +153,37 @@ class AdaptedSAM(nn.Module):
         self.register_buffer("identity", identity.to_tensor(self.describe()).to(device))
 
     def adopt(self, record: dict[str, Any]) -> None:
-        """Become the network that an adapter's record describes, as far as this one was not told otherwise."""
+        """Become the network that an adapter's record describes, as far as this one was not told otherwise.
+
+        Trained parameters stay the objects that they were, whatever their new shapes, so an optimiser made before keeps
+        training this network. One that already took steps cannot go on with other shapes, and torch says so.
+        """
+        before = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.preprocessing = self.preprocessing or record["preprocessing"]
         if record["image_size"] != self.backbone.image_size:
             device = self.backbone.pixel_mean.device
             self.set_backbone(build_backbone(self.base_name, self.checkpoint, record["image_size"]).to(device))
-        if not self.told["labels"] and tuple(record["labels"]) != self.labels:
+        untold = {key: record[key] for key in self.own if not self.told.get(key, True)}
+        changed = any(getattr(self, key) != value for key, value in untold.items())
+        for key, value in untold.items():
+            setattr(self, key, value)
+        if not self.told["labels"] and (changed or tuple(record["labels"]) != self.labels):
             self.set_labels(record["labels"])
+        for name, new in list(self.named_parameters()):
+            old = before.get(name)
+            if old is not None and old is not new and new.requires_grad:
+                old.data, old.grad = new.data, None
+                module, _, own = name.rpartition(".")
+                self.get_submodule(module).register_parameter(own, old)
+
+    def forget(self) -> None:
+        """Drop every copy that was derived of the weights: in another precision, folded, decomposed or as tables.
+
+        Copies are made anew where torch sees that a weight changed. It does not see changes made through ``.data``, or
+        to tensors of inference mode: call this after such a change.
+        """
+        self.forgotten += 1
+        forget(self)
 
     @property
     def resize(self) -> str:
@@ -137,16 +196,20 @@ class AdaptedSAM(nn.Module):
         return self.backbone.image_size
 
     def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
-        """Parameters for an optimiser: what adapts frozen layers, not decayed, as decay would pull it to 0 and not
-        to the identity; and what makes the prompt."""
-        parts = {True: [], False: []}
+        """Parameters for an optimiser in three groups: what adapts frozen layers, what makes the prompt and may be
+        decayed (:attr:`decayed`), and what else makes the prompt.
+
+        Decay pulls to 0. That is not where SAM's own tokens, scales, shifts, gains, norms and biases start or belong.
+        """
+        adapting, decayed, others = [], [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 adapts = name.startswith("backbone.") and "prompt_encoder" not in name
-                parts[adapts].append(parameter)
+                (adapting if adapts else decayed if name in self.decayed else others).append(parameter)
         return [
-            {"params": parts[True], "lr": learning_rate, "weight_decay": 0.0},
-            {"params": parts[False], "lr": prompt_learning_rate, "weight_decay": weight_decay},
+            {"params": adapting, "lr": learning_rate, "weight_decay": 0.0},
+            {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},
+            {"params": others, "lr": prompt_learning_rate, "weight_decay": 0.0},
         ]
 
     # -- what a method says -------------------------------------------------------------------------------------------
@@ -163,13 +226,15 @@ class AdaptedSAM(nn.Module):
         """Sparse prompts (L, T, 256), one set per label."""
         raise NotImplementedError
 
-    def encode_slices(self, slices: Tensor) -> Tensor:
-        """Image embedding (N, 256, h, w) of slices (N, 3, H, W)."""
-        return self.backbone.encode(slices)
+    def encode_slices(self, slices: Tensor, depth: int = 0) -> Tensor:
+        """Image embedding (N, 256, h, w) of slices (N, 3, H, W), of which every ``depth`` are one volume, for depth
+        attention; 0: they are pictures."""
+        return self.backbone.encode(slices, depth)
 
     def describe(self) -> dict[str, Any]:
         """The adapter's record: method, base, labels, sizes, and how its images were prepared."""
-        return {
+        own = {key: getattr(self, key) for key in self.own}
+        return own | {
             "method": self.method,
             "backbone": self.base_name,
             "base": self.backbone.base,
@@ -194,25 +259,25 @@ class AdaptedSAM(nn.Module):
             if exporting:
                 yield slices_of(embedding), 0
                 return
+            check_embedding(embedding, image)
             first = 0
             for part in slices_of(embedding).split(self.slices_per_batch):
                 yield part, first
                 first += len(part)
             return
         slices = as_slices(image)
+        check_values(image)
         volume = image.ndim == 5 and self.depth_attention
         depth = image.shape[4] if volume else 1
         if exporting:
-            with slices_of_a_volume(self.backbone.image_encoder, depth if volume else 0):
-                yield self.encode_slices(slices), 0
+            yield self.encode_slices(slices, depth if volume else 0), 0
             return
         most = self.slices_per_batch
         if not volume:
             encoder: Any = self.backbone.image_encoder
             most = together(most, encoder.largest_array * (2 if self.bfloat16(image.device) else 4), image.device)
         for start, stop, first, last in passes(len(slices), depth, most):
-            with slices_of_a_volume(self.backbone.image_encoder, min(depth, stop - start) if volume else 0):
-                part = self.encode_slices(slices[start:stop])
+            part = self.encode_slices(slices[start:stop], min(depth, stop - start) if volume else 0)
             yield part[first - start : last - start], first
 
     def forward(
@@ -238,7 +303,8 @@ class AdaptedSAM(nn.Module):
             logit for label l.
 
         Raises:
-            InputError: the image is not 2D or 3D, has another number of channels, or a prompt was given.
+            InputError: the image is not 2D or 3D, is empty, has another number of channels, values that are not finite
+                or far beyond [0, 1]; the embedding is of another image; or a prompt was given.
         """
         if point_coords is not None or point_labels is not None or boxes is not None:
             raise InputError(f"{type(self).__name__} segments without clicks and boxes: leave them out")
@@ -269,45 +335,3 @@ class AdaptedSAM(nn.Module):
 
     def autocast(self, device: torch.device) -> torch.autocast:
         return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16(device))
-
-
-# -- the state dict ----------------------------------------------------------------------------------------------------
-# Plain functions, so that a copied or pickled network runs its own.
-
-
-def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
-    for name in network.frozen_keys:
-        state.pop(prefix + name, None)
-    versions = getattr(state, "_metadata", {})  # an entry a module: more bytes than a small adapter's numbers
-    for name, _ in network.backbone.named_modules(prefix="backbone"):
-        if name not in network.adapted_modules:
-            versions.pop(prefix + name, None)
-
-
-def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Refuse an adapter of another base, method, or set of labels; take over what this network was not told."""
-    if prefix + "identity" not in state:
-        raise InputError(
-            f"this is not an adapter of sam_monai: it has no identity. {type(network).__name__} loads what its own "
-            "state_dict gave; base weights are given by the key `checkpoint`"
-        )
-    theirs, ours = identity.from_tensor(state[prefix + "identity"]), network.describe()
-    for key in network.bound:
-        if theirs.get(key) == ours[key] or not network.told.get(key, True):
-            continue
-        if key == "base":
-            was, now = (f"{r['backbone']} (weights {r['base'][:12]})" for r in (theirs, ours))
-        elif key == "labels":
-            was, now = (", ".join(r["labels"]) for r in (theirs, ours))
-        else:
-            was, now = theirs.get(key), ours[key]
-        raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
-    network.adopt(theirs)
-    # An average over several sites comes as floats, which a copy into uint8 would round down.
-    state[prefix + "identity"] = identity.to_tensor(theirs)
-
-
-def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:
-    """The base's weights are not part of an adapter."""
-    missing = incompatible.missing_keys
-    missing[:] = [name for name in missing if name[name.rfind("backbone.") :] not in network.frozen_keys]

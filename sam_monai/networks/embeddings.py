@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import random
 import re
+import threading
+import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +24,8 @@ from ..backbones.weights import weights_folder
 
 OURS = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{32}\.part|\.safetensors)")  # names of files that may be deleted
 FORMAT = "1"  # of an entry; another number makes every entry anew
+ADMITTED = 1 / 16  # of new entries, where memory is full
+RECENT = 86400.0  # seconds; files used within them are deleted last
 COUNT_EVERY = 64  # writes between two looks at the folder's size
 
 logger = logging.getLogger(__name__)
@@ -33,12 +37,16 @@ def default_folder() -> Path:
 
 
 class EmbeddingCache:
-    """Embeddings under a hash of the very pixels that enter the network, the base weights' hash, the image size, the
-    resize rule and the precision: what is not exactly the same image prepared in the same way finds nothing.
+    """Embeddings under a hash of the very pixels that enter the network and of all else that they depend on: the
+    encoder's code, the base weights' hash, the image size, the resize rule and the precision. What is not exactly the
+    same image prepared in the same way finds nothing.
 
-    Entries are files of one slice each, written aside and renamed, so several processes may share a folder. One that
-    cannot be read is made again. The entries used longest ago leave when there is no more room. Where the folder cannot
-    be written, memory alone serves.
+    Entries are files of one slice each, written aside and renamed, so several processes may share a folder, and several
+    threads a cache. One that cannot be read is made again. Where the folder cannot be written, memory alone serves.
+
+    Training passes over its data again and again. Where those are larger than the room, dropping what was used longest
+    ago would drop every entry just before its turn. So full memory mostly keeps what it has, and a new entry takes the
+    place of any other; on disk any file may leave, those not used for a day first.
 
     Args:
         folder: of the files; made when the first is written. ``None``: memory alone.
@@ -51,8 +59,9 @@ class EmbeddingCache:
     ) -> None:
         self.folder = None if folder is None else Path(folder)
         self.disk_bytes, self.memory_bytes = disk_bytes, memory_bytes
-        self.entries: OrderedDict[str, Tensor] = OrderedDict()
+        self.entries: dict[str, Tensor] = {}
         self.held = self.writes = 0
+        self.lock, self.random = threading.Lock(), random.Random(0)  # of its own: seeds of a training stay theirs
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A copied or pickled network shares the folder, and takes no gigabytes along.
@@ -63,7 +72,7 @@ class EmbeddingCache:
 
         Args:
             slices: as the network gets them.
-            base: all that the embedding depends on besides the slice.
+            base: all that the embedding depends on besides the slice, the code that makes it included.
             encoder: (n, C, H, W) -> (n, 256, h, w), called at most once.
         """
         keys = [self.key(part, base) for part in slices]
@@ -84,9 +93,9 @@ class EmbeddingCache:
         return hashlib.sha256(about + pixels.numpy().tobytes()).hexdigest()
 
     def find(self, key: str) -> Tensor | None:
-        if key in self.entries:
-            self.entries.move_to_end(key)
-            return self.entries[key]
+        known = self.entries.get(key)
+        if known is not None:
+            return known
         if self.folder is None:
             return None
         path = self.path(key)
@@ -100,10 +109,15 @@ class EmbeddingCache:
         return embedding
 
     def keep(self, key: str, embedding: Tensor) -> None:
-        self.entries[key] = embedding
-        self.held += embedding.nbytes
-        while self.held > self.memory_bytes and len(self.entries) > 1:
-            self.held -= self.entries.popitem(last=False)[1].nbytes
+        with self.lock:
+            full = self.held + embedding.nbytes > self.memory_bytes
+            if key in self.entries or (full and self.random.random() > ADMITTED):
+                return
+            while self.entries and self.held + embedding.nbytes > self.memory_bytes:
+                self.held -= self.entries.pop(self.random.choice(list(self.entries))).nbytes
+            if self.held + embedding.nbytes <= self.memory_bytes:
+                self.entries[key] = embedding
+                self.held += embedding.nbytes
 
     def path(self, key: str) -> Path:
         assert self.folder is not None
@@ -128,7 +142,7 @@ class EmbeddingCache:
             self.folder = None
 
     def make_room(self) -> None:
-        """Delete the files used longest ago where the folder holds more than it may, down to nine tenths of that."""
+        """Delete files where the folder holds more than it may, down to nine tenths of that."""
         assert self.folder is not None
         files = []
         for file in os.scandir(self.folder):
@@ -136,13 +150,14 @@ class EmbeddingCache:
                 continue
             try:
                 status = file.stat()
-                files.append((status.st_mtime, status.st_size, file.path))
+                recent = time.time() - status.st_mtime < RECENT
+                files.append((recent, self.random.random(), status.st_size, file.path))
             except FileNotFoundError:  # another process was faster
                 continue
-        total = sum(size for _, size, _ in files)
+        total = sum(size for *_, size, _ in files)
         if total <= self.disk_bytes:
             return
-        for _, size, path in sorted(files):
+        for *_, size, path in sorted(files):
             if total <= 0.9 * self.disk_bytes:
                 break
             Path(path).unlink(missing_ok=True)

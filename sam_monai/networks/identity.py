@@ -1,41 +1,221 @@
-"""What an adapter is for: a short record that travels in its state dict as bytes."""
+"""What an adapter is for: a short record that travels in its state dict as bytes, and the one schema of such records.
+
+A record comes from anywhere, and values of it go into configurations, which MONAI runs. So it is checked wherever it is
+read or written: known keys alone, each of its type and range, and no string that a configuration would run or look up.
+
+A method declares the keys of its own in its network class, by ``own``. A key that all methods share is declared in
+:data:`COMMON`, one about images in :data:`PREPARATION`. A key that is added after adapters were written has ``absent``,
+what records without it mean.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
-from typing import Any
+import pkgutil
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..backbones.backbone import LARGEST
 from ..errors import InputError
 
 LENGTH = 4096  # the same for every adapter: MONAI skips a tensor of another shape in silence
+RUN = re.compile(r"\s*[$@%]|.*[@%][\w.]*#|_\w+_$", re.DOTALL)  # what MONAI's configurations run, look up or act upon
+METHODS: dict[str, Any] = {}  # network classes by their method; every subclass of AdaptedSAM enters itself
+
+
+class Field(NamedTuple):
+    """What a key may hold: in words, and as a test. By default the key must be there. ``needed`` false: it may be
+    missing. ``absent``: what a record without the key means, which then gets it."""
+
+    words: str
+    fits: Callable[[Any], bool]
+    needed: bool = True
+    absent: Any = ...
+
+
+def whole(low: int, high: int) -> Field:
+    return Field(f"a whole number from {low} to {high}", lambda v: is_a(v, int) and low <= v <= high)
+
+
+def number(low: float, high: float) -> Field:
+    return Field(f"a number from {low:g} to {high:g}", lambda v: is_a(v, int | float) and low <= v <= high)
+
+
+def is_a(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def text(words: str, pattern: str = r"(?s).{1,200}") -> Field:
+    return Field(words, lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None)
+
+
+def one_of(*values: Any) -> Field:
+    kinds = set(map(type, values))  # 1 is not True
+    return Field(" or ".join(map(repr, values)), lambda v: type(v) in kinds and v in values)
+
+
+def listed(field: Field, least: int, most: int) -> Field:
+    size = f"{least}" if least == most else f"{least} to {most}"
+    return Field(
+        f"a list of {size}, each {field.words}",
+        lambda v: isinstance(v, list | tuple) and least <= len(v) <= most and all(map(field.fits, v)),
+    )
+
+
+def mapping(fields: Mapping[str, Field]) -> Field:
+    """A dict of some or all of these keys."""
+    return Field(
+        f"a dict of {', '.join(fields)}",
+        lambda v: isinstance(v, Mapping) and all(key in fields and fields[key].fits(v[key]) for key in v),
+    )
+
+
+def optional(field: Field) -> Field:
+    return field._replace(words=f"{field.words}, or null", fits=lambda v: v is None or field.fits(v))
+
+
+def are_labels(value: Any) -> bool:
+    names = [v.strip() if isinstance(v, str) else "" for v in value] if isinstance(value, list | tuple) else []
+    return bool(names) and all(names) and len(set(names)) == len(names)
+
+
+FLAG = one_of(True, False)
+LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
+IMAGE_SIZE = whole(32, LARGEST)
+POSITIVE = number(1e-6, 1e6)
+WINDOW = listed(number(-1e6, 1e6), 2, 2)
+PREPARATION: dict[str, Field] = {
+    "spatial_dims": one_of(2, 3),
+    "intensity": one_of("ct", "mr", "picture"),
+    "ct_window": optional(Field("a lower and a higher number", lambda v: WINDOW.fits(v) and v[0] < v[1])),
+    "orientation": text("coarsest, a plane, or MONAI's axis codes", "coarsest|axial|coronal|sagittal|[RLAPSI]{3}"),
+    "spacing": optional(listed(POSITIVE, 2, 3)),
+    "channels": optional(listed(whole(0, 9999), 1, 3)),
+    "scale": one_of("whole", "patch"),
+}
+COMMON: dict[str, Field] = {
+    "method": text("the name of a method"),
+    "backbone": text("the name of known weights or of an architecture", r"[\w.+-]{1,100}"),
+    "base": text("the hash of the base weights, 64 hexadecimal digits", r"[0-9a-f]{64}|random( \d{1,9})?"),
+    "labels": LABELS,
+    "image_size": IMAGE_SIZE,
+    "resize": one_of("pad", "stretch"),
+    "depth_attention": FLAG,
+    "preprocessing": mapping(PREPARATION),
+}
+COUNT = whole(0, 10**9)
+HASHES = listed(text("a hash", r"[0-9a-f]{1,64}"), 0, 10**6)._replace(needed=False)
+TRAINING: dict[str, Field] = {  # the summary beside a record
+    "sam_monai": text("a version"),
+    "epochs": COUNT,
+    "best_epoch": COUNT,
+    "validation_dice": optional(number(-1e6, 1e6)),
+    "training_cases": COUNT,
+    "validation_cases": COUNT,
+    "date": text("a date"),
+    "training_hashes": HASHES,
+    "validation_hashes": HASHES,
+    "quick": FLAG._replace(needed=False),
+}
+
+
+def methods() -> dict[str, Any]:
+    """Every network class by its ``method``: those of this folder, and what else was imported."""
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        importlib.import_module(f"{__name__.rpartition('.')[0]}.{module.name}")
+    return METHODS
+
+
+def check(record: Any) -> dict[str, Any]:
+    """A record as it is, with what later keys mean where it has none.
+
+    Raises:
+        InputError: anything in it that no record of ours holds; names the key.
+    """
+    if not isinstance(record, dict):
+        raise InputError(f"the adapter's record is {type(record).__name__} and not a dict: the file is damaged")
+    method, known = record.get("method"), METHODS
+    if not isinstance(method, str) or method not in known:
+        known = methods()
+    if not isinstance(method, str) or method not in known:
+        raise InputError(f"the adapter's method is {short(method)}; this sam_monai has {', '.join(known)}")
+    return checked(record, COMMON | known[method].own, "the adapter's record")
+
+
+def check_training(summary: Any) -> dict[str, Any]:
+    """Likewise for the summary of a training in an adapter's file."""
+    if not isinstance(summary, dict):
+        raise InputError(f"the training's summary is {type(summary).__name__} and not a dict: the file is damaged")
+    return checked(summary, TRAINING, "the training's summary")
+
+
+def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -> dict[str, Any]:
+    """Values with those of absent keys.
+
+    Raises:
+        InputError: an unknown, a missing or a wrong key; ``what`` says whose.
+    """
+    values = {key: field.absent for key, field in fields.items() if field.absent is not ...} | dict(values)
+    for key, value in values.items():
+        if key not in fields:
+            raise InputError(f"{what} has the key {short(key)}, which is not known: it has {', '.join(fields)}")
+        for string in strings(value):
+            if RUN.match(string) or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in string):
+                raise InputError(
+                    f"{what} holds {short(string)} in {key}, which a configuration would run or look up, or which is "
+                    "no plain text: rename it"
+                )
+        if not fields[key].fits(value):
+            raise InputError(f"{what}: {key} is {short(value)}; it is {fields[key].words}")
+    if absent := [key for key, field in fields.items() if field.needed and key not in values]:
+        raise InputError(f"{what} has no {', '.join(absent)}: the file is damaged, or of another version of sam_monai")
+    return values
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every string inside, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value:
+            yield from strings(part)
+        if isinstance(value, Mapping):
+            yield from strings(list(value.values()))
+
+
+def short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}..."
 
 
 def to_tensor(record: dict[str, Any]) -> Tensor:
     """A record as uint8 tensor (4096,), padded JSON. A string in a state dict breaks federated learning.
 
     Raises:
-        InputError: the record, in practice its label names, is too long.
+        InputError: what :func:`check` refuses, or a record that is too long, in practice by its label names.
     """
-    data = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+    data = json.dumps(check(record), ensure_ascii=False, separators=(",", ":")).encode()
     if len(data) > LENGTH:
         raise InputError(f"the label names are too long: the adapter's record takes {len(data)} bytes of {LENGTH}")
     return torch.frombuffer(bytearray(data.ljust(LENGTH)), dtype=torch.uint8).clone()
 
 
 def from_tensor(tensor: Tensor) -> dict[str, Any]:
-    """The record back; an average of equal bytes in floating point is read too.
+    """The record back. A floating-point average of equal bytes is read too.
 
     Raises:
-        InputError: the tensor holds no record.
+        InputError: the tensor holds no record, or one that :func:`check` refuses.
     """
     try:
-        data = bytes(tensor.detach().cpu().round().to(torch.uint8).tolist())
-        record = json.loads(data)
-    except (ValueError, RuntimeError) as error:
+        if tensor.shape != (LENGTH,):
+            raise ValueError(f"it is a tensor of shape {tuple(tensor.shape)}")
+        record = json.loads(bytes(tensor.detach().cpu().round().to(torch.uint8).tolist()))
+    except (ValueError, RuntimeError, RecursionError, TypeError) as error:
         raise InputError(f"the adapter's identity cannot be read ({error}): the file is damaged") from error
-    if not isinstance(record, dict):
-        raise InputError("the adapter's identity cannot be read: the file is damaged")
-    return record
+    return check(record)

@@ -13,7 +13,9 @@ from ..adaptations import medsa_adapters as adapters
 from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from .base import AdaptedSAM
-from .prompt_tokens import WIDTHS, at_clicks, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
+from .identity import FLAG, number, whole
+from .prompt_tokens import WIDTHS, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
+from .resemblance import margins, resemblances
 
 GAIN_ON_NEW_IMAGES = 2.0
 
@@ -44,7 +46,14 @@ class MedSA(AdaptedSAM):
     """
 
     method = "medsa"
-    bound = (*AdaptedSAM.bound, "ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
+    own = {
+        "ratio": number(0.001, 16),
+        "scale": number(0, 100),
+        "hyper_width": whole(1, 4096),
+        "hyper_steps": whole(1, 64),
+        "thaw_decoder": FLAG,
+    }
+    decayed = ("label_tokens",)
 
     def __init__(
         self,
@@ -120,8 +129,7 @@ class MedSA(AdaptedSAM):
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-                with adapters.conditioned(self.backbone.mask_decoder, condition.expand(len(features), -1, -1)):
-                    return self.backbone.decode(features, tokens, shape)
+                return self.backbone.decode(features, tokens, shape, condition=condition.expand(len(features), -1, -1))
 
             return self.segment(image, embedding, by_labels)
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part)
@@ -147,19 +155,17 @@ class MedSA(AdaptedSAM):
         first, depth = part or (0, image.shape[-1])
         shape = (*image.shape[2:4], depth) if image.ndim == 5 else tuple(image.shape[2:])
         with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels
-            tokens, condition = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes)
+            prompts = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes)
         if image.ndim == 5:
-            here = slice(first, first + image.shape[4])
-            tokens, condition = tokens[:, here], condition[:, here]
+            prompts = [each[:, first : first + image.shape[4]] for each in prompts]
         if count == len(image):
-            tokens, condition = tokens.flatten(0, 1)[:, None], condition.flatten(0, 1)[:, None]
+            prompts = [each.flatten(0, 1)[:, None] for each in prompts]
         else:  # (D, objects, ...)
-            tokens, condition = tokens.transpose(0, 1), condition.transpose(0, 1)
+            prompts = [each.transpose(0, 1) for each in prompts]
 
         def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-            slices = slice(first, first + features.shape[0])
-            with adapters.conditioned(self.backbone.mask_decoder, condition[slices]):
-                return self.backbone.decode(features, tokens[slices], shape)
+            tokens, counted, condition = (each[first : first + features.shape[0]] for each in prompts)
+            return self.backbone.decode(features, tokens, shape, counted, condition)
 
         logits = self.segment(image, embedding, prompted)
         objects = logits[:, 1] if count == len(image) else logits[0, 1:]
@@ -228,45 +234,3 @@ class MedSA(AdaptedSAM):
             if not self.training:
                 answer = obey_clicks(answer, point_coords, point_labels)
         return answer
-
-    def describe(self) -> dict[str, Any]:
-        own = ("ratio", "scale", "hyper_width", "hyper_steps", "thaw_decoder")
-        return super().describe() | {key: getattr(self, key) for key in own}
-
-
-def margins(automatic: Tensor) -> Tensor:
-    """Logits (B, L + 1, *spatial) of labels to how far each lies above the largest of the others (B, L, *spatial)."""
-    background, labels = automatic[:, 0], automatic[:, 1:]
-    first, second = background, torch.full_like(background, -torch.inf)
-    for label in labels.unbind(1):  # a fifth of topk's time
-        second = torch.maximum(second, torch.minimum(first, label))
-        first = torch.maximum(first, label)
-    return labels - torch.where(labels == first[:, None], second[:, None], first[:, None])
-
-
-def resemblances(
-    prompted: Tensor, automatic: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
-) -> Tensor:
-    """Sums (R, L, 5) that say how much objects are like labels: over voxels what both hold, what the object holds and
-    what the label holds, over positive clicks beside no box how surely the label holds them, and their number. Sums of
-    a volume's parts add up to the volume's. No gradient.
-
-    Args:
-        prompted: logits (R, *spatial).
-        automatic: logits (B, L + 1, *spatial), B = R or 1.
-        point_coords, point_labels, boxes: of the R objects, as in :meth:`MedSA.forward`.
-    """
-    there = margins(automatic.detach()).sigmoid()  # (B, L, *spatial)
-    held = prompted.detach().sigmoid()[:, None]
-    dims = tuple(range(2, there.ndim))
-    common = (held * there).sum(dims)  # (R, L)
-    sums = [common, held.sum(dims).expand_as(common), there.sum(dims).expand_as(common)]
-    if point_coords is None or point_labels is None:
-        return torch.stack([*sums, torch.zeros_like(common), torch.zeros_like(common)], 2)
-    size = torch.tensor(there.shape[2:], device=there.device)
-    inside = ((point_coords.round() >= 0) & (point_coords.round() < size)).all(2)
-    on = ((point_labels == 1) & inside).float()[:, None]  # (R, 1, N)
-    if boxes is not None:
-        on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
-    share = (at_clicks(there, point_coords) * on).sum(2)
-    return torch.stack([*sums, share, on.sum(2).expand_as(common)], 2)

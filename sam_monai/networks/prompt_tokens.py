@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,15 +14,18 @@ from ..errors import InputError
 
 WIDTHS = ((1 / 64, 0.5), (1 / 32, 1.0), (1 / 16, 2.0))  # in the plane, of its longer side; and in slices
 OBEYED = 1.0  # logit on its side that a click's voxel has at least, once the network answers a user
+APART = 2 / 7  # width of a click's influence, of the distance to the nearest opposite click, which then loses 0.2 %
+ROUNDS = 12
 
 
 def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
     """Number of objects asked for.
 
     Raises:
-        InputError: shapes that do not fit each other or the image, or label values beyond -1, 0 and 1.
+        InputError: shapes that do not fit each other or the image, coordinates that are not finite, labels other than
+            -1, 0 and 1, or boxes whose lower corner lies above the upper one.
     """
-    dims = image.ndim - 2
+    dims, checked = image.ndim - 2, not torch.compiler.is_compiling()
     if (point_coords is None) != (point_labels is None):
         raise InputError("point_coords and point_labels come together")
     sizes = []
@@ -31,12 +35,20 @@ def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tens
                 f"point_coords are (B, N, {dims}) and point_labels (B, N) for an image of {dims} axes, "
                 f"not {tuple(point_coords.shape)} and {tuple(point_labels.shape)}"
             )
-        if not torch.compiler.is_compiling() and not ((point_labels >= -1) & (point_labels <= 1)).all():
+        if not point_coords.shape[1]:
+            raise InputError("point_coords hold no click at all: leave them out, or pad with the label -1")
+        if checked and not ((point_labels == -1) | (point_labels == 0) | (point_labels == 1)).all():
             raise InputError("point_labels are 1 (on the object), 0 (beside it) and -1 (padding)")
+        if checked and not point_coords.isfinite().all():
+            raise InputError("point_coords hold NaN or infinite numbers: they are voxels, 0 for padding")
         sizes.append(len(point_coords))
     if boxes is not None:
         if boxes.ndim != 3 or boxes.shape[2] != 2 * dims:
             raise InputError(f"boxes are (B, N, {2 * dims}), lower corner then upper, not {tuple(boxes.shape)}")
+        lower, upper = boxes.chunk(2, 2)
+        ordered = (lower <= upper).all(2) & boxes.isfinite().all(2)
+        if checked and not (ordered | boxes.isnan().all(2)).all():
+            raise InputError("a box is its lower corner, then its upper one, in finite numbers; or all NaN for none")
         sizes.append(len(boxes))
     if len(set(sizes)) != 1 or (len(image) != 1 and sizes[0] != len(image)):
         raise InputError(
@@ -51,12 +63,13 @@ def sparse_prompts(
     point_coords: Tensor | None,
     point_labels: Tensor | None,
     boxes: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Prompt tokens of every slice of every object, and the prompt that conditions the weights.
 
-    A click belongs to the slice that it lies in, a box to the slices between its corners. What a slice has no click for
-    is padding as SAM pads, and where it lies beyond the box its corners are a negative click's token without a
-    position. A slice with no prompt of its own is conditioned on the nearest slice's.
+    A click belongs to the slice that it lies in, a box to the slices between its corners. Beyond a box its corners are
+    a negative click's token without a position. As in SAM, an object without a box has one token more, of padding. What
+    else pads objects and slices to as many tokens as the others have does not count, so no object's answer depends on
+    the prompts of others. A slice with no prompt of its own is conditioned on the nearest slice's.
 
     Args:
         backbone: whose prompt encoder embeds.
@@ -66,35 +79,51 @@ def sparse_prompts(
         boxes: (R, M, 4 or 6), lower corner then upper, both inside; NaN for none.
 
     Returns:
-        tokens (R, D, T, 256) and what the weights are conditioned on (R, D, 256), the mean of the tokens that are no
-        padding; D is 1 for an image.
+        tokens (R, D, T, 256), which of them count, bool (R, D, T), and what the weights are conditioned on
+        (R, D, 256), the mean of the tokens that are no padding; D is 1 for an image.
     """
-    encoder = backbone.prompt_encoder
+    encoder: Any = backbone.prompt_encoder
     depth = shape[2] if len(shape) == 3 else 1
-    parts, counted = [], []
+    like = point_coords if point_coords is not None else boxes
+    assert like is not None
+    padding = encoder.not_a_point_embed.weight[0]
+    boxed = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    if boxes is not None:
+        boxed = ~boxes.isnan().any(2).all(1)
+    parts = [padding.expand(len(like), depth, 1, -1)]
+    counted = [~boxed[:, None, None].expand(-1, depth, -1)]
+    real = [torch.zeros_like(counted[0])]
     if point_coords is not None and point_labels is not None:
         points, labels = to_slices(point_coords, point_labels, depth)
-        points = to_pixels(points, shape, backbone)
-        embedded = encoder._embed_points(points.flatten(0, 1), labels.flatten(0, 1), pad=boxes is None)
-        parts.append(embedded.unflatten(0, (-1, depth)))
-        counted.append(torch.nn.functional.pad(labels != -1, (0, embedded.shape[1] - labels.shape[2])))
+        parts.append(embedded(encoder, to_pixels(points, shape, backbone), labels).expand(-1, depth, -1, -1))
+        counted.append((labels != -1).expand(-1, depth, -1))
+        real.append(counted[-1])
     if boxes is not None:
         half = boxes.shape[2] // 2
         there = ~boxes.isnan().any(2)[:, None].expand(-1, depth, -1)  # (R, D, M)
         corners = boxes.nan_to_num().unflatten(2, (2, half))  # (R, M, 2, 2 or 3)
-        flat = to_pixels(corners[..., :2].flatten(1, 2), shape, backbone)
-        embedded = encoder._embed_boxes(flat.unflatten(1, (-1, 2)).flatten(0, 1).flatten(1))  # (R M, 2, 256)
-        embedded = embedded.unflatten(0, boxes.shape[:2])[:, None].expand(-1, depth, -1, -1, -1)
+        kinds = torch.tensor([2, 3], device=boxes.device).expand(*boxes.shape[:2], -1)
+        tokens = embedded(encoder, to_pixels(corners[..., :2], shape, backbone), kinds)[:, None]
+        tokens = tokens.expand(-1, depth, -1, -1, -1)  # (R, D, M, 2, 256)
         if half == 3:
             k = torch.arange(depth, device=boxes.device)[None, :, None]
             inside = (k >= corners[:, None, :, 0, 2]) & (k <= corners[:, None, :, 1, 2])
-            embedded = torch.where(inside[..., None, None], embedded, encoder.point_embeddings[0].weight[0])
-        padding = encoder.not_a_point_embed.weight[0]
-        embedded = torch.where(there[..., None, None], embedded, padding)
-        parts.append(embedded.flatten(2, 3))
+            tokens = torch.where(inside[..., None, None], tokens, encoder.point_embeddings[0].weight[0])
+        parts.append(tokens.flatten(2, 3))
         counted.append(there.repeat_interleave(2, 2))
-    tokens, real = torch.cat(parts, 2), torch.cat(counted, 2)[..., None]  # (R, D, T, 256), (R, D, T, 1)
-    return tokens, nearest_prompts((tokens * real).sum(2), real.sum(2), encoder.not_a_point_embed.weight[0])
+        real.append(counted[-1])
+    tokens, own = torch.cat(parts, 2), torch.cat(real, 2)[..., None]  # (R, D, T, 256), (R, D, T, 1)
+    condition = nearest_prompts((tokens * own).sum(2), own.sum(2), padding)
+    return tokens, torch.cat(counted, 2), condition
+
+
+def embedded(encoder: Any, pixels: Tensor, kinds: Tensor) -> Tensor:
+    """SAM's tokens (..., n, 256) of places (x, y) in pixels (..., n, 2), by their kinds (..., n): -1 padding, 0 and 1
+    clicks beside and on the object, 2 and 3 a box's lower and upper corner."""
+    centres = (pixels + 0.5).flatten(0, -3)  # as SAM's encoder takes them, (batch, n, 2)
+    places = encoder.pe_layer.forward_with_coords(centres, encoder.input_image_size).view(*kinds.shape, -1)
+    table = torch.cat([encoder.not_a_point_embed.weight, *(token.weight for token in encoder.point_embeddings)])
+    return table[kinds.long() + 1] + torch.where((kinds != -1)[..., None], places, 0.0)
 
 
 def nearest_prompts(sums: Tensor, numbers: Tensor, nothing: Tensor) -> Tensor:
@@ -115,8 +144,9 @@ def to_slices(coords: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tenso
     slices = torch.arange(depth, device=coords.device)[None, :, None]
     own = (coords[:, None, :, 2].round() == slices) & (labels != -1)[:, None]  # (R, D, N)
     most = own.sum(2).max().clamp(min=1).item()
-    torch._check(1 <= most)  # for torch.export, which does not know the clicks
-    torch._check(most <= own.shape[2])
+    if torch.compiler.is_compiling():  # torch.export does not know the clicks
+        torch._check(1 <= most)
+        torch._check(most <= own.shape[2])
     first = own * 2**31 - torch.arange(own.shape[2], device=coords.device)
     order = first.topk(most, dim=2).indices  # (R, D, n); ONNX has no stable sort
     placed = torch.where(own, labels[:, None].expand_as(own), -1).gather(2, order)
@@ -169,9 +199,11 @@ def near_clicks(shape: tuple[int, ...], coords: Tensor, counted: Tensor) -> Iter
 
 def obey_clicks(logits: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
     """Logits (R, *spatial) that agree with every click: where a click's voxel is not :data:`OBEYED` on the click's side
-    what is missing is added, and less of it beside the voxel, by the narrowest of :data:`WIDTHS`, on the click's slice.
+    what is missing is added, and less of it beside the voxel, on the click's slice.
 
-    Two clicks that contradict each other within two widths share what is between them.
+    It is added by Gaussians as wide as the narrowest of :data:`WIDTHS`, or as :data:`APART` of the distance to the
+    nearest click of the other side. Their amplitudes are found together, so what one click adds takes nothing from
+    another. Of clicks on one voxel the last counts.
 
     Args:
         logits: (R, H, W) or (R, H, W, D).
@@ -181,15 +213,29 @@ def obey_clicks(logits: Tensor, coords: Tensor, labels: Tensor) -> Tensor:
     size = torch.tensor(shape, device=coords.device)
     at = coords.round()
     counted = (labels != -1) & ((at >= 0) & (at < size)).all(2)
+    both = counted[:, :, None] & counted[:, None]  # (R, N, N)
+    same_voxel = both & (at[:, :, None] == at[:, None]).all(3)
+    counted = counted & ~same_voxel.triu(1).any(2)
     sign = (2 * (labels == 1) - 1) * counted
-    missing = sign * (OBEYED - sign * at_clicks(logits[:, None], coords)[:, 0]).clamp(min=0)  # (R, N)
-    width = WIDTHS[0][0] * max(shape[:2])
+    missing = (OBEYED - sign * at_clicks(logits[:, None], coords)[:, 0]).clamp(min=0) * counted  # (R, N)
     with torch.autocast(coords.device.type, enabled=False):
+        opposite = sign[:, :, None] * sign[:, None] < 0
+        if len(shape) == 3:
+            opposite = opposite & (at[:, :, None, 2] == at[:, None, :, 2])
+        squared = (at[:, :, None, :2] - at[:, None, :, :2]).square().sum(3)
+        nearest = squared.masked_fill(~opposite, torch.inf).amin(2).sqrt()
+        width = (APART * nearest).clamp(max=WIDTHS[0][0] * max(shape[:2]))  # (R, N)
+        taken = (-0.5 * squared / width[:, None] ** 2).exp() * opposite  # of click i by the Gaussian of click j
+        amplitude = missing
+        for _ in range(ROUNDS):  # solves amplitude = missing + taken @ amplitude
+            amplitude = missing + (taken @ amplitude[..., None])[..., 0]
         rows, columns = (
-            (-0.5 * ((torch.arange(shape[axis], device=coords.device) - at[..., axis, None]) / width) ** 2).exp()
+            (
+                -0.5 * ((torch.arange(shape[axis], device=coords.device) - at[..., axis, None]) / width[..., None]) ** 2
+            ).exp()
             for axis in (0, 1)
         )
-        rows = rows * missing[..., None]
+        rows = rows * (sign * amplitude)[..., None]
         if len(shape) == 2:
             return logits + torch.einsum("rnh,rnw->rhw", rows, columns)
         slices = (torch.arange(shape[2], device=coords.device) == at[..., 2, None]).to(rows.dtype)

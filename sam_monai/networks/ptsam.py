@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..adaptations import ptsam_prompts as prompts
-from ..backbones.backbone import Backbone
-from ..errors import InputError
+from ..backbones.backbone import ENCODER, Backbone
 from .base import AdaptedSAM
 from .embeddings import EmbeddingCache
+from .identity import whole
 
 
 class PTSAM(AdaptedSAM):
@@ -33,7 +33,8 @@ class PTSAM(AdaptedSAM):
     """
 
     method = "ptsam"
-    bound = (*AdaptedSAM.bound, "tokens", "encoder_prompts")
+    own = {"tokens": whole(1, 1024), "encoder_prompts": whole(0, 1024)}
+    decayed = ("prompts",)
 
     def __init__(
         self,
@@ -46,10 +47,6 @@ class PTSAM(AdaptedSAM):
         embedding_cache: str | Path | EmbeddingCache | None = None,
         **others: Any,
     ) -> None:
-        if tokens < 1 or encoder_prompts < 0:
-            raise InputError(
-                f"tokens is {tokens} and encoder_prompts {encoder_prompts}: give at least 1 and at least 0"
-            )
         self.tokens, self.encoder_prompts = tokens, encoder_prompts
         if isinstance(embedding_cache, str | Path):
             embedding_cache = EmbeddingCache(embedding_cache)
@@ -67,12 +64,9 @@ class PTSAM(AdaptedSAM):
     def prompt_tokens(self) -> Tensor:
         return self.prompts
 
-    def encode_slices(self, slices: Tensor) -> Tensor:
+    def encode_slices(self, slices: Tensor, depth: int = 0) -> Tensor:
         if self.embedding_cache is None or self.backbone.base == "random":
-            return super().encode_slices(slices)
+            return super().encode_slices(slices, depth)
         backbone = self.backbone
-        base = (backbone.base, backbone.image_size, backbone.weights.resize, self.bfloat16(slices.device))
+        base = (ENCODER, backbone.base, backbone.image_size, backbone.weights.resize, self.bfloat16(slices.device))
         return self.embedding_cache.encode(slices, base, super().encode_slices)
-
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"tokens": self.tokens, "encoder_prompts": self.encoder_prompts}

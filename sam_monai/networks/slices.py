@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..errors import InputError
 
 MOST_BYTES = 2**30  # of a volume's logits that are kept
+TOLERANCE = 0.5  # of an image's values beyond [0, 1]
 ARRAY = 2**27  # bytes; beyond, more slices together are no faster, and take more memory
 
 
@@ -29,10 +31,46 @@ def as_slices(image: Tensor) -> Tensor:
         raise InputError(
             f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`"
         )
+    if not all(image.shape):
+        raise InputError(f"the image is empty: it has the shape {tuple(image.shape)}")
     if isinstance(image, MetaTensor):
         image = image.as_tensor()
     slices = slices_of(image)
     return slices.expand(-1, 3, -1, -1)
+
+
+def check_values(image: Tensor) -> None:
+    """Refuse an image with values that are not finite, or so far beyond [0, 1] that it was not scaled. What resampling
+    or augmentation adds beyond it, up to :data:`TOLERANCE`, passes.
+
+    One pass over the image. A compiled or exported program has no such check.
+
+    Raises:
+        InputError: says what values there are.
+    """
+    if torch.compiler.is_compiling():
+        return
+    if image.is_complex():
+        raise InputError("the image has complex values: the network takes real ones in [0, 1]")
+    ends = torch.aminmax(torch.as_tensor(image).detach())
+    try:
+        low, high = (float(value) for value in ends)
+    except RuntimeError:  # tensors without values, with which torch finds out shapes and devices
+        return
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise InputError("the image has NaN or infinite values, which would spoil the whole answer: replace them")
+    if low < -TOLERANCE or high > 1 + TOLERANCE:
+        raise InputError(f"the image has values from {low:g} to {high:g}: the network takes [0, 1], so scale it first")
+
+
+def check_embedding(embedding: Tensor, image: Tensor) -> None:
+    """Refuse an embedding that is not of this image, as far as shapes tell."""
+    image_axes, axes = (image.shape[0], *image.shape[4:]), (embedding.shape[0], *embedding.shape[4:])
+    if embedding.ndim != image.ndim or axes != image_axes:
+        raise InputError(
+            f"the embedding, of shape {tuple(embedding.shape)}, is not of this image, of shape {tuple(image.shape)}: "
+            "give what network.encode gave for it"
+        )
 
 
 def from_slices(slices: Tensor, image: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from ..adaptations import ssam_singular_values as svd
 from ..backbones.backbone import WIDTH, Backbone
 from ..errors import InputError
 from .base import AdaptedSAM
+from .identity import LABELS, checked, one_of, optional
 from .text import TEXT_WIDTH, encode_labels
 
 
@@ -34,7 +35,8 @@ class SSAM(AdaptedSAM):
     """
 
     method = "ssam"
-    bound = (*AdaptedSAM.bound, "text_encoder")
+    own = {"text_encoder": one_of(*TEXT_WIDTH)}
+    decayed = ("text_affine.0.weight",)
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class SSAM(AdaptedSAM):
         text_checkpoint: str | Path | None = None,
         **others: Any,
     ) -> None:
+        checked({"text_encoder": text_encoder, "labels": labels}, {**self.own, "labels": optional(LABELS)}, "SSAM")
         self.text_encoder = text_encoder
         self.label_vectors: Tensor
         vectors = None if labels is None else encode_labels(labels, text_encoder, text_checkpoint)
@@ -82,10 +85,3 @@ class SSAM(AdaptedSAM):
         with torch.no_grad():
             tokens = self.prompt_tokens()
         return svd.merged_state(self.backbone), dict(zip(self.labels, tokens, strict=True))
-
-    def describe(self) -> dict[str, Any]:
-        return super().describe() | {"text_encoder": self.text_encoder}
-
-    def adopt(self, record: dict[str, Any]) -> None:
-        self.text_encoder = record["text_encoder"]
-        super().adopt(record)

@@ -25,8 +25,13 @@ class PromptedInference(Inferer):
 
     Several objects of an image become one answer. In a volume an object with clicks on some slices and no box is
     followed from slice to slice: the box about the mask of one is the prompt of the next, until nothing is left of it.
-    Memory is bounded by the volume itself, whatever the number of labels and objects.
-    The last image's embedding is kept, so a further click on it costs the decoder alone.
+    Memory is bounded by the volume itself, whatever the number of labels and objects. Each object's answer is the one
+    that it has alone.
+
+    The last image's embedding is kept, so a further click on it costs the decoder alone. It serves only while the
+    image's values, the network's settings and every one of its tensors are the same. It is not kept where that cannot
+    be told: of a network that was built in inference mode. After a change through ``.data`` call the network's
+    ``forget()``.
 
     Args:
         automatic: inferer for images without prompts.
@@ -35,7 +40,7 @@ class PromptedInference(Inferer):
 
     def __init__(self, automatic: Inferer, follow: bool = True) -> None:
         self.automatic, self.follow = automatic, follow
-        self.last: tuple[Tensor, Any, int, Tensor, Tensor | None] | None = None
+        self.last: tuple[Tensor, list[Any], list[weakref.ref[Any]], Tensor, Tensor | None] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
         """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial). Of a volume whose logits
@@ -83,19 +88,34 @@ class PromptedInference(Inferer):
         """Embedding of an image and, if it is not large, the network's answer without a prompt; kept from the last call
         where image, network and weights are the same."""
         module = getattr(network, "module", network)
-        state = (
-            sum(t._version for t in module.state_dict(keep_vars=True).values()) if isinstance(module, nn.Module) else 0
-        )
-        plain = torch.as_tensor(image)
-        if self.last is not None:
-            before, of, when, embedding, automatic = self.last
-            same = of() is module and when == state and before.shape == plain.shape and before.device == plain.device
-            if same and (large or automatic is not None) and torch.equal(before, plain):
+        last, plain = self.last, torch.as_tensor(image)  # read once: another thread may write it
+        state, parts = state_of_network(module)
+        if last is not None and state is not None:
+            before, when, were, embedding, automatic = last
+            same = when == state and all(part() is not None for part in were)
+            same = same and before.shape == plain.shape and before.dtype == plain.dtype
+            same = same and before.device == plain.device and (large or automatic is not None)
+            if same and torch.equal(before, plain):
                 return embedding, automatic
         embedding = module.encode(image)
         automatic = None if large else network(image, embedding)
-        self.last = (plain, weakref.ref(module), state, embedding, automatic)
+        self.last = None if state is None else (plain.detach().clone(), state, parts, embedding, automatic)
         return embedding, automatic
+
+
+def state_of_network(network: Any) -> tuple[list[Any] | None, list[weakref.ref[Any]]]:
+    """What a network's answers depend on besides the image, to be compared; ``None``: it cannot be told.
+
+    That is which object it is, its settings, the modes of torch, and each tensor with its version and place in memory.
+    Objects are told by their numbers, which mean them only as long as all of the references given with them live.
+    """
+    settings = [(key, value) for key, value in vars(network).items() if isinstance(value, int | float | str | tuple)]
+    modes = [torch.is_grad_enabled(), torch.is_inference_mode_enabled()]
+    tensors = [*network.parameters(), *network.buffers()] if isinstance(network, nn.Module) else []
+    if any(tensor.is_inference() for tensor in tensors):
+        return None, []
+    versions = [(id(tensor), tensor._version, tensor.data_ptr()) for tensor in tensors]
+    return [id(network), *settings, *modes, *versions], [weakref.ref(part) for part in (network, *tensors)]
 
 
 def in_parts(image: Tensor, network: Callable[..., Tensor], objects: int = 1) -> bool:

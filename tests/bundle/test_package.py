@@ -193,8 +193,10 @@ class TestOfOneMethod:
     def test_a_label_that_a_configuration_would_run_is_refused(self, packaged, tmp_path, label):
         state = adapter_files.read_adapter(packaged / "models/model.pt")
         record = sam_monai.networks.identity.from_tensor(state["identity"]) | {"labels": [label, "dark"]}
-        state["identity"] = sam_monai.networks.identity.to_tensor(record)
-        adapter_files.write_adapter(state, tmp_path / "model.pt")
+        with pytest.raises(InputError, match="would run"):
+            sam_monai.networks.identity.to_tensor(record)
+        data = json.dumps(record).encode().ljust(sam_monai.networks.identity.LENGTH)
+        torch.save(state | {"identity": torch.frombuffer(bytearray(data), dtype=torch.uint8)}, tmp_path / "model.pt")
         with pytest.raises(InputError, match="would run"):
             package.package(packaged, tmp_path / "mine", tmp_path / "model.pt")
         assert not (tmp_path / "mine").exists()

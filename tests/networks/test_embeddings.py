@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from multiprocessing import get_context
 
+import pytest
 import torch
 from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import PTSAM
+from sam_monai.backbones import backbone
 from sam_monai.networks.embeddings import EmbeddingCache
 from sam_monai.training.samples import mirroring, views
 
@@ -69,6 +72,30 @@ def test_room_is_bounded_in_memory_and_on_disk(tmp_path):
     assert len(list(tmp_path.iterdir())) <= 1 + 100 + 64 and (tmp_path / "scan.nii.gz").is_file()
 
 
+def test_an_embedding_larger_than_the_room_is_not_kept():
+    cache = EmbeddingCache(memory_bytes=100)
+    cache.encode(image(3, 3, 8, 8), BASE, Encoder())
+    assert not cache.entries and cache.held == 0
+
+
+@pytest.mark.parametrize("disk", [False, True])
+def test_data_larger_than_the_room_are_found_in_part_at_every_pass(tmp_path, disk):
+    entry, x = 256 * 8 * 8 * 4, image(300, 3, 8, 8)
+    room = {"disk_bytes": 150 * entry, "memory_bytes": entry} if disk else {"memory_bytes": 150 * entry}
+    cache = EmbeddingCache(tmp_path if disk else None, **room)
+    for number in range(4):
+        encoder = Encoder()
+        for part in x.split(1):
+            cache.encode(part, BASE, encoder)
+        assert encoder.seen == 300 if number == 0 else encoder.seen < 270
+    other, encoder = image(300, 3, 8, 8, seed=1), Encoder()
+    for _ in range(10):  # and other data take their place in the end
+        encoder.seen = 0
+        for part in other.split(1):
+            cache.encode(part, BASE, encoder)
+    assert encoder.seen < 250
+
+
 def test_a_folder_that_cannot_be_written_leaves_memory(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     encoder, cache, x = Encoder(), EmbeddingCache(tmp_path / "file/folder"), image(2, 3, 8, 8)
@@ -102,6 +129,44 @@ def test_a_network_with_a_cache_answers_as_one_without(tmp_path):
         for _ in range(2):
             torch.testing.assert_close(cached(x), plain(x))
     assert pickle.loads(pickle.dumps(cached)).embedding_cache.folder == tmp_path
+
+
+def test_another_version_of_the_encoders_code_finds_nothing(tmp_path, monkeypatch):
+    network = PTSAM(tiny_backbone(), labels=LABELS, amp=False, embedding_cache=tmp_path)
+    network(image(1, 1, 20, 20))
+    monkeypatch.setattr("sam_monai.networks.ptsam.ENCODER", "another")
+    network(image(1, 1, 20, 20))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def waves(*shape):
+    """Numbers that are the same whatever random generator torch has."""
+    return torch.arange(math.prod(shape), dtype=torch.float64).mul(0.7).sin().view(shape).float()
+
+
+# A few numbers of each encoder's embedding of a fixed image, over their spread, by the version of the code.
+NUMBERS = {
+    "1": {
+        "vit": [0.973, 0.744, 2.256, 3.004, -0.235, -0.055, 0.983, -0.114, 0.121, 0.825, 0.786, 1.229],
+        "tiny_vit": [-0.108, 0.556, 0.339, 0.991, -0.931, 0.477, -0.363, 0.153, 0.242, 1.248, -0.685, -0.0],
+    }
+}
+
+
+@pytest.mark.parametrize("kind", ["vit", "tiny_vit"])
+def test_what_an_encoder_computes_does_not_change_without_another_version(kind):
+    """Where this fails and the new numbers are right, raise ENCODER, or kept embeddings of the old code are served."""
+    if kind == "vit":
+        base = tiny_backbone()
+        for parameter in base.image_encoder.parameters():
+            scale = 0.5 / max(1, parameter[0].numel()) ** 0.5
+            parameter.data = waves(*parameter.shape) * scale + (parameter.ndim == 1)
+    else:
+        base = backbone.build_backbone("lite_medsam", image_size=64)
+    with torch.no_grad():
+        found = base.encode(waves(2, 3, 50, 40).abs()).flatten()
+    found = found[:: len(found) // 12 - 1][:12] / found.std()
+    torch.testing.assert_close(found, torch.tensor(NUMBERS[backbone.ENCODER][kind]), rtol=1e-2, atol=5e-3)
 
 
 def test_views_are_all_that_flips_and_turns_can_show():

@@ -199,12 +199,6 @@ def test_an_adapter_brings_its_image_size_and_how_its_images_were_prepared():
         SSAM("lite_medsam", image_size=64).load_state_dict(trained_at_96.state_dict())
 
 
-def test_decay_leaves_the_encoder_at_the_identity():
-    groups = SSAM(tiny_backbone()).parameter_groups(1e-3, 1e-4, 0.1)
-    assert groups[0]["weight_decay"] == 0 and groups[1]["weight_decay"] == 0.1
-    assert {p.shape for p in groups[1]["params"]} == {(256, 384), (256,)}
-
-
 def test_the_real_backbone_is_the_one_its_hash_names():
     assert build_backbone("lite_medsam", image_size=64).base == build_backbone("lite_medsam").base
 

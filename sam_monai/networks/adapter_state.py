@@ -1,0 +1,73 @@
+"""Hooks by which a network's state dict is its adapter alone, and an adapter that does not fit is refused.
+
+They are plain functions, so that a copied or pickled network runs its own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import InputError
+from . import identity
+
+if TYPE_CHECKING:
+    from .base import AdaptedSAM
+
+BOUND = ("base", "resize", "image_size", "depth_attention", "labels")  # what an adapter and its network agree in
+
+
+def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    for name in network.frozen_keys:
+        state.pop(prefix + name, None)
+    versions = getattr(state, "_metadata", {})  # an entry a module: more bytes than a small adapter's numbers
+    for name, _ in network.backbone.named_modules(prefix="backbone"):
+        if name not in network.adapted_modules:
+            versions.pop(prefix + name, None)
+
+
+def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Refuse an adapter of another base, method, or set of labels, and one whose numbers are not finite; take over what
+    this network was not told."""
+    if prefix + "identity" not in state:
+        raise InputError(
+            f"this is not an adapter of sam_monai: it has no identity. {type(network).__name__} loads what its own "
+            "state_dict gave; base weights are given by the key `checkpoint`"
+        )
+    theirs, ours = identity.from_tensor(state[prefix + "identity"]), network.describe()
+    if theirs["method"] != ours["method"]:
+        raise InputError(
+            f"the adapter is one of {theirs['method']} and this network is {ours['method']}: load it into a network of "
+            f"{theirs['method']}, or name that method's bundle"
+        )
+    for key in (*BOUND, *network.own):
+        if theirs.get(key) == ours[key] or not network.told.get(key, True):
+            continue
+        if key == "base":
+            was, now = (f"{r['backbone']} (weights {r['base'][:12]})" for r in (theirs, ours))
+        elif key == "labels":
+            was, now = (", ".join(r["labels"]) for r in (theirs, ours))
+        else:
+            was, now = theirs[key], ours[key]
+        raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
+    for name, tensor in state.items():
+        if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")
+    network.adopt(theirs)
+    ours = dict([*network.named_parameters(prefix[:-1]), *network.named_buffers(prefix[:-1])])
+    for name, tensor in state.items():
+        if name in ours and tensor.shape != ours[name].shape:
+            was, now = tuple(tensor.shape), tuple(ours[name].shape)
+            raise InputError(
+                f"size mismatch for {name}: the adapter has {was} and the network that its record describes {now}; the "
+                "file is damaged or was changed by hand"
+            )
+    # An average over several sites comes as floats, which a copy into uint8 would round down.
+    state[prefix + "identity"] = identity.to_tensor(theirs)
+
+
+def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:
+    """The base's weights are not part of an adapter."""
+    missing = incompatible.missing_keys
+    missing[:] = [name for name in missing if name[name.rfind("backbone.") :] not in network.frozen_keys]

@@ -1,0 +1,114 @@
+"""The inferer for prompts: it never serves an embedding that is out of date, and answers each object as if alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from network_tester import LABELS, image, perturb, tiny_backbone
+
+from sam_monai import MedSA
+from sam_monai.prompts import prompted_inference
+from sam_monai.prompts.prompted_inference import PromptedInference
+
+CLICK = {"point_coords": torch.tensor([[[9.0, 9.0]]]), "point_labels": torch.tensor([[1]])}
+
+
+def build(**others):
+    torch.manual_seed(0)
+    return MedSA(tiny_backbone(), labels=LABELS, **{"amp": False} | others).eval()
+
+
+@pytest.fixture
+def network():
+    return build()
+
+
+def assign(network, x):
+    other = build()
+    perturb(other)
+    network.load_state_dict(other.state_dict(), assign=True)
+
+
+def assign_while_the_old_lives(network, x):
+    network.kept = dict(network.named_parameters())
+    assign(network, x)
+
+
+def edit(network, x):
+    network.backbone.image_encoder.blocks[0].mlp_adapter.up.bias.data += 1
+    network.forget()
+
+
+def replace_data(network, x):
+    parameter = network.backbone.image_encoder.blocks[0].mlp_adapter.up.bias
+    parameter.data = parameter.data + 1
+
+
+def thaw(network, x):
+    with torch.no_grad():
+        network.backbone.image_encoder.neck[0].weight.mul_(1.5)
+
+
+CHANGES = {
+    "the same buffer with another image": lambda network, x: x.copy_(image(1, 1, 30, 30, seed=1)),
+    "one pixel": lambda network, x: x[0, 0, 3, 4].add_(0.5),
+    "an adapter, by assignment": assign,
+    "an adapter, by assignment, while the old one lives": assign_while_the_old_lives,
+    "an adapter, by copy": lambda network, x: perturb(network) or network.load_state_dict(network.state_dict()),
+    "base weights": thaw,
+    "a number through .data, and forget": edit,
+    "the data of a parameter": replace_data,
+    "precision": lambda network, x: setattr(network, "amp", True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_changed_is_encoded_anew(network, monkeypatch, change, mode):
+    monkeypatch.setattr("sam_monai.networks.base.fast_bfloat16", lambda device: True)
+    inferer, x = PromptedInference(SimpleInferer()), image(1, 1, 30, 30)
+    with mode():
+        before = inferer(x, network, **CLICK)
+        change(network, x)
+        after = inferer(x, network, **CLICK)
+        expected = PromptedInference(SimpleInferer())(x, network, **CLICK)
+    assert torch.equal(after, expected) and not torch.equal(after, before)
+
+
+def test_what_did_not_change_is_not(network):
+    inferer, seen = PromptedInference(SimpleInferer()), []
+    network.backbone.image_encoder.register_forward_pre_hook(lambda *_: seen.append(1))
+    x = image(1, 1, 30, 30)
+    with torch.no_grad():
+        for same in (x, x.clone(), x):
+            inferer(same, network, **CLICK)
+    assert len(seen) == 1
+
+
+def test_a_network_built_in_inference_mode_answers():
+    with torch.inference_mode():
+        network, inferer = build(), PromptedInference(SimpleInferer())
+        first = inferer(image(1, 1, 30, 30), network, **CLICK)
+        network.backbone.image_encoder.blocks[0].mlp_adapter.up.bias.add_(1)
+        assert not torch.equal(inferer(image(1, 1, 30, 30), network, **CLICK), first)
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_each_object_has_the_answer_that_it_has_alone_whatever_the_volumes_size(network, monkeypatch, follow):
+    perturb(network)
+    volume = image(1, 1, 32, 30, 5)
+    coords = torch.tensor([[[9.0, 9, 1], [14, 11, 3]], [[20.0, 5, 4], [0, 0, 0]], [[25.0, 25, 0], [3, 20, 0]]])
+    labels = torch.tensor([[1, 0], [1, -1], [1, 1]])
+    with torch.no_grad():
+
+        def ask(k):
+            prompts = {"point_coords": coords[k], "point_labels": labels[k]}
+            return PromptedInference(SimpleInferer(), follow)(volume, network, **prompts)
+
+        alone = [ask([k])[0, 1] for k in range(3)]
+        together = ask([0, 1, 2])
+        monkeypatch.setattr(prompted_inference, "MOST_BYTES", 0)
+        singly = ask([0, 1, 2])
+    torch.testing.assert_close(together[0, 1:], torch.stack(alone), rtol=1e-3, atol=1e-3)
+    assert (singly == together.argmax(1, keepdim=True)).float().mean() > 0.999

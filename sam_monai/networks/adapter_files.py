@@ -56,7 +56,18 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
 def training_summary(
     epochs: int, best_epoch: int, validation_dice: float | None, training_cases: int, validation_cases: int
 ) -> dict[str, Any]:
-    """What an adapter's file says of its training. ``validation_dice``: of ``best_epoch``, over cases and labels."""
+    """What an adapter's file says of its training.
+
+    :class:`sam_monai.training.checkpoints.Checkpoints` adds ``training_hashes`` and ``validation_hashes``, of the
+    content of the images, by which an evaluation knows them; a hash tells nothing of a patient.
+
+    Args:
+        epochs: of the whole training.
+        best_epoch: the epoch this adapter is of.
+        validation_dice: of ``best_epoch``, over cases and labels; ``None``: not measured.
+        training_cases: how many there were.
+        validation_cases: likewise.
+    """
     from .. import __version__
 
     return {
@@ -71,7 +82,7 @@ def training_summary(
 
 
 def read_training(path: str | Path) -> dict[str, Any] | None:
-    """The training summary of an adapter, if its file or the ``.safetensors`` of the same numbers beside it has one."""
+    """The training summary of an adapter, if it has one, or the ``.safetensors`` of equal tensors beside it."""
     file = Path(path).with_suffix(".safetensors")
     if not file.is_file() or (file != Path(path) and differences(read_adapter(path), read_adapter(file))):
         return None
@@ -98,16 +109,17 @@ def describe(path: str | Path) -> str:
     record = identity.from_tensor(state["identity"])
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
+    training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith("_hashes")}
     rows = {
         "method": record.get("method"),
         "base": f"{record.get('backbone')} (weights {str(record.get('base'))[:12]})",
         "labels": ", ".join(f"{i} {name}" for i, name in enumerate(record.get("labels", ()), 1)),
         "image size": f"{record.get('image_size')} px",
         "settings": in_words({key: value for key, value in record.items() if key not in common}),
-        "trained numbers": f"{numbers:,}",
+        "trained parameters": f"{numbers:,}",
         "file": f"{Path(path).stat().st_size:,} bytes",
         "preprocessing": in_words(record.get("preprocessing") or {}) or "not recorded",
-        "training": in_words(read_training(path) or {}) or "not recorded",
+        "training": in_words(training) or "not recorded",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
@@ -163,8 +175,8 @@ def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str 
         checkpoint: file of the base weights, where their name does not say it.
 
     Raises:
-        InputError: another base, method or set of labels, keys or shapes that do not fit, numbers that are not finite,
-            or two files that differ.
+        InputError: another base, method or set of labels, keys or shapes that do not fit, parameters that are not
+            finite, or two files that differ.
     """
     state = read_adapter(path)
     record = identity.from_tensor(state["identity"])
@@ -180,7 +192,7 @@ def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str 
         raise InputError(f"{path}: the record does not describe the network that it loads into: {', '.join(odd)}")
     broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if broken:
-        raise InputError(f"{path} holds NaN or infinite numbers, in {', '.join(broken[:3])}: train it again")
+        raise InputError(f"{path} holds NaN or infinite parameters, in {', '.join(broken[:3])}: train it again")
     pt, twin = Path(path).with_suffix(".pt"), Path(path).with_suffix(".safetensors")
     if pt.is_file() and twin.is_file() and (differing := differences(read_adapter(pt), read_adapter(twin))):
         raise InputError(

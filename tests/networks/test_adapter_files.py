@@ -69,7 +69,7 @@ def test_show_says_what_an_adapter_is(network, tmp_path, capsys, suffix):
 def test_a_summary_of_other_numbers_is_not_shown(file, small):
     state = small.state_dict()
     torch.save(state | {"prompts": state["prompts"] + 1}, file)
-    assert "training         not recorded" in adapter_files.describe(file)
+    assert "training            not recorded" in adapter_files.describe(file)
 
 
 def spoil(file, what):

@@ -132,22 +132,16 @@ def load_part(part: Any, state: dict[str, Any], name: str, path: Path) -> None:
         raise InputError(remedy)
     options = [dict(group) for group in part.param_groups] if isinstance(part, Optimizer) else []
     try:
-        part.load_state_dict(state)
+        part.load_state_dict(state)  # that of an optimiser brings its options along, of any type
         for group, own_group in zip(getattr(part, "param_groups", ()), options, strict=True):
             group.update({key: value for key, value in own_group.items() if key not in ("params", "lr")})
+        held = [(p, x) for p, of_it in getattr(part, "state", {}).items() for x in of_it.values()]
+        if any(isinstance(x, Tensor) and x.ndim and x.shape != p.shape for p, x in held):
+            raise ValueError("torch does not compare the shapes of an optimiser's state")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # torch says it in many ways
         raise InputError(remedy) from error
-    if isinstance(part, Optimizer):
-        shapes = [
-            tensor.shape == parameter.shape
-            for parameter, of_it in part.state.items()
-            for tensor in of_it.values()
-            if isinstance(tensor, Tensor) and tensor.ndim > 0
-        ]
-        if not all(shapes):
-            raise InputError(remedy)
 
 
 def plain(value: Any) -> Any:

@@ -71,6 +71,7 @@ def tiny_training(
     **settings: Any,
 ) -> SupervisedTrainer:
     """A trainer whose ``run`` writes to ``folder``; ``settings`` are further keys that decide the result."""
+    settings = {"seed": seed, "learning_rate": lr} | settings
     network = Tiny(**(record or {})) if network is None else network
     optimizer = torch.optim.AdamW(network.parameters(), lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -114,7 +115,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 def same(one: Path, other: Path) -> bool:
     """Whether two trainings ended with the same parameters, optimiser and adapter, bit for bit."""
-    files = [[torch.load(folder / name, weights_only=True) for folder in (one, other)] for name in ("model.pt",)]
+    files = [[torch.load(folder / "model.pt", weights_only=True) for folder in (one, other)]]
     files.append([state(one)["network"], state(other)["network"]])
     moments = [state(folder)["optimizer"]["state"] for folder in (one, other)]
     pairs = [(a[key], b[key]) for a, b in files for key in a]

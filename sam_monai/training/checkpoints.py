@@ -133,9 +133,10 @@ class Checkpoints:
         self.losses.append(loss)
 
     def broken(self, engine: Engine, what: str) -> InputError:
-        batch: Any = engine.state.batch
-        cases = batch.get("case", "") if isinstance(batch, Mapping) else ""
-        at = f" at {', '.join(dict.fromkeys(cases))}" if cases else ""
+        batch: Any = engine.state.batch  # MONAI's trainer has made it a list of samples
+        samples = batch if isinstance(batch, list) else []
+        cases = dict.fromkeys(sample["case"] for sample in samples if "case" in sample)
+        at = f" at {', '.join(cases)}" if cases else ""
         return InputError(
             f"{what} in epoch {engine.state.epoch}{at}: training stops, and what is in {self.folder} stays as it was. "
             "Give a smaller learning_rate, or see whether the images are as the keys intensity and ct_window say"

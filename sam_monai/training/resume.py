@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     return ", ".join(f"{key} {in_words(new.get(key))} (was {in_words(old.get(key))})" for key in harmless)
 
 
-def check_same_cases(old: Mapping[str, Any], new: Mapping[str, Sequence[Sequence[str]]], path: Path) -> None:
+def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]], path: Path) -> None:
     """Compare the cases of a training, by the content of their files, with those it is resumed on.
 
     Args:
@@ -105,16 +105,18 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, Sequence[Sequence
     """
     said = []
     for part, cases in new.items():
-        before = {case[0]: list(case) for case in old.get(part, ()) if isinstance(case, (list, tuple)) and case}
-        now = {case[0]: list(case) for case in cases}
-        if [list(case)[1:] for case in old.get(part, ()) if isinstance(case, (list, tuple))] == [c[1:] for c in cases]:
+        stored = old.get(part)
+        if not isinstance(stored, list) or not all(isinstance(case, list) and case for case in stored):
+            raise InputError(f"{path}: its list of {part} cases is none, it was changed by hand; {REMEDY}")
+        if [case[1:] for case in stored] == [case[1:] for case in cases]:
             continue  # renamed or moved at most
+        before, now = ({str(case[0]): case for case in some} for some in (stored, cases))
         changes = {
             "new": [name for name in now if name not in before],
             "missing": [name for name in before if name not in now],
             "changed": [name for name in now if name in before and now[name] != before[name]],
         }
-        listed = [f"{kind}: {', '.join(map(str, which[:5]))}" for kind, which in changes.items() if which]
+        listed = [f"{kind}: {', '.join(which[:5])}" for kind, which in changes.items() if which]
         said.append(f"the {part} cases are others ({'; '.join(listed) or 'in another order'})")
     if said:
         raise InputError(f"{path} cannot be resumed on other data: {'; '.join(said)}. Give the old data, or {REMEDY}")

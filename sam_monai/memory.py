@@ -1,9 +1,11 @@
-"""How the process takes and keeps memory: a setting of the whole process, made when training or segmenting begins."""
+"""How the process takes and keeps memory, and how much of it is free."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
+from pathlib import Path
 
 
 def keep_freed_memory() -> None:
@@ -24,3 +26,25 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3
         set_option(trim_threshold, 2**30)
         set_option(mmap_threshold, 2**29)  # larger arrays go back at once
+
+
+def free_memory() -> int | None:
+    """Bytes that the process can still take, of the machine and of its container; ``None`` where that is not known."""
+    try:
+        free = 1024 * number("/proc/meminfo", "MemAvailable:")
+    except OSError:  # another system than Linux
+        return None
+    for group, limit, used, cache in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):  # no container, or one without a limit
+            left = int(Path(group, limit).read_text()) - int(Path(group, used).read_text())
+            free = min(free, left + number(f"{group}/memory.stat", cache))  # files that were read can be dropped
+    return max(0, free)
+
+
+def number(file: str, name: str) -> int:
+    """The number after a name in a file of names and numbers; 0 without the name."""
+    lines = (line.split() for line in Path(file).read_text().splitlines())
+    return next((int(line[1]) for line in lines if line[0] == name), 0)

@@ -65,7 +65,18 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
 def training_summary(
     epochs: int, best_epoch: int, validation_dice: float | None, training_cases: int, validation_cases: int
 ) -> dict[str, Any]:
-    """What an adapter's file says of its training. ``validation_dice``: of ``best_epoch``, over cases and labels."""
+    """What an adapter's file says of its training.
+
+    :class:`sam_monai.training.checkpoints.Checkpoints` adds ``training_hashes`` and ``validation_hashes``, of the
+    content of the images, by which an evaluation knows them; a hash tells nothing of a patient.
+
+    Args:
+        epochs: of the whole training.
+        best_epoch: the epoch this adapter is of.
+        validation_dice: of ``best_epoch``, over cases and labels; ``None``: not measured.
+        training_cases: how many there were.
+        validation_cases: likewise.
+    """
     from .. import __version__
 
     return {
@@ -80,7 +91,7 @@ def training_summary(
 
 
 def read_training(path: str | Path) -> dict[str, Any] | None:
-    """The training summary of an adapter, if its file or the ``.safetensors`` of the same numbers beside it has one."""
+    """The training summary of an adapter, if it has one, or the ``.safetensors`` of equal tensors beside it."""
     file = Path(path).with_suffix(".safetensors")
     if not file.is_file() or (file != Path(path) and differences(read_adapter(path), read_adapter(file))):
         return None
@@ -114,6 +125,7 @@ def describe(path: str | Path) -> str:
     record = identity.from_tensor(state["identity"])
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
+    training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith("_hashes")}
     rows = {
         "method": record["method"],
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
@@ -123,7 +135,7 @@ def describe(path: str | Path) -> str:
         "trained parameters": f"{numbers:,}",
         "file": f"{Path(path).stat().st_size:,} bytes",
         "preprocessing": in_words(record["preprocessing"]) or "not recorded",
-        "training": in_words(read_training(path) or {}) or "not recorded",
+        "training": in_words(training) or "not recorded",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
@@ -170,8 +182,8 @@ def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str 
         checkpoint: file of the base weights, where their name does not say it.
 
     Raises:
-        InputError: another base, method or set of labels, keys or shapes that do not fit, numbers that are not finite,
-            or two files that differ.
+        InputError: another base, method or set of labels, keys or shapes that do not fit, parameters that are not
+            finite, or two files that differ.
     """
     state = read_adapter(path)
     record = identity.from_tensor(state["identity"])

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
-import torch
 from ignite.engine import Engine
 from torch import nn
 
@@ -16,6 +15,7 @@ from ..distributed import first_process
 from ..files import write_aside
 from ..networks.adapter_files import read_adapter
 from ..training.checkpoints import Checkpoints
+from ..training.resume import read_history
 from .html_report import evaluation_report
 from .metrics import CaseTable
 from .pictures import Pictures
@@ -89,8 +89,7 @@ def write_report(
     for row in rows:
         row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
     shown = {row["case"]: Path(pictures or folder) / f"{row['case']}.png" for row in rows}
-    resume = Path(ckpt_dir) / Checkpoints.RESUME
-    history = torch.load(resume, map_location="cpu", weights_only=True).get("history", []) if resume.is_file() else []
+    history = read_history(Path(ckpt_dir), Checkpoints.RESUME)
     curves = [folder / "corrective_clicks.png"]
     path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)
     print(f"report: {path}", flush=True)

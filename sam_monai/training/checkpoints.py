@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import math
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 
 from ..distributed import first_process
 from ..errors import InputError
-from ..files import save_aside
+from ..files import locked, save_aside
 from ..networks.adapter_files import training_summary, write_adapter
+from . import resume as resuming
+from .best import Best
+from .cases import contents
+from .handlers import at_end
 
 
 class Checkpoints:
     """Writes the best adapter and the state to resume from, at the ends of epochs.
 
-    ``folder/model.pt``: the adapter with the best validation metric, or after the last epoch where nothing was
-    validated, a plain state dict; ``folder/model.safetensors``: the same with words about it.
-    ``folder/model_resume.pt``: adapter, optimiser, schedule, epoch and best metric after the last epoch.
+    ``folder/model.pt``: the adapter with the best validation metric, or after the last epoch where nothing could be
+    measured, a plain state dict; ``folder/model.safetensors``: the same with words about it.
+    ``folder/model_resume.pt``: adapter, optimiser, schedule, epoch and best metric after the last epoch, with the
+    settings and cases that decided them.
+
+    A training that does not go on from these files moves them into a folder of their own before it writes the first of
+    its own. While it runs, no other training can use the folder.
 
     Args:
         folder: where the files go.
         network, optimizer, lr_scheduler: what is trained.
-        evaluator: the engine whose ``best_metric`` says which adapter is best. Its validation handler comes first.
+        evaluator: the engine whose key metric says which adapter is best. Its validation handler comes before this one.
         resume: go on from ``model_resume.pt`` where there is one.
+        settings: of the training, by the names of the keys that a user gives; what is resumed must have had the same.
+            What the network records need not be among them.
     """
 
     BEST, RESUME = "model.pt", "model_resume.pt"
@@ -42,65 +58,141 @@ class Checkpoints:
         lr_scheduler: LRScheduler,
         evaluator: Engine,
         resume: bool = False,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-        self.evaluator = evaluator
-        self.resume = resume
+        self.network: Any = getattr(network, "module", network)
+        self.evaluator, self.best = evaluator, Best(evaluator)
+        self.resume, self.settings = resume, dict(settings or {})
         self.history: list[dict[str, float]] = []  # an epoch each: its mean loss and, where there is one, Dice
         self.losses: list[float] = []
+        self.cases: dict[str, list[list[str]]] = {}
+        self.ours = False  # whether what lies in the folder is of this training
+        self.lock = ExitStack()
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+        at_end(engine, lambda: self.lock.close())
+
+    def start(self, engine: Engine) -> None:
+        with ExitStack() as lock:
+            if first_process():
+                lock.enter_context(locked(self.folder, "training"))
+                datasets = {"training": engine.data_loader.dataset, "validation": self.evaluator.data_loader.dataset}
+                self.cases = {part: contents(getattr(x, "data", ())) for part, x in datasets.items()}
+                warn_of_copies(self.cases)
+            if self.resume and not self.ours:
+                self.load(engine)
+            self.lock = lock.pop_all()
 
     def load(self, engine: Engine) -> None:
         path = self.folder / self.RESUME
-        if not self.resume or not path.is_file():
+        if not os.path.lexists(path):
+            tqdm.write(f"there is no {path} to resume from: training starts anew")
             return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged archive raises
-            raise InputError(f"{path}: cannot be resumed from ({error}); start anew with resume false") from error
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        engine.state.epoch = state["epoch"]
-        engine.state.iteration = state["iteration"]
-        self.history = state.get("history", [])
-        self.evaluator.state.best_metric = state["best_metric"]
-        self.evaluator.state.best_metric_epoch = state["best_metric_epoch"]
-        tqdm.write(f"resuming after epoch {state['epoch']}, best mean Dice so far {state['best_metric']:.4f}")
+        state = resuming.read_resume(path)
+        changes = resuming.check_same(state["settings"], self.decided(engine), path)
+        if first_process():
+            resuming.check_same_cases(state["cases"], self.cases, path)
+        for name, part in {**self.parts, "network": self.network, "best": self.best}.items():
+            resuming.load_part(part, state[name], name, path)
+        schedule = self.parts["lr_scheduler"]
+        if isinstance(schedule, LambdaLR):  # whose rates depend on the number of epochs, which may have grown
+            rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+            for group, rate, factor in rates:
+                group["lr"] = rate * factor(schedule.last_epoch)
+        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
+        self.history, self.ours = state["history"], True
+        measured = f"best mean Dice so far {self.best.metric:.4f}" if self.best.epoch > 0 else "nothing measured so far"
+        tqdm.write(f"resuming after epoch {state['epoch']}, {measured}" + (f"; changed: {changes}" if changes else ""))
+
+    def decided(self, engine: Engine) -> dict[str, Any]:
+        """All settings that decide what is learnt, as plain values."""
+        from .. import __version__
+
+        record = dict(self.network.describe())
+        images = record.pop("preprocessing")
+        own = {f"{key} of the adapter" if key in images else key: value for key, value in record.items()}
+        optimizer: Any = self.parts["optimizer"]
+        groups = [{"lr": g.get("initial_lr", g["lr"]), "decay": g.get("weight_decay")} for g in optimizer.param_groups]
+        return resuming.plain(
+            {**own, **images, **self.settings}
+            | {"epochs": engine.state.max_epochs, "processes": idist.get_world_size()}
+            | {"optimizer": {"kind": type(optimizer).__name__, "groups": groups}}
+            | {"sam_monai": __version__, "torch": torch.__version__}
+        )
 
     def note(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        self.losses.append(float(output[0]["loss"]))
+        loss = float(output[0]["loss"])
+        if not math.isfinite(loss):
+            raise self.broken(engine, f"the loss is {loss}")
+        self.losses.append(loss)
+
+    def broken(self, engine: Engine, what: str) -> InputError:
+        batch: Any = engine.state.batch  # MONAI's trainer has made it a list of samples
+        samples = batch if isinstance(batch, list) else []
+        cases = dict.fromkeys(sample["case"] for sample in samples if "case" in sample)
+        at = f" at {', '.join(cases)}" if cases else ""
+        return InputError(
+            f"{what} in epoch {engine.state.epoch}{at}: training stops, and what is in {self.folder} stays as it was. "
+            "Give a smaller learning_rate, or see whether the images are as the keys intensity and ct_window say"
+        )
 
     def save(self, engine: Engine) -> None:
         epoch: dict[str, float] = {"epoch": engine.state.epoch, "loss": sum(self.losses) / len(self.losses)}
         if self.evaluator.state.epoch == engine.state.epoch:
-            epoch["dice"] = float(next(iter(self.evaluator.state.metrics.values())))
-        self.history.append(epoch)
+            metric = self.best.update()
+            epoch |= {} if math.isnan(metric) else {"dice": metric}
         self.losses.clear()
+        if not all(tensor.isfinite().all() for tensor in self.network.state_dict().values()):
+            raise self.broken(engine, "trained parameters are not finite")
+        self.history.append(epoch)
         if not first_process():
             return
-        network = getattr(self.parts["network"], "module", self.parts["network"])
-        best = self.evaluator.state
-        last_without_validation = best.best_metric_epoch < 1 and engine.state.epoch == engine.state.max_epochs
-        if best.best_metric_epoch == engine.state.epoch or last_without_validation:
-            write_adapter(network.state_dict(), self.folder / self.BEST, self.summary(engine))
+        self.move_aside()
+        last_without_measure = self.best.epoch < 1 and engine.state.epoch == engine.state.max_epochs
+        if self.best.epoch == engine.state.epoch or last_without_measure:
+            write_adapter(self.network.state_dict(), self.folder / self.BEST, self.summary(engine))
         state = {name: part.state_dict() for name, part in self.parts.items()} | {
-            "network": network.state_dict(),
+            "network": self.network.state_dict(),
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
-            "best_metric": float(best.best_metric),
-            "best_metric_epoch": best.best_metric_epoch,
+            "best": self.best.state_dict(),
             "history": self.history,
+            "settings": self.decided(engine),
+            "cases": self.cases,
         }
         save_aside(state, self.folder / self.RESUME)
 
+    def move_aside(self) -> None:
+        """What another training left in the folder, before this one's first file."""
+        names = (self.RESUME, self.BEST, str(Path(self.BEST).with_suffix(".safetensors")))
+        there = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
+        if there and not self.ours:
+            stem = f"replaced_{datetime.now():%Y-%m-%d_%H%M%S}"
+            taken = [file.name for file in self.folder.glob(f"{stem}*")]
+            old = self.folder / next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 1000))) if n not in taken)
+            old.mkdir()
+            for file in there:
+                file.rename(old / file.name)
+            tqdm.write(f"the adapter that was in {self.folder} is now in {old}")
+        self.ours = True
+
     def summary(self, engine: Engine) -> dict[str, Any]:
-        best, loaders = self.evaluator.state, (engine.data_loader, self.evaluator.data_loader)
-        dice = round(float(best.best_metric), 4) if best.best_metric_epoch == engine.state.epoch else None
-        cases = (len(loader.dataset) for loader in loaders)
-        return training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *cases)
+        dice = round(self.best.metric, 4) if self.best.epoch == engine.state.epoch else None
+        counts = (len(loader.dataset) for loader in (engine.data_loader, self.evaluator.data_loader))
+        summary = training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *counts)
+        hashes = {f"{part}_hashes": [case[1] for case in cases] for part, cases in self.cases.items()}
+        return summary | hashes | ({"quick": True} if self.settings.get("quick") else {})
+
+
+def warn_of_copies(cases: Mapping[str, list[list[str]]]) -> None:
+    """Say which validation images are training images under another name."""
+    trained = {case[1]: case[0] for case in cases["training"]}
+    both = [f"{case[0]} (as {trained[case[1]]})" for case in cases["validation"] if case[1] in trained]
+    if both:
+        tqdm.write(f"validation cases that are trained on, so their figures mean little: {', '.join(both)}")

@@ -1,7 +1,8 @@
-"""Handlers of MONAI's trainer: seeds, embeddings made before the first epoch, and a bar with the time left."""
+"""Handlers of MONAI's trainer: validations, seeds, embeddings made before the first epoch, a bar with the time left."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -9,22 +10,76 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset, set_rnd
+from monai.engines import Evaluator
+from monai.handlers import ValidationHandler
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import set_determinism
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..distributed import first_process
+from ..errors import InputError
 
 
-def validation_interval(epochs: int) -> int:
-    """Epochs between validations: five or six of them where the number divides so, the last epoch always among them."""
-    return next(n for n in range(max(1, epochs // 6), epochs + 1) if epochs % n == 0)
+def at_end(engine: Engine, action: Callable[[], None]) -> None:
+    """Call something when an engine's run ends, however it ends; an error comes out of the run all the same.
+
+    Ignite takes an error for dealt with where any handler hears of it, and a handler that raises it keeps the others
+    from hearing of it. So one handler of an engine calls all of these.
+    """
+    actions = vars(engine).setdefault("at_end", [])
+    actions.append(action)
+    if len(actions) > 1:
+        return
+
+    def call_all(engine: Engine, error: BaseException | None = None) -> None:
+        for one in actions:
+            one()
+        if error is not None:
+            raise error
+
+    engine.add_event_handler(Events.COMPLETED, call_all)
+    engine.add_event_handler(Events.EXCEPTION_RAISED, call_all)
+
+
+def validation_interval(epochs: int) -> float:
+    """Epochs between validations, such that there are six of them, or as many as epochs where these are fewer."""
+    interval = max(1.0, epochs / 6)
+    return int(interval) if interval == int(interval) else interval
+
+
+class Validate(ValidationHandler):
+    """Validates every so many epochs, and after the last one.
+
+    Args:
+        validator: the engine that validates.
+        interval: epochs from one validation to the next; with a fraction the validations are spread as evenly as whole
+            epochs allow.
+
+    Raises:
+        InputError: the interval is not a number above 0.
+    """
+
+    def __init__(self, validator: Evaluator, interval: float) -> None:
+        if isinstance(interval, bool) or not isinstance(interval, (int, float)) or not 0 < interval < math.inf:
+            raise InputError(f"val_interval is {interval!r}: give the number of epochs from one validation to the next")
+        super().__init__(1, validator)
+        self.every = interval
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self.due), self)
+
+    def due(self, engine: Engine, epoch: int) -> bool:
+        """Whether a multiple of the interval lies in (epoch - 1, epoch], or the epoch is the last."""
+        return epoch == engine.state.max_epochs or math.floor(epoch / self.every) > math.floor((epoch - 1) / self.every)
 
 
 class SeedEpochs:
-    """Every epoch starts from (seed, epoch, rank) alone, so a run resumed at the end of an epoch goes on as if it had
-    not stopped: python, numpy and torch, the order of cases, and every random transform."""
+    """Seeds python, numpy, torch, the order of cases and every random transform at the start of each epoch.
+
+    The seed depends on (seed, epoch, rank) alone, so a run that is resumed at the end of an epoch goes on as if it had
+    not stopped.
+    """
 
     def __init__(self, seed: int, dataset: Dataset) -> None:
         self.seed, self.dataset = seed, dataset
@@ -39,14 +94,16 @@ class SeedEpochs:
 
 
 class EmbedFirst:
-    """When training starts, every training image in each of its views and every validation image enters the encoder;
-    then epochs run the decoder alone. Processes share the work where they share a folder.
+    """Runs the encoder over every image when training starts, so that epochs run the decoder alone.
+
+    Each training image enters in each of its views, each validation image once. Processes share the work where they
+    share a folder.
 
     Args:
         network: a PTSAM; nothing happens where it keeps no embeddings.
         training: dataset of the training samples, whose transforms are deterministic up to the views.
         validation: dataset of the whole validation images.
-        views: what the augmentation may make of an image, from :func:`sam_monai.training.samples.views`.
+        views: what the augmentation may make of an image: :func:`sam_monai.training.samples.views`.
     """
 
     def __init__(
@@ -93,8 +150,7 @@ class Progress:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, self.open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
-        engine.add_event_handler(Events.COMPLETED, self.close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self.give_up)
+        at_end(engine, self.close)
         self.trainer = engine
         self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.report)
 
@@ -120,17 +176,28 @@ class Progress:
     def report(self, engine: Engine) -> None:
         if self.bar is None:
             return
-        each = engine.state.metric_details[self.metric].nanmean(0)  # (L,), cases without the label left out
-        parts = ", ".join(f"{name} {dice:.3f}" for name, dice in zip(self.labels, each.tolist(), strict=True))
+        each = engine.state.metric_details[self.metric]  # (cases, L), NaN where a case does not hold the label
+        if each.isnan().all():
+            tqdm.write(f"epoch {self.trainer.state.epoch}: nothing could be measured, no validation case holds a label")
+            return
+        parts = ", ".join(
+            f"{name} {dice:.3f}" for name, dice in zip(self.labels, each.nanmean(0).tolist(), strict=True)
+        )
         tqdm.write(
             f"epoch {self.trainer.state.epoch}: validation Dice {engine.state.metrics[self.metric]:.4f} ({parts})"
         )
 
-    def close(self, engine: Engine) -> None:
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
 
-    def give_up(self, engine: Engine, error: Exception) -> None:
-        self.close(engine)
-        raise error
+
+def say_quick() -> None:
+    """The last line of a quick training."""
+    if first_process():
+        print(
+            "this was a quick run, which shows that every step works: its adapter and its figures mean nothing. "
+            "Train without quick",
+            flush=True,
+        )

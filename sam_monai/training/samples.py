@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import (
@@ -31,10 +34,38 @@ from ..data.slicing import sides_axis
 from ..networks.base import AdaptedSAM
 from ..networks.slices import from_slices, slices_of
 
+logger = logging.getLogger(__name__)
+
+
+class NameCase(Transform):
+    """Keeps the name of a case's image under "case", for messages about the batch it is in."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        named = isinstance(data["image"], (str, Path))
+        return {**data, "case": Path(data["image"]).name} if named else dict(data)
+
+
+class CropAroundLabelsd(RandCropByPosNegLabeld):
+    """MONAI's, where a large organ does not crowd out a small one: every label in a case is as often as any other the
+    one whose voxel is the centre of a sample."""
+
+    def randomize(
+        self, label: Tensor | None = None, fg_indices: Any = None, bg_indices: Any = None, image: Tensor | None = None
+    ) -> None:
+        flat = np.asarray(label, np.int64).ravel()
+        labelled, background = np.flatnonzero(flat), np.flatnonzero(flat == 0)
+        if len(labelled):
+            share = 1 / np.bincount(flat[labelled])[flat[labelled]]
+            labelled = self.cropper.R.choice(labelled, self.cropper.num_samples, p=share / share.sum())
+        super().randomize(label, labelled, background, image)
+
 
 class ToEncoderSquared(MapTransform):
-    """Image and label to the encoder's square as the network itself would bring them there, so that training batches
-    need no more resizing: (C, H, W[, D]) -> (C, image_size, image_size[, D]). Not inverted: for training only."""
+    """Image and label to the encoder's square, as the network itself would bring them there.
+
+    Training batches then need no more resizing: (C, H, W[, D]) -> (C, image_size, image_size[, D]). For training only:
+    it has no inverse.
+    """
 
     def __init__(self, network: AdaptedSAM) -> None:
         super().__init__(("image", "label"))
@@ -48,7 +79,7 @@ class ToEncoderSquared(MapTransform):
             slices = slices_of(volume)
             if key == "label":
                 square = to_square(slices, self.image_size, self.rule, "nearest")
-            elif self.mean.any():  # the network pads with zeros after it has taken the mean away
+            elif self.mean.any():  # the network subtracts the mean first and then pads with zeros
                 square = to_square(slices - self.mean, self.image_size, self.rule) + self.mean
             else:
                 square = to_square(slices, self.image_size, self.rule)
@@ -71,33 +102,43 @@ def training_samples(
         labels: names of the foreground labels. Where one holds left or right nothing is flipped or turned over.
         settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels`` and
             ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
-            given) resolution, drawn around labels twice as often as elsewhere.
+            given) resolution. Samples of volumes, and patches, lie around a label twice as often as elsewhere, and
+            around each label of a case equally often.
         network: says the encoder's square, which is also the size of a patch, and how images come to it.
-        slices: thickness of a sample of a volume.
+        slices: thickness of a sample of a volume. With depth attention it should be the network's ``slices_per_batch``,
+            for as many slices see each other when the network is used.
         samples: samples drawn from a case each time it is visited.
         augment: random flips, turns, zooms and intensities.
-        views_only: of these only the flips and quarter turns, which make few images of one: those of :func:`views`.
+        views_only: only the flips and quarter turns among these: they make few images of one, those of :func:`views`.
     """
     keys = ("image", "label")
     check_scale(settings["scale"])
     image_size, volume = network.image_size, settings["spatial_dims"] == 3
     depth = (slices,) if volume else ()
-    steps: list[Transform] = [LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)]
+    if volume and network.depth_attention and slices != network.slices_per_batch:
+        logger.warning(
+            "depth attention is trained on %d slices and used on %d: the keys slices and slices_per_batch differ",
+            slices,
+            network.slices_per_batch,
+        )
+    steps: list[Transform] = [NameCase(), LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)]
     if settings["scale"] == "whole":
         steps.append(ToEncoderSquared(network))
     if volume or settings["scale"] == "patch":
         size = (image_size, image_size, *depth)
         steps.append(SpatialPadd(keys, size))
-        steps.append(RandCropByPosNegLabeld(keys, "label", size, pos=2, neg=1, num_samples=samples))
+        steps.append(CropAroundLabelsd(keys, "label", size, pos=2, neg=1, num_samples=samples))
     if augment:
         mirror = mirroring(volume) if not has_sides(labels) else []
-        steps += mirror if views_only else [*mirror, *wobbling(volume)]
+        steps += mirror if views_only else [*mirror, *wobbling(volume, image_size)]
     return Compose([*steps, EnsureTyped(keys, track_meta=False)])
 
 
 def mirroring(volume: bool) -> list[Transform]:
-    """Random flips and quarter turns. Volumes are mirrored left to right only: no patient lies upside down, while a
-    picture has no up."""
+    """Random flips and quarter turns.
+
+    Volumes are mirrored left to right only, as no patient lies upside down. A picture has no up.
+    """
     keys = ("image", "label")
     if volume:
         return [RandMirrord(keys, prob=0.5)]
@@ -105,7 +146,7 @@ def mirroring(volume: bool) -> list[Transform]:
 
 
 class RandMirrord(RandFlipd):
-    """MONAI's, of the axis that runs from side to side in the patient, wherever slicing put it."""
+    """MONAI's, along the axis that runs from side to side in the patient, wherever slicing put it."""
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
         self.flipper.spatial_axis = sides_axis(data[self.keys[0]])
@@ -122,8 +163,8 @@ def views(labels: Sequence[str], spatial_dims: int, augment: bool) -> list[Calla
     return [*turns, *(lambda x, turn=turn: turn(x.flip(1)) for turn in turns)]
 
 
-def wobbling(volume: bool) -> list[Transform]:
-    """Random turns and zooms in the plane, and intensities."""
+def wobbling(volume: bool, size: int) -> list[Transform]:
+    """Random turns, zooms and shifts in the plane, and intensities, for samples of ``size`` pixels."""
     keys = ("image", "label")
     still = (0.0,) if volume else ()
     turn = (0.0, 0.0, 0.26) if volume else (0.26,)  # radians, in the plane
@@ -133,7 +174,7 @@ def wobbling(volume: bool) -> list[Transform]:
             prob=0.7,
             rotate_range=turn,
             scale_range=(0.15, 0.15, *still),
-            translate_range=(8, 8, *still),
+            translate_range=(size / 8, size / 8, *still),
             mode=("bilinear", "nearest"),
             padding_mode="zeros",
         ),

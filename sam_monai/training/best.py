@@ -1,0 +1,66 @@
+"""Which epoch's adapter is the best, where something could be measured."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+
+
+class Best:
+    """Keeps an evaluator's ``best_metric`` and ``best_metric_epoch``, which MONAI sets without regard to NaN and ties.
+
+    A metric is NaN where no reference holds a label: MONAI's mean over nothing is 0, and the first epoch would stay
+    the best. Of two epochs with the same metric that one is better which marks fewer voxels as labels that the case's
+    reference does not hold; such voxels count nowhere in Dice.
+
+    Args:
+        evaluator: the engine; its output are cases with ``pred`` and ``label``, label maps of one shape.
+    """
+
+    def __init__(self, evaluator: Engine) -> None:
+        self.evaluator = evaluator
+        self.metric, self.epoch, self.false_positives = math.nan, -1, math.inf
+        self.counted = 0.0
+        evaluator.add_event_handler(Events.EPOCH_STARTED, self.begin)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.count)
+
+    def begin(self, engine: Engine) -> None:
+        self.counted = 0.0
+
+    def count(self, engine: Engine) -> None:
+        cases: Any = engine.state.output
+        for case in cases if isinstance(cases, list) else []:
+            pred, label = (torch.as_tensor(case[key]) if key in case else torch.zeros(1) for key in ("pred", "label"))
+            if pred.shape == label.shape:
+                self.counted += float((~torch.isin(pred, label.unique()) & (pred > 0)).sum())
+
+    def update(self) -> float:
+        """Take the evaluator's last run into account; its metric, NaN where nothing could be measured."""
+        state: Any = self.evaluator.state
+        name = state.key_metric_name
+        details = state.metric_details.get(name)
+        nothing = isinstance(details, torch.Tensor) and bool(details.isnan().all())
+        metric = math.nan if nothing else float(state.metrics[name])
+        counted = float(idist.all_reduce(self.counted))  # pyright: ignore[reportArgumentType]
+        worse = metric < self.metric or (metric == self.metric and counted >= self.false_positives)
+        if not math.isnan(metric) and not worse:
+            self.metric, self.epoch, self.false_positives = metric, state.epoch, counted
+        self.publish()
+        return metric
+
+    def publish(self) -> None:
+        """Let MONAI, and whoever asks the evaluator, know."""
+        self.evaluator.state.best_metric = -1.0 if self.epoch < 1 else self.metric
+        self.evaluator.state.best_metric_epoch = self.epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"metric": self.metric, "epoch": self.epoch, "false_positives": self.false_positives}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.metric, self.epoch = float(state["metric"]), int(state["epoch"])
+        self.false_positives = float(state["false_positives"])
+        self.publish()

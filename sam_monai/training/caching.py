@@ -1,0 +1,66 @@
+"""Prepared cases in memory, as many of them as there is room for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from monai.data import CacheDataset
+from torch import Tensor
+
+from ..memory import free_memory
+
+SHARE = 0.4  # of the free memory: the other dataset takes as much of the rest, and training needs some
+
+logger = logging.getLogger(__name__)
+
+
+class BoundedCache(CacheDataset):
+    """MONAI's CacheDataset, of which no more is kept than fits in a share of the free memory.
+
+    The first case says how large cases are. Where not all fit, the others are prepared anew each time.
+
+    Args:
+        data: cases.
+        transform: prepares them.
+        cache_rate: share of the cases to keep at most.
+        most_bytes: of memory to take; ``None``: :data:`SHARE` of what is free.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Any],
+        transform: Callable[..., Any],
+        cache_rate: float = 1.0,
+        most_bytes: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.most_bytes = most_bytes
+        super().__init__(data, transform, cache_rate=cache_rate, **options)
+
+    def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
+        free = free_memory()
+        room = self.most_bytes if self.most_bytes is not None else None if free is None else int(SHARE * free)
+        wanted = self.cache_num
+        if wanted < 1 or room is None:
+            return super()._fill_cache(indices)
+        first = self._load_cache_item(0)
+        self.cache_num = min(wanted, room // max(1, tensor_bytes(first)))
+        if self.cache_num < wanted:
+            logger.warning(
+                "%d of %d prepared cases are kept in memory, %d MB each; the others are read anew each time",
+                self.cache_num,
+                len(self.data),
+                tensor_bytes(first) // 2**20,
+            )
+        rest = super()._fill_cache(list(range(1, self.cache_num)))
+        return [first, *rest][: self.cache_num]
+
+
+def tensor_bytes(case: Any) -> int:
+    """Bytes of the tensors of a case, or of several."""
+    if isinstance(case, Tensor):
+        return case.nbytes
+    parts = case.values() if isinstance(case, Mapping) else case if isinstance(case, (list, tuple)) else []
+    return sum(map(tensor_bytes, parts))

@@ -1,0 +1,141 @@
+"""Which cases an adapter was trained on, told by the content of their files, so that none of them is evaluated."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..data.dataset import Dataset, read_dataset
+from ..data.dicom import is_dicom, series_of
+from ..errors import InputError
+from ..networks.adapter_files import read_training
+
+WHOLE = 4 * 2**20  # bytes up to which a file is read whole; of a larger one so many are read, spread evenly
+PIECE = 2**16
+NOTE = "validation cases that were trained on"
+
+logger = logging.getLogger(__name__)
+
+
+def content(path: str | Path) -> str:
+    """16 hexadecimal digits of what a file, or the DICOM series in a folder, holds; whatever it is called."""
+    path = Path(path)
+    files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else [path]
+    if path.suffix.lower() == ".mhd":  # a header beside its data
+        name = re.search(r"ElementDataFile\s*=\s*(.+)", path.read_text(errors="replace"))
+        files += [path.parent / name[1].strip()] if name and (path.parent / name[1].strip()).is_file() else []
+    parts = sorted(file_content(file) for file in files)
+    return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
+
+
+def file_content(path: Path) -> str:
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            digest.update(file.read())
+        else:  # neighbouring volumes may begin with the same header and megabytes of air
+            pieces = WHOLE // PIECE
+            for i in range(pieces):
+                file.seek(i * (size - PIECE) // (pieces - 1))
+                digest.update(file.read(PIECE))
+    return digest.hexdigest()
+
+
+def contents(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Of each case the name of its image, and what image and label hold; without what is not a file."""
+    return [
+        [Path(case["image"]).name, *(content(case[key]) for key in ("image", "label") if key in case)]
+        for case in cases
+        if isinstance(case.get("image"), (str, Path)) and Path(case["image"]).exists()
+    ]
+
+
+def evaluation_cases(
+    dataset_dir: str | Path | None, adapter: str | Path, seed: int = 0, fold: int | None = None
+) -> Dataset:
+    """A dataset whose validation cases are those that were set aside when an adapter was trained.
+
+    Where ``dataset.json`` lists validation cases these are evaluated. Where it does not, the split would be drawn
+    anew, by another ``seed`` or ``fold`` than the training's perhaps; so the adapter says which cases it left out.
+
+    Args:
+        dataset_dir: see :func:`sam_monai.data.read_dataset`.
+        adapter: its file. Without one the dataset is as :func:`sam_monai.data.read_dataset` reads it.
+        seed: of the split, for an adapter that does not say its cases and for other data.
+        fold: likewise.
+
+    Raises:
+        InputError: as :func:`sam_monai.data.read_dataset`; or no case is left that was not trained on.
+    """
+    dataset = read_dataset(dataset_dir, seed=seed, fold=fold)
+    trained, left_out = known_cases(adapter)
+    if not dataset.reserved and fold is None:
+        return dataset
+    every = [*dataset.training, *dataset.validation]
+    found = {case["image"]: content(case["image"]) for case in every if Path(case["image"]).exists()}
+    if not trained & set(found.values()):
+        return dataset
+    kept = [case for case in every if found.get(case["image"]) in left_out - trained]
+    why = "set aside when the adapter was trained"
+    if not kept:
+        kept = [case for case in dataset.validation if found.get(case["image"]) not in trained]
+        why = "of this split that the adapter was not trained on"
+    if not kept:
+        raise InputError(
+            f"{dataset.folder}: every validation case of this split was trained on by {adapter}; "
+            'list other cases under "validation" in dataset.json'
+        )
+    if kept != dataset.validation:
+        logger.warning("evaluated are the %d cases %s: %s", len(kept), why, names(kept))
+    chosen = [case["image"] for case in kept]
+    return dataclasses.replace(
+        dataset,
+        validation=kept,
+        training=[case for case in every if case["image"] not in chosen],
+        reserved=tuple(Path(image).name for image in chosen) if dataset.reserved else (),
+    )
+
+
+def overlap(cases: Sequence[Mapping[str, Any]], adapter: str | Path) -> dict[str, str]:
+    """What an evaluation's report says of cases that the adapter was trained on; said on the command line as well.
+
+    Args:
+        cases: those evaluated.
+        adapter: its file.
+    """
+    trained, _ = known_cases(adapter)
+    if not trained:
+        logger.warning("%s does not say which cases it was trained on: see to it that none is evaluated", adapter)
+        return {NOTE: "not known"}
+    both = [case for case in cases if {digest for _, digest, *_ in contents([case])} & trained]
+    if both:
+        logger.warning(
+            "%d of %d cases evaluated were trained on, so their figures say nothing of new images: %s",
+            len(both),
+            len(cases),
+            names(both),
+        )
+    return {NOTE: names(both) or "none"}
+
+
+def known_cases(adapter: str | Path) -> tuple[set[str], set[str]]:
+    """Contents of the images that an adapter was trained on, and of those it was validated on; empty if not known."""
+    summary = (read_training(adapter) if Path(adapter).is_file() else None) or {}
+    parts = []
+    for key in ("training_hashes", "validation_hashes"):
+        found = summary.get(key, [])
+        if not isinstance(found, list) or not all(re.fullmatch("[0-9a-f]{16}", str(digest)) for digest in found):
+            raise InputError(f"{adapter}: its {key} are no hashes, so the file was changed by hand; train it again")
+        parts.append(set(found))
+    return parts[0], parts[1]
+
+
+def names(cases: Sequence[Mapping[str, Any]], most: int = 16) -> str:
+    shown = [Path(case["image"]).name for case in cases[:most]]
+    return ", ".join(shown) + (f" and {len(cases) - most} more" if len(cases) > most else "")

@@ -1,0 +1,106 @@
+"""A folder that one process writes to is not written to by another."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from sam_monai import InputError
+from sam_monai.files import LOCK, locked
+
+HOLD = """
+import sys, time
+from sam_monai.files import locked
+with locked(sys.argv[1], "training"):
+    print(1, flush=True)
+    time.sleep(60)
+"""
+TAKE_TURNS = """
+import os, sys
+from pathlib import Path
+from sam_monai import InputError
+from sam_monai.files import locked
+folder, done = Path(sys.argv[1]), 0
+while done < 100:
+    try:
+        with locked(folder / "models", "training"):
+            os.close(os.open(folder / "inside", os.O_CREAT | os.O_EXCL))
+            (folder / "inside").unlink()
+            done += 1
+    except InputError:
+        pass
+"""
+
+
+def holder(folder) -> subprocess.Popen[str]:
+    """A process that has the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "1\n"
+    return process
+
+
+def test_the_other_process_is_named_and_a_killed_one_is_taken_over_from(tmp_path):
+    folder = tmp_path / "models"
+    other = holder(folder)
+    try:
+        said = (
+            rf"models is in use by training \(process {other.pid} on {socket.gethostname()}, since 20.*another folder"
+        )
+        with pytest.raises(InputError, match=said), locked(folder, "inference"):
+            pass
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    assert (folder / LOCK).is_file()
+    with locked(folder, "inference"):
+        assert f'"process": {os.getpid()}' in (folder / LOCK).read_text()
+    assert not list(folder.iterdir())
+
+
+def test_a_folder_is_free_again_whatever_ended_the_work(tmp_path):
+    with pytest.raises(KeyboardInterrupt), locked(tmp_path, "training"):
+        with pytest.raises(InputError, match=f"process {os.getpid()}"), locked(tmp_path, "training"):
+            pass
+        raise KeyboardInterrupt
+    with locked(tmp_path, "training"):
+        pass
+
+
+def test_forked_workers_do_not_keep_the_lock(tmp_path):
+    with locked(tmp_path, "training"):
+        worker = multiprocessing.get_context("fork").Process(target=signal.pause)
+        worker.start()
+    try:
+        with locked(tmp_path, "training"):
+            pass
+    finally:
+        worker.kill()
+        worker.join()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff\xfe", b'{"process": {}}'])
+def test_a_lock_that_cannot_be_read_locks_all_the_same(tmp_path, content):
+    with locked(tmp_path, "training"):
+        (tmp_path / LOCK).write_bytes(content)
+        with pytest.raises(InputError, match="in use by another process"), locked(tmp_path, "training"):
+            pass
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(InputError, match="file/models.*cannot be written"),
+        locked(tmp_path / "file/models", "training"),
+    ):
+        pass
+
+
+def test_of_many_processes_one_has_the_folder_at_a_time(tmp_path):
+    processes = [subprocess.Popen([sys.executable, "-c", TAKE_TURNS, str(tmp_path)]) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]

@@ -1,0 +1,45 @@
+"""Prepared cases take no more memory than there is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.transforms import Compose, Lambda, RandScaleIntensityd
+
+from sam_monai.memory import free_memory
+from sam_monai.training import caching
+from sam_monai.training.caching import BoundedCache, tensor_bytes
+
+
+def cache(cases: int = 10, **options):
+    def load(i):
+        made.append(i)
+        return {"image": torch.full((1, 256), float(i)), "label": torch.zeros(1, 256)}  # 2 KiB
+
+    made: list[int] = []
+    return BoundedCache(list(range(cases)), Compose([Lambda(load), RandScaleIntensityd("image", 0.1)]), **options), made
+
+
+@pytest.mark.parametrize(("most", "kept"), [(0, 0), (2047, 0), (2048, 1), (9000, 4), (10**6, 10)])
+def test_as_many_cases_are_kept_as_fit_and_the_others_are_read_anew(most, kept, caplog):
+    data, made = cache(most_bytes=most, progress=False)
+    assert made == list(range(max(1, kept))) and data.cache_num == len(data._cache) == kept
+    made.clear()
+    assert [round(float(data[i]["image"].mean()) / max(i, 1)) for i in range(1, 10)] == [1] * 9
+    assert made == [i for i in range(1, 10) if i >= kept]
+    assert (f"{kept} of 10 prepared cases are kept" in caplog.text) == (kept < 10)
+
+
+def test_the_room_is_a_share_of_what_is_free_and_a_smaller_rate_wins(monkeypatch):
+    monkeypatch.setattr(caching, "free_memory", lambda: 2048 * 10)
+    assert cache(progress=False)[0].cache_num == 4
+    assert cache(progress=False, cache_rate=0.2)[0].cache_num == 2
+    assert cache(progress=False, cache_rate=0.0)[0].cache_num == 0
+    monkeypatch.setattr(caching, "free_memory", lambda: None)
+    assert cache(progress=False)[0].cache_num == 10
+    assert cache(0, progress=False)[0].cache_num == 0
+
+
+def test_free_memory_and_the_bytes_of_a_case_are_right():
+    assert free_memory() is None or 2**20 < free_memory() < 2**50
+    assert tensor_bytes({"a": torch.zeros(3), "b": [torch.zeros(2, dtype=torch.uint8)], "c": "name"}) == 14

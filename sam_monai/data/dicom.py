@@ -97,7 +97,9 @@ def sort_folder(folder: str | Path) -> tuple[list[Series], list[tuple[Path, str]
             continue
         if not is_dicom(file):
             if file.name.lower().endswith(SUFFIXES):
-                passed_over.append((file, "its name is that of a DICOM file, and it holds something else or is damaged"))
+                passed_over.append(
+                    (file, "its name is that of a DICOM file, and it holds something else or is damaged")
+                )
             continue
         try:
             header = read_header(file)

@@ -34,7 +34,9 @@ def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
     if intensity == "ct":
         numbers = [x for x in ct_window if isinstance(x, int | float) and np.isfinite(x)]
         if len(ct_window) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
-            raise InputError(f"the key ct_window is {list(ct_window)}; give a lower and an upper end, as in [-160, 240]")
+            raise InputError(
+                f"the key ct_window is {list(ct_window)}; give a lower and an upper end, as in [-160, 240]"
+            )
         return ScaleIntensityRanged("image", ct_window[0], ct_window[1], 0.0, 1.0, clip=True)
     if intensity == "mr":
         return ScaleMRd("image")
@@ -57,7 +59,9 @@ def mr_range(values: np.ndarray) -> tuple[float, float]:
         return float(low), float(high)
     low, high = np.percentile(inside, (0.5, 99.5))
     lower, upper = min(low, middle), max(high, middle)
-    return (float(low), float(high)) if 10 * (high - low) < upper - lower and high > low else (float(lower), float(upper))
+    return (
+        (float(low), float(high)) if 10 * (high - low) < upper - lower and high > low else (float(lower), float(upper))
+    )
 
 
 class ScaleMRd(MapTransform):

@@ -55,7 +55,9 @@ class ToSlices(Orientation):
 
     def __init__(self, orientation: str) -> None:
         super().__init__(axcodes=PLANES["axial"], labels=None)
-        known = {"".join(codes) for axes in itertools.permutations(("LR", "AP", "IS")) for codes in itertools.product(*axes)}
+        known = {
+            "".join(codes) for axes in itertools.permutations(("LR", "AP", "IS")) for codes in itertools.product(*axes)
+        }
         if orientation not in {*PLANES, "coarsest", *known}:
             raise InputError(f"the key orientation is coarsest, {', '.join(PLANES)} or codes, not {orientation!r}")
         self.orientation = orientation
@@ -66,7 +68,9 @@ class ToSlices(Orientation):
         turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
         # Not by axcodes and the call of the parent: volumes are prepared in several threads. The inverse needs neither.
         info = self.get_transform_info()
-        return orientation(data_array, affine, turn, lazy=bool(self.lazy if lazy is None else lazy), transform_info=info)
+        return orientation(
+            data_array, affine, turn, lazy=bool(self.lazy if lazy is None else lazy), transform_info=info
+        )
 
 
 class ToSlicesd(Orientationd):

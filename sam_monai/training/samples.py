@@ -24,7 +24,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from ..backbones.resize import to_square
-from ..data.dataset import has_sides
+from ..data.sides import has_sides
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
 from ..data.slicing import sides_axis

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..errors import InputError
 from .dataset import NO_DATA, Dataset, is_picture
 from .load import LoadCased, on_grid_of
+from .preparing import check_size
 from .slicing import ToSlices
 
 _MOST_LINES = 20
@@ -35,7 +36,7 @@ def check_dataset(
 ) -> list[str]:
     """Load every training and validation case and say all that is wrong with them; test images need only exist.
 
-    What makes a file unfit is known to :class:`LoadCased`, through which all other doors load too.
+    What makes a file unfit is decided by :class:`LoadCased`, through which all other doors load too.
 
     Args:
         dataset: what `read_dataset` returned.
@@ -79,6 +80,7 @@ def check_dataset(
         image = label = None
         try:
             image = load_image(case)["image"]
+            check_size(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0])
             if image.ndim == 3 and not is_picture(case["image"]):
                 problems.append(f"{case['image']}: has two axes; save it, and its label, as a volume of depth 1")

@@ -280,7 +280,8 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     white = full_scale(datasets[0])
     if is_inverted(datasets[0]):
         np.subtract(white or pixels.min() + pixels.max(), pixels, out=pixels)
-    return volume, {MODALITY: str(datasets[0].get("Modality") or ""), FULL_SCALE: white}
+    known = {MODALITY: str(datasets[0].get("Modality") or "")}
+    return volume, known if white is None else {**known, FULL_SCALE: white}
 
 
 def read_picture(series: Series, dataset: Dataset) -> np.ndarray:

@@ -123,7 +123,7 @@ def folders_in(top: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _why_not(file: Path, at_top: bool, unfit: list[tuple[Path, str]]) -> str | None:
-    """Nothing for what is no image or was dealt with as DICOM, ``None`` for an image to segment, else why it is none."""
+    """Nothing for what is no image or was seen as DICOM, ``None`` for an image to segment, else why it is not one."""
     name = file.name.lower()
     if os.path.isdir(file) or file in dict(unfit):
         return ""

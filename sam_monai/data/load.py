@@ -28,7 +28,6 @@ from .dicom_seg import is_segmentation, read_segmentation
 from .nifti import FULL_SCALE, OTHER_AFFINE, TIME_POINTS, NiftiReader
 from .picture_files import full_scale, image_picture, label_picture
 
-SMALLEST = 8  # pixels along the first two axes
 logger = logging.getLogger(__name__)
 # MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -118,7 +117,8 @@ class LoadCased(MapTransform):
         if tensor.ndim == 4:
             check_affine(tensor.affine, path)
         if isinstance(reader, PILReader):
-            tensor.meta[FULL_SCALE] = full_scale(tensor.meta.get("mode"))
+            white = full_scale(tensor.meta.get("mode"))
+            tensor.meta |= {} if white is None else {FULL_SCALE: white}  # batches of metadata hold no None
         # MONAI's PIL reader notes width before height; writers take the original size from here.
         tensor.meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(tensor.shape[1:])
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
@@ -143,7 +143,7 @@ class LoadCased(MapTransform):
         times = image.meta.get(TIME_POINTS, 1)
         if times > 1:
             raise InputError(
-                f"{path}: holds {times} time points (volumes along its fourth dimension) and not as many colours; save "
+                f"{path}: has {times} time points (or scans, along its fourth dimension) and no {times} channels; save "
                 "each as a file, or pick with key channels, as in [0]"
             )
         if found not in (1, 3):
@@ -156,9 +156,6 @@ class LoadCased(MapTransform):
 
 def _accepted(image: Any, path: str) -> Any:
     """The image, if a network can see anything in it."""
-    if min(image.shape[1:3]) < SMALLEST:
-        size = " x ".join(str(n) for n in image.shape[1:])
-        raise InputError(f"{path}: is only {size}; the first two axes need {SMALLEST} each: remove the case")
     low, high = (value.item() for value in torch.aminmax(image))
     if not np.isfinite([low, high]).all():
         raise InputError(f"{path}: holds NaN or infinite intensities; replace them by a number, such as that of air")
@@ -193,7 +190,8 @@ def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
     if image.shape[1:] != label.shape[1:]:
         sizes = [" x ".join(str(n) for n in tensor.shape[1:]) for tensor in (label, image)]
         raise InputError(
-            f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; save the label on the grid of its image"
+            f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; "
+            "save the label on the grid of its image"
         )
     if distance:
         raise InputError(

@@ -81,10 +81,10 @@ def like_source(mask: np.ndarray, path: str) -> nib.Nifti1Image:
     Raises:
         InputError: the file has another shape.
     """
-    source = nib.load(path)
-    if (*source.shape[:3], 1, 1)[:3] != mask.shape:  # pyright: ignore[reportAttributeAccessIssue]
+    source: Any = nib.load(path)
+    if (*source.shape[:3], 1, 1)[:3] != mask.shape:
         raise InputError(f"{path}: has changed while it was segmented; segment it again")
-    image = type(source)(mask, source.affine)  # pyright: ignore
+    image = type(source)(mask, source.affine)
     for field in PLACE:
-        image.header[field] = source.header[field]  # pyright: ignore
+        image.header[field] = source.header[field]
     return image

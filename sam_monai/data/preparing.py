@@ -22,6 +22,7 @@ from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
+SMALLEST = 8  # pixels along the first two axes
 FAINTEST = 1 / 512  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
@@ -94,8 +95,8 @@ class ScalePictured(MapTransform):
 
 
 class CheckKind(Transform):
-    """Refuses by name a picture where volumes are wanted, the other way round, and DICOM of another modality than CT
-    where Hounsfield units are wanted."""
+    """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, and DICOM
+    of another modality than CT where Hounsfield units are wanted."""
 
     def __init__(self, spatial_dims: int, intensity: str) -> None:
         self.spatial_dims, self.intensity = spatial_dims, intensity
@@ -108,6 +109,7 @@ class CheckKind(Transform):
                 f"{file_of(image)} has {found} spatial axes and not {self.spatial_dims}: "
                 "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
             )
+        check_size(image)
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
@@ -128,8 +130,8 @@ class CheckPrepared(MapTransform):
                 continue
             if not (np.isfinite([low, high]).all() and low >= 0 and high <= 1):
                 raise InputError(
-                    f"{file_of(values)}: its prepared intensities are {low:g} to {high:g} where a network takes 0 to 1; "
-                    "check the file, and the key intensity"
+                    f"{file_of(values)}: its prepared intensities are {low:g} to {high:g} where a network takes 0 to "
+                    "1; check the file, and the key intensity"
                 )
             if high - low < FAINTEST:
                 raise InputError(
@@ -137,6 +139,17 @@ class CheckPrepared(MapTransform):
                     "check the file, and the keys intensity and ct_window (in Hounsfield units)"
                 )
         return dict(data)
+
+
+def check_size(image: Any) -> None:
+    """Refuse an image of a few pixels, which is no image.
+
+    Raises:
+        InputError: fewer than 8 pixels along one of the first two axes.
+    """
+    if min(image.shape[1:3]) < SMALLEST:
+        size = " x ".join(str(n) for n in image.shape[1:])
+        raise InputError(f"{file_of(image)}: is only {size}; the first two axes need {SMALLEST} each: remove the case")
 
 
 def file_of(image: Any) -> str:

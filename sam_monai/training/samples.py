@@ -24,9 +24,9 @@ from monai.transforms import (
 from torch import Tensor
 
 from ..backbones.resize import to_square
-from ..data.sides import has_sides
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
+from ..data.sides import has_sides
 from ..data.slicing import sides_axis
 from ..networks.base import AdaptedSAM
 from ..networks.slices import from_slices, slices_of

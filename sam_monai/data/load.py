@@ -143,8 +143,8 @@ class LoadCased(MapTransform):
         times = image.meta.get(TIME_POINTS, 1)
         if times > 1:
             raise InputError(
-                f"{path}: has {times} time points (or scans, along its fourth dimension) and no {times} channels; save "
-                "each as a file, or pick with key channels, as in [0]"
+                f"{path}: has {times} time points (or scans) along its fourth dimension, and those are no channels; "
+                "save each as a file, or pick with key channels, as in [0]"
             )
         if found not in (1, 3):
             raise InputError(
@@ -179,7 +179,8 @@ def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
     if image.ndim == label.ndim == 4:
         for grid, place in itertools.product(_affines(image), _affines(label)):
             codes = "".join(map(str, aff2axcodes(grid)))
-            there = MetaTensor(label.as_tensor(), affine=place, meta=label.meta)
+            there = MetaTensor(label.as_tensor(), meta=dict(label.meta))
+            there.affine = torch.as_tensor(place)
             for found in (there, Orientation(axcodes=codes, labels=None)(there)):
                 if found.shape[1:] == image.shape[1:]:
                     distance = apart(grid, found.affine, image.shape[1:])

@@ -6,9 +6,13 @@ import logging
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from monai.data import MetaTensor
+from monai.transforms import RandFlipd, RandomizableTransform, Transform
 from torch import Tensor
 
 logger = logging.getLogger(__name__)
@@ -98,6 +102,49 @@ def mirrored_values(labels: Sequence[str]) -> Tensor | None:
     shown = [f"{a} and {b}" for a, b in pairs.items() if numbers[a] < numbers[b]]
     logger.info("mirrored samples change places of the labels %s", ", ".join(shown))
     return table
+
+
+def mirrored_with_sides(
+    steps: Sequence[Transform], labels: Sequence[str], image_alone: bool = False
+) -> list[Transform]:
+    """Random flips and turns that keep the sides of labels right: none, if a label of a side has no partner.
+
+    Args:
+        steps: of which the instances of ``RandFlipd`` mirror.
+        labels: names of the foreground labels.
+        image_alone: what these steps make of images is known beforehand, without labels: none where a label has a side.
+    """
+    table = None if image_alone and has_sides(labels) else mirrored_values(labels)
+    if table is None:
+        return []
+    if torch.equal(table, torch.arange(len(table))):
+        return list(steps)
+    return [SwapSides(step, table) if isinstance(step, RandFlipd) else step for step in steps]
+
+
+class SwapSides(RandomizableTransform):
+    """A random flip of image and label, after which each value of a flipped label is that of the other side.
+
+    Args:
+        flip: with the keys "image" and "label".
+        table: of :func:`mirrored_values`.
+    """
+
+    def __init__(self, flip: RandFlipd, table: Tensor) -> None:
+        super().__init__()
+        self.flip, self.table = flip, table
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SwapSides:
+        self.flip.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = self.flip(data)
+        if self.flip._do_transform:
+            label = out["label"]
+            values = self.table.to(label.device)[torch.as_tensor(label).long()].to(label.dtype)
+            out["label"] = MetaTensor(torch.as_tensor(values), meta=getattr(label, "meta", None))
+        return out
 
 
 def _sides(words: Sequence[str]) -> dict[int, str]:

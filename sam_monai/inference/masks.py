@@ -50,7 +50,8 @@ class SaveMasks:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.ITERATION_STARTED, self.check)
+        if self.dicom:
+            engine.add_event_handler(Events.ITERATION_STARTED, self.check)
 
     def check(self, engine: Engine) -> None:
         batch: Any = engine.state.batch

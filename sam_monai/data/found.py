@@ -85,7 +85,9 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
         if one.path in halves:
             continue
         if spatial_dims == 3 and is_dicom_picture(one.files[0]):
-            passed_over.append((one.path, "it is a picture without a place in the patient (a capture, a dose report)"))
+            passed_over.append(
+                (one.files[0], "it is a picture without a place in the patient (a capture, a dose report)")
+            )
         else:
             images.append(one.path)
     passed_over = _together(passed_over)

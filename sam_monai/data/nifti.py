@@ -34,6 +34,11 @@ class NiftiReader(NibabelReader):
     def __init__(self) -> None:
         super().__init__(squeeze_non_spatial_dims=True)
 
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        path = data[0] if isinstance(data, (tuple, list)) else data
+        self.filenames = (path,)
+        return nib.load(path)  # the parent's puts a diagonal affine in place of one that does not fit pixdim
+
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
         path, header = img.get_filename(), img.header
         _check_numbers(path, header)

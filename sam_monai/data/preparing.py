@@ -23,7 +23,7 @@ from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
 SMALLEST = 8  # pixels along the first two axes
-FAINTEST = 1 / 512  # of the range of a prepared image: anything less is not even one step of 8 bits
+FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
 def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
@@ -49,20 +49,22 @@ def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
 def mr_range(values: np.ndarray) -> tuple[float, float]:
     """The intensities that become 0 and 1: the 0.5 and 99.5 percentiles.
 
-    One value that fills more than half of the volume, as around a cut-out organ or a brain without its skull, is no
-    part of the image, so percentiles are those of the rest. The range still reaches to that value, except where this
-    would leave the image less than a tenth of it: then it stands for "outside", as -32768 does.
+    A value that fills more than half of the volume, as around a cut-out organ or a brain without its skull, is no part
+    of the image. Percentiles are then those of the rest, and the range reaches to that value too. A value that would
+    leave the rest less than a tenth of the range stands for "outside", as -32768 does, and the range ends before it.
     """
-    middle = np.median(values)
-    inside = values[values != middle]
-    if 2 * inside.size > values.size or not inside.size:
-        low, high = np.percentile(values, (0.5, 99.5))
-        return float(low), float(high)
-    low, high = np.percentile(inside, (0.5, 99.5))
-    lower, upper = min(low, middle), max(high, middle)
-    return (
-        (float(low), float(high)) if 10 * (high - low) < upper - lower and high > low else (float(lower), float(upper))
-    )
+    low, high = np.percentile(values, (0.5, 99.5))
+    for outside in (np.median(values), low, high):
+        inside = values[values != outside]
+        if not 0 < inside.size <= 0.995 * values.size:
+            continue
+        lowest, highest = np.percentile(inside, (0.5, 99.5))
+        ends = min(lowest, outside), max(highest, outside)
+        if 0 < 10 * (highest - lowest) < ends[1] - ends[0]:
+            return float(lowest), float(highest)
+        if 2 * inside.size < values.size:
+            return float(ends[0]), float(ends[1])
+    return float(low), float(high)
 
 
 class ScaleMRd(MapTransform):

@@ -11,18 +11,22 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_maker import (
+from dicom_maker import AFFINE, SETTINGS, Named, blob, spoil, threshold, write_series
     AFFINE,
     Named,
     blob,
     threshold,
     write_series,
 )
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
 from scipy.spatial.transform import Rotation
 
 from sam_monai import InputError
 from sam_monai.data import LoadCased, check_dataset, read_dataset
-from sam_monai.data.dicom_seg import codes_of, read_segmentation, write_segmentation
+from sam_monai.data.dicom_seg import check_source, codes_of, read_segmentation, write_segmentation
+from sam_monai.inference import pipeline
+from sam_monai.inference.masks import SaveMasks
 
 
 def test_a_segmentation_refers_to_its_series_and_carries_patient_and_study(tmp_path):
@@ -123,3 +127,66 @@ def test_known_names_have_snomed_codes(name, meaning, side):
     assert category.meaning == {"Tissue": "Tissue", "Neoplasm": "Morphologically Abnormal Structure"}.get(
         meaning, "Anatomical Structure"
     )
+
+
+PEOPLE = {
+    "latin": ("ISO_IR 100", "Müller^Jürgen"), "cyrillic": ("ISO_IR 144", "Люкceмбypг"),
+    "utf8": ("ISO_IR 192", "Łukasz"),
+    "japanese": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"), "greek": ("ISO_IR 126", "Διονυσιος"),
+    "korean": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    "chinese": ("GB18030", "Wang^XiaoDong=王^小东"),
+    "ascii": ("", "A^B"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", PEOPLE)
+def test_a_patient_of_any_name_gets_a_segmentation_with_labels_of_any_language(tmp_path, language):
+    charset, person = PEOPLE[language]
+    write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE, SpecificCharacterSet=charset, PatientName=person)
+    path = threshold(tmp_path / "s", tmp_path / "o", mask_format="dicom_seg", network=Named("腎臓 rechts ä"))
+    written = pydicom.dcmread(path)
+    assert str(written.PatientName) == person and written.SegmentSequence[0].SegmentLabel == "腎臓 rechts ä"
+
+
+def test_a_segmentation_that_cannot_be_written_is_found_out_before_the_network_runs(tmp_path):
+    files = write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE)
+    for number in range(len(files)):
+        spoil(files, number, StudyInstanceUID="")
+    calls = []
+
+    def network(image):
+        calls.append(image)
+        return image
+
+    preparation = pipeline.preprocessing((), SETTINGS)
+    loader = DataLoader(Dataset([{"image": str(tmp_path / "s")}], preparation), batch_size=1)
+    saving = SaveMasks(tmp_path / "o", "dicom_seg", Named("a"))
+    evaluator = SupervisedEvaluator(torch.device("cpu"), loader, network, val_handlers=[saving])
+    with pytest.raises(InputError, match="has no StudyInstanceUID.*mask_format nifti"):
+        evaluator.run()
+    assert not calls
+
+
+def test_a_header_that_cannot_be_carried_over_is_named(tmp_path, monkeypatch):
+    import highdicom as hd
+
+    def fails(*args, **kwargs):
+        raise KeyError("odd")
+
+    write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE)
+    monkeypatch.setattr(hd.seg, "Segmentation", fails)
+    with pytest.raises(InputError, match="s: a DICOM SEG cannot be made for it .*odd.*mask_format nifti"):
+        check_source(tmp_path / "s", ["a"], "test")
+
+
+def test_a_segmentation_of_a_rounded_header_is_read_on_its_images_grid(tmp_path):
+    write_series(tmp_path / "s", blob((12, 10, 6)), AFFINE)
+    image = LoadCased("image")({"image": tmp_path / "s"})["image"]
+    affine, mask = np.asarray(image.affine), (image[0].numpy() > 0).astype(int)
+    write_segmentation(mask, affine, tmp_path / "s", ["a"], tmp_path / "m.dcm", "test")
+    off = affine.copy()
+    off[:3, 3] += 0.05 * np.array([0.7, 0.7, 2.5])
+    assert np.array_equal(read_segmentation(tmp_path / "m.dcm", off, mask.shape, ["a"]), mask)
+    off[:3, 3] += 0.3 * np.array([0.7, 0.7, 2.5])
+    with pytest.raises(InputError, match="grid"):
+        read_segmentation(tmp_path / "m.dcm", off, mask.shape, ["a"])

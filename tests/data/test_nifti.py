@@ -57,7 +57,8 @@ def test_three_slices_are_no_colours(tmp_path):
 @pytest.mark.parametrize(
     "fields, match",
     [
-        ({"scl_slope": np.nan}, "scl_slope"), ({"scl_slope": np.inf}, "scl_slope"), ({"scl_inter": np.nan}, "scl_slope"),
+        ({"scl_slope": np.nan}, "scl_slope"), ({"scl_slope": np.inf}, "scl_slope"),
+        ({"scl_inter": np.nan}, "intercept"),
         ({"srow_x": [np.nan, 0, 0, 0]}, "affine holds NaN"), ({"srow_x": [1, 0, 0, np.inf]}, "affine holds NaN"),
         ({"srow_x": [0, 0, 0, 0]}, "0 x 1 x 1 mm"), ({"srow_x": [1e6, 0, 0, 0]}, "1e.06 x 1 x 1 mm"),
         ({"srow_x": [1, 1, 0, 0]}, "right angles"),

@@ -12,12 +12,6 @@ import pydicom
 import pytest
 import torch
 from dicom_maker import AFFINE, SETTINGS, Named, blob, spoil, threshold, write_series
-    AFFINE,
-    Named,
-    blob,
-    threshold,
-    write_series,
-)
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from scipy.spatial.transform import Rotation

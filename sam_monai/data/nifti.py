@@ -49,7 +49,7 @@ class NiftiReader(NibabelReader):
         if header.get_data_dtype().kind == "V" or (header.get_data_dtype() == np.uint8 and array.dtype == np.uint8):
             meta[FULL_SCALE] = 255.0
         meta[TIME_POINTS] = img.shape[3] if len(img.shape) > 3 else 1
-        scale = np.diag([*[MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])
+        scale = millimetres(header)
         meta[MetaKeys.AFFINE] = scale @ meta[MetaKeys.AFFINE]
         meta[MetaKeys.ORIGINAL_AFFINE] = meta[MetaKeys.AFFINE].copy()
         if header["qform_code"] > 0 and header["sform_code"] > 0:
@@ -76,20 +76,26 @@ def _check_numbers(path: str, header: Any) -> None:
         raise InputError(f"{path}: its header gives a voxel no size (pixdim is 0 or NaN); correct it")
 
 
-def like_source(mask: np.ndarray, path: str) -> nib.Nifti1Image:
-    """A label map on the grid of a NIfTI file, with both of its affines, their codes and its units.
+def on_source(mask: np.ndarray, affine: np.ndarray, path: str) -> nib.Nifti1Image:
+    """A label map as an image to be written. On the grid of a NIfTI file it has both of its affines, their codes and
+    its units, elsewhere the affine that is given.
 
     Args:
-        mask: whole numbers (i, j, k), of the file's own axes.
-        path: the file.
-
-    Raises:
-        InputError: the file has another shape.
+        mask: whole numbers (i, j, k).
+        affine: of the mask in millimetres, MONAI's.
+        path: the file that was segmented.
     """
-    source: Any = nib.load(path)
-    if (*source.shape[:3], 1, 1)[:3] != mask.shape:
-        raise InputError(f"{path}: has changed while it was segmented; segment it again")
-    image = type(source)(mask, source.affine)
-    for field in PLACE:
-        image.header[field] = source.header[field]
-    return image
+    if path.lower().endswith((".nii", ".nii.gz")):
+        source: Any = nib.load(path)
+        place, shape = millimetres(source.header) @ source.affine, (*source.shape[:3], 1, 1)[:3]
+        if shape == mask.shape and apart(place, affine, shape) <= TOLERANCE:
+            image = type(source)(mask, source.affine)
+            for field in PLACE:
+                image.header[field] = source.header[field]
+            return image
+    return nib.Nifti1Image(mask, affine)
+
+
+def millimetres(header: Any) -> np.ndarray:
+    """The affine from the unit of length of a header to millimetres."""
+    return np.diag([*[MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..data.dicom import is_dicom
 from ..data.dicom_seg import check_source, write_segmentation
 from ..data.names import MARK, CaseNames
-from ..data.nifti import like_source
+from ..data.nifti import on_source
 from ..errors import InputError
 from ..files import aside
 from ..networks.base import AdaptedSAM
@@ -79,7 +79,7 @@ class SaveMasks:
             if path.suffix == ".png":
                 Image.fromarray(array).save(part)
             else:
-                nib.save(nifti(array, mask, source), part)
+                nib.save(on_source(array, mask.affine.cpu().numpy(), source), part)
         return path
 
     def meanings(self, source: str, most: int) -> Sequence[str]:
@@ -92,10 +92,3 @@ class SaveMasks:
         if mask.ndim == 3:
             return ".png"
         return ".dcm" if self.dicom and is_dicom(source) else ".nii.gz"
-
-
-def nifti(array: np.ndarray, mask: MetaTensor, source: str) -> nib.Nifti1Image:
-    """A label map as an image to be written: with both affines of a NIfTI source, else with the mask's own."""
-    if source.lower().endswith((".nii", ".nii.gz")):
-        return like_source(array, source)
-    return nib.Nifti1Image(array, mask.affine.cpu().numpy())

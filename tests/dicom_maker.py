@@ -1,12 +1,21 @@
-"""DICOM series made of arrays, for tests."""
+"""DICOM series made of arrays, for tests, and masks made of their intensities."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
+import pydicom
+import torch
+from hypothesis import strategies as st
+from monai.data import DataLoader, decollate_batch
+from monai.data import Dataset as MonaiDataset
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+from scipy.spatial.transform import Rotation
+
+from sam_monai.inference import pipeline
+from sam_monai.inference.masks import SaveMasks
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 SETTINGS = {"spatial_dims": 3, "intensity": "ct", "ct_window": (-160, 240), "orientation": "coarsest", "spacing": None,
@@ -107,3 +116,47 @@ def write_multiframe(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
         frames.append(item(PlanePositionSequence=[place], FrameContentSequence=[content]))
     file.PerFrameFunctionalGroupsSequence = frames
     file.save_as(path, enforce_file_format=True)
+
+
+@st.composite
+def grids(draw, handed: bool = False, smallest: int = 8):
+    """A shape and an affine: flips, permuted axes, rotations, spacings of 0.3 to 7 mm."""
+    shape = tuple(draw(st.lists(st.integers(smallest, 14), min_size=3, max_size=3)))
+    spacing = np.array(draw(st.lists(st.floats(0.3, 7), min_size=3, max_size=3)))
+    signs = np.array(draw(st.lists(st.sampled_from([-1, 1]), min_size=3, max_size=3)))
+    axes = np.eye(3)[list(draw(st.permutations(range(3))))]
+    angles = draw(st.lists(st.one_of(st.just(0.0), st.floats(-180, 180)), min_size=3, max_size=3))
+    matrix = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() @ axes * signs
+    if handed and np.linalg.det(matrix) < 0:
+        matrix[:, 2] *= -1  # slices of a DICOM series have no order of their own
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = matrix * spacing, draw(st.lists(st.floats(-300, 300), min_size=3, max_size=3))
+    return shape, affine
+
+
+def threshold(path: Path, folder: Path, spacing=None, **saving) -> Path:
+    """The mask that the bundles' transforms make where a network finds everything brighter than 0 HU."""
+    settings_ = SETTINGS | {"spacing": spacing}
+    preparation = pipeline.preprocessing((), settings_)
+    batch = next(iter(DataLoader(MonaiDataset([{"image": str(path)}], preparation), batch_size=1)))
+    logits = torch.cat([torch.zeros_like(batch["image"]), batch["image"] - 0.4], 1)
+    case = decollate_batch({"image": batch["image"], "pred": logits})[0]
+    case = pipeline.postprocessing(preparation)(case)
+    folder.mkdir(exist_ok=True)
+    return SaveMasks(folder, **saving).save(case["pred"], case["image"].meta["filename_or_obj"])
+
+
+class Named:
+    """What is written of a network into its masks."""
+
+    method = "ssam"
+
+    def __init__(self, *labels):
+        self.labels = labels
+
+
+def spoil(files, number, **changes):
+    dataset = pydicom.dcmread(files[number])
+    for name, value in changes.items():
+        setattr(dataset, name, value)
+    dataset.save_as(files[number])

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from .. import modules_of
 from .check import check_dataset
-from .dataset import Dataset, has_sides, images_to_segment, read_dataset
+from .dataset import Dataset, read_dataset
 from .demo import demo_dataset
+from .found import images_to_segment
 from .load import LoadCased
+from .sides import has_sides, side_pairs
 
 __all__ = [
     "Dataset",
@@ -16,6 +18,7 @@ __all__ = [
     "has_sides",
     "images_to_segment",
     "read_dataset",
+    "side_pairs",
 ]
 
 __getattr__ = modules_of(__name__)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
+from scipy import ndimage
 from tqdm import tqdm
 
 from ..errors import InputError
 from .dataset import NO_DATA, Dataset, is_picture
-from .load import LoadCased, turned_like
+from .load import LoadCased, on_grid_of
+from .preparing import check_size
+from .slicing import ToSlices
 
 _MOST_LINES = 20
-_SMALLEST = 8
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +30,13 @@ def check_dataset(
     channels: Sequence[int] | None = None,
     labels: Sequence[str] | None = None,
     cases: Sequence[dict] | None = None,
+    image_size: int | None = None,
+    scale: str = "whole",
+    orientation: str = "coarsest",
 ) -> list[str]:
     """Load every training and validation case and say all that is wrong with them; test images need only exist.
+
+    What makes a file unfit is decided by :class:`LoadCased`, through which all other doors load too.
 
     Args:
         dataset: what `read_dataset` returned.
@@ -35,10 +44,13 @@ def check_dataset(
         labels: names of the foreground labels that are trained; ``None``: the dataset's.
         cases: what is trained on; ``None``: the dataset's training cases. Where they are not among those, as when a
             server gives them, they are checked in the dataset's place.
+        image_size: of the encoder, to find labels that vanish at this size; ``None``: not looked for.
+        scale: ``"whole"`` brings a slice to the image size, ``"patch"`` leaves it as it is.
+        orientation: in which volumes are sliced.
 
     Returns:
         Notes, also logged, on what is allowed but may be an oversight: cases whose label is empty, labels that occur
-        in no training case.
+        in no training case or are smaller than a pixel of the encoder's image.
 
     Raises:
         InputError: no cases; other labels than the dataset's; else one line for each problem, with the file and the
@@ -61,12 +73,14 @@ def check_dataset(
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
+    vanished: Counter[int] = Counter()
+    held: Counter[int] = Counter()
     parts = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
     for part, case in tqdm(parts, desc="checking cases", disable=2 * len(parts) < 20):
         image = label = None
         try:
             image = load_image(case)["image"]
-            problems += _image_problems(image, case["image"])
+            check_size(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0])
             if image.ndim == 3 and not is_picture(case["image"]):
                 problems.append(f"{case['image']}: has two axes; save it, and its label, as a volume of depth 1")
@@ -75,17 +89,23 @@ def check_dataset(
         try:
             label = load_label(case)["label"]
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
+            held.update(values)
+            if image_size is not None and scale == "whole":
+                vanished.update(_vanishing(label, image_size, orientation))
             if part == "training":
                 trained |= values
             if not values:
                 empty[part].append(Path(case["label"]).name)
         except InputError as e:
             problems.append(str(e))
-        if image is not None and label is not None:
-            problems += _pair_problems(image, turned_like(label, image), case)
+        try:
+            if image is not None and label is not None:
+                on_grid_of(label, image, case["label"], case["image"])
+        except InputError as e:
+            problems.append(str(e))
     problems += _odd_ones(kinds)
     for case in dataset.test:
-        if not Path(case["image"]).exists():
+        if not os.path.exists(case["image"]):
             problems.append(f"{case['image']}: no such file; copy it there or remove it from the test list")
     if not trained and not problems:
         problems.append(
@@ -101,6 +121,11 @@ def check_dataset(
         for i, name in enumerate(dataset.labels, 1)
         if i not in trained
     ]
+    notes += [
+        f'the label "{dataset.labels[i - 1]}" is smaller than a pixel at image_size {image_size} in {number} of '
+        f"{held[i]} case(s): give a larger --image_size, or --scale patch"
+        for i, number in sorted(vanished.items())
+    ]
     for note in notes:
         logger.warning(note)
     return notes
@@ -115,15 +140,21 @@ def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
     return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], ())
 
 
-def _image_problems(image: MetaTensor, path: str) -> list[str]:
-    problems = []
-    if min(image.shape[1:3]) < _SMALLEST:
-        problems.append(f"{path}: is only {_size(image)}; the first two axes need {_SMALLEST} each: remove the case")
-    if not torch.isfinite(image).all():
-        problems.append(f"{path}: holds NaN or infinite intensities; replace them by a number, such as that of air")
-    elif image.min() == image.max():
-        problems.append(f"{path}: every intensity is {image.min().item():g}; export it again or remove the case")
-    return problems
+def _vanishing(label: MetaTensor, image_size: int, orientation: str) -> list[int]:
+    """Values of which more than half lies in structures that cover less than a pixel in a slice of the encoder's
+    size."""
+    slices = np.asarray(ToSlices(orientation)(label) if label.ndim == 4 else label[..., None])[0]
+    pixel = (max(slices.shape[:2]) / image_size) ** 2
+    found = []
+    for value, box in enumerate(ndimage.find_objects(slices.astype(np.int32)), 1):
+        if box is None:
+            continue
+        structures, _ = ndimage.label(slices[box] == value, np.ones((3, 3, 3)))  # pyright: ignore
+        sizes = np.bincount(structures.flat)[1:]
+        depths = np.array([place[2].stop - place[2].start for place in ndimage.find_objects(structures)])
+        if 2 * sizes[sizes / depths < pixel].sum() > sizes.sum():
+            found.append(value)
+    return found
 
 
 def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:
@@ -137,26 +168,6 @@ def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:
         for path, (n, c) in kinds.items()
         if (n, c) != (axes, channels)
     ]
-
-
-def _pair_problems(image: MetaTensor, label: MetaTensor, case: dict) -> list[str]:
-    if image.shape[1:] != label.shape[1:]:
-        return [
-            f"{case['label']}: is {_size(label)}, its image {case['image']} is {_size(image)}; "
-            "save the label on the grid of its image"
-        ]
-    pictures = any(is_picture(case[key]) for key in ("image", "label"))
-    off = 0.0 if pictures else (image.affine - label.affine).abs().max().item()
-    if off > 1e-3:
-        return [
-            f"{case['label']}: its affine differs from that of {case['image']} by up to {off:.3g} mm; "
-            "copy the image's header to the label if their voxels match, else resample it"
-        ]
-    return []
-
-
-def _size(tensor: MetaTensor) -> str:
-    return " x ".join(str(n) for n in tensor.shape[1:])
 
 
 def _note(part: str, names: list[str]) -> str:

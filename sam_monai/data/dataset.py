@@ -7,17 +7,18 @@ import logging
 import os
 import random
 import re
-from collections.abc import Sequence
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .dicom import is_dicom_picture, list_series
+from .dicom import is_dicom_picture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
+LONGEST_NAME = 200  # of a label
 NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder with a dataset.json"
 
 _INTENSITY_WORDS = {
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 class Dataset:
     """What a `dataset.json` says, checked, with absolute paths.
 
-    Cases are dicts with the keys "image" and "label" (test cases: "image" alone) and whatever else the file holds.
+    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), and "fold" where the file has it.
+    Nothing else of an entry is kept: a dataset is data, and its keys shall meet none of the program's own.
     """
 
     folder: Path
@@ -80,12 +82,14 @@ def read_dataset(
     """
     if dataset_dir is None:
         return Dataset(Path(), "", (), "mr", [], [], [], ())
+    _check_arguments(dataset_dir, seed, train_cases_seed, fold)
     folder = Path(os.path.abspath(Path(dataset_dir).expanduser()))
     file = folder / "dataset.json"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"{folder}: no such folder; the dataset folder (key dataset_dir) holds a file dataset.json")
-    if not file.is_file():
-        raise InputError(f"{folder}: holds no dataset.json; write one that lists labels, training and validation cases")
+    if not os.path.isfile(file):
+        what = "its dataset.json is no file" if os.path.lexists(file) else "holds no dataset.json"
+        raise InputError(f"{folder}: {what}; write one that lists labels, training and validation cases")
     content = _parse(file)
     labels = _labels(content.get("labels"), file)
     training = _cases(content, "training", file, ("image", "label"))
@@ -124,7 +128,7 @@ def read_dataset(
         training = training[:train_cases]
     return Dataset(
         folder=folder,
-        name=str(content.get("name") or folder.name),
+        name=content["name"] if isinstance(content.get("name"), str) and content["name"] else folder.name,
         labels=labels,
         intensity=_intensity(content.get("modality", content.get("channel_names", "")), training[0]["image"], file),
         training=training,
@@ -134,55 +138,17 @@ def read_dataset(
     )
 
 
-def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) -> list[dict]:
-    """List the images to run a network on, as dicts with the one key "image" and an absolute path.
-
-    Args:
-        source: a folder with `dataset.json` (its test images or, without any, its validation images), a folder of
-            images (those with a known suffix, sorted by name, and the DICOM series in it and in all folders within,
-            each told by its folder or, where that holds several, by a file), or one image file.
-        seed: that of `read_dataset`, for a dataset without `validation` and `test`.
-        spatial_dims: with 3, DICOM pictures without a place in the patient, such as dose reports, are passed over.
-
-    Raises:
-        InputError: nothing there, or nothing in it that looks like an image.
-    """
-    path = Path(os.path.abspath(Path(source).expanduser()))
-    if path.is_file() and path.name != "dataset.json":
-        return [{"image": str(path)}]
-    if path.is_file() or (path / "dataset.json").is_file():
-        dataset = read_dataset(path.parent if path.is_file() else path, seed=seed)
-        return [{"image": case["image"]} for case in dataset.test or dataset.validation]
-    if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
-    files = sorted(f for f in path.iterdir() if f.is_file() and not f.name.startswith("."))
-    images = [f for f in files if f.name.lower().endswith(PICTURE_SUFFIXES + VOLUME_SUFFIXES)]
-    for folder, _, _ in sorted(os.walk(path)):
-        series = list_series(folder)
-        images += [one.path for one in series if spatial_dims == 2 or not is_dicom_picture(one.files[0])]
-    if not images:
-        known = " ".join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)
-        raise InputError(
-            f"{path}: holds no image; put files there that end in one of {known}, DICOM series, or a dataset.json"
-        )
-    return [{"image": str(image)} for image in images]
-
-
 def is_picture(path: str | Path) -> bool:
     """Tell whether a file, or the DICOM image in a folder, is a picture and no volume."""
     return str(path).lower().endswith(PICTURE_SUFFIXES) or is_dicom_picture(path)
 
 
-def has_sides(labels: Sequence[str]) -> bool:
-    """Tell whether any label's name holds a side of the body: "left kidney", "LungRight", "kidney_L", "R eye".
-
-    A flip turns such a label into the other one.
-    """
-    for label in labels:
-        words = [w.lower() for w in re.findall(r"[A-Z]?[a-z]+\d*|[A-Z]+(?![a-z])\d*|\d+", label)]
-        if {"left", "right"} & set(words) or {"l", "r"} & {*words[:1], *words[-1:]}:
-            return True
-    return False
+def _check_arguments(dataset_dir: object, seed: object, train_cases_seed: object, fold: object) -> None:
+    if not isinstance(dataset_dir, str | Path) or not str(dataset_dir):
+        raise InputError(f"the key dataset_dir is {dataset_dir!r}; give the path of a folder, as in ./{dataset_dir}")
+    for name, value in (("seed", seed), ("train_cases_seed", train_cases_seed), ("fold", fold)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            raise InputError(f"the key {name} is {value!r}; give a whole number from 0 on")
 
 
 def _parse(file: Path) -> dict[str, Any]:
@@ -192,6 +158,10 @@ def _parse(file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: broken JSON at line {e.lineno}, column {e.colno}: {e.msg}; correct it") from e
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"{file}: cannot be read ({e}); save it as a UTF-8 text file") from e
+    except RecursionError as e:
+        raise InputError(f"{file}: is nested too deep; write a plain list of cases") from e
+    except ValueError as e:  # a number of thousands of digits
+        raise InputError(f"{file}: cannot be read ({e}); correct it") from e
     if not isinstance(content, dict):
         raise InputError(f'{file}: must hold one JSON object, {{"labels": ..., "training": [...]}}')
     return content
@@ -205,18 +175,23 @@ def _labels(entry: Any, file: Path) -> tuple[str, ...]:
         raise InputError(f'{file}: "labels" holds lists of values; overlapping labels are not supported; {remedy}')
     if all(isinstance(v, int) and not isinstance(v, bool) for v in entry.values()):
         names = {value: name for name, value in entry.items()}
-    elif all(isinstance(v, str) and k.strip().isdecimal() for k, v in entry.items()):
+    elif all(isinstance(v, str) and k.strip().isdecimal() and len(k) < 9 for k, v in entry.items()):
         names = {int(k): v for k, v in entry.items()}
     else:
         raise InputError(f'{file}: "labels" does not give each label a whole number and a name; {remedy}')
     if len(names) < len(entry) or sorted(names) != list(range(len(names))) or len(names) < 2:
-        found = ", ".join(str(k) for k in sorted(names))
+        found = ", ".join(str(k)[:20] for k in sorted(names)[:20])
         raise InputError(
             f'{file}: "labels" has the values {found}; they must be 0 (the background), 1, 2, ... '
             f"without a gap, in the label files too; {remedy}"
         )
     foreground = tuple(names[value].strip() for value in range(1, len(names)))
-    if "" in foreground or len(set(foreground)) < len(foreground):
+    odd = [name for name in foreground if len(name) > LONGEST_NAME or not name.isprintable()]
+    if odd:
+        raise InputError(
+            f"{file}: the label {odd[0][:50]!r}... is no name; names have up to {LONGEST_NAME} characters that print"
+        )
+    if "" in foreground or len({name.casefold() for name in foreground}) < len(foreground):
         raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')
     if "ignore" in foreground and "ignore" in entry:
         raise InputError(f'{file}: nnU-Net\'s "ignore" label is not supported; give those voxels a label of their own')
@@ -232,21 +207,28 @@ def _cases(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, ...
     for number, entry in enumerate(entries):
         if wanted == ("image",) and isinstance(entry, str):
             entry = {"image": entry}
-        if not isinstance(entry, dict) or not all(isinstance(entry.get(k), str) and entry[k] for k in wanted):
+        if not isinstance(entry, dict) or not all(_is_path(entry.get(k)) for k in wanted):
             raise InputError(
-                f'{file}: entry {number} of "{key}" is {json.dumps(entry)[:200]}; '
+                f'{file}: entry {number} of "{key}" is {reprlib.repr(entry)}; '
                 f"it must give {shape} as paths relative to the folder"
             )
         paths = {k: os.path.abspath(file.parent / entry[k]) for k in wanted}
-        cases.append({**entry, **paths} if "label" in wanted else paths)
+        cases.append({**paths, "fold": entry["fold"]} if "label" in wanted and "fold" in entry else paths)
     return cases
 
 
+def _is_path(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+
+
 def _split(cases: list[dict], fold: int, file: Path) -> tuple[list[dict], list[dict]]:
-    folds = sorted({case["fold"] for case in cases if "fold" in case}, key=str)
+    folds = sorted({str(case["fold"])[:20] for case in cases if "fold" in case})
     validation = [case for case in cases if case.get("fold") == fold]
     if not validation or len(validation) == len(cases):
-        found = ", ".join(map(str, folds)) or "none"
+        found = ", ".join(folds) or "none"
         raise InputError(
             f'{file}: fold is {fold!r}, and the training cases have the folds {found}; give "fold" to each'
         )
@@ -261,6 +243,7 @@ def _set_aside(cases: list[dict], seed: int, file: Path) -> tuple[list[dict], li
 
 
 def _intensity(entry: Any, image: str, file: Path) -> str:
+    entry = "" if entry is None else entry
     texts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry]
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f'{file}: "modality" must name each channel, as in {{"0": "CT"}} or {{"0": "RGB"}}')
@@ -269,5 +252,7 @@ def _intensity(entry: Any, image: str, file: Path) -> str:
     if len(kinds) == 1:
         return kinds.pop()
     kind = "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
-    logger.info('%s: modality %s says neither CT, MR nor RGB; intensities are treated as "%s".', file, entry, kind)
+    logger.info(
+        '%s: modality %s says neither CT, MR nor RGB; intensities are treated as "%s".', file, str(entry)[:200], kind
+    )
     return kind

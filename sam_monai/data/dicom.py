@@ -13,15 +13,21 @@ from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
 from ..errors import InputError
+from .affines import TOLERANCE
+from .nifti import FULL_SCALE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-TOLERANCE = 0.02  # of the slice spacing: how far a slice may lie from where equal spacing has it, or be tilted
+MODALITY = "modality"  # in the metadata of an image
+QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are shown
+NO_IMAGES = ("SEG", "RTDOSE")  # have rows and columns all the same
+SUFFIXES = (".dcm", ".dicom", ".ima")
 HEADER = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "NumberOfFrames", "FrameOfReferenceUID", "StudyInstanceUID", "SharedFunctionalGroupsSequence",
+    "SpecificCharacterSet",
 )  # fmt: skip
 logger = logging.getLogger(__name__)
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's left and back, MONAI's to the right, front
@@ -35,6 +41,10 @@ class Series:
     description: str
     path: Path
     """What stands for the series in lists and messages: its folder, or a file where the folder holds others."""
+    key: tuple = ()
+    """Equal for files of one series, orientation and size, wherever they lie; empty for one of a single file."""
+    places: frozenset[tuple[float, ...]] = frozenset()
+    """Where its slices lie, in millimetres."""
 
 
 def is_dicom(path: str | Path) -> bool:
@@ -56,7 +66,7 @@ def is_dicom_picture(path: str | Path) -> bool:
     photograph, a frame of ultrasound."""
     path = Path(path)
     if path.is_dir():
-        series = list_series(path)
+        series, _ = sort_folder(path)
         return len(series) == 1 and is_dicom_picture(series[0].files[0])
     return path.is_file() and is_dicom(path) and not has_place(read_header(path))
 
@@ -72,18 +82,49 @@ def list_series(folder: str | Path) -> list[Series]:
     Files of one SeriesInstanceUID are one image if they have the same orientation, rows and columns: a localiser of
     three planes is three. Files without a position are pictures, one image each.
     """
+    found, passed_over = sort_folder(folder)
+    for file, reason in passed_over:
+        logger.warning("%s: passed over, %s", file, reason)
+    return found
+
+
+def sort_folder(folder: str | Path) -> tuple[list[Series], list[tuple[Path, str]]]:
+    """The images of :func:`list_series`, and the DICOM files of a folder that belong to none, each with the reason."""
     groups: dict[tuple, list[tuple[Path, Dataset]]] = {}
+    passed_over: list[tuple[Path, str]] = []
     for file in sorted(Path(folder).iterdir()):
-        if file.is_file() and is_dicom(file):
-            try:
-                header = read_header(file)
-                if "Rows" in header and header.get("Modality") not in ("SEG", "RTDOSE"):  # nor a report
-                    groups.setdefault(group_of(file, header), []).append((file, header))
-            except Exception as e:  # pydicom raises many kinds
-                logger.warning("%s: passed over, it cannot be read as DICOM (%s)", file, e)
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        if not is_dicom(file):
+            if file.name.lower().endswith(SUFFIXES):
+                passed_over.append(
+                    (file, "its name is that of a DICOM file, and it holds something else or is damaged")
+                )
+            continue
+        try:
+            header = read_header(file)
+            if reason := no_image(header):
+                passed_over.append((file, reason))
+            else:
+                groups.setdefault(group_of(file, header), []).append((file, header))
+        except Exception as e:  # pydicom raises many kinds
+            passed_over.append((file, f"it cannot be read as DICOM ({e})"))
     alone = Path(folder) if len(groups) == 1 else None
-    found = [(sort_key(members[0][1]), as_series(members, alone)) for members in groups.values()]
-    return [series for _, series in sorted(found, key=lambda pair: (pair[0], pair[1].files[0]))]
+    found = [(sort_key(members[0][1]), as_series(key, members, alone)) for key, members in groups.items()]
+    return [series for _, series in sorted(found, key=lambda pair: (pair[0], pair[1].files[0]))], passed_over
+
+
+def no_image(header: Dataset) -> str:
+    """Why a DICOM file is no image, or nothing where it is one."""
+    modality = header.get("Modality") or "without a modality"
+    if "Rows" not in header or modality in NO_IMAGES:
+        return f"it is a DICOM object of another kind than an image ({modality})"
+    place, directions = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
+    if not place:
+        return ""
+    if not directions or len(directions) != 6 or len(place) != 3:
+        return "it has a position and no valid ImageOrientationPatient, so how it lies is not known; export it again"
+    return "" if np.isfinite([*map(float, place), *map(float, directions)]).all() else "its position is no number"
 
 
 def series_of(path: str | Path) -> Series:
@@ -93,7 +134,7 @@ def series_of(path: str | Path) -> Series:
         InputError: a folder without a DICOM image or with several, which are named; a file that is no image.
     """
     path = Path(path)
-    series = list_series(path if path.is_dir() else path.parent)
+    series, passed_over = sort_folder(path if path.is_dir() else path.parent)
     if path.is_dir():
         if len(series) == 1:
             return series[0]
@@ -101,12 +142,13 @@ def series_of(path: str | Path) -> Series:
         raise InputError(
             f"{path}: holds {len(series)} DICOM images; give the path of a file of the one you mean:{listed}"
             if series
-            else f"{path}: holds no DICOM image"
+            else "\n  ".join([f"{path}: holds no DICOM image", *(f"{file}: {why}" for file, why in passed_over[:5])])
         )
     for one in series:
         if path in one.files:
             return one
-    raise InputError(f"{path}: is no DICOM image that can be read (a report, a structure set, a damaged file?)")
+    reason = dict(passed_over).get(path, "it is no DICOM file")
+    raise InputError(f"{path}: is no DICOM image that can be read: {reason}")
 
 
 def read_header(file: Path) -> Dataset:
@@ -128,14 +170,16 @@ def sort_key(header: Dataset) -> tuple[str, str]:
     return str(number or "").zfill(12), str(header.get("SeriesInstanceUID") or "")
 
 
-def as_series(members: list[tuple[Path, Dataset]], folder: Path | None) -> Series:
+def as_series(key: tuple, members: list[tuple[Path, Dataset]], folder: Path | None) -> Series:
     _, first = members[0]
     if len(members) > 1:
         across = normal(first)
         members = sorted(members, key=lambda member: float(across @ position(member[1])))
     description = str(first.get("SeriesDescription") or first.get("Modality") or "no description")
     files = tuple(file for file, _ in members)
-    return Series(files, description, folder or files[0])
+    alone = len(key) == 1
+    places = frozenset() if alone else frozenset(tuple(np.round(position(header), 2)) for _, header in members)
+    return Series(files, description, folder or files[0], () if alone else key, places)
 
 
 def normal(header: Dataset) -> np.ndarray:
@@ -148,20 +192,20 @@ def position(header: Dataset) -> np.ndarray:
 
 
 def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
-    """Spacing of the slices in millimetres.
+    """Spacing of the slices in millimetres. A slice may lie a tenth of a voxel from where an even stack has it.
 
     Raises:
         InputError: slices at the same place, missing or uneven ones, a tilted gantry, different pixel spacings.
     """
     where = f"{series.path} ({series.description})"
-    if len({tuple(float(x) for x in header.get("PixelSpacing") or ()) for header in headers}) > 1:
-        raise InputError(f"{where}: its slices have different pixel spacings; export the series again")
+    pixels = {tuple(float(x) for x in header.get("PixelSpacing") or ()) for header in headers}
+    if len(pixels) > 1 or not all(len(pair) == 2 and min(pair) > 0 for pair in pixels):
+        raise InputError(f"{where}: its slices have different pixel spacings, or none; export the series again")
     across = normal(headers[0])
     positions = np.stack([position(header) for header in headers])
     along = positions @ across
     gaps = np.diff(along)
     spacing = float(np.median(gaps))
-    tolerance = TOLERANCE * spacing
     for gap, file, following in zip(gaps, series.files, series.files[1:], strict=False):
         if gap < 1e-3:
             raise InputError(
@@ -169,17 +213,17 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
                 "series, or a file twice?); keep one image of each place in the folder"
             )
     drift = np.linalg.norm((positions - positions[0]) - np.outer(along - along[0], across), axis=1)
-    if drift.max() > tolerance + 0.01 * len(headers):  # positions and directions are rounded
+    if drift.max() > TOLERANCE * min(*pixels.pop(), spacing):
         angle = np.degrees(np.arctan2(drift[-1], along[-1] - along[0]))
         raise InputError(
             f"{where}: its slices are not stacked at right angles, but by {angle:.1f} degrees off (gantry tilt); "
             "straighten it first, as dcm2niix does"
         )
     for gap, file, following in zip(gaps, series.files, series.files[1:], strict=False):
-        if abs(gap - spacing) > tolerance + 0.01:  # positions are often rounded
+        if abs(gap - spacing) > 2 * TOLERANCE * spacing:  # either slice may be off
             steps = gap / spacing
             missing = round(steps) - 1
-            if missing > 0 and abs(steps - round(steps)) < 0.1:
+            if missing > 0 and abs(steps - round(steps)) < 2 * TOLERANCE:
                 raise InputError(
                     f"{where}: {missing} slice(s) missing between {file.name} and {following.name}; "
                     "export the series again"
@@ -189,7 +233,7 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
                 f"{spacing:.3g} mm is usual; resample it to an even spacing first"
             )
     off = np.abs(along - np.linspace(along[0], along[-1], len(along)))
-    if off.max() > 0.1 * spacing:
+    if off.max() > TOLERANCE * spacing:
         raise InputError(
             f"{where}: uneven slice spacing, {series.files[int(off.argmax())].name} lies {off.max():.2g} mm from where "
             "an even spacing has it; resample it first"
@@ -197,36 +241,110 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
     return float(along[-1] - along[0]) / (len(headers) - 1)
 
 
-def read_volume(series: Series) -> Any:
+def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     """The image as a highdicom ``Volume`` (slices, rows, columns[, channels]) in the patient's coordinates, in
     Hounsfield units or whatever else the rescale makes of stored values; or as a NumPy array (rows, columns[,
-    channels]) where it has no place in the patient.
+    channels]) where it has no place in the patient. Grey values are larger where they are shown brighter. And its
+    metadata: the modality, and the value of white where the format has one.
 
     Raises:
-        InputError: geometry as in :func:`check_geometry`, or pixels that cannot be decoded.
+        InputError: geometry as in :func:`check_geometry`, pixels that cannot be decoded, a CT without Hounsfield units.
     """
     import highdicom as hd
     from pydicom import dcmread
-    from pydicom.pixels import apply_modality_lut, pixel_array
 
     datasets = [with_class(dcmread(file)) for file in series.files]
-    options: dict[str, Any] = {"dtype": np.float32, "apply_real_world_transform": False}
-    several = len(datasets) > 1
-    spacing = check_geometry(series, datasets) if several else 0.0
+    # What is shown inverted is turned as a whole below: slice by slice it would lose what slices have in common.
+    options: dict[str, Any] = {
+        "dtype": np.float32, "apply_real_world_transform": False, "apply_presentation_lut": False,
+    }  # fmt: skip
+    check_units(series, datasets)
+    spacing = check_geometry(series, datasets) if len(datasets) > 1 else 0.0
     try:
-        if several:
-            return hd.get_volume_from_series(datasets, atol=0.05 * spacing + 0.01, orientation_tol=1e-3, **options)
-        if has_place(datasets[0]):
+        if len(datasets) > 1:
+            even = {"atol": 2 * TOLERANCE * spacing, "orientation_tol": 1e-3, "perpendicular_tol": 1e-3}
+            volume = hd.get_volume_from_series(datasets, **even, **options)
+        elif has_place(datasets[0]):
             volume = hd.Image.from_dataset(datasets[0], copy=False).get_volume(atol=0.02, **options)
             thickness = datasets[0].get("SpacingBetweenSlices") or datasets[0].get("SliceThickness")
-            return as_thick(volume, float(thickness)) if volume.shape[0] == 1 and thickness else volume
-        pixels = np.asarray(apply_modality_lut(pixel_array(datasets[0]), datasets[0]), np.float32)
+            volume = as_thick(volume, float(thickness)) if volume.shape[0] == 1 and thickness else volume
+        else:
+            volume = read_picture(series, datasets[0])
+    except InputError:
+        raise
     except Exception as e:
         cause = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise InputError(f"{series.files[0]}: cannot be read as DICOM ({cause}); export it again or remove it") from e
-    if int(datasets[0].get("NumberOfFrames") or 1) > 1:
-        raise InputError(f"{series.files[0]}: has {len(pixels)} frames without a place in the patient; export one")
-    return pixels.max() - pixels if datasets[0].PhotometricInterpretation == "MONOCHROME1" else pixels
+    pixels = volume if isinstance(volume, np.ndarray) else volume.array
+    without_padding(pixels, datasets)
+    white = full_scale(datasets[0])
+    if is_inverted(datasets[0]):
+        np.subtract(white or pixels.min() + pixels.max(), pixels, out=pixels)
+    known = {MODALITY: str(datasets[0].get("Modality") or "")}
+    return volume, known if white is None else {**known, FULL_SCALE: white}
+
+
+def read_picture(series: Series, dataset: Dataset) -> np.ndarray:
+    """Pixels (rows, columns[, channels]) of an image without a place in the patient."""
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames > 1:
+        raise InputError(f"{series.files[0]}: has {frames} frames without a place in the patient; export one")
+    pixels, palette = pixel_array(dataset), dataset.PhotometricInterpretation == "PALETTE COLOR"
+    shown = apply_color_lut(pixels, dataset) if palette else apply_modality_lut(pixels, dataset)
+    return np.array(shown, np.float32)
+
+
+def check_units(series: Series, datasets: Sequence[Dataset]) -> None:
+    """Refuse a series whose headers do not say what its numbers are.
+
+    Raises:
+        InputError: slices of several photometric interpretations; a CT that is not in Hounsfield units.
+    """
+    where = f"{series.path} ({series.description})"
+    shown = {str(dataset.get("PhotometricInterpretation")) for dataset in datasets}
+    if len(shown) > 1:
+        raise InputError(f"{where}: its slices are {' and '.join(sorted(shown))}; export the series again")
+    for file, dataset in zip(series.files, datasets, strict=True):
+        if dataset.get("Modality") != "CT" or "SharedFunctionalGroupsSequence" in dataset:
+            continue
+        if str(dataset.get("RescaleType") or "HU") not in ("HU", "US"):
+            raise InputError(f"{where}: is in units of {dataset.RescaleType} and not in Hounsfield units; give the CT")
+        if not ({"RescaleSlope", "ModalityLUTSequence"} & set(dir(dataset)) or dataset.get("PixelRepresentation")):
+            raise InputError(f"{file}: has no RescaleSlope, so its Hounsfield units are not known; export it again")
+
+
+def is_inverted(dataset: Dataset) -> bool:
+    """Whether small numbers are shown bright. What has units means the same however it is shown."""
+    shown = "MONOCHROME1" if dataset.get("PresentationLUTShape") == "INVERSE" else dataset.PhotometricInterpretation
+    return shown == "MONOCHROME1" and dataset.get("Modality") not in QUANTITIES
+
+
+def full_scale(dataset: Dataset) -> float | None:
+    """The value of white, where that is part of the format: in colours and in pixels of 8 bits at most."""
+    bits = int(dataset.get("BitsStored") or 16)
+    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
+        return 2.0 ** (16 if dataset.RedPaletteColorLookupTableDescriptor[2] > 8 else 8) - 1
+    rescaled = (dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0) != (1, 0)
+    grey = int(dataset.get("SamplesPerPixel") or 1) == 1
+    return None if grey and (bits > 8 or rescaled or dataset.get("PixelRepresentation")) else 2.0**bits - 1
+
+
+def without_padding(pixels: np.ndarray, datasets: Sequence[Dataset]) -> None:
+    """Give pixels that a header declares to be no part of the image the darkest value of those that are."""
+    found = set()
+    for dataset in datasets:
+        if "PixelPaddingValue" in dataset:
+            ends = dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)
+            slope, shift = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+            found.add(tuple(sorted(slope * float(end) + shift for end in ends)))
+    if len(found) != 1:
+        return
+    low, high = found.pop()
+    outside = (pixels >= low - 1e-3) & (pixels <= high + 1e-3)
+    if outside.any() and not outside.all():
+        pixels[outside] = pixels[~outside].max() if is_inverted(datasets[0]) else pixels[~outside].min()
 
 
 def as_thick(volume: Any, thickness: float) -> Any:
@@ -279,11 +397,13 @@ class DicomReader(ImageReader):
         return read_volume(series_of(data[0] if isinstance(data, (tuple, list)) else data))
 
     def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
-        if isinstance(img, np.ndarray):
-            array, affine, axes = img, np.eye(4), 2
+        volume, known = img
+        if isinstance(volume, np.ndarray):
+            array, affine, axes = volume, np.eye(4), 2
         else:
-            (array, affine), axes = to_monai(img), 3
+            (array, affine), axes = to_monai(volume), 3
         meta = {
+            **known,
             MetaKeys.AFFINE: affine,
             MetaKeys.ORIGINAL_AFFINE: affine.copy(),
             MetaKeys.SPACE: SpaceKeys.RAS,

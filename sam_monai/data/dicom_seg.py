@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import aside
+from .affines import TOLERANCE, apart
 from .dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
 
 CARRIED = (
@@ -45,8 +47,43 @@ def write_segmentation(
         algorithm: name of what made the mask.
 
     Raises:
-        InputError: a source without the UIDs that a reference needs.
+        InputError: a source without the UIDs that a reference needs, or with headers that cannot be carried over.
     """
+    content = segmentation_file(mask, affine, source, labels, algorithm)
+    with aside(path) as part:
+        part.write_bytes(content)
+
+
+def check_source(source: str | Path, labels: Sequence[str], algorithm: str) -> None:
+    """Find out before the work whether a DICOM SEG can be written for a series.
+
+    Raises:
+        InputError: as :func:`write_segmentation` would.
+    """
+    segmentation_file(np.ones((2, 2, 1), np.uint8), np.eye(4), source, labels, algorithm)
+
+
+def segmentation_file(
+    mask: np.ndarray, affine: np.ndarray, source: str | Path, labels: Sequence[str], algorithm: str
+) -> bytes:
+    """The content of the file of :func:`write_segmentation`."""
+    try:
+        content = BytesIO()
+        made_segmentation(mask, affine, source, labels, algorithm).save_as(content)
+        return content.getvalue()
+    except InputError:
+        raise
+    except Exception as e:  # whatever pydicom and highdicom make of a header
+        cause = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise InputError(
+            f"{source}: a DICOM SEG cannot be made for it ({cause}); write NIfTI (--mask_format nifti), or export the "
+            "series again"
+        ) from e
+
+
+def made_segmentation(
+    mask: np.ndarray, affine: np.ndarray, source: str | Path, labels: Sequence[str], algorithm: str
+) -> Any:
     import highdicom as hd
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
@@ -56,8 +93,8 @@ def write_segmentation(
     series = series_of(source)
     sources = [dcmread(file, stop_before_pixels=True) for file in series.files]
     for dataset in sources:
-        if "SpecificCharacterSet" in dataset and not dataset.SpecificCharacterSet:
-            del dataset.SpecificCharacterSet
+        dataset.decode()
+        dataset.SpecificCharacterSet = "ISO_IR 192"  # UTF-8, which holds every name, and labels in any language
         for name in CARRIED:  # removed by some, where they leave patients out
             if name not in dataset:
                 setattr(dataset, name, None)
@@ -82,7 +119,7 @@ def write_segmentation(
             ]
         segments.append(segment)
     volume = to_highdicom(mask.astype(np.uint16), affine, sources[0].FrameOfReferenceUID)
-    segmentation = hd.seg.Segmentation(
+    return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=volume,
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -98,8 +135,6 @@ def write_segmentation(
         content_label="SEGMENTATION",
         series_description=f"{algorithm} segmentation"[:64],
     )
-    with aside(path) as part:
-        segmentation.save_as(part)
 
 
 def read_segmentation(
@@ -134,12 +169,16 @@ def read_segmentation(
         volume = segmentation.get_volume(
             segment_numbers=list(known) or numbers, combine_segments=True, allow_missing_positions=True
         )
+        place = (FLIP @ affine)[:, [2, 1, 0, 3]]
         grid = hd.VolumeGeometry(
-            (FLIP @ affine)[:, [2, 1, 0, 3]],
+            place,
             tuple(int(n) for n in reversed(shape)),
             coordinate_system="PATIENT",
             frame_of_reference_uid=volume.frame_of_reference_uid,
         )
+        exact = place @ np.rint(np.linalg.solve(place, volume.affine))  # headers are rounded
+        if apart(exact, volume.affine, volume.spatial_shape) <= TOLERANCE:
+            volume = hd.Volume(volume.array, exact, "PATIENT", volume.frame_of_reference_uid)
         found, _ = to_monai(volume.match_geometry(grid, tol=1e-3))
     except InputError:
         raise

@@ -1,10 +1,12 @@
-"""Loading of one case, upright and channel first, whatever the file format."""
+"""Loading of one case, upright and channel first, whatever the file format; what cannot be right is refused here."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -12,16 +14,19 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor, NibabelReader, PILReader
+from monai.data import MetaTensor, PILReader
 from monai.transforms import LoadImage, MapTransform, Orientation
 from monai.utils import ImageMetaKey, MetaKeys
 from nibabel.orientations import aff2axcodes
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..errors import InputError
+from .affines import TOLERANCE, apart, check_affine
 from .dataset import PICTURE_SUFFIXES
 from .dicom import DicomReader, is_dicom
 from .dicom_seg import is_segmentation, read_segmentation
+from .nifti import FULL_SCALE, OTHER_AFFINE, TIME_POINTS, NiftiReader
+from .picture_files import full_scale, image_picture, label_picture
 
 logger = logging.getLogger(__name__)
 # MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.
@@ -33,10 +38,12 @@ class LoadCased(MapTransform):
 
     Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
     axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept. A DICOM series is
-    a folder or any file of it, see :mod:`sam_monai.data.dicom`; a DICOM SEG is read as a label on its image's grid.
+    a folder or any file of it, see :mod:`sam_monai.data.dicom`. A DICOM SEG is read as a label on its image's grid.
     A label volume that is its image's grid but for the order and direction of the axes is turned.
     An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
     as {0, 1}.
+
+    Training, evaluation, inference and servers load through here, so this is where every file is checked.
 
     Args:
         keys: keys that hold paths. "label" is read as a label, every other key as an image.
@@ -45,7 +52,8 @@ class LoadCased(MapTransform):
         allow_missing_keys: leave out keys that a case does not have.
 
     Raises:
-        InputError: at the call, where a file is missing, unreadable or does not fit. One line, with the remedy.
+        InputError: at the call, where a file is missing, unreadable or does not fit: values that are not finite, an
+            image of one value, an affine that is no place, a label on another grid. One line, with the remedy.
     """
 
     def __init__(
@@ -67,26 +75,27 @@ class LoadCased(MapTransform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
+        image_path = str(case.get("image"))
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
                 segmentation = is_segmentation(path)
-                label = self._read_segmentation(path, case) if segmentation else self._read(path, _upright)
-                case[key] = turned_like(_as_label(label, self.labels or 0, path), case.get("image"))
+                label = self._read_segmentation(path, case) if segmentation else self._read(path, label_picture)
+                case[key] = on_grid_of(_as_label(label, self.labels or 0, path), case.get("image"), path, image_path)
             else:
-                case[key] = self._pick(self._read(path, _upright_grey_or_colour), path)
+                case[key] = _accepted(self._pick(self._read(path, image_picture), path), path)
         return case
 
     def _read(self, path: str, converter: Any) -> MetaTensor:
         if not path:  # what MONAI Label makes of a name that its datastore does not know
             raise InputError("no image of that name is known; see the list of studies for the names that are")
-        if not Path(path).exists():
+        if not os.path.exists(path):
             raise InputError(f"{path}: no such file; copy it there or remove it from dataset.json")
         reader: Any = None
         if path.lower().endswith(PICTURE_SUFFIXES):
             reader = PILReader(converter=converter, reverse_indexing=False)
         elif path.lower().endswith((".nii", ".nii.gz")):
-            reader = NibabelReader(squeeze_non_spatial_dims=True)
+            reader = NiftiReader()
         elif Path(path).is_dir() or is_dicom(path):
             reader = DicomReader()
         try:
@@ -94,6 +103,9 @@ class LoadCased(MapTransform):
             tensor = cast(MetaTensor, self._load(path, reader=reader))
         except InputError:
             raise
+        except Image.DecompressionBombError as e:
+            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+            raise InputError(f"{path}: has more than {most} million pixels; cut it into tiles or scale it down") from e
         except Exception as e:
             if reader is None and importlib.util.find_spec("itk") is None:
                 raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI") from e
@@ -103,7 +115,10 @@ class LoadCased(MapTransform):
             size = " x ".join(str(n) for n in tensor.shape)
             raise InputError(f"{path}: has the shape {size} (channels first); save it as a 2D or 3D image")
         if tensor.ndim == 4:
-            _refuse_shear(tensor, path)
+            check_affine(tensor.affine, path)
+        if isinstance(reader, PILReader):
+            white = full_scale(tensor.meta.get("mode"))
+            tensor.meta |= {} if white is None else {FULL_SCALE: white}  # batches of metadata hold no None
         # MONAI's PIL reader notes width before height; writers take the original size from here.
         tensor.meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(tensor.shape[1:])
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
@@ -114,7 +129,7 @@ class LoadCased(MapTransform):
         if not isinstance(image, MetaTensor):
             if image is None:
                 raise InputError(f"{path}: is a DICOM SEG, which is read on its image's grid; name the image too")
-            image = self._read(str(image), _upright_grey_or_colour)
+            image = self._read(str(image), image_picture)
         affine = np.asarray(image.affine)
         mask = read_segmentation(path, affine, image.shape[1:], self.names)
         return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
@@ -125,6 +140,12 @@ class LoadCased(MapTransform):
             if max(self.channels) >= found:
                 raise InputError(f"{path}: has channels 0 to {found - 1}; correct key channels, {self.channels}")
             return image[self.channels]
+        times = image.meta.get(TIME_POINTS, 1)
+        if times > 1:
+            raise InputError(
+                f"{path}: has {times} time points (or scans) along its fourth dimension, and those are no channels; "
+                "save each as a file, or pick with key channels, as in [0]"
+            )
         if found not in (1, 3):
             raise InputError(
                 f"{path}: has {found} channels where 1 or 3 are needed; pick with key channels, "
@@ -133,37 +154,57 @@ class LoadCased(MapTransform):
         return image
 
 
-def _refuse_shear(volume: MetaTensor, path: str) -> None:
-    axes = torch.nn.functional.normalize(volume.affine[:3, :3].double(), dim=0)
-    if not torch.allclose(axes.T @ axes, torch.eye(3, dtype=torch.float64), atol=1e-2):
-        raise InputError(f"{path}: its axes do not stand at right angles (a sheared affine); straighten it first")
+def _accepted(image: Any, path: str) -> Any:
+    """The image, if a network can see anything in it."""
+    low, high = (value.item() for value in torch.aminmax(image))
+    if not np.isfinite([low, high]).all():
+        raise InputError(f"{path}: holds NaN or infinite intensities; replace them by a number, such as that of air")
+    if high - low <= 1e-5 * max(abs(low), abs(high)):  # what is left of one value where numbers are rounded
+        raise InputError(f"{path}: every intensity is {low:g}; export it again or remove the case")
+    return image
 
 
-def _upright(picture: Image.Image) -> Image.Image:
-    if picture.format == "TIFF" and getattr(picture, "n_frames", 1) > 1:
+def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
+    """A label on the grid of its image: as it is, or with its axes in another order and direction, as converters of
+    DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by rounding.
+
+    An image whose sform and qform differ lies at either place.
+
+    Raises:
+        InputError: the label has another shape or lies elsewhere.
+    """
+    if not isinstance(image, MetaTensor):
+        return label
+    distance = 0.0
+    if image.ndim == label.ndim == 4:
+        for grid, place in itertools.product(_affines(image), _affines(label)):
+            codes = "".join(map(str, aff2axcodes(grid)))
+            there = MetaTensor(label.as_tensor(), meta=dict(label.meta))
+            there.affine = torch.as_tensor(place)
+            for found in (there, Orientation(axcodes=codes, labels=None)(there)):
+                if found.shape[1:] == image.shape[1:]:
+                    distance = apart(grid, found.affine, image.shape[1:])
+                    if distance <= TOLERANCE:
+                        found.affine = image.affine
+                        found.applied_operations = []  # this is how the label is now; nothing shall undo it
+                        return found
+    if image.shape[1:] != label.shape[1:]:
+        sizes = [" x ".join(str(n) for n in tensor.shape[1:]) for tensor in (label, image)]
         raise InputError(
-            f"{getattr(picture, 'filename', 'a TIFF')}: has {getattr(picture, 'n_frames', 1)} pages; "
-            "save each page as a file, or the stack as a NIfTI volume"
+            f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; "
+            "save the label on the grid of its image"
         )
-    return ImageOps.exif_transpose(picture)
+    if distance:
+        raise InputError(
+            f"{label_path}: its affine differs from that of {image_path} by up to {distance:.3g} voxels; "
+            "copy the image's header to the label if their voxels match, else resample it"
+        )
+    return label
 
 
-def _upright_grey_or_colour(picture: Image.Image) -> Image.Image:
-    picture = _upright(picture)
-    return picture.convert("RGB") if picture.mode in ("P", "CMYK", "YCbCr", "LAB", "HSV") else picture
-
-
-def turned_like(label: Any, image: Any) -> Any:
-    """A volume's label with its axes in the order and direction of its image's, if that puts it on the image's grid:
-    converters of DICOM turn volumes each in its own way."""
-    if not isinstance(image, MetaTensor) or image.ndim != 4 or label.ndim != 4:
-        return label
-    if image.shape[1:] == label.shape[1:] and torch.allclose(image.affine, label.affine, atol=1e-3):
-        return label
-    turned = Orientation(axcodes="".join(map(str, aff2axcodes(image.affine.numpy()))), labels=None)(label)
-    same = turned.shape[1:] == image.shape[1:] and torch.allclose(image.affine, turned.affine, atol=1e-3)
-    turned.applied_operations = []  # this is how the label is now; nothing shall undo it
-    return turned if same else label
+def _affines(volume: MetaTensor) -> list[np.ndarray]:
+    other = volume.meta.get(OTHER_AFFINE)
+    return [np.asarray(affine, float) for affine in (volume.affine, other) if affine is not None]
 
 
 def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:

@@ -1,25 +1,60 @@
-"""Short names for cases, for files and tables, of which no two are alike."""
+"""Short names for cases, for files and tables, of which no two can be mistaken for each other."""
 
 from __future__ import annotations
 
+import hashlib
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 from .dataset import PICTURE_SUFFIXES, VOLUME_SUFFIXES
 
+MARK = "_seg"  # what is added to a case's name in the name of its mask
+LONGEST = 180  # bytes: file systems take 255, and suffixes are added
+SUFFIXES = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"), key=len, reverse=True)
+
 
 class CaseNames:
-    """Names files by what is left without a known suffix, and longer where that is taken by another file."""
+    """Names files by what is left without a known suffix, and longer where that is taken by another file.
+
+    Two files never have the same name, nor names that differ in case or in Unicode's form alone, which some file
+    systems take for the same. No name ends in :data:`MARK`, so the mask of one case never has the name of another.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, Path] = {}
+        """Whom a name belongs to. Names from an earlier run may be added before the first call."""
+        self._names: dict[Path, str] = {}
+        self._taken: set[str] = set()
 
     def __call__(self, file: str | Path) -> str:
         """The name of a file; always the same for the same file."""
         file = Path(file)
-        suffixes = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"), key=len, reverse=True)
-        suffix = next((s for s in suffixes if file.name.lower().endswith(s)), "")
-        stem = file.name[: len(file.name) - len(suffix)]
-        for name in (stem, f"{file.parent.name}_{stem}", file.name, "_".join(file.parts[1:])):
-            if self.files.setdefault(name, file) == file:
-                return name
-        return stem
+        if len(self._names) != len(self.files):  # some were added
+            for name, owner in self.files.items():
+                self._names.setdefault(owner, name)
+                self._taken.add(_folded(name))
+        if file not in self._names:
+            name = next(name for name in _candidates(file) if self._free(name))
+            self.files[name], self._names[file] = file, name
+            self._taken.add(_folded(name))
+        return self._names[file]
+
+    def _free(self, name: str) -> bool:
+        """Whether a name is a good one that no file has."""
+        folded = _folded(name)
+        good = name.strip(". ") and name.isprintable() and len(name.encode(errors="replace")) <= LONGEST
+        return bool(good) and not folded.endswith(MARK) and folded not in self._taken
+
+
+def _candidates(file: Path) -> Iterator[str]:
+    suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), "")
+    stem = file.name[: len(file.name) - len(suffix)]
+    yield from (stem, f"{file.parent.name}_{stem}", file.name)
+    digest = hashlib.sha256(str(file).encode(errors="surrogateescape")).hexdigest()
+    short = "".join(c for c in stem if c.isprintable()).encode(errors="replace")[: LONGEST - 20].decode(errors="ignore")
+    yield from (f"{short}-{digest[:length]}" for length in (8, 12))
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).casefold()

@@ -5,62 +5,157 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from monai.transforms import (
     MapTransform,
+    ScaleIntensityRange,
     ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
     Spacingd,
     Transform,
 )
+from torch import Tensor
 
 from ..errors import InputError
+from .dicom import MODALITY
+from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
+SMALLEST = 8  # pixels along the first two axes
+FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
 def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
     """Intensities to [0, 1].
 
-    ``"ct"``: a window (lower, upper) in Hounsfield units. ``"mr"``: the volume's own 0.5 and 99.5 percentiles, as MR
-    has no unit. ``"picture"``: 8-bit values divided by 255, deeper ones by their own range.
+    ``"ct"``: a window (lower, upper) in Hounsfield units. ``"mr"``: the volume's own range, as MR has no unit, see
+    :func:`mr_range`. ``"picture"``: values of 8 bits divided by 255, deeper ones by their own range.
     """
     if intensity == "ct":
+        numbers = [x for x in ct_window if isinstance(x, int | float) and np.isfinite(x)]
+        if len(ct_window) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
+            raise InputError(
+                f"the key ct_window is {list(ct_window)}; give a lower and an upper end, as in [-160, 240]"
+            )
         return ScaleIntensityRanged("image", ct_window[0], ct_window[1], 0.0, 1.0, clip=True)
     if intensity == "mr":
-        return ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True)
+        return ScaleMRd("image")
     if intensity == "picture":
         return ScalePictured("image")
     raise InputError(f"the key intensity is 'ct', 'mr' or 'picture', not {intensity!r}")
 
 
+def mr_range(values: np.ndarray) -> tuple[float, float]:
+    """The intensities that become 0 and 1: the 0.5 and 99.5 percentiles.
+
+    A value that fills more than half of the volume, as around a cut-out organ or a brain without its skull, is no part
+    of the image. Percentiles are then those of the rest, and the range reaches to that value too. A value that would
+    leave the rest less than a tenth of the range stands for "outside", as -32768 does, and the range ends before it.
+    """
+    low, high = np.percentile(values, (0.5, 99.5))
+    for outside in (np.median(values), low, high):
+        inside = values[values != outside]
+        if not 0 < inside.size <= 0.995 * values.size:
+            continue
+        lowest, highest = np.percentile(inside, (0.5, 99.5))
+        ends = min(lowest, outside), max(highest, outside)
+        if 0 < 10 * (highest - lowest) < ends[1] - ends[0]:
+            return float(lowest), float(highest)
+        if 2 * inside.size < values.size:
+            return float(ends[0]), float(ends[1])
+    return float(low), float(high)
+
+
+class ScaleMRd(MapTransform):
+    """MR intensities to [0, 1] by :func:`mr_range`."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = dict(data)
+        for key in self.key_iterator(out):
+            low, high = mr_range(np.asarray(out[key]))
+            if low < high:
+                out[key] = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(out[key])
+        return out
+
+
 class ScalePictured(MapTransform):
-    """8-bit pictures to [0, 1]; deeper ones by their own minimum and maximum; those in [0, 1] as they are."""
+    """Pictures to [0, 1]: by the value that is white in their type of file; where that does not say, as they are if
+    they are in [0, 1], else by their own minimum and maximum."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
         for key in self.key_iterator(out):
             picture = out[key]
-            low, high = (0.0, 255.0) if picture.max() <= 255 else (float(picture.min()), float(picture.max()))
-            if picture.max() > 1:  # else it is in [0, 1] already
-                out[key] = (picture - low) / max(high - low, 1.0)
+            white = getattr(picture, "meta", {}).get(FULL_SCALE)
+            low, high = float(picture.min()), float(picture.max())
+            if white is not None:
+                out[key] = picture / float(white)
+            elif (low < 0 or high > 1) and low < high:
+                out[key] = (picture - low) / (high - low)
         return out
 
 
-class RefuseOtherDims(Transform):
-    """Refuses a picture where volumes are wanted, and the other way round, by name."""
+class CheckKind(Transform):
+    """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, and DICOM
+    of another modality than CT where Hounsfield units are wanted."""
 
-    def __init__(self, spatial_dims: int) -> None:
-        self.spatial_dims = spatial_dims
+    def __init__(self, spatial_dims: int, intensity: str) -> None:
+        self.spatial_dims, self.intensity = spatial_dims, intensity
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        found = data["image"].ndim - 1
+        image = data["image"]
+        found = image.ndim - 1
         if found != self.spatial_dims:
             raise InputError(
-                f"{data['image'].meta['filename_or_obj']} has {found} spatial axes and not {self.spatial_dims}: "
+                f"{file_of(image)} has {found} spatial axes and not {self.spatial_dims}: "
                 "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
             )
+        check_size(image)
+        modality = image.meta.get(MODALITY, "")
+        if self.intensity == "ct" and modality not in ("", "CT", "OT"):
+            raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
         return data
+
+
+class CheckPrepared(MapTransform):
+    """The last step: refuses what no network was trained on, values outside [0, 1] or an image that scaling left blank,
+    and labels that are no whole numbers."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        for key in self.key_iterator(data):
+            values: Tensor = data[key]
+            low, high = (value.item() for value in torch.aminmax(values))
+            if key == "label":
+                if not np.isfinite([low, high]).all() or low < 0 or not torch.equal(values, values.round()):
+                    raise InputError(f"{file_of(values)}: its prepared label holds {low:g} to {high:g}; check its file")
+                continue
+            if not (np.isfinite([low, high]).all() and low >= 0 and high <= 1):
+                raise InputError(
+                    f"{file_of(values)}: its prepared intensities are {low:g} to {high:g} where a network takes 0 to "
+                    "1; check the file, and the key intensity"
+                )
+            if high - low < FAINTEST:
+                raise InputError(
+                    f"{file_of(values)}: shows nothing: every intensity is {low:.3g} once scaled to 0 to 1; "
+                    "check the file, and the keys intensity and ct_window (in Hounsfield units)"
+                )
+        return dict(data)
+
+
+def check_size(image: Any) -> None:
+    """Refuse an image of a few pixels, which is no image.
+
+    Raises:
+        InputError: fewer than 8 pixels along one of the first two axes.
+    """
+    if min(image.shape[1:3]) < SMALLEST:
+        size = " x ".join(str(n) for n in image.shape[1:])
+        raise InputError(f"{file_of(image)}: is only {size}; the first two axes need {SMALLEST} each: remove the case")
+
+
+def file_of(image: Any) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
 
 
 class SpacingOfKeysd(Spacingd):
@@ -77,13 +172,13 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
     Volumes are turned so that the last axis is the one to be sliced, and slices lie as radiologists see them
     (:mod:`sam_monai.data.slicing`), then resampled if a spacing is set.
     """
-    steps: list[Transform] = [RefuseOtherDims(settings["spatial_dims"])]
+    steps: list[Transform] = [CheckKind(settings["spatial_dims"], settings["intensity"])]
     if settings["spatial_dims"] == 3:
         steps.append(ToSlicesd(keys, settings["orientation"]))
         if settings["spacing"] is not None:
             modes = ["bilinear" if key == "image" else "nearest" for key in keys]
             steps.append(SpacingOfKeysd(keys, pixdim=settings["spacing"], mode=modes))
-    return [*steps, scale_intensity(settings["intensity"], settings["ct_window"])]
+    return [*steps, scale_intensity(settings["intensity"], settings["ct_window"]), CheckPrepared(keys)]
 
 
 def check_scale(scale: str) -> None:

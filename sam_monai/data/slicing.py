@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms import Orientation, Orientationd
-from nibabel.orientations import aff2axcodes
+from monai.transforms.spatial.functional import orientation
+from nibabel.orientations import aff2axcodes, axcodes2ornt, io_orientation, ornt_transform
 from torch import Tensor
+
+from ..errors import InputError
 
 # Slices as radiologists see them: the directions in which rows, columns and slices run.
 PLANES = {"axial": "PLS", "coronal": "ILP", "sagittal": "IPL"}
@@ -51,12 +55,22 @@ class ToSlices(Orientation):
 
     def __init__(self, orientation: str) -> None:
         super().__init__(axcodes=PLANES["axial"], labels=None)
+        known = {
+            "".join(codes) for axes in itertools.permutations(("LR", "AP", "IS")) for codes in itertools.product(*axes)
+        }
+        if orientation not in {*PLANES, "coarsest", *known}:
+            raise InputError(f"the key orientation is coarsest, {', '.join(PLANES)} or codes, not {orientation!r}")
         self.orientation = orientation
 
     def __call__(self, data_array: torch.Tensor, lazy: bool | None = None) -> Tensor:
-        # The inverse reads the original affine and not these.
-        self.axcodes = slicing_axes(getattr(data_array, "affine", np.eye(4)), self.orientation, data_array.shape[1:])
-        return super().__call__(data_array, lazy)
+        affine = np.asarray(getattr(data_array, "affine", np.eye(4)), float)
+        codes = slicing_axes(affine, self.orientation, data_array.shape[1:])
+        turn = ornt_transform(io_orientation(affine), axcodes2ornt(codes))
+        # Not by axcodes and the call of the parent: volumes are prepared in several threads. The inverse needs neither.
+        info = self.get_transform_info()
+        return orientation(
+            data_array, affine, turn, lazy=bool(self.lazy if lazy is None else lazy), transform_info=info
+        )
 
 
 class ToSlicesd(Orientationd):

@@ -14,8 +14,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.dicom import is_dicom
-from ..data.dicom_seg import write_segmentation
-from ..data.names import CaseNames
+from ..data.dicom_seg import check_source, write_segmentation
+from ..data.names import MARK, CaseNames
+from ..data.nifti import on_source
 from ..errors import InputError
 from ..files import aside
 from ..networks.base import AdaptedSAM
@@ -24,8 +25,9 @@ from ..networks.base import AdaptedSAM
 class SaveMasks:
     """Writes the label map of every case of an evaluator's run, in the grid of its image's file.
 
-    Volumes become ``<case>_seg.nii.gz`` with the image's affine or, from DICOM, one ``<case>_seg.dcm`` that refers to
-    its series; pictures ``<case>_seg.png`` with the label's number as grey value. A file is whole or not there.
+    Volumes become ``<case>_seg.nii.gz`` with both affines of a NIfTI image, or, from DICOM, one ``<case>_seg.dcm`` that
+    refers to its series. Pictures become ``<case>_seg.png`` with the label's number as grey value. A file is whole or
+    not there. Where no DICOM SEG can be made for a series, its study fails before the network runs.
 
     Args:
         folder: where they go.
@@ -48,6 +50,14 @@ class SaveMasks:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        if self.dicom:
+            engine.add_event_handler(Events.ITERATION_STARTED, self.check)
+
+    def check(self, engine: Engine) -> None:
+        batch: Any = engine.state.batch
+        for source in batch["image"].meta["filename_or_obj"]:
+            if self.suffix(batch["image"][0], source) == ".dcm" and self.network is not None:
+                check_source(source, self.meanings(source, 1), f"sam_monai {self.network.method}")
 
     def __call__(self, engine: Engine) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,7 +67,7 @@ class SaveMasks:
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
-        path = self.folder / f"{self.names(source)}_seg{self.suffix(mask, source)}"
+        path = self.folder / f"{self.names(source)}{MARK}{self.suffix(mask, source)}"
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
         if path.suffix == ".dcm" and self.network is not None:
             labels = self.meanings(source, int(array.max()))
@@ -69,7 +79,7 @@ class SaveMasks:
             if path.suffix == ".png":
                 Image.fromarray(array).save(part)
             else:
-                nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
+                nib.save(on_source(array, mask.affine.cpu().numpy(), source), part)
         return path
 
     def meanings(self, source: str, most: int) -> Sequence[str]:

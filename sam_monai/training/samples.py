@@ -27,9 +27,9 @@ from monai.transforms import (
 from torch import Tensor
 
 from ..backbones.resize import to_square
-from ..data.dataset import has_sides
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
+from ..data.sides import has_sides, mirrored_with_sides
 from ..data.slicing import sides_axis
 from ..networks.base import AdaptedSAM
 from ..networks.slices import from_slices, slices_of
@@ -99,7 +99,7 @@ def training_samples(
     """Files to training samples.
 
     Args:
-        labels: names of the foreground labels. Where one holds left or right nothing is flipped or turned over.
+        labels: names of the foreground labels, see :func:`mirrored_with_sides` for those that name a side.
         settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels`` and
             ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
             given) resolution. Samples of volumes, and patches, lie around a label twice as often as elsewhere, and
@@ -129,7 +129,7 @@ def training_samples(
         steps.append(SpatialPadd(keys, size))
         steps.append(CropAroundLabelsd(keys, "label", size, pos=2, neg=1, num_samples=samples))
     if augment:
-        mirror = mirroring(volume) if not has_sides(labels) else []
+        mirror = mirrored_with_sides(mirroring(volume), labels, image_alone=views_only)
         steps += mirror if views_only else [*mirror, *wobbling(volume, image_size)]
     return Compose([*steps, EnsureTyped(keys, track_meta=False)])
 

@@ -86,10 +86,10 @@ def test_a_label_of_another_shape_is_named_with_both_shapes(volumes):
 
 def test_a_label_lying_elsewhere_is_named(volumes):
     affine = np.diag([1, 1, 1, 1.0])
-    affine[2, 3] = 5e-4
+    affine[2, 3] = 0.05
     save(volumes / "t0_label.nii.gz", np.ones((16, 12, 9), np.uint8), affine)
     assert check_dataset(read_dataset(volumes)) == []
-    affine[2, 3] = 5e-3
+    affine[2, 3] = 0.2
     save(volumes / "t0_label.nii.gz", np.ones((16, 12, 9), np.uint8), affine)
     problem(volumes, "t0_label.nii.gz: its affine differs", "t0.nii.gz")
 
@@ -107,9 +107,9 @@ def test_a_constant_image_is_named(pictures):
     problem(pictures, "v0.png: every intensity is 7")
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (16, 7), (7, 16)])
+@pytest.mark.parametrize("shape", [(1, 2), (16, 7), (7, 16)])
 def test_a_tiny_picture_is_refused(pictures, shape):
-    save(pictures / "t0.png", np.arange(np.prod(shape)).reshape(shape) + (np.prod(shape) == 1))
+    save(pictures / "t0.png", np.arange(np.prod(shape)).reshape(shape))
     save(pictures / "t0_label.png", np.zeros(shape))
     with pytest.raises(InputError, match=rf"t0\.png: is only {shape[0]} x {shape[1]}"):
         check_dataset(read_dataset(pictures))
@@ -257,3 +257,30 @@ def test_without_a_folder_there_are_no_cases_and_nothing_says_their_dimension():
     assert not (dataset.training or dataset.validation or dataset.test or dataset.labels)
     with pytest.raises(InputError, match="dataset_dir"):
         _ = dataset.spatial_dims
+
+
+def test_a_label_smaller_than_a_pixel_of_the_encoder_is_a_note(pictures):
+    rng = np.random.default_rng(0)
+    for name in ("t0", "t1", "v0"):
+        save(pictures / f"{name}.png", rng.integers(0, 200, (256, 200)))
+        label = np.zeros((256, 200))
+        label[100:140, 80:110] = 1
+        label[20:23, 30:33] = label[200:203, 150:153] = 2
+        save(pictures / f"{name}_label.png", label)
+    dataset = read_dataset(pictures)
+    (note,) = check_dataset(dataset, image_size=64)
+    assert '"tumour" is smaller than a pixel at image_size 64 in 3 of 3' in note and "--image_size" in note
+    assert check_dataset(dataset, image_size=256) == check_dataset(dataset, image_size=64, scale="patch") == []
+
+
+def test_a_small_label_of_a_volume_is_measured_in_the_plane_of_its_slices(volumes):
+    rng = np.random.default_rng(0)
+    affine = np.diag([5, 1, 1, 1.0])
+    for name in ("t0", "t1", "v0"):
+        save(volumes / f"{name}.nii.gz", rng.normal(size=(9, 128, 120)).astype(np.float32), affine)
+        label = np.zeros((9, 128, 120), np.uint8)
+        label[1:8, 60:62, 60:62] = 1
+        label[:, 20:50, 20:50] = 2
+        save(volumes / f"{name}_label.nii.gz", label, affine)
+    (note,) = check_dataset(read_dataset(volumes), image_size=32)
+    assert '"liver"' in note

@@ -1,40 +1,18 @@
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 
-import nibabel
-import numpy as np
 import pytest
-from dicom_maker import write_series
+from dataset_maker import case, write
 
-from sam_monai.data import demo_dataset, has_sides, images_to_segment, read_dataset
+from sam_monai.data import images_to_segment, read_dataset
 from sam_monai.errors import InputError
 
 
-def case(n: int, suffix: str = ".nii.gz") -> dict[str, str]:
-    return {"image": f"./imagesTr/{n}{suffix}", "label": f"labelsTr/{n}{suffix}"}
-
-
-def write(folder: Path, **changes) -> Path:
-    """A dataset.json with ten training cases and two of validation; a change to None takes a key out."""
-    content = {
-        "name": "made",
-        "modality": {"0": "CT"},
-        "labels": {"0": "background", "1": "liver", "2": "tumour"},
-        "training": [case(n) for n in range(10)],
-        "validation": [case(n) for n in (10, 11)],
-        **changes,
-    }
-    (folder / "dataset.json").write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
-    return folder
-
-
-def test_paths_become_absolute_and_other_keys_are_kept(tmp_path, monkeypatch):
-    write(tmp_path, training=[{**case(0), "fold": 3}], test=["imagesTs/a.nii.gz", {"image": "b.nii.gz", "fold": 1}])
+def test_paths_become_absolute_and_of_other_keys_only_the_fold_is_kept(tmp_path, monkeypatch):
+    training = [{**case(0), "fold": 3, "pred": "$x", "_target_": "os.system"}]
+    write(tmp_path, training=training, test=["imagesTs/a.nii.gz", {"image": "b.nii.gz", "fold": 1}])
     monkeypatch.chdir(tmp_path.parent)
     dataset = read_dataset(tmp_path.name)
     assert dataset.training == [
@@ -210,112 +188,3 @@ def test_images_to_segment_prefers_test_over_validation(tmp_path):
     assert [Path(c["image"]).name for c in images_to_segment(tmp_path)] == ["10.nii.gz", "11.nii.gz"]
     assert images_to_segment(tmp_path / "dataset.json") == images_to_segment(tmp_path)
     assert all(c.keys() == {"image"} for c in images_to_segment(tmp_path))
-
-
-def test_images_to_segment_lists_a_folder_or_one_file(tmp_path):
-    for name in ("b.PNG", "a.nii.gz", "c.tif", "notes.txt", "._a.nii.gz", "below/d.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert [Path(c["image"]).name for c in images_to_segment(tmp_path)] == ["a.nii.gz", "b.PNG", "c.tif"]
-    assert images_to_segment(tmp_path / "below" / "d.png") == [{"image": f"{tmp_path}/below/d.png"}]
-
-
-def test_images_to_segment_takes_a_folder_of_dicom_slices_as_one_image(tmp_path):
-    write_series(tmp_path, np.zeros((4, 4, 3), np.int16), np.eye(4))
-    assert images_to_segment(tmp_path) == [{"image": str(tmp_path)}]
-
-
-def test_images_to_segment_refuses_where_there_is_nothing(tmp_path):
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(InputError, match="holds no image"):
-        images_to_segment(tmp_path)
-    with pytest.raises(InputError, match="no such file or folder"):
-        images_to_segment(tmp_path / "nowhere.png")
-
-
-@pytest.mark.parametrize(
-    "name", ["left kidney", "Kidney_Right", "RightLung", "LEFT", "kidney_L", "kidney L", "R eye", "kidneyL"]
-)
-def test_a_label_with_a_side_is_recognised(name):
-    assert has_sides(["liver", name])
-
-
-@pytest.mark.parametrize("name", ["liver", "bright spot", "vertebra L1", "L1 vertebra", "cleft", "LV", "rectum", "all"])
-def test_a_label_without_a_side_is_not_mistaken_for_one(name):
-    assert not has_sides([name])
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory) -> Path:
-    return demo_dataset(tmp_path_factory.mktemp("cache"))
-
-
-def test_demo_slabs_are_disjoint_in_space_and_lie_where_the_template_has_them(demo):
-    from nilearn.datasets import load_mni152_template
-
-    dataset = read_dataset(demo)
-    assert (len(dataset.training), len(dataset.validation), len(dataset.test)) == (4, 1, 1)
-    assert dataset.labels == ("grey matter", "white matter") and dataset.intensity == "mr"
-    template = load_mni152_template(resolution=1)
-    voxels = np.asarray(template.dataobj)
-    taken: list[tuple[float, float]] = []
-    for image in [c["image"] for c in dataset.training + dataset.validation + dataset.test]:
-        slab = nibabel.load(image)
-        values = np.asarray(slab.dataobj)
-        x, y, z = np.round(np.linalg.inv(template.affine) @ slab.affine[:, 3])[:3].astype(int)
-        a, b, c = values.shape
-        assert np.array_equal(values, voxels[x : x + a, y : y + b, z : z + c])
-        assert values[[0, -1]].any(axis=(1, 2)).all() and values[:, [0, -1]].any(axis=(0, 2)).all()
-        taken.append((z, z + c - 1))
-    taken.sort()
-    assert all(above[0] - below[1] > 2 for below, above in zip(taken, taken[1:], strict=False))
-
-
-def test_demo_labels_are_the_likelier_tissue(demo):
-    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template
-
-    for c in read_dataset(demo).validation:
-        label = nibabel.load(c["label"])
-        values = np.asarray(label.dataobj)
-        assert values.dtype == np.uint8 and set(np.unique(values)) == {0, 1, 2}
-        grey_map = load_mni152_gm_template(resolution=1)
-        corner = np.round(np.linalg.inv(grey_map.affine) @ label.affine[:, 3])[:3].astype(int)
-        box = tuple(slice(s, s + n) for s, n in zip(corner, values.shape, strict=True))
-        grey = np.asarray(grey_map.dataobj)[box]
-        white = np.asarray(load_mni152_wm_template(resolution=1).dataobj)[box]
-        assert np.array_equal(values == 1, (grey > 0.5) & (grey >= white))
-        assert np.array_equal(values == 2, (white > 0.5) & (white > grey))
-
-
-def test_a_complete_demo_is_reused_without_nilearn_and_an_incomplete_one_is_written_again(demo, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nilearn", None)
-    assert demo_dataset(demo.parent) == demo
-    victim = demo / "labelsTr" / "training_2.nii.gz"
-    victim.unlink()
-    with pytest.raises(InputError, match="pip install"):
-        demo_dataset(demo.parent)
-    monkeypatch.undo()
-    assert demo_dataset(demo.parent) == demo and victim.is_file()
-    assert [p.name for p in demo.parent.iterdir()] == [demo.name]
-
-
-def test_the_demo_goes_where_the_environment_says(monkeypatch, tmp_path, demo):
-    for variable, folder in (("XDG_CACHE_HOME", tmp_path / "x" / "sam_monai"), ("SAM_MONAI_CACHE", tmp_path / "s")):
-        monkeypatch.setenv(variable, str(tmp_path / "x" if variable == "XDG_CACHE_HOME" else folder))
-        if variable == "XDG_CACHE_HOME":
-            monkeypatch.delenv("SAM_MONAI_CACHE", raising=False)
-        folder.mkdir(parents=True)
-        (folder / demo.name).symlink_to(demo)
-        assert demo_dataset() == folder / demo.name
-
-
-def test_a_process_that_comes_second_uses_what_the_first_one_wrote(demo, monkeypatch, tmp_path):
-    import sam_monai.data.demo as module
-
-    def overtaken(folder: Path) -> None:
-        for target in (folder, tmp_path / demo.name):
-            subprocess.run(["cp", "-r", str(demo), str(target)], check=True)
-
-    monkeypatch.setattr(module, "_write", overtaken)
-    assert read_dataset(demo_dataset(tmp_path)).labels == ("grey matter", "white matter")
-    assert [p.name for p in tmp_path.iterdir()] == [demo.name]

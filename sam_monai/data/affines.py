@@ -1,0 +1,53 @@
+"""Where voxels lie: affines that mean a place, and whether two of them mean the same one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+# Of a voxel. Up to one half each voxel of a grid is nearest to its own voxel of the other grid, so a pair is beyond
+# doubt. A tenth stays well below that, and well above what programs lose when they round a header.
+TOLERANCE = 0.1
+SPACINGS = (1e-5, 500.0)  # millimetres, from light microscopy to any slice distance
+
+
+def apart(one: Any, other: Any, shape: Sequence[int]) -> float:
+    """By how many voxels of ``one`` the corners of a volume are displaced under the affine ``other``, at most.
+
+    Args:
+        one: affine 4 x 4 that can be inverted.
+        other: affine 4 x 4.
+        shape: of the volume, three axes.
+    """
+    ends = [(-0.5, n - 0.5) for n in shape]
+    corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)]).T
+    moved = np.linalg.solve(np.asarray(one, float), np.asarray(other, float) @ corners) - corners
+    return float(np.abs(moved).max())
+
+
+def check_affine(affine: Any, path: str) -> None:
+    """Refuse an affine that does not say where voxels lie.
+
+    Raises:
+        InputError: numbers that are not finite, a spacing of zero or of no possible size, axes that are not at right
+            angles.
+    """
+    affine = np.asarray(affine, float)
+    if not np.isfinite(affine).all():
+        raise InputError(f"{path}: its affine holds NaN or infinite numbers; export it again with a valid header")
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing.min() < SPACINGS[0] or spacing.max() > SPACINGS[1]:
+        sizes = " x ".join(f"{value:.3g}" for value in spacing)
+        raise InputError(
+            f"{path}: its header gives voxels of {sizes} mm, which cannot be; correct the spacing or the unit of length"
+        )
+    axes = affine[:3, :3] / spacing
+    if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-2):
+        raise InputError(
+            f"{path}: its axes do not stand at right angles (a sheared or singular affine); straighten it first"
+        )

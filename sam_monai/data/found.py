@@ -1,0 +1,167 @@
+"""The images of a folder that are segmented, and what else lies there, with the reason why it is not."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import InputError
+from .dataset import PICTURE_SUFFIXES, VOLUME_SUFFIXES, read_dataset
+from .dicom import Series, is_dicom, is_dicom_picture, sort_folder
+
+IMAGE_SUFFIXES = PICTURE_SUFFIXES + VOLUME_SUFFIXES
+# Files that nobody takes for an image: text, records, what systems leave behind, and the data beside .mhd.
+OTHER_SUFFIXES = (
+    ".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".yaml", ".yml", ".py",
+    ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".zraw", ".pt", ".exe",
+)  # fmt: skip
+OTHER_NAMES = ("dicomdir", "license", "readme")
+
+logger = logging.getLogger(__name__)
+
+
+class Images(list[dict[str, str]]):
+    """Cases with the one key "image", an absolute path, as of :func:`images_to_segment`."""
+
+    def __init__(self, paths: list[Path], passed_over: list[tuple[Path, str]] | None = None) -> None:
+        super().__init__({"image": str(path)} for path in paths)
+        self.passed_over = [(str(path), reason) for path, reason in passed_over or []]
+        """What lies in the folder and is not among the cases: a path and the reason."""
+
+
+def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) -> Images:
+    """List the images to run a network on, as dicts with the one key "image" and an absolute path.
+
+    Args:
+        source: a folder with `dataset.json` (its test images or, without any, its validation images), a folder of
+            images (those with a known suffix, sorted by name, and the DICOM series in it and in all folders within,
+            each told by its folder or, where that holds several, by a file), or one image file.
+        seed: that of `read_dataset`, for a dataset without `validation` and `test`.
+        spatial_dims: with 3, DICOM pictures without a place in the patient, such as dose reports, are passed over.
+
+    Returns:
+        The list. Its ``passed_over`` holds whatever else lies there and may be an image, with the reason: DICOM that
+        cannot be read, a series that lies in several folders, files of an unknown type, images in folders within.
+
+    Raises:
+        InputError: nothing there, or nothing in it that looks like an image.
+    """
+    if not isinstance(source, str | Path) or not str(source):
+        raise InputError(f"the key dataset_dir is {source!r}; give the path of a folder or of an image")
+    path = Path(os.path.abspath(Path(source).expanduser()))
+    if os.path.isfile(path) and path.name != "dataset.json":
+        return Images([path])
+    if path.name == "dataset.json" or os.path.isfile(path / "dataset.json"):
+        dataset = read_dataset(path.parent if path.name == "dataset.json" else path, seed=seed)
+        return Images([Path(case["image"]) for case in dataset.test or dataset.validation])
+    if not os.path.isdir(path):
+        raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
+    images: list[Path] = []
+    found: list[Series] = []
+    passed_over: list[tuple[Path, str]] = []
+    for folder, reason in folders_in(path):
+        try:
+            series, unfit = sort_folder(folder)
+            files = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+        except OSError as error:
+            reason = f"the folder cannot be read ({error.strerror})"
+        if reason:
+            passed_over.append((folder, reason))
+            continue
+        found += series
+        passed_over += [(file, why) for file, why in unfit if file.name.lower() not in OTHER_NAMES]
+        for file in files:
+            why_not = _why_not(file, folder == path, unfit)
+            if why_not:
+                passed_over.append((file, why_not))
+            elif why_not is None:
+                images.append(file)
+    halves = _in_several_folders(found)
+    passed_over += halves.values()
+    for one in found:
+        if one.path in halves:
+            continue
+        if spatial_dims == 3 and is_dicom_picture(one.files[0]):
+            passed_over.append(
+                (one.files[0], "it is a picture without a place in the patient (a capture, a dose report)")
+            )
+        else:
+            images.append(one.path)
+    passed_over = _together(passed_over)
+    for file, reason in passed_over:
+        logger.warning("%s: not segmented, %s", file, reason)
+    if not images:
+        known = " ".join(IMAGE_SUFFIXES)
+        left = "".join(f"\n  {file}: {reason}" for file, reason in passed_over[:10])
+        raise InputError(
+            f"{path}: holds no image; put files there that end in one of {known}, DICOM series, or a dataset.json{left}"
+        )
+    return Images(images, passed_over)
+
+
+def folders_in(top: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and all folders within, through links too, each once, in order of their paths; with the reason where
+    one cannot be entered."""
+    seen: set[str] = set()
+    reasons: dict[str, str] = {}
+    found: list[Path] = []
+
+    def note(error: OSError) -> None:
+        reasons[str(error.filename)] = f"the folder cannot be read ({error.strerror})"
+
+    for folder, within, _ in os.walk(top, followlinks=True, onerror=note):
+        real = os.path.realpath(folder)
+        if real in seen:
+            within.clear()
+            continue
+        seen.add(real)
+        within.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))  # a link comes second
+        found.append(Path(folder))
+    found += [Path(folder) for folder in reasons if Path(folder) not in found]
+    yield from ((folder, reasons.get(str(folder), "")) for folder in sorted(found))
+
+
+def _why_not(file: Path, at_top: bool, unfit: list[tuple[Path, str]]) -> str | None:
+    """Nothing for what is no image or was seen as DICOM, ``None`` for an image to segment, else why it is not one."""
+    name = file.name.lower()
+    if os.path.isdir(file) or file in dict(unfit):
+        return ""
+    if not os.path.isfile(file):
+        return "it is a link to nothing, or no ordinary file"
+    if name.endswith(IMAGE_SUFFIXES):
+        return None if at_top else "it lies in a folder within; name that folder to segment its images"
+    if is_dicom(file) or name.endswith(OTHER_SUFFIXES) or name.partition(".")[0] in OTHER_NAMES:
+        return ""
+    return f"its name ends in none of {' '.join(IMAGE_SUFFIXES)}, and it is no DICOM file"
+
+
+def _together(passed_over: list[tuple[Path, str]]) -> list[tuple[Path, str]]:
+    """One entry for many files of a folder, such as the slices of a series."""
+    groups: dict[tuple[Path, str], list[Path]] = defaultdict(list)
+    for path, reason in sorted(set(passed_over)):
+        groups[path.parent, reason].append(path)
+    few = [(path, reason) for (_, reason), paths in groups.items() if len(paths) < 3 for path in paths]
+    many = [
+        (folder, f"{len(paths)} files such as {paths[0].name}: {reason}")
+        for (folder, reason), paths in groups.items()
+        if len(paths) > 2
+    ]
+    return sorted([*few, *many])
+
+
+def _in_several_folders(found: list[Series]) -> dict[Path, tuple[Path, str]]:
+    """Series of which several folders hold other slices each, by the path of each part; copies are no parts."""
+    parts: dict[tuple, list[Series]] = defaultdict(list)
+    for one in found:
+        if one.key and one.key[0]:
+            parts[one.key].append(one)
+    named: dict[Path, tuple[Path, str]] = {}
+    for members in parts.values():
+        if len({one.places for one in members}) > 1:
+            where = ", ".join(f"{one.files[0].parent} ({len(one.files)} files)" for one in members)
+            reason = f"its series ({members[0].description}) lies in several folders: {where}; copy them into one"
+            named |= {one.path: (members[0].path, reason) for one in members}
+    return named

@@ -1,0 +1,101 @@
+"""NIfTI files, read as their headers say: units, colours, time, and both places where they name two."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from monai.data import NibabelReader
+from monai.utils import MetaKeys
+from nibabel.openers import Opener
+
+from ..errors import InputError
+from .affines import TOLERANCE, apart
+
+TIME_POINTS = "time_points"
+OTHER_AFFINE = "qform_affine"
+FULL_SCALE = "full_scale"
+MILLIMETRES = {1: 1000.0, 3: 1e-3}  # of a metre and a micron, by NIfTI's code
+DISPLACEMENTS = 1006
+PLACE = (
+    "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+)  # fmt: skip
+
+
+class NiftiReader(NibabelReader):
+    """MONAI's reader, which also obeys or refuses what it does not look at.
+
+    Lengths become millimetres. RGB data types and the fifth dimension are channels; the fourth is time, and the
+    metadata say how many points it has. Where the sform and the qform differ, the metadata hold the latter as well.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(squeeze_non_spatial_dims=True)
+
+    def read(self, data: Any, **kwargs: Any) -> Any:
+        path = data[0] if isinstance(data, (tuple, list)) else data
+        self.filenames = (path,)
+        return nib.load(path)  # the parent's puts a diagonal affine in place of one that does not fit pixdim
+
+    def get_data(self, img: Any) -> tuple[np.ndarray, dict]:
+        path, header = img.get_filename(), img.header
+        _check_numbers(path, header)
+        array, meta = super().get_data(img)
+        if array.dtype.names:  # RGB or RGBA, one byte each
+            array = np.stack([array[name] for name in array.dtype.names], -1)
+            meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = -1
+        if header.get_data_dtype().kind == "V" or (header.get_data_dtype() == np.uint8 and array.dtype == np.uint8):
+            meta[FULL_SCALE] = 255.0
+        meta[TIME_POINTS] = img.shape[3] if len(img.shape) > 3 else 1
+        scale = millimetres(header)
+        meta[MetaKeys.AFFINE] = scale @ meta[MetaKeys.AFFINE]
+        meta[MetaKeys.ORIGINAL_AFFINE] = meta[MetaKeys.AFFINE].copy()
+        if header["qform_code"] > 0 and header["sform_code"] > 0:
+            other, shape = scale @ header.get_qform(), (*img.shape[:3], 1, 1)[:3]
+            affine = meta[MetaKeys.AFFINE]
+            usable = np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) != 0
+            if usable and apart(affine, other, shape) > TOLERANCE:
+                meta[OTHER_AFFINE] = other
+        return array, meta
+
+
+def _check_numbers(path: str, header: Any) -> None:
+    if header.get_data_dtype().kind == "c":
+        raise InputError(f"{path}: holds complex numbers; save their magnitude")
+    if int(header["intent_code"]) == DISPLACEMENTS:
+        raise InputError(f"{path}: is a field of displacements and no image; give the image")
+    with Opener(path) as file:  # nibabel repairs what it loads and does not say so
+        raw = type(header).from_fileobj(file, check=False)
+    if not np.isfinite([raw["scl_slope"], raw["scl_inter"]]).all():
+        raise InputError(f"{path}: its scl_slope or scl_inter is not a number, so its values are not known; convert it")
+    axes = slice(1, 1 + min(3, int(raw["dim"][0])))
+    spacing = raw["pixdim"][axes][raw["dim"][axes] > 1]
+    if raw["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing != 0)).all():
+        raise InputError(f"{path}: its header gives a voxel no size (pixdim is 0 or NaN); correct it")
+
+
+def on_source(mask: np.ndarray, affine: np.ndarray, path: str) -> nib.Nifti1Image:
+    """A label map as an image to be written. On the grid of a NIfTI file it has both of its affines, their codes and
+    its units, elsewhere the affine that is given.
+
+    Args:
+        mask: whole numbers (i, j, k).
+        affine: of the mask in millimetres, MONAI's.
+        path: the file that was segmented.
+    """
+    if path.lower().endswith((".nii", ".nii.gz")):
+        source: Any = nib.load(path)
+        place, shape = millimetres(source.header) @ source.affine, (*source.shape[:3], 1, 1)[:3]
+        if shape == mask.shape and apart(place, affine, shape) <= TOLERANCE:
+            image = type(source)(mask, source.affine)
+            for field in PLACE:
+                image.header[field] = source.header[field]
+            return image
+    return nib.Nifti1Image(mask, affine)
+
+
+def millimetres(header: Any) -> np.ndarray:
+    """The affine from the unit of length of a header to millimetres."""
+    return np.diag([*[MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)] * 3, 1.0])

@@ -1,0 +1,82 @@
+"""Picture files as a person sees them, with all the bits that they hold, or refused."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import InputError
+
+BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
+TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 258, 262, 339
+
+
+def label_picture(picture: Image.Image) -> Image.Image:
+    """The numbers of a label's file, which Pillow stretches to 8 bits where the file has 2 or 4."""
+    _check(picture)
+    step = {"L;2": 85, "L;4": 17}.get(_raw_mode(picture))
+    if _white_is_zero(picture):
+        raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save the label as PNG")
+    upright = ImageOps.exif_transpose(picture)
+    return upright if step is None else Image.fromarray(np.asarray(upright) // step)
+
+
+def image_picture(picture: Image.Image) -> Image.Image:
+    """An image's file as grey values, white the largest, or colours."""
+    _check(picture)
+    mode, bits, negative = picture.mode, _tiff(picture, TIFF_BITS, 8), _white_is_zero(picture)
+    picture = ImageOps.exif_transpose(picture)
+    if mode in TO_RGB:
+        return picture.convert("RGB")
+    if mode == "I" and bits == 32 and np.asarray(picture).min() < 0:
+        raise InputError(f"{_name(picture)}: holds whole numbers beyond 31 bits or below 0; save it with 16 bits")
+    if mode.startswith("I;16"):
+        values = np.asarray(picture).astype(np.uint16)
+        return Image.fromarray(2**bits - 1 - values if negative else values)
+    if negative and mode not in ("1", "L"):  # Pillow turns those
+        raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save it with black as zero")
+    return picture
+
+
+def full_scale(mode: str | None) -> float | None:
+    """The value of white in a picture of Pillow's mode; ``None`` where the mode does not say."""
+    return None if mode not in BYTES else 1.0 if mode == "1" else 255.0
+
+
+def _check(picture: Image.Image) -> None:
+    pages = getattr(picture, "n_frames", 1)
+    if picture.format in ("TIFF", "PNG") and pages > 1:
+        raise InputError(
+            f"{_name(picture)}: has {pages} pages; save each page as a file, or the stack as a NIfTI volume"
+        )
+    bits = _tiff(picture, TIFF_BITS, 8)
+    if picture.mode in BYTES and (bits > 8 or re.search(r"^(RGB.?|LA?|CMYK);16", _raw_mode(picture))):
+        raise InputError(
+            f"{_name(picture)}: has 16 bits for each of several channels, which cannot be read whole; save it with "
+            "8 bits for each, or as one grey channel of 16"
+        )
+    if _tiff(picture, TIFF_FORMAT, 1) == 2 and bits == 8:
+        raise InputError(f"{_name(picture)}: holds signed numbers of 8 bits; save it without a sign")
+
+
+def _white_is_zero(picture: Image.Image) -> bool:
+    return picture.format == "TIFF" and _tiff(picture, TIFF_PHOTOMETRIC, 1) == 0
+
+
+def _raw_mode(picture: Image.Image) -> str:
+    tiles = getattr(picture, "tile", [])
+    arguments = tiles[0][3] if tiles else ""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _tiff(picture: Image.Image, tag: int, default: int) -> int:
+    value = getattr(picture, "tag_v2", {}).get(tag, default)
+    return max(value) if isinstance(value, tuple) else int(value)
+
+
+def _name(picture: Image.Image) -> str:
+    return str(getattr(picture, "filename", "") or "a picture")

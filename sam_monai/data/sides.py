@@ -1,0 +1,163 @@
+"""Labels of the body's sides: which they are, and which become which when a sample is mirrored."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import RandFlipd, RandomizableTransform, Transform
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# English, German, French, Spanish, Italian, Portuguese, Dutch, Latin, and what atlases write.
+LEFT = """left l lt lft lh links linke linker linkes linken gauche gauches izquierda izquierdo izq sinistra sinistro
+    sinistri sinistre sx esquerda esquerdo esq sinister sinistrum sin лев левая левый левое 左 左側""".split()
+RIGHT = """right r rt rgt rh rechts rechte rechter rechtes rechten droit droite droits droites derecha derecho
+    destra destro destri destre dx direita direito dir dexter dextra dextrum dext dex прав правая правый правое 右
+    右側""".split()
+# Words that may mean something else: perhaps a side if two labels differ in them alone. Those are not mirrored.
+UNSURE = (("li", "re"), ("g", "d"), ("os", "od"), ("e", "d"))
+# Lobes of the lungs, of which a mirrored one is none of the others.
+SIDED = {"lul", "lll", "rul", "rml", "rll"}
+# Their left and right parts are not each other's mirror image.
+UNLIKE = """heart cardiac coronary atrium atria atrial ventricle ventricular auricle auricular appendage myocardium
+    liver hepatic colon herz vorhof ventrikel leber coeur foie oreillette corazon higado auricula ventriculo cuore
+    fegato atrio coracao figado hart lever boezem cor hepar""".split()
+
+
+def words_of(label: str) -> list[str]:
+    """A label's words in lower case and without accents, told by spaces, signs and camel case: "kidneyL" has two."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", label) if not unicodedata.combining(c))
+    plain = re.sub(r"([左右]側?)", r" \1 ", unicodedata.normalize("NFC", plain))
+    words = re.findall(r"[A-Z](?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+\d*|[A-Z]+(?![a-z])\d*|\d+", plain)
+    return [word.lower() for word in words]
+
+
+def side_of(words: Sequence[str], place: int) -> str:
+    """ "left", "right" or nothing: the side that the word at a place stands for."""
+    word = words[place]
+    if len(word) == 1 and words[place + 1 : place + 2] and words[place + 1].isdigit():
+        return ""  # "vertebra L 1"
+    if word in LEFT or (word.startswith("left") and len(word) > 6):
+        return "left"
+    return "right" if word in RIGHT or (word.startswith("right") and len(word) > 7) else ""
+
+
+def has_sides(labels: Sequence[str]) -> bool:
+    """Tell whether any label's name holds a side of the body: "left kidney", "ctx-rh-insula", "Niere links", "R eye".
+
+    A mirrored sample shows such a label on the other side.
+    """
+    return any(_sides(words) or SIDED & set(words) for words in map(words_of, labels)) or bool(_unsure(labels))
+
+
+def side_pairs(labels: Sequence[str]) -> dict[str, str]:
+    """Each label with a partner and its partner: labels that differ in one word alone, which names the side.
+
+    Parts of the heart, the liver and the colon have none, as the left one is no mirror image of the right one.
+    """
+    groups: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for label in labels:
+        words = words_of(label)
+        sides = _sides(words)
+        alike = not set(words) & set(UNLIKE) or "lateral" in words
+        if len(sides) == 1 and alike:
+            (place, side), *_ = sides.items()
+            rest = sorted([*words[:place], *words[place + 1 :]])
+            rest = [re.sub(r"^(left|right)", "", word) for word in [*rest, words[place]] if word not in LEFT + RIGHT]
+            groups[tuple(rest)][side].append(label)
+    pairs: dict[str, str] = {}
+    for sides in groups.values():
+        if len(sides["left"]) == len(sides["right"]) == 1:
+            left, right = sides["left"][0], sides["right"][0]
+            pairs |= {left: right, right: left}
+    return pairs
+
+
+def mirrored_values(labels: Sequence[str]) -> Tensor | None:
+    """What each value of a label map becomes in a mirrored sample, as a table of L + 1 values: ``table[label.long()]``.
+
+    The values themselves where no label has a side; ``None`` where one has no partner: such samples cannot be mirrored.
+    What was decided is logged.
+    """
+    table = torch.arange(len(labels) + 1)
+    if not has_sides(labels):
+        return table
+    pairs = side_pairs(labels)
+    alone = [name for name in labels if name not in pairs and (has_sides([name]) or name in _unsure(labels))]
+    if alone:
+        logger.info("samples are not mirrored: %s would be on the wrong side and has no partner", ", ".join(alone))
+        return None
+    numbers = {name: number for number, name in enumerate(labels, 1)}
+    for name, partner in pairs.items():
+        table[numbers[name]] = numbers[partner]
+    shown = [f"{a} and {b}" for a, b in pairs.items() if numbers[a] < numbers[b]]
+    logger.info("mirrored samples change places of the labels %s", ", ".join(shown))
+    return table
+
+
+def mirrored_with_sides(
+    steps: Sequence[Transform], labels: Sequence[str], image_alone: bool = False
+) -> list[Transform]:
+    """Random flips and turns that keep the sides of labels right: none, if a label of a side has no partner.
+
+    Args:
+        steps: of which the instances of ``RandFlipd`` mirror.
+        labels: names of the foreground labels.
+        image_alone: what these steps make of images is known beforehand, without labels: none where a label has a side.
+    """
+    table = None if image_alone and has_sides(labels) else mirrored_values(labels)
+    if table is None:
+        return []
+    if torch.equal(table, torch.arange(len(table))):
+        return list(steps)
+    return [SwapSides(step, table) if isinstance(step, RandFlipd) else step for step in steps]
+
+
+class SwapSides(RandomizableTransform):
+    """A random flip of image and label, after which each value of a flipped label is that of the other side.
+
+    Args:
+        flip: with the keys "image" and "label".
+        table: of :func:`mirrored_values`.
+    """
+
+    def __init__(self, flip: RandFlipd, table: Tensor) -> None:
+        super().__init__()
+        self.flip, self.table = flip, table
+
+    def set_random_state(self, seed: int | None = None, state: np.random.RandomState | None = None) -> SwapSides:
+        self.flip.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out = self.flip(data)
+        if self.flip._do_transform:
+            label = out["label"]
+            values = self.table.to(label.device)[torch.as_tensor(label).long()].to(label.dtype)
+            out["label"] = MetaTensor(torch.as_tensor(values), meta=getattr(label, "meta", None))
+        return out
+
+
+def _sides(words: Sequence[str]) -> dict[int, str]:
+    return {place: side for place in range(len(words)) if (side := side_of(words, place))}
+
+
+def _unsure(labels: Sequence[str]) -> set[str]:
+    """Labels of which two differ in words of :data:`UNSURE` alone."""
+    known = {tuple(words_of(label)): label for label in labels}
+    found: set[str] = set()
+    for words, label in known.items():
+        for left, right in UNSURE:
+            other = tuple(right if word == left else word for word in words)
+            if len(words) > 1 and other != words and other in known:
+                found |= {label, known[other]}
+    return found

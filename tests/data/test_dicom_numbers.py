@@ -1,0 +1,148 @@
+"""What a DICOM header says of its numbers is obeyed or refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_maker import AFFINE, slice_file, spoil, write_multiframe, write_series
+from image_files import load_image
+from monai.data import MetaTensor
+
+from sam_monai import InputError
+from sam_monai.data import LoadCased
+
+RAMP = np.broadcast_to(np.arange(12)[:, None, None] * 10, (12, 10, 5)).astype(np.int16)
+
+
+def upwards(image: MetaTensor) -> np.ndarray:
+    """The volume with slices in the order in which they were written."""
+    array = image[0].numpy()
+    return array[..., ::-1] if image.affine[2, 2] < 0 else array
+
+
+def xray(path: Path, pixels: np.ndarray, **tags) -> Path:
+    dataset = slice_file(pixels, Modality="DX")
+    del dataset.RescaleSlope, dataset.RescaleIntercept
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    bits = dataset.BitsAllocated
+    dataset.PixelData = pixels.astype("<u1" if bits == 8 else "<i2" if dataset.PixelRepresentation else "<u2").tobytes()
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_hounsfield_units_are_the_same_however_they_are_shown(tmp_path):
+    write_series(tmp_path / "plain", RAMP, AFFINE)
+    write_series(tmp_path / "inverted", RAMP, AFFINE, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(load_image(tmp_path / "plain"), load_image(tmp_path / "inverted"))
+    assert np.array_equal(load_image(tmp_path / "plain")[0], RAMP)
+
+
+def test_an_mr_of_monochrome1_is_bright_where_it_is_shown_bright(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 50, RAMP.shape)
+    write_series(tmp_path, RAMP + noise, AFFINE, Modality="MR", PhotometricInterpretation="MONOCHROME1")
+    image, array = upwards(load_image(tmp_path)), RAMP + noise
+    assert np.array_equal(image, array.max() + array.min() - array)  # of the volume, not slice by slice
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("shape", [None, "IDENTITY", "INVERSE"])
+def test_an_x_ray_is_bright_where_it_is_shown_bright(tmp_path, photometric, shape):
+    pixels = np.arange(120).reshape(10, 12)
+    tags = {} if shape is None else {"PresentationLUTShape": shape}
+    image = load_image(xray(tmp_path / "x.dcm", pixels, PhotometricInterpretation=photometric, **tags))[0]
+    inverted = photometric == "MONOCHROME1" or shape == "INVERSE"
+    assert np.array_equal(image, pixels[::-1, ::-1] if inverted else pixels)
+
+
+def test_the_white_of_8_bits_is_255_and_that_of_16_its_own(tmp_path):
+    pixels = np.arange(120).reshape(10, 12)
+    tags = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+    assert load_image(xray(tmp_path / "a.dcm", pixels, **tags)).meta["full_scale"] == 255
+    inverted = load_image(xray(tmp_path / "b.dcm", pixels, PhotometricInterpretation="MONOCHROME1", **tags))
+    assert np.array_equal(inverted[0], 255 - pixels)
+    assert "full_scale" not in load_image(xray(tmp_path / "c.dcm", pixels)).meta
+
+
+def test_a_palette_is_shown_in_its_colours(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 4, (10, 12))
+    colours = np.array([[0, 0, 0], [255, 10, 20], [30, 255, 40], [50, 60, 255]], np.uint8)
+    tags = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "PhotometricInterpretation": "PALETTE COLOR"}
+    for name, values in zip(("Red", "Green", "Blue"), colours.T, strict=True):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [4, 0, 8]
+        tags[f"{name}PaletteColorLookupTableData"] = values.tobytes()
+    image = load_image(xray(tmp_path / "p.dcm", pixels, **tags))
+    assert np.array_equal(image, colours[pixels].transpose(2, 0, 1)) and image.meta["full_scale"] == 255
+
+
+def test_each_slice_has_its_own_rescale(tmp_path):
+    files = write_series(tmp_path, np.zeros((12, 10, 4), np.int16), AFFINE, Modality="PT", Units="BQML")
+    truth = np.random.default_rng(0).integers(0, 50, (12, 10, 4)) * 100
+    for k in range(len(files)):
+        slope = (0.5, 1, 2, 4)[k]
+        stored = (truth[..., k].T / slope).astype("<u2")
+        spoil(files, k, RescaleSlope=slope, RescaleIntercept=0, PixelData=stored.tobytes())
+    assert np.array_equal(upwards(load_image(tmp_path)), truth)
+
+
+def test_signed_numbers_are_signed(tmp_path):
+    pixels = np.arange(-60, 60).reshape(10, 12)
+    assert np.array_equal(load_image(xray(tmp_path / "x.dcm", pixels, PixelRepresentation=1))[0], pixels)
+
+
+def test_padding_is_dark_and_no_part_of_the_range(tmp_path):
+    stored = RAMP + 100
+    array = stored.copy()
+    array[:, :3] = -1024
+    write_series(tmp_path / "mr", array, AFFINE, Modality="MR", PixelPaddingValue=0)
+    image = load_image(tmp_path / "mr")[0].numpy()
+    assert image.min() == 100 and np.array_equal(image[:, 3:], stored[:, 3:])
+
+
+@pytest.mark.parametrize(
+    "changes, match",
+    [
+        ({"RescaleType": "MGML"}, "units of MGML"),
+        ({"RescaleSlope": None}, "no RescaleSlope"),
+        ({"PixelSpacing": [0, 0]}, "pixel spacings, or none"),
+        ({"ImagePositionPatient": ["nan", 0, 0]}, "position is no number|position"),
+    ],
+)
+def test_a_ct_without_units_or_place_is_refused(tmp_path, changes, match):
+    files = write_series(tmp_path / "s", RAMP, AFFINE)
+    for number, file in enumerate(files):
+        present = {name: value for name, value in changes.items() if value is not None}
+        spoil(files, number, **present)
+        dataset = pydicom.dcmread(file)
+        for name in changes.keys() - present.keys():
+            delattr(dataset, name)
+        dataset.save_as(file)
+    with pytest.raises(InputError, match=match):
+        load_image(tmp_path / "s")
+
+
+def test_slices_of_two_kinds_are_refused(tmp_path):
+    files = write_series(tmp_path / "s", RAMP, AFFINE)
+    spoil(files, 2, PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(InputError, match="MONOCHROME1 and MONOCHROME2"):
+        load_image(tmp_path / "s")
+
+
+def test_a_multi_frame_ct_of_monochrome1_keeps_its_units(tmp_path):
+    write_multiframe(tmp_path / "m.dcm", RAMP, AFFINE)
+    before = load_image(tmp_path / "m.dcm")
+    spoil([tmp_path / "m.dcm"], 0, PhotometricInterpretation="MONOCHROME1")
+    assert np.array_equal(load_image(tmp_path / "m.dcm"), before) and np.array_equal(before[0], RAMP)
+
+
+def test_positions_rounded_to_a_tenth_of_a_slice_are_even(tmp_path):
+    affine = AFFINE.copy()
+    affine[2, 2] = 1.234567
+    files = write_series(tmp_path / "s", RAMP, affine)
+    for number, file in enumerate(files):
+        place = pydicom.dcmread(file).ImagePositionPatient
+        spoil(files, number, ImagePositionPatient=[round(float(x), 1) for x in place])
+    assert LoadCased("image")({"image": tmp_path / "s"})["image"].pixdim[2] == pytest.approx(1.234567, abs=0.03)

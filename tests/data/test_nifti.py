@@ -1,0 +1,163 @@
+"""NIfTI headers are obeyed or refused: colours, time, units, scaling, and both places."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from image_files import load_image, load_label
+from scipy.spatial.transform import Rotation
+
+from sam_monai import InputError
+from sam_monai.data import LoadCased
+from sam_monai.inference.masks import SaveMasks
+
+RNG = np.random.default_rng(0)
+VOLUME = RNG.normal(100, 10, (12, 10, 9)).astype(np.float32)
+
+
+def changed(path: Path, array: np.ndarray = VOLUME, affine: np.ndarray | None = None, **fields) -> Path:
+    """A NIfTI file whose header holds these raw numbers, whatever a library would make of them."""
+    nib.save(nib.Nifti1Image(array, np.eye(4) if affine is None else affine), path)
+    places = {"scl_slope": 112, "scl_inter": 116, "pixdim": 76, "srow_x": 280, "sform_code": 254, "qform_code": 252}
+    content = bytearray(path.read_bytes())
+    for name, value in fields.items():
+        kind = "<i2" if name.endswith("code") else "<f4"
+        raw = np.asarray(value, kind).tobytes()
+        content[places[name] : places[name] + len(raw)] = raw
+    path.write_bytes(content)
+    return path
+
+
+def test_the_fifth_dimension_and_rgb_are_channels(tmp_path):
+    array = RNG.integers(0, 255, (12, 10, 9, 3), np.uint8)
+    nib.save(nib.Nifti1Image(array[..., None, :].astype(np.float32), np.eye(4)), tmp_path / "vector.nii.gz")
+    rgb = array.copy().view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+    nib.save(nib.Nifti1Image(rgb, np.eye(4)), tmp_path / "rgb.nii.gz")
+    for name in ("vector", "rgb"):
+        assert np.array_equal(load_image(tmp_path / f"{name}.nii.gz"), array.transpose(3, 0, 1, 2))
+
+
+@pytest.mark.parametrize("times", [2, 3, 5])
+def test_time_points_are_no_colours(tmp_path, times):
+    array = RNG.normal(size=(12, 10, 9, times)).astype(np.float32)
+    path = changed(tmp_path / "cine.nii", array)
+    with pytest.raises(InputError, match=rf"cine\.nii: has {times} time points.*key channels"):
+        load_image(path)
+    assert np.array_equal(load_image(path, channels=[1])[0], array[..., 1])
+
+
+def test_three_slices_are_no_colours(tmp_path):
+    assert load_image(changed(tmp_path / "a.nii", VOLUME[..., :3])).shape == (1, 12, 10, 3)
+
+
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"scl_slope": np.nan}, "scl_slope"), ({"scl_slope": np.inf}, "scl_slope"),
+        ({"scl_inter": np.nan}, "intercept"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "affine holds NaN"), ({"srow_x": [1, 0, 0, np.inf]}, "affine holds NaN"),
+        ({"srow_x": [0, 0, 0, 0]}, "0 x 1 x 1 mm"), ({"srow_x": [1e6, 0, 0, 0]}, "1e.06 x 1 x 1 mm"),
+        ({"srow_x": [1, 1, 0, 0]}, "right angles"),
+        ({"sform_code": 0, "qform_code": 1, "pixdim": [1, 0, 1, 1]}, "pixdim"),
+        ({"sform_code": 0, "qform_code": 0, "pixdim": [1, 1, np.nan, 1]}, "pixdim"),
+    ],
+)  # fmt: skip
+def test_numbers_and_places_that_cannot_be_are_refused_of_images_and_labels(tmp_path, fields, match):
+    with pytest.raises(InputError, match=rf"a\.nii: .*{match}"):
+        load_image(changed(tmp_path / "a.nii", **fields))
+    with pytest.raises(InputError, match=rf"b\.nii: .*{match}"):
+        load_label(changed(tmp_path / "b.nii", (VOLUME > 100).astype(np.float32), **fields))
+
+
+def test_complex_numbers_and_displacements_are_refused(tmp_path):
+    with pytest.raises(InputError, match="complex"):
+        load_image(changed(tmp_path / "a.nii", VOLUME.astype(np.complex64)))
+    field = nib.Nifti1Image(RNG.normal(size=(12, 10, 9, 1, 3)).astype(np.float32), np.eye(4))
+    field.header.set_intent("displacement vector")
+    nib.save(field, tmp_path / "warp.nii")
+    with pytest.raises(InputError, match="displacements"):
+        load_image(tmp_path / "warp.nii")
+
+
+def test_the_scaling_of_a_header_is_applied(tmp_path):
+    stored = RNG.integers(0, 2000, (12, 10, 9)).astype(np.int16)
+    path = changed(tmp_path / "a.nii", stored, scl_slope=0.5, scl_inter=-1024)
+    assert np.array_equal(load_image(path)[0], stored * 0.5 - 1024)
+
+
+@pytest.mark.parametrize("unit, factor", [("meter", 1000), ("mm", 1), ("micron", 1e-3), ("unknown", 1)])
+def test_lengths_become_millimetres(tmp_path, unit, factor):
+    image = nib.Nifti1Image(VOLUME, np.diag([0.1, 0.1, 0.4, 1]))
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii")
+    assert load_image(tmp_path / "a.nii").pixdim.tolist() == pytest.approx([0.1 * factor, 0.1 * factor, 0.4 * factor])
+
+
+def two_places(path: Path, codes=(1, 2)) -> tuple[np.ndarray, np.ndarray]:
+    sform = np.diag([1, 1, 3, 1.0])
+    sform[0, 3] = 30
+    qform = np.eye(4)
+    qform[:3, :3] = Rotation.from_euler("xyz", [8, -5, 11], degrees=True).as_matrix() @ np.diag([1, 1, 3])
+    image = nib.Nifti1Image(VOLUME, sform)
+    image.set_qform(qform, codes[0])
+    image.set_sform(sform, codes[1])
+    image.header.set_xyzt_units("mm", "sec")
+    nib.save(image, path)
+    return sform, qform
+
+
+@pytest.mark.parametrize("codes", [*itertools.product((0, 1, 4), (0, 2, 3))])
+def test_a_mask_has_both_affines_and_the_units_of_its_image(tmp_path, codes):
+    path = tmp_path / "a.nii.gz"
+    two_places(path, codes)
+    image = load_image(path)
+    mask = nib.load(SaveMasks(tmp_path / "o").save((image > 100).float(), str(path)))
+    source = nib.load(path)
+    for field in ("qform_code", "sform_code", "xyzt_units"):
+        assert mask.header[field] == source.header[field]
+    np.testing.assert_allclose(mask.get_sform(), source.get_sform())
+    np.testing.assert_allclose(mask.get_qform(), source.get_qform())
+    assert np.array_equal(np.asarray(mask.dataobj), np.asarray(source.dataobj) > 100)
+    assert mask.header.get_data_dtype() == np.uint8
+
+
+def test_a_label_may_lie_at_either_place_of_its_image_and_nowhere_else(tmp_path):
+    sform, qform = two_places(tmp_path / "a.nii.gz")
+    truth = (VOLUME > 100).astype(np.uint8)
+    for affine in (sform, qform):
+        label = changed(tmp_path / "l.nii", truth, affine)
+        case = LoadCased(labels=1)({"image": tmp_path / "a.nii.gz", "label": label})
+        assert np.array_equal(case["label"][0], truth)
+        np.testing.assert_allclose(case["label"].affine, case["image"].affine)
+    with pytest.raises(InputError, match=r"l\.nii: its affine differs"):
+        LoadCased(labels=1)({"image": tmp_path / "a.nii.gz", "label": changed(tmp_path / "l.nii", truth, np.eye(4))})
+
+
+@pytest.mark.parametrize("degrees", [(179.97, 0.03, 0.05), (180, 0.02, 90.01), (177, 3, 91), (12, 3, 4)])
+def test_a_label_with_its_place_in_a_quaternion_or_rounded_is_read_as_its_image(tmp_path, degrees):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix() @ np.diag([0.9, 0.9, 5.0])
+    affine[:3, 3] = (-123.456789, 87.654321, -911.234567)
+    image = changed(tmp_path / "a.nii", VOLUME, affine)
+    truth = (VOLUME > 100).astype(np.uint8)
+    quaternion = nib.Nifti1Image(truth, affine)
+    quaternion.set_sform(None, 0)
+    quaternion.set_qform(affine, 1)
+    nib.save(quaternion, tmp_path / "q.nii")
+    changed(tmp_path / "r.nii", truth, np.round(affine, 3))
+    for name in "qr":
+        case = LoadCased(labels=1)({"image": image, "label": tmp_path / f"{name}.nii"})
+        assert np.array_equal(case["label"][0], truth)
+        np.testing.assert_array_equal(case["label"].affine, case["image"].affine)
+
+
+def test_a_fifth_of_a_voxel_at_one_corner_is_another_place(tmp_path):
+    affine = np.eye(4)
+    affine[:2, :2] = Rotation.from_euler("z", 0.015).as_matrix()[:2, :2]  # 0.2 voxels at the end of 12
+    truth = (VOLUME > 100).astype(np.uint8)
+    with pytest.raises(InputError, match="affine differs"):
+        LoadCased(labels=1)({"image": changed(tmp_path / "a.nii"), "label": changed(tmp_path / "l.nii", truth, affine)})

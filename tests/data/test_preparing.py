@@ -1,0 +1,153 @@
+"""What a network sees lies in [0, 1] and shows something, whatever the numbers of a file are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dicom_maker import AFFINE, SETTINGS, write_series
+from image_files import picture, volume
+from monai.data import MetaTensor
+from monai.transforms import Compose
+from PIL import Image
+
+from sam_monai import InputError
+from sam_monai.data import LoadCased
+from sam_monai.data.preparing import CheckPrepared, mr_range, preparing
+from sam_monai.errors import input_error_in
+from sam_monai.inference import pipeline
+
+RNG = np.random.default_rng(0)
+
+
+def prepared(path: str | Path, **settings) -> MetaTensor:
+    made = SETTINGS | {"intensity": "mr"} | settings
+    return Compose([LoadCased("image"), *preparing(made)])({"image": str(path)})["image"]
+
+
+def refusal(path: str | Path, **settings) -> str:
+    with pytest.raises(Exception) as error:
+        prepared(path, **settings)
+    found = input_error_in(error.value)
+    assert found is not None and Path(path).name in str(found)
+    return str(found)
+
+
+@pytest.mark.parametrize("outside, share", [(0, 0.6), (0, 0.9), (0, 0.995), (0, 0.9999), (-1, 0.996), (2000, 0.996)])
+def test_a_structure_cut_out_of_its_surroundings_is_seen(outside, share):
+    alone = RNG.normal(1000, 100, 2000)
+    values = np.full(round(2000 / (1 - share)), outside, np.float32)
+    values[:2000] = alone
+    low, high = mr_range(values)
+    assert min(low, high) == min(outside, low) and np.mean((alone >= low) & (alone <= high)) > 0.98
+    assert np.ptp((alone - low) / (high - low)) > 0.4
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.7, 0.999])
+@pytest.mark.parametrize("outside", [-32768, 65535])
+def test_a_number_that_stands_for_outside_takes_no_part_in_the_range(outside, share):
+    alone = RNG.normal(1000, 100, 2000)
+    values = np.full(round(2000 / (1 - share)), outside, np.float32)
+    values[:2000] = alone
+    assert mr_range(values) == pytest.approx(tuple(np.percentile(alone, (0.5, 99.5))), rel=1e-3)
+
+
+@pytest.mark.parametrize("voxels", [1, 2, 9])
+def test_a_few_voxels_of_intensity_are_scaled(tmp_path, voxels):
+    array = np.zeros((32, 30, 8), np.float32)
+    array.flat[:voxels] = 700
+    image = prepared(volume(tmp_path / "a.nii.gz", array))
+    assert (image == 1).sum() == voxels and (image == 0).sum() == array.size - voxels
+
+
+def test_an_image_without_a_constant_background_keeps_its_percentiles():
+    values = RNG.normal(size=5000).astype(np.float32)
+    assert mr_range(values) == pytest.approx(tuple(np.percentile(values, (0.5, 99.5))))
+
+
+@pytest.mark.parametrize("most", [1, 2, 100, 255])
+def test_the_scale_of_an_8_bit_picture_is_that_of_its_type(tmp_path, most):
+    array = np.zeros((20, 24), np.uint8)
+    array[5:9] = most
+    image = prepared(picture(tmp_path / "a.png", array), intensity="picture", spatial_dims=2)
+    assert image.max() == pytest.approx(most / 255)
+
+
+def test_the_scale_of_a_deeper_picture_is_its_own_even_where_8_bits_would_do(tmp_path):
+    for most in (200, 300, 60000):
+        array = np.linspace(0, most, 480).reshape(20, 24).astype(np.uint16)
+        image = prepared(picture(tmp_path / "a.png", array), intensity="picture", spatial_dims=2)
+        assert image.min() == 0 and image.max() == 1
+
+
+def test_a_mask_of_one_bit_is_black_and_white(tmp_path):
+    Image.fromarray(RNG.random((20, 24)) > 0.5).save(tmp_path / "a.png")
+    assert prepared(tmp_path / "a.png", intensity="picture", spatial_dims=2).unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_voxel_that_is_no_number_is_refused_wherever_images_are_loaded(tmp_path, value):
+    array = RNG.normal(100, 10, (12, 10, 9)).astype(np.float32)
+    array[-1, -1, -1] = value
+    image, label = volume(tmp_path / "a.nii.gz", array), volume(tmp_path / "l.nii.gz", (array > 100).astype(np.uint8))
+    settings = SETTINGS | {"intensity": "mr"}
+    assert "NaN or infinite" in refusal(image)
+    doors = (
+        pipeline.preprocessing((), settings),
+        pipeline.preprocessing("a", settings),
+        pipeline.on_one_grid("a", settings),
+    )
+    for door in doors:
+        with pytest.raises(Exception) as error:
+            door({"image": image, "label": label})
+        assert "a.nii.gz: holds NaN or infinite" in str(input_error_in(error.value))
+
+
+@pytest.mark.parametrize("offset, noise", [(0, 0), (7, 0), (-1e6, 0.1), (1e4, 1e-3)])
+def test_an_image_of_one_value_give_or_take_its_rounding_is_refused(tmp_path, offset, noise):
+    array = (offset + noise * RNG.random((12, 10, 9))).astype(np.float32)
+    assert "every intensity is" in refusal(volume(tmp_path / "a.nii.gz", array))
+
+
+def test_a_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path):
+    path = volume(tmp_path / "a.nii.gz", RNG.random((12, 10, 9)).astype(np.float32))
+    assert "shows nothing" in refusal(path, intensity="ct") and "Hounsfield" in refusal(path, intensity="ct")
+
+
+def test_another_modality_than_ct_has_no_hounsfield_units(tmp_path):
+    write_series(tmp_path / "s", RNG.integers(0, 100, (12, 10, 9)), AFFINE, Modality="MR")
+    assert "is MR and no CT" in refusal(tmp_path / "s", intensity="ct")
+    assert prepared(tmp_path / "s").max() == 1
+
+
+@pytest.mark.parametrize("window", [[5], [], [240, -160], [0, 0], [0, float("nan")], ["a", 1], [0, 1, 2]])
+def test_a_window_needs_two_ends(window):
+    with pytest.raises(InputError, match="ct_window"):
+        preparing(SETTINGS | {"ct_window": window})
+
+
+@pytest.mark.parametrize("orientation", ["XYZ", "", "PL", "PLR", "axial ", 3, None])
+def test_an_orientation_that_is_none_is_refused(orientation):
+    with pytest.raises(InputError, match="key orientation"):
+        preparing(SETTINGS | {"orientation": orientation})
+
+
+@pytest.mark.parametrize("values", [[0, 2], [-0.1, 1], [0, np.nan], [0.3, 0.3001]])
+def test_the_last_step_lets_nothing_else_than_0_to_1_pass(values):
+    image = MetaTensor(torch.tensor([[values]], dtype=torch.float32), meta={"filename_or_obj": "x.png"})
+    with pytest.raises(InputError, match=r"x\.png"):
+        CheckPrepared("image")({"image": image})
+
+
+@pytest.mark.parametrize("values", [[0, 0.5], [-1, 1], [0, np.nan]])
+def test_the_last_step_lets_no_label_pass_that_is_no_whole_number(values):
+    label = MetaTensor(torch.tensor([[values]], dtype=torch.float32), meta={"filename_or_obj": "l.png"})
+    with pytest.raises(InputError, match=r"l\.png"):
+        CheckPrepared("label")({"label": label})
+
+
+@pytest.mark.parametrize("shape", [(7, 20, 20), (20, 3, 20)])
+def test_what_is_too_small_to_train_on_is_too_small_to_segment(tmp_path, shape):
+    assert "the first two axes need 8" in refusal(volume(tmp_path / "a.nii.gz", RNG.random(shape).astype(np.float32)))

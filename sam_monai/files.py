@@ -7,15 +7,23 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from .errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file cannot be removed, which serves as well
+    fcntl = None
+
+LOCK = ".in_use"  # in a folder that one process has for itself
 STALE = 3600.0  # seconds after which a part was left by a process that was killed
 
 
@@ -102,3 +110,88 @@ def write_aside(content: str | bytes, path: Path) -> None:
 def write_json(content: Any, path: Path) -> None:
     """JSON that people read, through :func:`aside`."""
     write_aside(json.dumps(content, indent=4, ensure_ascii=False) + "\n", path)
+
+
+@contextmanager
+def locked(folder: str | Path, work: str) -> Iterator[None]:
+    """Have a folder, which is made if it is not there, for one piece of work alone.
+
+    The system itself gives the lock back when the process ends, however it ends: a killed one leaves nothing to clear
+    away. Where a file system has no locks, the folder is used without one.
+
+    Args:
+        folder: where the work writes.
+        work: what is done, for the message that others get, as ``"training"``.
+
+    Raises:
+        InputError: another process, or another place in this one, has the folder; or it cannot be written.
+    """
+    path = Path(folder) / LOCK
+    try:
+        file = take(path)
+    except (BlockingIOError, PermissionError) as error:
+        if isinstance(error, PermissionError) and fcntl is not None:
+            raise cannot_write(path.parent, error) from error
+        raise InputError(
+            f"{folder} is in use by {owner(path)}: wait until that ends, or give this run another folder"
+        ) from error
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
+    about = {"process": os.getpid(), "host": socket.gethostname(), "work": work}
+    try:
+        os.truncate(file, 0)
+        os.write(file, json.dumps(about | {"since": datetime.now().isoformat(" ", "seconds")}).encode())
+        yield
+    finally:
+        if about["process"] == os.getpid():  # and not a forked child that unwinds its parent's work
+            held.discard(file)
+            if fcntl is None:
+                os.close(file)
+            with suppress(OSError):
+                path.unlink()
+            if fcntl is not None:
+                os.close(file)  # last, so that nobody takes a file that is about to be removed
+
+
+def take(path: Path) -> int:
+    """A descriptor of the lock's file; raises BlockingIOError (PermissionError on Windows) where another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        if fcntl is None:
+            path.unlink(missing_ok=True)
+            return os.open(path, os.O_RDWR | os.O_CREAT)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise
+        except OSError:  # a file system without locks
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), path.stat()):
+                held.add(file)
+                return file
+        os.close(file)  # its owner removed it in the meantime
+
+
+held: set[int] = set()
+
+
+def let_go() -> None:
+    """Worker processes outlive a killed parent for a few seconds and must not keep its locks."""
+    while held:
+        os.close(held.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=let_go)
+
+
+def owner(path: Path) -> str:
+    """Who has a lock, in words."""
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        return "{work} (process {process} on {host}, since {since})".format_map(about)
+    except (OSError, ValueError, TypeError, KeyError):  # not written yet, or removed by hand
+        return "another process"

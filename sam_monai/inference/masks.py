@@ -17,8 +17,8 @@ from ..data.dicom import is_dicom
 from ..data.dicom_seg import write_segmentation
 from ..data.names import CaseNames
 from ..errors import InputError
-from ..files import aside
 from ..networks.base import AdaptedSAM
+from ..outputs import Outputs
 
 
 class SaveMasks:
@@ -57,16 +57,13 @@ class SaveMasks:
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
-        path = self.folder / f"{self.names(source)}_seg{self.suffix(mask, source)}"
+        path = self.folder / f"{self.names(source)}_seg{self.suffix(mask.ndim - 1, source)}"
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
-        if path.suffix == ".dcm" and self.network is not None:
-            labels = self.meanings(source, int(array.max()))
-            write_segmentation(
-                array, mask.affine.cpu().numpy(), source, labels, path, f"sam_monai {self.network.method}"
-            )
-            return path
-        with aside(path) as part:
-            if path.suffix == ".png":
+        with Outputs(self.folder).writing(path, source) as part:
+            if path.suffix == ".dcm" and self.network is not None:
+                labels, algorithm = self.meanings(source, int(array.max())), f"sam_monai {self.network.method}"
+                write_segmentation(array, mask.affine.cpu().numpy(), source, labels, part, algorithm)
+            elif path.suffix == ".png":
                 Image.fromarray(array).save(part)
             else:
                 nib.save(nib.Nifti1Image(array, mask.affine.cpu().numpy()), part)
@@ -78,7 +75,7 @@ class SaveMasks:
             return [f"object {i}" for i in range(1, max(1, most) + 1)]
         return self.network.labels
 
-    def suffix(self, mask: MetaTensor, source: str) -> str:
-        if mask.ndim == 3:
+    def suffix(self, spatial_dims: int, source: str) -> str:
+        if spatial_dims == 2:
             return ".png"
         return ".dcm" if self.dicom and is_dicom(source) else ".nii.gz"

@@ -74,7 +74,10 @@ class Outputs:
         if found in of.get(identity(case), set()):
             return
         owner = next((owner for owner, known in of.items() if found in known), None)
-        what = "has been changed since it was written, or comes from elsewhere" if owner is None else f"is of {owner}"
+        if owner is not None:
+            what = f"holds the results of {owner}"
+        else:
+            what = "has been changed since this package wrote it" if of else "was not written by this package"
         raise InputError(
             f"{path}: is there already and {what}; the results of {case or 'this run'} would replace it: "
             "name another folder by the key output_dir, or move the file away"
@@ -99,7 +102,7 @@ def written(folder: Path) -> Written:
     for file in sorted((folder / HIDDEN).glob("written_*.jsonl")):
         with suppress(OSError):
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError, KeyError, TypeError, AttributeError):
+                with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     entry = json.loads(line)
                     of = listed.setdefault(entry["file"].casefold(), {})
                     of.setdefault(entry["case"], set()).add(entry["sha256"])
@@ -137,8 +140,7 @@ def identity(case: str | Path) -> str:
 
 def digest(path: Path) -> str:
     """SHA-256 of a file; nothing that is listed where it is no file that can be read."""
-    try:
-        with path.open("rb") as file:
+    if path.is_file():  # and no pipe, which would never end
+        with suppress(OSError), path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return "unreadable"
+    return "unreadable"

@@ -11,8 +11,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
-from monai.handlers import MeanDice
-from monai.metrics import DiceMetric, compute_dice, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from monai.networks.utils import one_hot
 from torch import Tensor
 
@@ -21,7 +20,6 @@ from ..distributed import first_process, gathered
 from ..outputs import Outputs
 
 METRICS = ("dice", "hd95", "surface_dice")
-TIE = 1e-6  # Dice that an image counts which is wholly marked with a label that it lacks
 
 
 def case_metrics(
@@ -63,42 +61,6 @@ def case_metrics(
             ).item()
         rows.append(row)
     return rows
-
-
-class DiceAndFalsePositives(DiceMetric):
-    """MONAI's Dice of label maps and, for labels that the reference lacks, the share of the image marked with them."""
-
-    def _compute_tensor(self, y_pred: Tensor, y: Tensor) -> Any:
-        dice = super()._compute_tensor(y_pred, y)  # (B, L), NaN where the reference lacks the label
-        shares = [[(case == value).float().mean() for value in range(1, dice.shape[1] + 1)] for case in y_pred]
-        marked = torch.tensor(shares, device=dice.device)
-        return dice, torch.where(dice.isnan(), marked, torch.nan)
-
-
-class KeyDice(MeanDice):
-    """The metric that decides which adapter is best: MONAI's ``MeanDice``, with two differences.
-
-    It is NaN, and not 0, where no case holds any label, so that :func:`better` sees that nothing was measured. Ties are
-    broken by false positives, of which the Dice knows nothing: what is marked in cases without the label costs up to
-    :data:`TIE`.
-    """
-
-    def __init__(self, num_classes: int, output_transform: Any) -> None:
-        super().__init__(include_background=False, num_classes=num_classes, output_transform=output_transform)
-        self.metric_fn = DiceAndFalsePositives(include_background=False, num_classes=num_classes)
-
-    def compute(self) -> float:
-        dice, marked = self.metric_fn.get_buffer()
-        self._is_reduced = True
-        if self._engine is not None and self._name is not None:
-            self._engine.state.metric_details[self._name] = dice
-        mean_dice = dice.double().nanmean(1).nanmean()  # over the labels of a case, then over the cases
-        return float(mean_dice - TIE * marked.double().nanmean().nan_to_num())
-
-
-def better(current: float, best: float) -> bool:
-    """Whether a metric is better than the best so far; where nothing could be measured the last one is."""
-    return math.isnan(best) or current > best
 
 
 class CaseTable:

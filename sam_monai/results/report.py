@@ -41,9 +41,7 @@ def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) ->
     Outputs(folder).check((folder / name, RUN) for name in FILES)
     named = [(names(case["image"]), case["image"]) for case in cases]
     for place in (folder, folder / "validation"):
-        Outputs(place).check(
-            (picture_file(place, name, 2 if is_picture(image) else 3), image) for name, image in named
-        )
+        Outputs(place).check((picture_file(place, name, 2 if is_picture(image) else 3), image) for name, image in named)
 
 
 def show_result(
@@ -113,9 +111,7 @@ def write_report(
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in rows:
         row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
-    shown = {
-        row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows
-    }
+    shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
     resume = Path(ckpt_dir) / Checkpoints.RESUME
     history = torch.load(resume, map_location="cpu", weights_only=True).get("history", []) if resume.is_file() else []
     curves = [folder / "corrective_clicks.png"]

@@ -129,7 +129,7 @@ def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:
 
 
 def picture_file(folder: Path, name: str, spatial_dims: int) -> Path:
-    """The picture that shows a case and its mask. That of a 2D image has a name that neither an image nor a mask has."""
+    """The picture that shows a case and its mask; of a 2D image, with a name that no image and no mask has."""
     return folder / f"{name}{'_picture' if spatial_dims == 2 else ''}.png"
 
 

@@ -52,8 +52,9 @@ def evaluation_report(
     for name in labels:
         of = [row for row in rows if row["label"] == name]
         found = summary(of)
-        means.append([name, *(found[key] for key in METRICS), f"{found['held']} of {len(of)}", found["missed"],
-                      found["false_cases"], found["false_positive"], mean([row.get("ml", math.nan) for row in of])])  # fmt: skip
+        volume = mean([row.get("ml", math.nan) for row in of])
+        counts = [f"{found['held']} of {len(of)}", found["missed"], found["false_cases"], found["false_positive"]]
+        means.append([name, *(found[key] for key in METRICS), *counts, volume])
     mean_heads = ["label", *(HEADS[key] for key in METRICS), "cases that hold it", "of these missed",
                   "false positive in", f"false positive, {unit}", HEADS["ml"]]  # fmt: skip
     cases = sorted({row["case"] for row in rows}, key=lambda name: worst_first(name, rows))

@@ -37,8 +37,8 @@ def case_metrics(
     Returns:
         A dict a label: ``dice``, ``hd95`` (95th percentile of the symmetric surface distance) and ``surface_dice``, in
         the unit of the spacing, and ``false_positive``, the volume or area marked where the reference lacks the label.
-        The first three are NaN where the reference lacks the label, the last where it holds it. The distance is infinite
-        where the prediction misses the label.
+        The first three are NaN where the reference lacks the label, the last where it holds it. The distance is
+        infinite where the prediction misses the label.
     """
     # MONAI warns of an argument that its own functions pass on.
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import oblique
-from monai.data import MetaTensor, list_data_collate
+from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
-from sam_monai import InputError, MedSA
+from sam_monai import MedSA
 from sam_monai.inference import pipeline
 from sam_monai.prompts import prompted_inference as prompted
 from sam_monai.prompts.prompted_inference import PromptedInference, by_parts, follow

@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from sam_monai import InputError
 from sam_monai.prompts.requests import KeepClicks, clicks_of_request, read_prompts
 
+NAN, INF = float("nan"), float("inf")
 CLICK = {"points": [[1, 2]], "labels": [1]}
 
 
@@ -69,7 +70,7 @@ def test_a_file_of_a_thousand_million_points_is_not_even_read(tmp_path):
         ({"points": [[1, 2]], "lables": [1]}, "did you mean 'labels'"),
         ({"boxs": [1, 2, 3, 4]}, "did you mean 'box'"),
         ({**CLICK, "_target_": "os.system"}, "unknown key"),
-        *[({"points": [[1, x]], "labels": [1]}, "finite numbers") for x in (float("nan"), float("inf"), "2", True, None)],
+        *[({"points": [[1, x]], "labels": [1]}, "finite numbers") for x in (NAN, INF, "2", True, None)],
         *[({"points": [[1, x]], "labels": [1]}, "finite numbers") for x in (1e30, 10**400, [2])],
         *[({"points": p, "labels": [1]}, "finite numbers") for p in ([[1]], [[1, 2, 3]], [1, 2], {"0": [1, 2]}, "12")],
         *[({"points": [[1, 2]], "labels": [x]}, "whole numbers") for x in (1.5, "1", True, 2, -1, None, float("nan"))],
@@ -77,7 +78,7 @@ def test_a_file_of_a_thousand_million_points_is_not_even_read(tmp_path):
         ({"points": [[1, 2]], "labels": []}, "1 points and 0 labels"),
         ({"points": [[1, 2]]}, "1 points and 0 labels"),
         ({"labels": [1]}, "0 points and 1 labels"),
-        *[({"box": b}, "4 finite numbers") for b in ([1, 2, 3], None, [1, 2, 3, float("nan")], "1234", [[1, 2], [3, 4]])],
+        *[({"box": b}, "4 finite numbers") for b in ([1, 2, 3], None, [1, 2, 3, NAN], "1234", [[1, 2], [3, 4]])],
         ({"box": [3, 4, 1, 2]}, "corners swapped"),
         ({"box": [1, 4, 3, 2]}, "corners swapped"),
         ({"points": [[1, 9]], "labels": [1]}, "lies outside the image"),

@@ -102,6 +102,7 @@ class Studies:
                 else would be replaced; after the work, naming the images that were not segmented.
         """
         check_writable(self.masks.folder, "output_dir")
+        check_writable(self.folder, "output_dir")
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         with locked(self.masks.folder, "segmenting") if rank == 0 else nullcontext():  # the others belong to it
             self.name_cases()

@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import InputError
 from .files import aside, cannot_write
 
-HIDDEN = ".sam_monai"  # a folder within each folder of results
+LISTS = "written"  # a folder within each folder of results
 RUN = ""  # the case of files that belong to a whole run, such as a report
 Written = dict[str, dict[str, set[str]]]  # file's name in lower case -> case -> hashes of what was written
 
@@ -20,7 +20,7 @@ Written = dict[str, dict[str, set[str]]]  # file's name in lower case -> case ->
 class Outputs:
     """The way of every result into its folder.
 
-    ``.sam_monai/written_<rank>.jsonl`` in the folder lists each file with the case that it was written for and the
+    ``written/<rank>.jsonl`` in the folder lists each file with the case that it was written for and the
     SHA-256 of its content. A file that is there and not listed so belongs to somebody else and stays: an image, the
     results of another program, a mask that somebody has corrected. Names are compared without regard to case, as some
     disks do.
@@ -87,7 +87,7 @@ class Outputs:
         return os.path.relpath(path, self.folder).casefold()
 
     def note(self, entry: dict[str, str]) -> None:
-        path = self.folder / HIDDEN / f"written_{int(os.environ.get('RANK', 0))}.jsonl"
+        path = self.folder / LISTS / f"{int(os.environ.get('RANK', 0))}.jsonl"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("a", encoding="utf-8") as file:  # a line that a kill cut short ends where this one begins
@@ -99,7 +99,7 @@ class Outputs:
 def written(folder: Path) -> Written:
     """What :class:`Outputs` wrote to a folder."""
     listed: Written = {}
-    for file in sorted((folder / HIDDEN).glob("written_*.jsonl")):
+    for file in sorted((folder / LISTS).glob("*.jsonl")):
         with suppress(OSError):
             for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
                 with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -74,7 +74,7 @@ def test_what_was_written_when_the_process_was_killed_is_known(outputs):
     with pytest.raises(RuntimeError), outputs.writing(outputs.folder / "a.png", "/d/a.png") as part:
         part.write_text("second")
         raise RuntimeError
-    with next((outputs.folder / ".sam_monai").iterdir()).open("a") as file:
+    with next((outputs.folder / "written").iterdir()).open("a") as file:
         file.write('\n{"file": "a.png", "ca')
     write(outputs, "a.png", "/d/a.png", "third")
     write(outputs, "a.png", "/d/a.png", "fourth")
@@ -84,8 +84,8 @@ def test_what_was_written_when_the_process_was_killed_is_known(outputs):
 def test_a_list_that_was_tampered_with_owns_nothing(outputs, line):
     outputs.folder.mkdir()
     (outputs.folder / "a.png").write_text("somebody's")
-    (outputs.folder / ".sam_monai").mkdir()
-    (outputs.folder / ".sam_monai/written_0.jsonl").write_text(line)
+    (outputs.folder / "written").mkdir()
+    (outputs.folder / "written/0.jsonl").write_text(line)
     with pytest.raises(InputError, match="not written by this package"):
         write(outputs, "a.png", "/d/a.png")
 

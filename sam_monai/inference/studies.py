@@ -116,10 +116,10 @@ class Studies:
             bar = tqdm(total=len(todo), desc="segmenting", unit="study")
             for i, case in enumerate(mine):
                 if records[i] is None:
-                    records[i] = self.segment(case)
+                    record = records[i] = self.segment(case)
                     bar.update()
                     if bar.n == 1 and bar.total > 1:
-                        each = timedelta(seconds=round(records[i]["seconds"]))
+                        each = timedelta(seconds=round(record["seconds"]))
                         more = bar.total - 1
                         tqdm.write(f"the first study took {each}; {more} more take about {more * each}")
             bar.close()

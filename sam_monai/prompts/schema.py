@@ -66,7 +66,7 @@ def check_object(one: Any, dims: int, where: str) -> Object:
     if not isinstance(one, dict):
         raise InputError(f"{where} is no object with points or a box; {remedy}")
     unknown_key(one, KEYS, where)
-    points, labels, box = one.get("points", []), one.get("labels", []), one.get("box")
+    points, labels, box = one.get("points", []), one.get("labels", []), one.get("box", [])
     if not isinstance(points, list) or not all(are_voxels(point, dims) for point in points):
         raise InputError(f"{where}: its points are no list of voxels with {dims} finite numbers each; {remedy}")
     if not isinstance(labels, list) or not all(type(label) is int and label in (0, 1) for label in labels):

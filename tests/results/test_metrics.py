@@ -55,10 +55,13 @@ class Engine:
         def tensor(label):
             return MetaTensor(label.float(), torch.diag(torch.tensor([2.0, 1, 1, 1])))
 
-        self.state = SimpleNamespace(output=[
-            {"pred": tensor(pred), "label": tensor(label), "image": MetaTensor(label, meta={"filename_or_obj": f"/d/{i}"})}
-            for i, (pred, label) in enumerate(cases)
-        ])  # fmt: skip
+        images = [MetaTensor(label, meta={"filename_or_obj": f"/d/{i}"}) for i, (_, label) in enumerate(cases)]
+        self.state = SimpleNamespace(
+            output=[
+                {"pred": tensor(pred), "label": tensor(label), "image": image}
+                for image, (pred, label) in zip(images, cases, strict=True)
+            ]
+        )
 
 
 def evaluated(tmp_path, *cases) -> tuple[CaseTable, list[dict[str, str]], str]:

@@ -127,7 +127,7 @@ class Studies:
 
     def finish(self, records: list[Record], rank: int, processes: int) -> list[Record]:
         """Write the report and say what was not segmented."""
-        lines = [f"{record['image']}: {record['error']}" for record in records if record["error"]]
+        lines = [named(record) for record in records if record["error"]]
         together = processes > 1 and "MASTER_ADDR" in os.environ
         if together:  # torchrun stops all processes where one fails, so none may before all are done
             if not dist.is_initialized():
@@ -198,7 +198,7 @@ class Studies:
         except InputError as error:  # a full disk, perhaps for this moment only
             record["error"] = "; ".join(filter(None, [record["error"], f"its record is missing: {error}"]))
         if record["error"]:
-            tqdm.write(f"{case['image']}: {record['error']}")
+            tqdm.write(named(record))
         return record
 
     def report(self) -> Path:
@@ -248,6 +248,12 @@ def read_record(file: Path) -> Record | None:
     )
     mask, state = record.get("mask"), record.get("state")
     return record if numbers and isinstance(mask, str) and Path(mask).name == mask and state is not None else None
+
+
+def named(record: Record) -> str:
+    """The error of a study, with its image's name once."""
+    error, image = record["error"], record["image"]
+    return error if error.startswith(image) else f"{image}: {error}"
 
 
 def fingerprint(image: str | Path) -> list[int]:

@@ -118,6 +118,19 @@ def test_processes_share_the_studies_out(trained, studies, tmp_path):
     assert "3 studies segmented, 0 not" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
+def test_processes_of_torchrun_end_together_and_the_exit_status_tells_of_a_failure(trained, studies, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", "bundles/ptsam/configs/inference.json"]
+    command += [f"--{key}={value}" for key, value in settings(trained, studies, out).items()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "error: 1 of 4 studies" in done.stderr
+    assert set(records(out)) == {"series", "b_series", "c", "broken"}
+    assert "3 studies segmented, 1 not" in (out / "report.html").read_text()
+
+
 @needs_browser
 def test_the_report_of_an_evaluation_opens_in_a_browser_and_shows_the_tables_numbers(trained, tmp_path):
     out = tmp_path / "evaluation"

@@ -128,6 +128,13 @@ def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:
     return f"has the name of a result of {next(iter(of)) or 'an earlier run'} and has been changed since"
 
 
+def holds_outputs_alone(path: Path, known: dict[Path, Written]) -> bool:
+    """Whether a file is a result or a list of results, or a folder holds no other files."""
+    if path.is_dir():
+        return all(holds_outputs_alone(file, known) for file in path.iterdir() if file.is_file())
+    return (path.parent.name == LISTS and path.suffix == ".jsonl") or is_output(path, known) == ""
+
+
 def picture_file(folder: Path, name: str, spatial_dims: int) -> Path:
     """The picture that shows a case and its mask; of a 2D image, with a name that no image and no mask has."""
     return folder / f"{name}{'_picture' if spatial_dims == 2 else ''}.png"

@@ -27,7 +27,7 @@ from ..distributed import gathered
 from ..errors import InputError, input_error_in
 from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter
-from ..outputs import RUN, Outputs, Written, is_output, picture_file
+from ..outputs import RUN, Outputs, Written, holds_outputs_alone, is_output, picture_file
 from ..prompts.requests import prompts_beside
 from .masks import SaveMasks
 
@@ -76,9 +76,9 @@ class Studies:
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
         made_by = {"adapter": content_hash(read_adapter(adapter)), **settings}
         self.made_by = json.loads(json.dumps(made_by))  # tuples become lists, as in a record that was read
-        self.passed_over = [(str(path), reason) for path, reason in passed_over]
         self.cases: list[Mapping[str, Any]] = []
         known: dict[Path, Written] = {}
+        self.passed_over = [(str(x), why) for x, why in passed_over if not holds_outputs_alone(Path(x), known)]
         for case in cases:
             why_not = is_output(case["image"], known)
             if why_not is None:

@@ -32,7 +32,7 @@ def adapter(tmp_path_factory):
         mask[5:13, 10:19] = 1
         Image.fromarray(mask).save(folder / f"{name}_label.png")
     cases = [{"image": f"{n}.png", "label": f"{n}_label.png"} for n in "abc"]
-    labels = {"0": "background", "1": "$\\frac$ <b>_肝臓"}
+    labels = {"0": "background", "1": "<b> $\\frac$ 肝臓"}
     write_json(folder, modality={"0": "RGB"}, labels=labels, training=cases[:2], validation=cases[2:])
     where = {"dataset_dir": str(folder), "ckpt_dir": f"{folder}/models", "output_dir": f"{folder}/output"}
     run("ptsam", "train", **where, **(SMALL | {"epochs": 1}))

@@ -96,7 +96,7 @@ def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_sam
 def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
     bright = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
     where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}
-    run("ptsam", "inference", postprocessing=bright, **where)
+    run("ptsam", "inference", postprocessing=bright, orientation="RAS", **where)
     record = records(tmp_path / "o")["c"]
     mask = np.asarray(nib.load(tmp_path / "o" / record["mask"]).dataobj)
     assert mask.any()

@@ -44,8 +44,9 @@ def aside(path: Path) -> Iterator[Path]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             for left in path.parent.glob(f"{ours}*"):
-                if time.time() - left.stat().st_mtime > STALE:
-                    left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process has just finished it
+                    if time.time() - left.stat().st_mtime > STALE:
+                        left.unlink()
             yield part
             with part.open("rb+") as file:
                 os.fsync(file.fileno())

@@ -16,6 +16,7 @@ from PIL import Image
 from sam_monai import InputError
 from sam_monai.bundle.folder import read_metadata
 from sam_monai.networks import identity
+from sam_monai.results.metrics import METRICS
 from sam_monai.training.checkpoints import Checkpoints
 
 
@@ -91,7 +92,7 @@ class BundleTester:
             output_dir=str(out),
         )
         rows = list(csv.DictReader((out / "cases.csv").open()))
-        assert len(rows) == 2 and set(rows[0]) == {"case", "label", "dice", "hd95", "surface_dice", "ml"}
+        assert len(rows) == 2 and set(rows[0]) == {"case", "label", *METRICS, "ml", "false_positive"}
         assert [r["dice"] for r in rows] == [r["dice"] for r in csv.DictReader((trained / "output/cases.csv").open())]
 
     def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(self, tmp_path, trained, monkeypatch):

@@ -18,8 +18,8 @@ from ..data.dicom_seg import check_source, write_segmentation
 from ..data.names import MARK, CaseNames
 from ..data.nifti import on_source
 from ..errors import InputError
-from ..files import aside
 from ..networks.base import AdaptedSAM
+from ..outputs import Outputs
 
 
 class SaveMasks:
@@ -67,16 +67,13 @@ class SaveMasks:
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
-        path = self.folder / f"{self.names(source)}{MARK}{self.suffix(mask, source)}"
+        path = self.folder / f"{self.names(source)}{MARK}{self.suffix(mask.ndim - 1, source)}"
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
-        if path.suffix == ".dcm" and self.network is not None:
-            labels = self.meanings(source, int(array.max()))
-            write_segmentation(
-                array, mask.affine.cpu().numpy(), source, labels, path, f"sam_monai {self.network.method}"
-            )
-            return path
-        with aside(path) as part:
-            if path.suffix == ".png":
+        with Outputs(self.folder).writing(path, source) as part:
+            if path.suffix == ".dcm" and self.network is not None:
+                labels, algorithm = self.meanings(source, int(array.max())), f"sam_monai {self.network.method}"
+                write_segmentation(array, mask.affine.cpu().numpy(), source, labels, part, algorithm)
+            elif path.suffix == ".png":
                 Image.fromarray(array).save(part)
             else:
                 nib.save(on_source(array, mask.affine.cpu().numpy(), source), part)
@@ -88,7 +85,7 @@ class SaveMasks:
             return [f"object {i}" for i in range(1, max(1, most) + 1)]
         return self.network.labels
 
-    def suffix(self, mask: MetaTensor, source: str) -> str:
-        if mask.ndim == 3:
+    def suffix(self, spatial_dims: int, source: str) -> str:
+        if spatial_dims == 2:
             return ".png"
         return ".dcm" if self.dicom and is_dicom(source) else ".nii.gz"

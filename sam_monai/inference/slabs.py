@@ -14,19 +14,20 @@ from tqdm.auto import tqdm
 
 from ..networks.slices import MOST_BYTES
 
-SLICES = 64  # of a slab
+SLICES = 64  # of a slab at most
+SLAB_BYTES = 2**26  # of a slab's logits; the network needs about four times as much to compute them
 MARGIN = 4  # slices by which slabs overlap on each side where slices see each other
 
 
 class SlabInferer(Inferer):
-    """Another inferer for slabs of a volume's slices, so that memory does not grow with depth.
+    """Another inferer for slabs of a volume's slices, so that memory grows neither with depth nor with labels.
 
     Where the slices see each other (depth attention), slabs overlap and are blended. The logits of a whole volume are
     kept if they are small, else the labels alone, as one channel: :class:`ToFileGridd` takes both.
 
     Args:
         inferer: for one slab.
-        slices: of a slab.
+        slices: of a slab at most; fewer where its logits would take more than :data:`SLAB_BYTES`.
         most_bytes: of logits to keep.
     """
 
@@ -35,14 +36,18 @@ class SlabInferer(Inferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D)."""
-        depth = inputs.shape[-1]
-        if inputs.ndim != 5 or depth <= self.slices:
+        module = getattr(network, "module", network)
+        margin = MARGIN if getattr(module, "depth_attention", False) else 0
+        depth, plane = inputs.shape[-1], inputs[0, 0, ..., 0].numel()
+        fitting = SLAB_BYTES // (4 * plane * (1 + len(getattr(module, "labels", ()))))
+        step = max(1, 4 * margin, fitting) if fitting < self.slices else self.slices
+        if inputs.ndim != 5 or depth <= step:
             return self.inferer(inputs, network, *args, **kwargs)
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        margin = MARGIN if getattr(getattr(network, "module", network), "depth_attention", False) else 0
-        parts, tail = [], None
-        for first in tqdm(range(0, depth, self.slices), desc="slabs", unit="slab", leave=False):
-            last = min(first + self.slices, depth)
+        out: Tensor | None = None
+        tail: Tensor | None = None
+        for first in tqdm(range(0, depth, step), desc="slabs", unit="slab", leave=False):
+            last = min(first + step, depth)
             start, stop = max(0, first - margin), min(depth, last + margin)
             logits = self.inferer(volume[..., start:stop], network, *args, **kwargs)
             if tail is not None:
@@ -52,9 +57,13 @@ class SlabInferer(Inferer):
             end = stop if last == depth else last - margin
             tail = logits[..., end - start :].clone() if margin and last < depth else None
             logits = logits[..., : end - start]
-            large = 4 * logits[..., 0].numel() * depth > self.most_bytes
-            parts.append(logits.argmax(1, keepdim=True).to(torch.int16) if large else logits)
-        return torch.cat(parts, -1)
+            if out is None:  # one array for the whole volume, which every slab fills in its place
+                large = 4 * plane * logits.shape[1] * depth > self.most_bytes
+                shape = (1, 1 if large else logits.shape[1], *inputs.shape[2:])
+                out = torch.empty(shape, dtype=torch.int16 if large else logits.dtype, device=logits.device)
+            out[..., start:end] = logits.argmax(1, keepdim=True) if out.shape[1] < logits.shape[1] else logits
+        assert out is not None
+        return out
 
 
 class ToFileGridd(MapTransform):
@@ -79,8 +88,12 @@ class ToFileGridd(MapTransform):
         case = self.ensure(dict(data))
         pred = case["pred"]
         if not self.resampled:  # the same voxels, in another order at most
-            labels = pred.argmax(0, keepdim=True).to(torch.int16) if len(pred) > 1 else pred  # ITK writes no int64
-            return self.invert({**case, "pred": labels})
+            if len(pred) > 1:
+                labels = torch.empty_like(pred[:1], dtype=torch.int16)  # ITK writes no int64
+                for part, rows in zip(labels.split(32, 1), pred.split(32, 1), strict=True):
+                    part.copy_(rows.argmax(0, keepdim=True))
+                pred = labels
+            return self.invert({**case, "pred": pred})
         values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
         best = found = None
         for value in values:

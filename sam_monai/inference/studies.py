@@ -7,10 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch.distributed as dist
 from ignite.engine import Engine, Events
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
@@ -20,19 +23,25 @@ from tqdm.auto import tqdm
 
 from ..backbones.weights import content_hash
 from ..data.dicom import is_dicom, series_of
+from ..distributed import gathered
 from ..errors import InputError, input_error_in
-from ..files import write_json
+from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter
+from ..outputs import RUN, Outputs, Written, holds_outputs_alone, is_output, picture_file
 from ..prompts.requests import prompts_beside
 from .masks import SaveMasks
+
+Record = dict[str, Any]
 
 
 class Studies:
     """Runs an evaluator on every image of a list, and keeps a record of each in ``<folder>/manifest/<case>.json``.
 
-    A study whose record says that it was segmented by the same adapter with the same settings, and whose image is
-    unchanged and mask still there, is passed over; so an interrupted run goes on where it stopped. Under ``torchrun``
-    each process takes its share of the studies. At the end ``<folder>/report.html`` shows them.
+    A study is skipped if its record says that the same adapter segmented it with the same settings, its image is
+    unchanged and its mask is still there. An interrupted run therefore continues where it stopped. Under ``torchrun``
+    each process takes its share of the studies. At the end ``<folder>/report.html`` shows them all.
+
+    Results of this package that lie among the images, such as masks of an earlier run, are not segmented.
 
     Args:
         evaluator: segments, and its handlers write.
@@ -40,8 +49,10 @@ class Studies:
         transform: prepares a case.
         masks: the evaluator's handler that writes masks.
         adapter: its file.
-        settings: whatever else decides what a mask is like; must fit into JSON.
+        settings: whatever else decides what a mask is like, with ``preparation``; must fit into JSON.
         report: writes ``report.html``, as :func:`sam_monai.results.html_report.studies_report` does.
+        passed_over: files and folders that looked like images and were left out, each with the reason. They are
+            reported like studies that failed.
     """
 
     def __init__(
@@ -53,62 +64,112 @@ class Studies:
         adapter: str | Path,
         settings: Mapping[str, Any],
         report: Callable[..., Path],
+        passed_over: Sequence[tuple[str | Path, str]] = (),
     ) -> None:
-        self.evaluator, self.cases, self.transform, self.masks = evaluator, cases, transform, masks
-        self.folder = masks.folder / "manifest"
+        self.evaluator, self.transform, self.masks = evaluator, transform, masks
+        self.outputs, self.folder = Outputs(masks.folder), masks.folder / "manifest"
+        self.report_file = masks.folder / "report.html"
+        self.spatial_dims: int = settings["preparation"]["spatial_dims"]
         self.write_report = report
         self.raised: Exception | None = None
         # With a handler ignite ends a run in order, and the next one can start.
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
         made_by = {"adapter": content_hash(read_adapter(adapter)), **settings}
         self.made_by = json.loads(json.dumps(made_by))  # tuples become lists, as in a record that was read
-        for file in sorted(self.folder.glob("*.json")):  # a name that another image has here stays its own
-            try:
-                masks.names.files.setdefault(file.stem, Path(json.loads(file.read_text(encoding="utf-8"))["image"]))
-            except (ValueError, KeyError):
-                file.unlink()
-        for case in cases:  # all of them, so that every process gives an image the same name
-            masks.names(case["image"])
+        self.cases: list[Mapping[str, Any]] = []
+        known: dict[Path, Written] = {}
+        self.passed_over = [(str(x), why) for x, why in passed_over if not holds_outputs_alone(Path(x), known)]
+        for case in cases:
+            why_not = is_output(case["image"], known)
+            if why_not is None:
+                self.cases.append(case)
+            elif why_not:
+                self.passed_over.append((case["image"], why_not))
+        own = len(cases) - len(self.cases)
+        if own:
+            print(f"{own} of {len(cases)} images are results of this package and are not segmented", flush=True)
+        if cases and not self.cases:
+            raise InputError(f"{Path(cases[0]['image']).parent}: holds results of this package and no other image")
 
-    def run(self) -> list[dict[str, Any]]:
+    def run(self) -> list[Record]:
         """Segment what is not done.
 
         Returns:
             The records of this process's studies, in their order.
 
         Raises:
-            InputError: after the others are done, naming the studies that could not be segmented. One of several
-            processes prints this instead.
+            InputError: before the work, if the folder cannot be written, another process writes to it, or something
+                else would be replaced; after the work, naming the images that were not segmented.
         """
+        check_writable(self.masks.folder, "output_dir")
+        check_writable(self.folder, "output_dir")
         rank, processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        mine = self.cases[rank::processes]
-        records = [self.done(case["image"]) for case in mine]
-        already = sum(record is not None for record in records)
-        if already:
-            print(f"{already} of {len(mine)} studies are done already: {self.folder}", flush=True)
-        bar = tqdm(total=len(mine) - already, desc="segmenting", unit="study")
-        for i, case in enumerate(mine):
-            if records[i] is None:
-                records[i] = self.segment(case)
-                bar.update()
-        bar.close()
-        found = [record for record in records if record is not None]
-        print(f"report: {self.report()}", flush=True)
-        failed = [record for record in found if record["error"]]
-        if failed:
-            lines = [f"{len(failed)} of {len(mine)} studies could not be segmented:"]
-            message = "\n".join(lines + [f"{record['image']}: {record['error']}" for record in failed])
-            if processes == 1:
+        with locked(self.masks.folder, "segmenting") if rank == 0 else nullcontext():  # the others belong to it
+            self.name_cases()
+            mine = self.cases[rank::processes]
+            records = [self.done(case["image"]) for case in mine]
+            todo = [case for case, record in zip(mine, records, strict=True) if record is None]
+            self.outputs.check(claim for case in todo for claim in self.claims(case["image"]))
+            self.outputs.check([(self.report_file, RUN)])
+            if len(todo) < len(mine):
+                print(f"{len(mine) - len(todo)} of {len(mine)} studies are done already: {self.folder}", flush=True)
+            bar = tqdm(total=len(todo), desc="segmenting", unit="study")
+            for i, case in enumerate(mine):
+                if records[i] is None:
+                    record = records[i] = self.segment(case)
+                    bar.update()
+                    if bar.n == 1 and bar.total > 1:
+                        each = timedelta(seconds=round(record["seconds"]))
+                        more = bar.total - 1
+                        tqdm.write(f"the first study took {each}; {more} more take about {more * each}")
+            bar.close()
+            return self.finish([record for record in records if record is not None], rank, processes)
+
+    def finish(self, records: list[Record], rank: int, processes: int) -> list[Record]:
+        """Write the report and say what was not segmented."""
+        lines = [named(record) for record in records if record["error"]]
+        together = processes > 1 and "MASTER_ADDR" in os.environ
+        if together:  # torchrun stops all processes where one fails, so none may before all are done
+            if not dist.is_initialized():
+                dist.init_process_group("gloo", timeout=timedelta(days=30))
+            lines = gathered(lines)
+        if rank == 0:
+            lines += [f"{path}: not segmented, {reason}" for path, reason in self.passed_over]
+        try:
+            if rank == 0 or not together:
+                print(f"report: {self.report()}", flush=True)
+        except InputError as error:
+            lines.append(str(error))
+        if lines:
+            number = len(self.cases) + len(self.passed_over)
+            message = "\n".join([f"{len(lines)} of {number} studies could not be segmented:", *lines])
+            if rank == 0:
                 raise InputError(message)
-            print(f"error: {message}", file=sys.stderr, flush=True)  # torchrun stops all where one process fails
-        return found
+            if not together:
+                print(f"error: {message}", file=sys.stderr, flush=True)
+        return records
+
+    def name_cases(self) -> None:
+        """Give every case its name: a name that another image has in this folder stays that image's own."""
+        for file in sorted(self.folder.glob("*.json")):
+            record = read_record(file)
+            if record is not None:
+                self.masks.names.files.setdefault(file.stem, Path(record["image"]))
+        for case in self.cases:  # all of them, so that every process gives an image the same name
+            self.masks.names(case["image"])
+
+    def claims(self, image: str) -> list[tuple[Path, str]]:
+        """The files that a study will write."""
+        folder, name = self.masks.folder, self.masks.names(image)
+        mask = folder / f"{name}_seg{self.masks.suffix(self.spatial_dims, image)}"
+        return [(path, image) for path in (mask, picture_file(folder, name, self.spatial_dims), self.path(image))]
 
     def keep(self, engine: Engine, error: Exception) -> None:
         self.raised = error
 
-    def segment(self, case: Mapping[str, Any]) -> dict[str, Any]:
+    def segment(self, case: Mapping[str, Any]) -> Record:
         started = time.perf_counter()
-        record: dict[str, Any] = {"image": case["image"], "made by": self.made_by, "error": ""}
+        record: Record = {"image": case["image"], "made by": self.made_by, "error": ""}
         try:
             state = fingerprint(case["image"])
             self.evaluator.data_loader = DataLoader(Dataset([case], self.transform), batch_size=1)
@@ -122,7 +183,7 @@ class Studies:
             name = self.masks.names(case["image"])
             record |= {
                 "state": state,
-                "mask": f"{name}_seg{self.masks.suffix(mask, case['image'])}",
+                "mask": f"{name}_seg{self.masks.suffix(mask.ndim - 1, case['image'])}",
                 "voxels": voxels(mask),
             }
             if mask.ndim == 4:
@@ -130,41 +191,76 @@ class Studies:
                 record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest
             record["error"] = cause_of(error)
-            tqdm.write(f"{case['image']}: {record['error']}")
         record["seconds"] = round(time.perf_counter() - started, 2)
-        write_json(record, self.path(case["image"]))
+        try:
+            content = json.dumps(record, indent=4, ensure_ascii=False) + "\n"
+            self.outputs.write(content, self.path(case["image"]), case["image"])
+        except InputError as error:  # a full disk, perhaps for this moment only
+            record["error"] = "; ".join(filter(None, [record["error"], f"its record is missing: {error}"]))
+        if record["error"]:
+            tqdm.write(named(record))
         return record
 
     def report(self) -> Path:
         """Write ``report.html`` of all studies with a record, those of other processes too."""
-        files = [self.path(case["image"]) for case in self.cases]
-        records = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
-        pictures = {r["image"]: self.masks.folder / f"{self.masks.names(r['image'])}.png" for r in records}
+        found = [read_record(self.path(case["image"])) for case in self.cases]
+        records = [record for record in found if record is not None]
+        images = [record["image"] for record in records]
+        pictures = {i: picture_file(self.masks.folder, self.masks.names(i), self.spatial_dims) for i in images}
         labels = {
             r["image"]: self.masks.meanings(r["image"], max(map(int, r.get("voxels", {})), default=0)) for r in records
         }
-        return self.write_report(records, labels, pictures, self.made_by, self.masks.folder / "report.html")
+        records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
+        return self.write_report(records, labels, pictures, self.made_by, self.report_file)
 
     def path(self, image: str) -> Path:
         return self.folder / f"{self.masks.names(image)}.json"
 
-    def done(self, image: str) -> dict[str, Any] | None:
+    def done(self, image: str) -> Record | None:
         """The record of an image that needs no more work."""
+        record = read_record(self.path(image))
+        if record is None or record["image"] != image or record.get("made by") != self.made_by or record["error"]:
+            return None
         try:
-            record = json.loads(self.path(image).read_text(encoding="utf-8"))
-            same = record["image"] == image and record["made by"] == self.made_by and not record["error"]
-            if same and record["state"] == fingerprint(image) and (self.masks.folder / record["mask"]).is_file():
-                return record
-        except (OSError, ValueError, KeyError):
-            pass
+            unchanged = record["state"] == fingerprint(image)
+        except (OSError, ValueError):
+            return None
+        return record if unchanged and (self.masks.folder / record["mask"]).is_file() else None
+
+
+def read_record(file: Path) -> Record | None:
+    """What a file of the manifest says, or ``None`` where it is no record of a study."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
+    if not isinstance(record, dict) or not isinstance(record.get("image"), str) or "\0" in record["image"]:
+        return None
+    if not isinstance(record.get("error"), str):
+        return None
+    if record["error"]:
+        return record
+    counts = [record.get("voxels"), record.get("millilitres", {})]
+    numbers = all(
+        isinstance(held, dict)
+        and all(key.isdecimal() and isinstance(value, int | float) for key, value in held.items())
+        for held in counts
+    )
+    mask, state = record.get("mask"), record.get("state")
+    return record if numbers and isinstance(mask, str) and Path(mask).name == mask and state is not None else None
+
+
+def named(record: Record) -> str:
+    """The error of a study, with its image's name once."""
+    error, image = record["error"], record["image"]
+    return error if error.startswith(image) else f"{image}: {error}"
 
 
 def fingerprint(image: str | Path) -> list[int]:
     """Files, bytes and time of the last change of an image's file or folder, and of the prompts beside it."""
     path = Path(image)
     files = list(series_of(path).files) if path.is_dir() or is_dicom(path) else [path]
-    files += [file for file in [prompts_beside(path)] if file.is_file()]
+    files += [file for file in [prompts_beside(path)] if file.exists()]
     states = [file.stat() for file in files]
     return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
 

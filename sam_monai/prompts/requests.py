@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Callable, Hashable, Mapping
 from itertools import product
 from pathlib import Path
@@ -14,11 +14,10 @@ from monai.transforms import Transform
 from torch import Tensor
 
 from ..errors import InputError
+from .schema import Object, check_objects, read_objects
 
 SUFFIX = ".prompts.json"
 CLICKS = {"foreground": 1, "background": 0}
-
-EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
 
 
 def prompts_beside(path: str | Path) -> Path:
@@ -51,22 +50,18 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
         image: (C, *spatial) as the network gets it, whose metadata say where it came from.
 
     Raises:
-        InputError: broken JSON, or prompts that do not fit the image.
+        InputError: a file that is not as :mod:`sam_monai.prompts.schema` asks, or prompts outside the image.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
-    try:
-        objects = json.loads(path.read_text(encoding="utf-8"))["objects"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); write it like {EXAMPLE}") from error
-    return prompts_on_grid(objects, image, str(path))
+    return prompts_on_grid(read_objects(path, image.ndim - 1), image, str(path))
 
 
 class KeepClicks(Transform):
     """Leaves the clicks of a MONAI Label request with the image, which alone reaches the inferer."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        clicks = {key: data[key] for key in CLICKS if data.get(key)}
+        clicks = {key: data[key] for key in CLICKS if key in data and data[key] not in (None, [], "")}
         if clicks:
             data["image"].meta["clicks"] = clicks
         return data
@@ -84,40 +79,32 @@ def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
     clicks = image.meta.get("clicks") if isinstance(image, MetaTensor) else None
     if not isinstance(image, MetaTensor) or not clicks:
         return {}
-    try:
-        points = [list(point) for key in CLICKS for point in clicks.get(key, [])]
-    except TypeError as error:
-        raise InputError(f"the request's clicks are lists of voxels, not {clicks}") from error
-    if image.ndim == 3:
-        points = [point[1::-1] for point in points]
+    where = "the request's clicks"
+    if not all(isinstance(clicks.get(key, []), list) for key in CLICKS):
+        raise InputError(f"{where}: foreground and background are lists of points, as in [[40, 52, 7]]")
+    points = [point for key in CLICKS for point in clicks.get(key, [])]
+    if image.ndim == 3:  # some viewers add a slice to a picture's points
+        points = [point[1::-1] if isinstance(point, list) and len(point) in (2, 3) else point for point in points]
     labels = [value for key, value in CLICKS.items() for _ in clicks.get(key, [])]
-    return prompts_on_grid([{"points": points, "labels": labels}], image, "the request's clicks")
+    objects = check_objects([{"points": points, "labels": labels}], image.ndim - 1, where)
+    return prompts_on_grid(objects, image, where)
 
 
-def prompts_on_grid(objects: Any, image: MetaTensor, path: str) -> dict[str, Tensor]:
+def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Tensor]:
     """Keyword arguments of the network for objects with ``points``, ``labels`` and ``box`` in voxels of the file.
 
     Args:
-        objects: a list of dicts, as in :data:`EXAMPLE`.
+        objects: as :func:`sam_monai.prompts.schema.check_objects` gives them.
         image: (C, *spatial) as the network gets it.
         path: where they come from, for errors.
 
     Raises:
-        InputError: they do not fit the image.
+        InputError: they lie outside the image.
     """
     dims = image.ndim - 1
-    try:
-        clicks = [torch.tensor(o.get("points", []), dtype=torch.float32).reshape(-1, dims) for o in objects]
-        labels = [torch.tensor(o.get("labels", [])).long() for o in objects]
-        boxes = [torch.tensor(o["box"]).float() if "box" in o else None for o in objects]
-        fits = all(len(c) == len(m) and bool(((m == 0) | (m == 1)).all()) for c, m in zip(clicks, labels, strict=True))
-        fits = fits and objects and all(box is None or box.shape == (2 * dims,) for box in boxes)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); write it like {EXAMPLE}") from error
-    if not fits:
-        raise InputError(
-            f"{path}: points of {dims} numbers, as many labels (1 or 0), boxes of {2 * dims}, as {EXAMPLE}"
-        )
+    clicks = [torch.tensor(one["points"], dtype=torch.float32).reshape(-1, dims) for one in objects]
+    labels = [torch.tensor(one["labels"], dtype=torch.int64) for one in objects]
+    boxes = [torch.tensor(one["box"], dtype=torch.float32) if "box" in one else None for one in objects]
     move = to_network_grid(image)
     size = torch.tensor(image.shape[1:])
     most = max(1, *(len(c) for c in clicks))
@@ -126,34 +113,34 @@ def prompts_on_grid(objects: Any, image: MetaTensor, path: str) -> dict[str, Ten
     for i, (points, values, box) in enumerate(zip(clicks, labels, boxes, strict=True)):
         coords[i, : len(points)], kinds[i, : len(points)] = move(points), values
         if box is not None:
-            corners[i, 0] = box_on_grid(box.view(2, dims), move, size, path)
+            corners[i, 0] = box_on_grid(box.view(2, dims), move, size, f"{path}: the box of object {i + 1}")
     outside = (coords.round() < 0) | (coords.round() >= size)
-    if outside[kinds != -1].any():
+    wrong = (outside.any(2) & (kinds != -1)).any(1)
+    if wrong.any():
         raise InputError(
-            f"{path}: a click lies outside the image, whose grid is {tuple(image.shape[1:])} after loading"
+            f"{path}: a click of object {int(wrong.nonzero()[0]) + 1} lies outside the image, whose grid is "
+            f"{tuple(image.shape[1:])} after loading; give voxels of the file, from 0 on"
         )
     prompts = {}
     if (kinds != -1).any():
         prompts |= {"point_coords": coords, "point_labels": kinds}
     if not corners.isnan().all():
         prompts["boxes"] = corners
-    if any(len(c) == 0 and box is None for c, box in zip(clicks, boxes, strict=True)):
-        raise InputError(f"{path}: an object has neither points nor a box; write it like {EXAMPLE}")
     return prompts
 
 
-def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, path: str) -> Tensor:
+def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, which: str) -> Tensor:
     """The voxels of another grid whose centres lie in a box of whole voxels, at least one: corners (2, dims) to
     (2 dims,).
 
     Raises:
         InputError: the box does not meet the image.
     """
-    edges = torch.stack([box.amin(0) - 0.5, box.amax(0) + 0.5])
+    edges = torch.stack([box[0] - 0.5, box[1] + 0.5])
     ends = move(torch.tensor(list(product(*edges.T.tolist()))))
     low, high = ends.amin(0), ends.amax(0)
     if ((high < -0.5) | (low > size - 0.5)).any():
-        raise InputError(f"{path}: a box lies outside the image, whose grid is {tuple(size.tolist())} after loading")
+        raise InputError(f"{which} lies outside the image, whose grid is {tuple(size.tolist())} after loading")
     lower, upper = (low + 1e-3).ceil(), (high - 1e-3).floor()
     middle = ((low + high) / 2).round()
     thin = upper < lower

@@ -13,17 +13,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..files import write_aside
-from .metrics import METRICS
+from ..outputs import RUN, Outputs
+from .metrics import METRICS, mean, summary
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: .6em 0 } th, td { padding: .2em .8em; text-align: right }
 th { border-bottom: 1px solid #999 } td:first-child, th:first-child { text-align: left }
 tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% } .error { color: #a00 }
-section { border-top: 1px solid #ddd; margin-top: 1.5em } h2 { font-size: 1.1em }
+section { border-top: 1px solid #ddd; margin-top: 1.5em } h2 { font-size: 1.1em } body { overflow-wrap: anywhere }
 """
-HEADS = {"dice": "Dice", "hd95": "HD95", "surface_dice": "surface Dice", "ml": "prediction, ml"}
+HEADS = {"dice": "Dice", "hd95": "HD95", "surface_dice": "surface Dice", "ml": "prediction, ml",
+         "false_positive": "false positive"}  # fmt: skip
 
 
 def evaluation_report(
@@ -44,9 +45,18 @@ def evaluation_report(
         path: of the HTML file.
         curves: further pictures, as far as they are there.
     """
-    keys = [key for key in (*METRICS, "ml") if any(is_number(row.get(key)) for row in rows)]
+    keys = [key for key in (*METRICS, "ml", "false_positive") if any(is_number(row.get(key)) for row in rows)]
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    means = [[name, *(mean([row[key] for row in rows if row["label"] == name]) for key in keys)] for name in labels]
+    unit = "ml" if "ml" in keys else "pixels"
+    means = []
+    for name in labels:
+        of = [row for row in rows if row["label"] == name]
+        found = summary(of)
+        volume = mean([row.get("ml", math.nan) for row in of])
+        counts = [f"{found['held']} of {len(of)}", found["missed"], found["false_cases"], found["false_positive"]]
+        means.append([name, *(found[key] for key in METRICS), *counts, volume])
+    mean_heads = ["label", *(HEADS[key] for key in METRICS), "cases that hold it", "of these missed",
+                  "false positive in", f"false positive, {unit}", HEADS["ml"]]  # fmt: skip
     cases = sorted({row["case"] for row in rows}, key=lambda name: worst_first(name, rows))
     sections = [
         section(case, table([[r["label"], *(r[k] for k in keys)] for r in rows if r["case"] == case],
@@ -55,7 +65,7 @@ def evaluation_report(
     ]  # fmt: skip
     curve = f"<h2>Training</h2>{picture(draw_history(history))}" if history else ""
     curve += "".join(picture(file.read_bytes()) for file in curves if file.is_file())
-    body = [f"<h2>Means over {len(cases)} cases</h2>", table(means, ["label", *(HEADS[k] for k in keys)]), curve]
+    body = [f"<h2>Means over {len(cases)} cases</h2>", table(means, mean_heads), curve]
     return write_page(path, "Evaluation", [*body, "<h2>Cases, the worst first</h2>", *sections, about(settings)])
 
 
@@ -94,7 +104,8 @@ def studies_report(
 def write_page(path: str | Path, title: str, body: Sequence[str]) -> Path:
     path = Path(path)
     head = f'<meta charset="utf-8"><title>sam_monai: {title}</title><style>{STYLE}</style>'
-    write_aside(f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>", path)
+    page = f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>"
+    Outputs(path.parent).write(page, path, RUN)
     return path
 
 
@@ -116,6 +127,8 @@ def table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
 def cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
+    if value == math.inf:
+        return "missed"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -132,14 +145,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
 
 
-def mean(values: Sequence[float]) -> float:
-    held = [value for value in values if is_number(value)]
-    return sum(held) / len(held) if held else math.nan
-
-
-def worst_first(case: str, rows: Sequence[Mapping[str, Any]]) -> tuple[float, str]:
-    dice = mean([row["dice"] for row in rows if row["case"] == case])
-    return (2.0 if math.isnan(dice) else dice, case)
+def worst_first(case: str, rows: Sequence[Mapping[str, Any]]) -> tuple[float, float, str]:
+    """Lowest Dice first; cases that hold no label last, those with the most false positives before the others."""
+    of = [row for row in rows if row["case"] == case]
+    dice = mean([row["dice"] for row in of])
+    return (2.0 if math.isnan(dice) else dice, -summary(of)["false_positive"], case)
 
 
 def draw_history(history: Sequence[Mapping[str, float]]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
-from ..files import aside
+from ..outputs import Outputs
 
 METRICS = ("dice", "hd95", "surface_dice")
 
@@ -28,15 +29,16 @@ def case_metrics(
 
     Args:
         pred: label map (1, *spatial).
-        label: the truth, likewise.
+        label: the reference, likewise.
         labels: number of foreground labels.
         spacing: of the grid, millimetres (volumes) or 1 for pixels (pictures).
         tolerance: of the surface Dice, in the same unit.
 
     Returns:
         A dict a label: ``dice``, ``hd95`` (95th percentile of the symmetric surface distance) and ``surface_dice``, in
-        the unit of the spacing. All are NaN where the truth lacks the label; the distance is infinite where only the
-        prediction does.
+        the unit of the spacing, and ``false_positive``, the volume or area marked where the reference lacks the label.
+        The first three are NaN where the reference lacks the label, the last where it holds it. The distance is
+        infinite where the prediction misses the label.
     """
     # MONAI warns of an argument that its own functions pass on.
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
@@ -45,9 +47,11 @@ def case_metrics(
     rows = []
     for i in range(labels):
         a, b = y_pred[:, i + 1 : i + 2], y[:, i + 1 : i + 2]
-        row = {"dice": dice[i], "hd95": float("nan"), "surface_dice": float("nan")}
+        row = {"dice": dice[i], "hd95": math.nan, "surface_dice": math.nan, "false_positive": math.nan}
         if b.any():
-            row |= {"hd95": float("inf"), "surface_dice": 0.0}
+            row |= {"hd95": math.inf, "surface_dice": 0.0}
+        else:
+            row["false_positive"] = a.sum().item() * math.prod(spacing)
         if a.any() and b.any():
             row["hd95"] = compute_hausdorff_distance(
                 a, b, include_background=True, percentile=95, spacing=spacing
@@ -60,8 +64,10 @@ def case_metrics(
 
 
 class CaseTable:
-    """Collects the metrics of every case of an evaluator's run, prints the means and writes ``cases.csv``. There ``ml``
-    are the millilitres of the prediction in a volume.
+    """Collects the metrics of every case of an evaluator's run, prints the means and writes ``cases.csv``.
+
+    There ``ml`` is the prediction's volume in millilitres, and ``false_positive`` what is marked of a label in a case
+    without it: millilitres in a volume, pixels in a picture.
 
     Args:
         labels: names of the foreground labels.
@@ -88,6 +94,7 @@ class CaseTable:
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance)
             if len(spacing) == 3:
                 for value, row in enumerate(metrics, 1):
+                    row["false_positive"] /= 1000
                     row["ml"] = float((case["pred"] == value).sum()) * math.prod(spacing) / 1000
             file = str(case["image"].meta["filename_or_obj"])
             self.rows += [{"file": file, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
@@ -102,22 +109,48 @@ class CaseTable:
         print(self.table(), flush=True)
         if self.folder is None:
             return
-        with aside(self.folder / "cases.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml"], extrasaction="ignore")
+        path = self.folder / "cases.csv"
+        with Outputs(self.folder).writing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml", "false_positive"], extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.rows)
-        print(f"every case: {self.folder / 'cases.csv'}", flush=True)
+        print(f"every case: {path}", flush=True)
 
     def table(self) -> str:
-        """Means over the cases that hold the label, and how many those are."""
-        width = max(len(name) for name in (*self.labels, "label"))
-        lines = [f"{'label':{width}}  {'Dice':>7} {'HD95':>7} {'surface Dice':>12}  cases"]
+        """Means over the cases that hold the label, how many of them were missed, and what is marked in the others."""
+        heads = ["label", "Dice", "HD95", "surface Dice", "cases", "missed", "false positives"]
+        unit = "ml" if any("ml" in row for row in self.rows) else "pixels"
+        lines = [heads]
         for name in self.labels:
             rows = [row for row in self.rows if row["label"] == name]
-            held = [row for row in rows if row["dice"] == row["dice"]]
-            if held:
-                dice, hd95, surface = (sum(row[m] for row in held) / len(held) for m in METRICS)
-                lines.append(f"{name:{width}}  {dice:7.4f} {hd95:7.2f} {surface:12.4f}  {len(held)} of {len(rows)}")
-            else:
-                lines.append(f"{name:{width}}  {'-':>7} {'-':>7} {'-':>12}  0 of {len(rows)}")
-        return "\n".join(lines)
+            found = summary(rows)
+            means = [f"{found[key]:.{digits}f}" for key, digits in zip(METRICS, (4, 2, 4), strict=True)]
+            counts = [f"{found['held']} of {len(rows)}", str(found["missed"])]
+            false = f"{found['false_cases']} of {len(rows) - found['held']}, {found['false_positive']:.4g} {unit}"
+            lines.append([short(name), *(mean.replace("nan", "-") for mean in means), *counts, false])
+        widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+        pad = (str.ljust, *(len(heads) - 1) * (str.rjust,))
+        return "\n".join("  ".join(p(x, w) for p, x, w in zip(pad, line, widths, strict=True)) for line in lines)
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the rows of one label come to: means of :data:`METRICS` over the cases that hold it (of distances, over
+    those in which it was found), NaN over none; how many hold it (``held``) and were ``missed``; in how many others
+    something is marked (``false_cases``), and how much in all (``false_positive``)."""
+    held = [row for row in rows if not math.isnan(row["dice"])]
+    false = [row["false_positive"] for row in rows if row.get("false_positive", 0) > 0]
+    means = {key: mean([row[key] for row in held]) for key in METRICS}
+    missed = sum(math.isinf(row["hd95"]) for row in held)
+    return means | {"held": len(held), "missed": missed, "false_cases": len(false), "false_positive": sum(false)}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of the finite ones; NaN if there is none."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def short(name: str, most: int = 40) -> str:
+    """A name on one line of bounded length."""
+    name = " ".join(name.split())
+    return name if len(name) <= most else f"{name[: most - 8]}...{name[-5:]}"

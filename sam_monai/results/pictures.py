@@ -1,7 +1,8 @@
-"""Masks as people want to see them: contours over a few slices, truth and prediction side by side."""
+"""Masks as contours over a few slices, with the reference and the prediction side by side."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from ..data.load import LoadCased
 from ..data.names import CaseNames
 from ..data.slicing import ToSlices
 from ..distributed import first_process
-from ..files import aside
+from ..outputs import Outputs, picture_file
+from .metrics import short
 
 
 def upright(volume: Any, orientation: str) -> np.ndarray:
@@ -34,6 +36,18 @@ def chosen_slices(mask: np.ndarray, number: int) -> list[int]:
     return sorted({int(held[round(place)]) for place in places})
 
 
+def legible(text: str, most: int = 40) -> str:
+    """A text of bounded length in which ``?`` stands for characters that the font of pictures lacks."""
+    return "".join(c if has_glyph(c) else "?" for c in short(text, most))
+
+
+@functools.cache
+def has_glyph(character: str) -> bool:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    return get_font(findfont(FontProperties())).get_char_index(ord(character)) != 0
+
+
 def case_picture(
     image: np.ndarray, maps: Mapping[str, np.ndarray], labels: Sequence[str], title: str, path: Path, slices: int = 3
 ) -> None:
@@ -42,9 +56,9 @@ def case_picture(
     Args:
         image: (1 or 3, rows, columns, slices), any range.
         maps: column titles and label maps (rows, columns, slices), values 0 to len(labels).
-        labels: names for the legend.
+        labels: names for the legend; a name that the font cannot write is told by its number.
         title: heading.
-        path: file to write.
+        path: file to write, in place.
         slices: rows at most.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -73,19 +87,25 @@ def case_picture(
                 if mask is not None and mask.any():
                     axis.imshow(mask[..., None] * np.array(to_rgba(colour, 0.25)), interpolation="nearest")
                     axis.contour(mask, [0.5], colors=[colour], linewidths=1.2)
-    handles = [Line2D([], [], color=c, label=name) for c, name in zip(colours, labels, strict=False)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False)
-    figure.suptitle(title, fontsize=10)
-    with aside(path) as part:
-        figure.savefig(part, dpi=100, format="png")
+    names = [name if "?" not in (name := legible(label)) else f"{i}: {name}" for i, label in enumerate(labels, 1)]
+    # Numbers first, for matplotlib leaves out names that begin with "_" and takes "$" for mathematics.
+    handles = [Line2D([], [], color=c, label=str(i)) for i, c in enumerate(colours[: len(labels)], 1)]
+    legend = figure.legend(
+        handles=handles, loc="outside lower center", ncols=min(len(labels), 4), fontsize=9, frameon=False
+    )
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_parse_math(False)
+        text.set_text(name)
+    figure.suptitle(legible(title, 80), fontsize=10, parse_math=False)
+    figure.savefig(path, dpi=100, format="png")
 
 
 class Pictures:
-    """Writes a picture of every case that an evaluator sees: image, truth where there is one, prediction.
+    """Writes a picture of every case that an evaluator sees: the image, the reference if there is one, the prediction.
 
     Args:
         labels: names of the foreground labels; a function without arguments where they are known only later.
-        folder: where ``<case>.png`` go.
+        folder: where the pictures go, ``<case>.png`` of volumes and ``<case>_picture.png`` of 2D images.
         settings: how the images were prepared (``orientation``, ``channels``), see :mod:`sam_monai.inference.pipeline`.
         most: cases at most.
         names: of the cases.
@@ -125,9 +145,10 @@ class Pictures:
             for name, labelled in maps.items():
                 on_grid = MetaTensor(np.asarray(torch.as_tensor(labelled).cpu()), affine=image.affine)
                 turned[name] = upright(on_grid, self.settings["orientation"])[0]
-            path = self.folder / f"{self.names(file)}.png"
+            path = picture_file(self.folder, self.names(file), case["pred"].ndim - 1)
             labels = self.labels()
             if self.prompted(file):
                 labels = [f"object {i}" for i in range(1, int(case["pred"].max()) + 1)] or ["object"]
-            case_picture(upright(image, self.settings["orientation"]), turned, labels, file.name, path)
+            with Outputs(self.folder).writing(path, file) as part:
+                case_picture(upright(image, self.settings["orientation"]), turned, labels, file.name, part)
             self.written.append(path)

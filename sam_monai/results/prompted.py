@@ -1,4 +1,4 @@
-"""How good the answers to clicks and boxes are on the validation cases: a table, a CSV file, a curve as a picture."""
+"""How good the answers to clicks and boxes are on the validation cases: a table, a CSV file and a curve."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from ..distributed import first_process, gathered
 from ..errors import InputError
-from ..files import aside
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
+from ..outputs import Outputs
 from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from ..prompts.prompted_inference import by_parts, follow, in_parts
 
@@ -123,11 +123,13 @@ def evaluate_prompts(
     if not first_process():
         return means
     folder = Path(folder)
-    with aside(folder / "prompts.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+    outputs = Outputs(folder)
+    with outputs.writing(folder / "prompts.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["case", "label", "prompt", "dice"])
         writer.writeheader()
         writer.writerows(rows)
-    draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], folder / "corrective_clicks.png")
+    with outputs.writing(folder / "corrective_clicks.png") as part:
+        draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], part)
     width = max(map(len, means))
     print("\n".join([f"{'prompt':{width}}  mean Dice", *(f"{p:{width}}  {dice:9.4f}" for p, dice in means.items())]))
     print(f"every answer: {folder / 'prompts.csv'}", flush=True)
@@ -146,4 +148,4 @@ def draw_curve(dice: Sequence[float], path: Path) -> None:
     axes.plot(CORRECTIONS, dice, marker="o")
     axes.set(xlabel="corrective clicks after a box", ylabel="mean Dice", xticks=CORRECTIONS)
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=150, format="png")

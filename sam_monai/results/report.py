@@ -1,4 +1,4 @@
-"""What training and evaluation end with: a table, pictures, a page to look at, and what to do next."""
+"""What training and evaluation end with: a table, pictures and a report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,37 @@ import ignite.distributed as idist
 from ignite.engine import Engine
 from torch import nn
 
+from ..data.dataset import is_picture
+from ..data.names import CaseNames
 from ..distributed import first_process
-from ..files import write_aside
+from ..files import check_writable
 from ..networks.adapter_files import read_adapter
+from ..outputs import RUN, Outputs, picture_file
 from ..training.checkpoints import Checkpoints
 from ..training.resume import read_history
 from .html_report import evaluation_report
 from .metrics import CaseTable
 from .pictures import Pictures
+
+FILES = ("cases.csv", "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
+
+
+def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
+    """Find out before a training or an evaluation whether its results can be written.
+
+    Args:
+        output_dir: where they go.
+        cases: that are validated.
+
+    Raises:
+        InputError: the folder cannot be written, or something else would be replaced.
+    """
+    check_writable(output_dir, "output_dir")
+    folder, names = Path(output_dir), CaseNames()
+    Outputs(folder).check((folder / name, RUN) for name in FILES)
+    named = [(names(case["image"]), case["image"]) for case in cases]
+    for place in (folder, folder / "validation"):
+        Outputs(place).check((picture_file(place, name, 2 if is_picture(image) else 3), image) for name, image in named)
 
 
 def show_result(
@@ -60,7 +83,7 @@ def show_result(
     if not first_process():
         return
     names = [Path(case["image"]).name for case in training]
-    write_aside("".join(f"{name}\n" for name in names), Path(output_dir) / "training_cases.txt")
+    Outputs(output_dir).write("".join(f"{name}\n" for name in names), Path(output_dir) / "training_cases.txt")
     shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
     print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown}")
     size = path.stat().st_size
@@ -88,7 +111,7 @@ def write_report(
         rows: list[dict[str, Any]] = list(csv.DictReader(file))
     for row in rows:
         row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
-    shown = {row["case"]: Path(pictures or folder) / f"{row['case']}.png" for row in rows}
+    shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
     history = read_history(Path(ckpt_dir), Checkpoints.RESUME)
     curves = [folder / "corrective_clicks.png"]
     path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)

@@ -1,19 +1,9 @@
-"""A real MONAI Label server on the bundles, driven over HTTP as 3D Slicer and OHIF drive it.
-
-Needs MONAI Label in an environment of its own (docs/monai_label.md); MONAI_LABEL_PYTHON names its python.
-"""
+"""A real MONAI Label server on the bundles, driven over HTTP as 3D Slicer and OHIF drive it."""
 
 from __future__ import annotations
 
-import gzip
 import io
-import json
-import os
 import re
-import shutil
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,118 +11,20 @@ import nibabel as nib
 import numpy as np
 import pytest
 import requests
-from bundle_runner import ROOT, run, volumes
+from monai_label_server import PYTHON, centre, start_server, truth
 from nibabel.affines import apply_affine
 
-PYTHON = os.environ.get("MONAI_LABEL_PYTHON", "")
 pytestmark = [
     pytest.mark.monai_label,
     pytest.mark.skipif(not PYTHON, reason="MONAI_LABEL_PYTHON names no python with MONAI Label"),
 ]
-SHAPE = (40, 36, 8)
-EPOCHS = {"ssam": 30, "ptsam": 60, "medsa": 24}
-FLIPPED = np.array([[1, -1], [0, 1], [2, -1]])  # the axes that a file's own become, and their direction
-
-
-def package(bundle: str, folder: Path, data: Path) -> Path:
-    """A bundle trained on small made volumes, ready to be loaded by others."""
-    run(
-        bundle,
-        "train",
-        dataset_dir=str(data),
-        ckpt_dir=f"{folder}/{bundle}_trained",
-        output_dir=f"{folder}/{bundle}_output",
-        image_size=64,
-        epochs=EPOCHS[bundle],
-        val_interval=EPOCHS[bundle],
-        slices=4,
-    )
-    command = [sys.executable, "-m", "sam_monai", "package", str(ROOT / "bundles" / bundle), str(folder / bundle)]
-    subprocess.run([*command, "--adapter", f"{folder}/{bundle}_trained/model.pt"], check=True, cwd=folder)
-    return folder / bundle
-
-
-class Server:
-    """MONAI Label's own server on this machine's loopback address."""
-
-    def __init__(self, folder: Path, studies: Path, models: dict[str, Path]) -> None:
-        (folder / "stubs").mkdir()
-        (folder / "stubs/pydicom_seg.py").touch()  # an export of MONAI Label's that does not run with pydicom 3
-        environment = os.environ | {"PYTHONPATH": f"{folder / 'stubs'}:{ROOT}", "OMP_NUM_THREADS": "1"}
-        label = [PYTHON, "-m", "monailabel.main"]
-        command = [*label, "apps", "--download", "--name", "monaibundle", "--output", str(folder)]
-        subprocess.run(command, check=True, env=environment, cwd=folder)
-        (folder / "monaibundle/model").mkdir(exist_ok=True)
-        for name, bundle in models.items():
-            (folder / "monaibundle/model" / name).symlink_to(bundle)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = folder / "server.log"
-        command = [*label, "start_server", "--app", str(folder / "monaibundle"), "--studies", str(studies)]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        for key, value in {"models": ",".join(models), "zoo_source": "local", "sam2": "false"}.items():
-            command += ["--conf", key, value]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
-        deadline = time.monotonic() + 240
-        while True:
-            try:
-                requests.get(f"{self.url}/info/", timeout=120).raise_for_status()
-                return
-            except requests.RequestException:
-                assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()[-4000:]
-                time.sleep(1)
-
-    def ask(self, model: str, image: str, **params: object) -> requests.Response:
-        where = f"{self.url}/infer/{model}?image={image}&output=image"
-        return requests.post(where, data={"params": json.dumps(params)}, timeout=300)
-
-    def mask(self, model: str, image: str, **params: object) -> nib.Nifti1Image:
-        answer = self.ask(model, image, **params)
-        assert answer.status_code == 200, answer.text + self.log.read_text()[-4000:]
-        return nib.Nifti1Image.from_bytes(gzip.decompress(answer.content))
-
-    def wait_for(self, image: str) -> None:
-        """Until the server has noticed a new file of its studies."""
-        deadline = time.monotonic() + 60
-        while image not in requests.get(f"{self.url}/datastore/?output=all", timeout=60).json()["objects"]:
-            assert time.monotonic() < deadline, f"the server does not list {image}"
-            time.sleep(0.5)
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(60)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("monai_label")
-    data = volumes(folder / "data", SHAPE)
-    models = {bundle: package(bundle, folder, data) for bundle in EPOCHS}
-    models["medsa_deepgrow"] = models["medsa"]
-    studies = folder / "studies"
-    studies.mkdir()
-    for name in ("c", "d"):
-        shutil.copy(data / f"images/{name}.nii.gz", studies)
-    image = nib.load(data / "images/d.nii.gz")
-    nib.save(image.as_reoriented(FLIPPED), studies / "flipped.nii.gz")  # the same patient, voxels in another order
-    running = Server(folder, studies, models)
-    running.data, running.models, running.studies = data, models, studies
+    running = start_server(tmp_path_factory.mktemp("monai_label"))
     yield running
     running.stop()
-
-
-def truth(server: Server, image: str) -> np.ndarray:
-    """The labels of an image, in the order of its own voxels."""
-    label = nib.load(server.data / f"labels/{'d' if image == 'flipped' else image}.nii.gz")
-    return np.asarray((label.as_reoriented(FLIPPED) if image == "flipped" else label).dataobj)
-
-
-def centre(server: Server, label: int, image: str = "d") -> list[int]:
-    """The voxel in the middle of a label's ball."""
-    return [int(x) for x in np.round(np.argwhere(truth(server, image) == label).mean(0))]
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -193,6 +85,8 @@ def test_a_second_click_is_faster_than_the_first(server):
         ({"foreground": [[500, 3, 2]]}, "outside"),
         ({"foreground": [["here"]]}, "points"),
         ({"background": [[3, 3]]}, "points"),
+        ({"foreground": [[float("nan"), 3, 2]]}, "finite"),
+        ({"foreground": "here"}, "lists of points"),
     ],
 )
 def test_a_broken_request_is_answered_and_the_server_lives_on(server, params, message):
@@ -202,8 +96,19 @@ def test_a_broken_request_is_answered_and_the_server_lives_on(server, params, me
     (server.studies / "broken.nii.gz").write_bytes(b"nothing")
     server.wait_for("broken")
     answer = server.ask("ssam", "broken")
-    assert 400 <= answer.status_code < 600 and "broken.nii.gz" in answer.text
+    assert answer.status_code == 400 and "broken.nii.gz" in answer.text
     assert server.ask("medsa_deepgrow", "d", foreground=[centre(server, 1)]).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["ssam", "medsa"])
+def test_an_image_that_training_refuses_is_refused(server, model):
+    image = nib.load(server.studies / "d.nii.gz")
+    array = np.asarray(image.dataobj).copy()
+    array[3, 4, 2] = np.nan
+    nib.save(nib.Nifti1Image(array, image.affine), server.studies / "nan.nii.gz")
+    server.wait_for("nan")
+    answer = server.ask(model, "nan")
+    assert answer.status_code == 400 and re.search(r"nan\.nii\.gz.*NaN", answer.json()["detail"]), answer.text
 
 
 @pytest.mark.parametrize("model", ["ssam", "medsa"])

@@ -8,12 +8,14 @@ import torch
 from dicom_maker import AFFINE, SETTINGS
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer
+from monai.transforms import Compose
 from network_tester import image, tiny_backbone
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_monai import PTSAM
 from sam_monai.data import preparing
 from sam_monai.inference import pipeline
-from sam_monai.inference.slabs import SlabInferer
+from sam_monai.inference.slabs import SLAB_BYTES, SlabInferer, ToFileGridd
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +82,41 @@ def test_kept_labels_lie_where_logits_would_have_put_them(spacing):
         a, b = out["labels"] == value, expected == value
         assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.85
         np.testing.assert_allclose(np.argwhere(a).mean(0), np.argwhere(b).mean(0), atol=0.6)  # half a voxel is a tie
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that is made within."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        there = {arg.untyped_storage().data_ptr() for arg in args if isinstance(arg, torch.Tensor)}
+        for tensor in made if isinstance(made, (list, tuple)) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in there:
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return made
+
+
+@pytest.mark.parametrize("labels", [1, 104])
+@pytest.mark.parametrize("depth", [32, 200])
+def test_no_array_grows_with_labels_or_depth_but_the_result(labels, depth):
+    def network(volume):
+        return torch.zeros(1, labels + 1, *volume.shape[2:]).index_fill_(1, torch.tensor([labels]), 1.0)
+
+    network.labels = [str(i) for i in range(labels)]
+    volume = torch.zeros(1, 1, 96, 96, depth)
+    with Largest() as inferring:
+        out = SlabInferer(SimpleInferer(), most_bytes=0)(volume, network)
+    found = out if out.shape[1] == 1 else out.argmax(1, keepdim=True)
+    assert found.shape == (1, 1, 96, 96, depth) and (found == labels).all()
+    assert inferring.bytes <= max(SLAB_BYTES, out.nbytes)
+
+
+def test_labels_are_chosen_without_a_second_array_of_their_size():
+    logits = torch.randn(3, 256, 64, 16)
+    finish = ToFileGridd(Compose([]))
+    with Largest() as finishing:
+        found = finish({"pred": logits})["pred"]
+    assert torch.equal(found.as_tensor().long(), logits.argmax(0, keepdim=True))
+    assert finishing.bytes <= 2 * found.nbytes

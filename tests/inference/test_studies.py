@@ -96,7 +96,7 @@ def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_sam
 def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
     bright = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
     where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}
-    run("ptsam", "inference", postprocessing=bright, **where)
+    run("ptsam", "inference", postprocessing=bright, orientation="RAS", **where)
     record = records(tmp_path / "o")["c"]
     mask = np.asarray(nib.load(tmp_path / "o" / record["mask"]).dataobj)
     assert mask.any()
@@ -116,6 +116,19 @@ def test_processes_share_the_studies_out(trained, studies, tmp_path):
         assert done.stdout.count("mask: ") + done.stderr.count("mask: ") == 2 - rank
     assert set(records(out)) == {"series", "b_series", "c"}
     assert "3 studies segmented, 0 not" in (out / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_end_together_and_the_exit_status_tells_of_a_failure(trained, studies, tmp_path):
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "monai.bundle", "run", "--config_file", "bundles/ptsam/configs/inference.json"]
+    command += [f"--{key}={value}" for key, value in settings(trained, studies, out).items()]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode and "error: 1 of 4 studies" in done.stderr
+    assert set(records(out)) == {"series", "b_series", "c", "broken"}
+    assert "3 studies segmented, 1 not" in (out / "report.html").read_text()
 
 
 @needs_browser

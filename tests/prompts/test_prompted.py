@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import oblique
-from monai.data import MetaTensor, list_data_collate
+from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
-from sam_monai import InputError, MedSA
+from sam_monai import MedSA
 from sam_monai.inference import pipeline
 from sam_monai.prompts import prompted_inference as prompted
 from sam_monai.prompts.prompted_inference import PromptedInference, by_parts, follow
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
-from sam_monai.prompts.requests import KeepClicks, clicks_of_request, prompts_beside, read_prompts, with_prompts
+from sam_monai.prompts.requests import prompts_beside, read_prompts, with_prompts
 from sam_monai.training.losses import SoftmaxDiceFocalLoss
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,
@@ -173,33 +173,3 @@ def test_prompts_of_a_file_mean_the_same_voxels_after_turning_and_resampling(tmp
 
 def test_an_image_without_a_file_of_prompts_has_none(tmp_path):
     assert read_prompts(tmp_path / "none.json", torch.zeros(1, 5, 5)) == {}
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
-        ('{"objects": []}', "points of 2 numbers"),
-        ('{"objects": [{"points": [[1, 2, 3]], "labels": [1]}]}', "cannot be read"),
-        ('{"objects": [{"points": [[1, 2]], "labels": [2]}]}', "points of 2"),
-        ('{"objects": [{"points": [[1, 2]], "labels": []}]}', "points of 2"),
-        ('{"objects": [{"points": [[1, 9]], "labels": [1]}]}', "outside the image"),
-        ('{"objects": [{"box": [1, 2, 3]}]}', "boxes of 4"),
-        ('{"objects": [{"box": [1, 2, 3, 4]}, {}]}', "neither points nor a box"),
-        ('{"objects": [{"box": [20, 2, 25, 4]}]}', "outside the image"),
-    ],
-)
-def test_prompts_that_do_not_fit_are_refused_with_the_files_name(tmp_path, content, said):
-    path = tmp_path / "p.png.prompts.json"
-    path.write_text(content)
-    with pytest.raises(InputError, match=rf"(?s)p\.png\.prompts\.json.*{said}"):
-        read_prompts(path, torch.zeros(1, 8, 8))
-
-
-@pytest.mark.parametrize("points", [[3, 4], 5, [[1, 2], 7], [["a", "b"]], [[1]]])
-@pytest.mark.parametrize("spatial", [(8, 8), (8, 8, 4)])
-def test_clicks_of_a_request_that_are_no_voxels_are_refused(points, spatial):
-    case = KeepClicks()({"image": MetaTensor(torch.zeros(1, *spatial)), "foreground": points})
-    with pytest.raises(InputError, match="the request's clicks"):
-        clicks_of_request(case["image"])

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import csv
 import math
+import re
+from types import SimpleNamespace
 
+import pytest
 import torch
+from monai.data import MetaTensor
 
-from sam_monai.results.metrics import CaseTable, case_metrics
+from sam_monai.results.html_report import evaluation_report
+from sam_monai.results.metrics import METRICS, CaseTable, case_metrics
 
 
 def ball(centre, shape=(20, 20, 20), radius=5.0):
@@ -26,9 +32,9 @@ def test_distances_are_in_millimetres():
 def test_a_perfect_mask_is_perfect_and_a_missed_label_is_not():
     truth = ball((10.0, 10, 10))
     perfect = case_metrics(truth, truth, 1, [1.0] * 3, tolerance=1.0)[0]
-    assert perfect == {"dice": 1.0, "hd95": 0.0, "surface_dice": 1.0}
+    assert {key: perfect[key] for key in METRICS} == {"dice": 1.0, "hd95": 0.0, "surface_dice": 1.0}
     missed = case_metrics(torch.zeros_like(truth), truth, 1, [1.0] * 3, tolerance=1.0)[0]
-    assert missed == {"dice": 0.0, "hd95": math.inf, "surface_dice": 0.0}
+    assert {key: missed[key] for key in METRICS} == {"dice": 0.0, "hd95": math.inf, "surface_dice": 0.0}
 
 
 def test_a_label_that_the_truth_lacks_is_left_out_and_counted():
@@ -36,7 +42,67 @@ def test_a_label_that_the_truth_lacks_is_left_out_and_counted():
     table = CaseTable(("a", "b"))
     for pred in (truth, 2 * truth):
         metrics = case_metrics(pred, truth, 2, [1.0] * 3, tolerance=1.0)
-        assert all(math.isnan(value) for value in metrics[1].values())
+        assert all(math.isnan(metrics[1][key]) for key in METRICS)
         table.rows += [{"case": "x", "label": n, **m} for n, m in zip("ab", metrics, strict=True)]
     lines = table.table().splitlines()
-    assert "0.5000" in lines[1] and lines[1].endswith("2 of 2") and lines[2].endswith("0 of 2")
+    assert "0.5000" in lines[1] and "2 of 2" in lines[1] and "0 of 2" in lines[2]
+
+
+class Engine:
+    """What a table needs of an evaluator."""
+
+    def __init__(self, *cases):
+        def tensor(label):
+            return MetaTensor(label.float(), torch.diag(torch.tensor([2.0, 1, 1, 1])))
+
+        images = [MetaTensor(label, meta={"filename_or_obj": f"/d/{i}"}) for i, (_, label) in enumerate(cases)]
+        self.state = SimpleNamespace(
+            output=[
+                {"pred": tensor(pred), "label": tensor(label), "image": image}
+                for image, (pred, label) in zip(images, cases, strict=True)
+            ]
+        )
+
+
+def evaluated(tmp_path, *cases) -> tuple[CaseTable, list[dict[str, str]], str]:
+    table = CaseTable(("a", "b"), tmp_path)
+    table.collect(Engine(*cases))
+    table.finish(Engine())
+    with (tmp_path / "cases.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    page = evaluation_report([{**row} for row in table.rows], {}, {}, [], tmp_path / "report.html").read_text()
+    return table, rows, re.sub(r"<[^>]+>", " ", page)
+
+
+def test_what_is_marked_of_a_label_that_a_case_lacks_is_counted_and_shown(tmp_path):
+    truth = ball((10.0, 10, 10))
+    table, rows, page = evaluated(tmp_path, (truth, truth), (2 * torch.ones_like(truth), 0 * truth), (truth, 0 * truth))
+    volume = 2 * 20**3 / 1000
+    assert [float(row["false_positive"]) for row in rows if row["label"] == "b"] == [0, pytest.approx(volume), 0]
+    wrong = 2 * float(truth.sum()) / 1000
+    assert [row["false_positive"] for row in rows if row["label"] == "a"][0] == "nan"
+    a, b = table.table().splitlines()[1:]
+    assert "1.0000" in a and a.endswith(f"1 of 2, {wrong:.4g} ml") and b.endswith(f"1 of 3, {volume:.4g} ml")
+    assert f"{volume:.4g}" in page
+    assert page.index(" 0 ") < page.index(" 1 ")
+
+
+def test_a_missed_label_is_counted_and_leaves_the_mean_distance_finite(tmp_path):
+    truth = ball((10.0, 10, 10))
+    table, rows, page = evaluated(tmp_path, (truth, truth), (0 * truth, truth))
+    assert {row["hd95"] for row in rows if row["label"] == "a"} == {"0.0", "inf"}
+    assert "inf" not in table.table() and re.search(r"a +0\.5000 +0\.00 +0\.5000 +2 of 2 +1 ", table.table())
+    assert "inf" not in page and "missed" in page
+
+
+def test_nothing_to_measure_is_no_number(tmp_path):
+    truth = ball((10.0, 10, 10))
+    table, _, _ = evaluated(tmp_path, (0 * truth, 0 * truth))
+    assert all(re.search(r"- +- +- +0 of 1 +0 +0 of 1, 0 ml", line) for line in table.table().splitlines()[1:])
+
+
+def test_pixels_are_the_unit_of_pictures():
+    table = CaseTable(("a",))
+    metrics = case_metrics(torch.ones(1, 8, 8).long(), torch.zeros(1, 8, 8).long(), 1, [1.0, 1.0], 1.0)
+    table.rows = [{"case": "x", "label": "a", **metrics[0]}]
+    assert table.table().endswith("1 of 1, 64 pixels")

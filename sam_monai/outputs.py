@@ -1,0 +1,153 @@
+"""Result files: none replaces a file that this package did not write for that very case."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .errors import InputError
+from .files import aside, cannot_write
+
+LISTS = "written"  # a folder within each folder of results
+RUN = ""  # the case of files that belong to a whole run, such as a report
+Written = dict[str, dict[str, set[str]]]  # file's name in lower case -> case -> hashes of what was written
+
+
+class Outputs:
+    """The way of every result into its folder.
+
+    ``written/<rank>.jsonl`` in the folder lists each file with the case that it was written for and the
+    SHA-256 of its content. A file that is there and not listed so belongs to somebody else and stays: an image, the
+    results of another program, a mask that somebody has corrected. Names are compared without regard to case, as some
+    disks do.
+
+    Args:
+        folder: of the results.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def check(self, claims: Iterable[tuple[Path, str]]) -> None:
+        """Find out before the work whether files can be written.
+
+        Args:
+            claims: paths, and the image of the case that each belongs to, or :data:`RUN`.
+
+        Raises:
+            InputError: a path holds something else, or two cases share it.
+        """
+        listed = written(self.folder)
+        claimed: dict[str, str] = {}
+        for path, case in claims:
+            if (other := claimed.setdefault(self.key(path), case)) != case:
+                raise InputError(f"{path}: would hold the results of both {other} and {case}; rename one of them")
+            self.refuse_another(path, case, listed)
+
+    @contextmanager
+    def writing(self, path: Path, case: str | Path = RUN) -> Iterator[Path]:
+        """The path of a part that takes the place of ``path``, as :func:`sam_monai.files.aside` gives it.
+
+        Raises:
+            InputError: ``path`` holds something else, or cannot be written.
+        """
+        self.refuse_another(path, str(case))
+        with aside(path) as part:
+            yield part
+            # Listed before it is there: a kill between the two leaves a file that is known.
+            self.note({"file": self.key(path), "case": identity(case), "sha256": digest(part)})
+
+    def write(self, content: str, path: Path, case: str | Path = RUN) -> None:
+        """Text in UTF-8 through :meth:`writing`."""
+        with self.writing(path, case) as part:
+            part.write_text(content, encoding="utf-8")
+
+    def refuse_another(self, path: Path, case: str, listed: Written | None = None) -> None:
+        if not os.path.lexists(path):
+            return
+        found = digest(path)  # before the list is read: another process lists what it writes first
+        of = (written(self.folder) if listed is None else listed).get(self.key(path), {})
+        if found in of.get(identity(case), set()):
+            return
+        owner = next((owner for owner, known in of.items() if found in known), None)
+        if owner is not None:
+            what = f"holds the results of {owner}"
+        else:
+            what = "has been changed since this package wrote it" if of else "was not written by this package"
+        raise InputError(
+            f"{path}: is there already and {what}; the results of {case or 'this run'} would replace it: "
+            "name another folder by the key output_dir, or move the file away"
+        )
+
+    def key(self, path: Path) -> str:
+        return os.path.relpath(path, self.folder).casefold()
+
+    def note(self, entry: dict[str, str]) -> None:
+        path = self.folder / LISTS / f"{int(os.environ.get('RANK', 0))}.jsonl"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:  # a line that a kill cut short ends where this one begins
+                file.write(f"\n{json.dumps(entry)}\n")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+
+def written(folder: Path) -> Written:
+    """What :class:`Outputs` wrote to a folder."""
+    listed: Written = {}
+    for file in sorted((folder / LISTS).glob("*.jsonl")):
+        with suppress(OSError):
+            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+                with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                    entry = json.loads(line)
+                    of = listed.setdefault(entry["file"].casefold(), {})
+                    of.setdefault(entry["case"], set()).add(entry["sha256"])
+    return listed
+
+
+def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:
+    """Whether a file has the name of a result in its folder. ``None`` if not; "" if it is that result; else, where its
+    content is another, the reason why it is taken for no image.
+
+    Args:
+        file: of any folder.
+        known: what :func:`written` says of folders, filled here.
+    """
+    path = Path(file)
+    if path.parent not in known:
+        known[path.parent] = written(path.parent)
+    of = known[path.parent].get(path.name.casefold())
+    if of is None:
+        return None
+    if any(digest(path) in hashes for hashes in of.values()):
+        return ""
+    return f"has the name of a result of {next(iter(of)) or 'an earlier run'} and has been changed since"
+
+
+def holds_outputs_alone(path: Path, known: dict[Path, Written]) -> bool:
+    """Whether a file is a result or a list of results, or a folder holds no other files."""
+    if path.is_dir():
+        return all(holds_outputs_alone(file, known) for file in path.iterdir() if file.is_file())
+    return (path.parent.name == LISTS and path.suffix == ".jsonl") or is_output(path, known) == ""
+
+
+def picture_file(folder: Path, name: str, spatial_dims: int) -> Path:
+    """The picture that shows a case and its mask; of a 2D image, with a name that no image and no mask has."""
+    return folder / f"{name}{'_picture' if spatial_dims == 2 else ''}.png"
+
+
+def identity(case: str | Path) -> str:
+    """A case by its image's real path, whatever links lead there."""
+    return os.path.realpath(case) if str(case) != RUN else RUN
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file; nothing that is listed where it is no file that can be read."""
+    if path.is_file():  # and no pipe, which would never end
+        with suppress(OSError), path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    return "unreadable"

@@ -1,0 +1,100 @@
+"""What prompts from a file or a request must look like, and what is wrong with those that do not."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+
+EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
+KEYS = ("points", "labels", "box")
+MOST_BYTES = 2**24  # of a file
+MOST_CLICKS = 10_000  # of all objects, each with as many as the one with the most
+LARGEST = 2**24  # coordinate; beyond it float32 does not hold every voxel
+
+Object = dict[str, list]
+
+
+def read_objects(path: Path, dims: int) -> list[Object]:
+    """The objects of a prompts file.
+
+    Raises:
+        InputError: it is no file that can be read, or does not hold what :func:`check_objects` asks for.
+    """
+    remedy = f"write it like {EXAMPLE}"
+    if not path.is_file():
+        raise InputError(f"{path}: is no file; {remedy}")
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MB; {remedy}")
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError as error:
+        raise InputError(f"{path}: is nested too deep; {remedy}") from error
+    except (OSError, ValueError) as error:  # among these what is not UTF-8
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if not isinstance(content, dict) or "objects" not in content:
+        raise InputError(f'{path}: holds no "objects"; {remedy}')
+    unknown_key(content, ("objects",), str(path))
+    return check_objects(content["objects"], dims, str(path))
+
+
+def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
+    """Objects with ``points``, ``labels`` and ``box``, each of which may be missing.
+
+    Args:
+        objects: of JSON.
+        dims: axes of the image.
+        path: where they come from, for errors.
+
+    Raises:
+        InputError: anything else, named with the number of the object, from 1 on.
+    """
+    if not isinstance(objects, list) or not objects:
+        raise InputError(f"{path}: its objects are no list with at least one; write it like {EXAMPLE}")
+    checked = [check_object(one, dims, f"{path}: object {number}") for number, one in enumerate(objects, 1)]
+    if len(checked) * max(len(one["points"]) for one in checked) > MOST_CLICKS or len(checked) > MOST_CLICKS:
+        raise InputError(f"{path}: has more than {MOST_CLICKS} clicks; give fewer objects or clicks at a time")
+    return checked
+
+
+def check_object(one: Any, dims: int, where: str) -> Object:
+    remedy = f"write it like {EXAMPLE}"
+    if not isinstance(one, dict):
+        raise InputError(f"{where} is no object with points or a box; {remedy}")
+    unknown_key(one, KEYS, where)
+    points, labels, box = one.get("points", []), one.get("labels", []), one.get("box", [])
+    if not isinstance(points, list) or not all(are_voxels(point, dims) for point in points):
+        raise InputError(f"{where}: its points are no list of voxels with {dims} finite numbers each; {remedy}")
+    if not isinstance(labels, list) or not all(type(label) is int and label in (0, 1) for label in labels):
+        raise InputError(f"{where}: its labels are no list of the whole numbers 1 (on it) and 0 (beside it); {remedy}")
+    if len(points) != len(labels):
+        raise InputError(f"{where}: has {len(points)} points and {len(labels)} labels; give each point a label")
+    if "box" not in one:
+        if not points:
+            raise InputError(f"{where}: has neither points nor a box; {remedy}")
+        return {"points": points, "labels": labels}
+    if not are_voxels(box, 2 * dims):
+        raise InputError(f"{where}: its box is no list of {2 * dims} finite numbers; {remedy}")
+    if any(low > high for low, high in zip(box[:dims], box[dims:], strict=True)):
+        raise InputError(f"{where}: its box {box} has its corners swapped; give the lower corner first on every axis")
+    return {"points": points, "labels": labels, "box": box}
+
+
+def are_voxels(numbers: Any, count: int) -> bool:
+    return (
+        isinstance(numbers, list)
+        and len(numbers) == count
+        and all(type(x) in (int, float) and abs(x) <= LARGEST for x in numbers)  # NaN is not
+    )
+
+
+def unknown_key(given: dict, known: Sequence[str], where: str) -> None:
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key[:99], known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(known)}"
+            raise InputError(f"{where}: unknown key {key[:99]!r}; {hint}")

@@ -62,11 +62,12 @@ def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
         given: keys and values as they were typed; empty where no command line is read.
     """
     for key in KEYS.keys() & given.keys():
-        typed, kind = given[key], KEYS[key].kind
-        there = key in PATHS and os.path.exists(typed)
-        if typed == "None" and not there and (kind.optional or key not in PATHS):
-            parser[key] = None
-        elif key in PATHS and (there or not is_expression(typed)):
+        typed, path = given[key], key in PATHS
+        there = path and os.path.exists(typed)
+        word = {"None": None, "False": False}.get(typed, typed)
+        if word is None and not path or word is not typed and not there and KEYS[key].kind.allows(word):
+            parser[key] = word
+        elif path and (there or not is_expression(typed)):
             parser[key] = literal(typed)
     for key in PATHS:
         if isinstance(value := parser.get(key), str) and not is_expression(value):
@@ -141,7 +142,9 @@ def warn_of_other_images(parser: ConfigParser) -> None:
     adapter, data = parser.get_parsed_content("record")["preprocessing"], read_dataset(folder)
     if adapter["intensity"] != data.intensity:
         logger.warning(
-            "%s holds images of the kind %s, and the adapter was trained on images of the kind %s: its masks are likely "
-            "to be wrong. Segment with an adapter trained on such images, or correct \"modality\" in dataset.json",
-            folder, data.intensity, adapter["intensity"],
-        )  # fmt: skip
+            "%s holds images of the kind %s, and the adapter was trained on images of the kind %s: its masks are "
+            "likely to be wrong. Segment with an adapter for such images, or correct the modality in dataset.json",
+            folder,
+            data.intensity,
+            adapter["intensity"],
+        )

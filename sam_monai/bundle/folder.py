@@ -23,6 +23,8 @@ PLACES = (
     "network_data_format/outputs/pred/channel_def",
 )
 
+AS_SHIPPED = "take the file of the bundle as it is shipped"
+
 
 def root(path: str) -> str:
     """The folder of the bundle whose configuration asks: where MONAI's workflow read it, whatever folder it runs in;
@@ -35,6 +37,22 @@ def root(path: str) -> str:
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A bundle's file.
+
+    Raises:
+        InputError: it cannot be read, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason}); {AS_SHIPPED}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no object; {AS_SHIPPED}")
+    return content
+
+
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
     """The bundle's metadata.json.
 
@@ -44,17 +62,13 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
     path = Path(bundle_root) / "configs" / "metadata.json"
     if not path.exists():
         raise InputError(f"{path} is missing: bundle_root must be the bundle's folder")
-    remedy = "take the file of the bundle as it is shipped"
-    try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
+    metadata = read_json(path)
     for place in PLACES:
         found = metadata
         for part in place.split("/"):
             found = found.get(part) if isinstance(found, dict) else None
         if not isinstance(found, dict):
-            raise InputError(f"{path}: {place} is missing or no object; {remedy}")
+            raise InputError(f"{path}: {place} is missing or no object; {AS_SHIPPED}")
     return metadata
 
 
@@ -74,8 +88,8 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     strange = [key for key in keys.NETWORK if key in shipped and key not in trained]
     if strange:
         raise InputError(
-            f"{adapter}: the adapter is one of {trained.get('method')} and has no {strange[0]}, so {bundle_root} is not "
-            f"its bundle: name that method's bundle, or an adapter trained with this one"
+            f"{adapter}: the adapter is one of {trained.get('method')} and has no {strange[0]}, so it is not one of "
+            f"{bundle_root}: name that method's bundle, or an adapter trained with this one"
         )
     if isinstance(images, dict):  # an adapter that was not trained by a bundle says nothing of its images
         trained = trained | {"preprocessing": shipped["preprocessing"] | images}

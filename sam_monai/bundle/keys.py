@@ -22,11 +22,10 @@ from ..networks.text import TEXT_WEIGHTS
 
 @dataclass(frozen=True)
 class Kind:
-    """What values are allowed, in words and as a check. ``optional``: ``None`` too, which ``words`` says."""
+    """What values are allowed, in words and as a check."""
 
     words: str
     allows: Callable[[Any], bool]
-    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def one_of(*choices: str | int) -> Kind:
 
 
 def or_none(kind: Kind, meaning: str = "none") -> Kind:
-    return Kind(f"{kind.words}, or null: {meaning}", lambda v: v is None or kind.allows(v), optional=True)
+    return Kind(f"{kind.words}, or null: {meaning}", lambda v: v is None or kind.allows(v))
 
 
 FLAG = Kind("True or False", lambda v: isinstance(v, bool))
@@ -152,7 +151,7 @@ KEYS: dict[str, Key] = {
     "ct_window": Key(WINDOW, "Hounsfield units that become 0 and 1, for `intensity` ct"),
     "orientation": Key(
         ORIENTATION,
-        "which axis of a volume is sliced; coarsest: the one with the coarsest spacing (axial where none is clearly so)",
+        "which axis of a volume is sliced; coarsest: the one with the coarsest spacing, or axial where none is",
     ),
     "spacing": Key(
         or_none(SPACING, "as in the file"), "resample volumes to this spacing in mm; masks return to the file's grid"
@@ -174,7 +173,9 @@ KEYS: dict[str, Key] = {
     "tokens": Key(whole(1, 1000), "prompt tokens of a label ([PTSAM](ptsam.md))"),
     "encoder_prompts": Key(whole(0, 1000), "prompts in every block of the encoder ([PTSAM](ptsam.md))"),
     "embedding_cache": Key(
-        or_none(PATH, "none is kept"), "where embeddings are kept ([PTSAM](ptsam.md))", "in the cache folder"
+        Kind("a path, or False: none is kept", lambda v: v is None or v is False or is_path(v)),
+        "where embeddings are kept ([PTSAM](ptsam.md))",
+        "in the cache folder",
     ),
     "ratio": Key(RATIO, "of an adapter's width to its layer's ([Med-SA](medsa.md))"),
     "thaw_decoder": Key(FLAG, "train the whole mask decoder too ([Med-SA](medsa.md))"),

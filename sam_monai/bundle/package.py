@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import shutil
@@ -14,7 +13,7 @@ from ..distributed import first_process
 from ..errors import InputError
 from ..files import write_json
 from ..networks.adapter_files import read_adapter, read_training, write_adapter
-from .folder import metadata_labels, read_metadata, record
+from .folder import metadata_labels, read_json, read_metadata, record
 from .keys import NETWORK, literal
 
 COPIED = ("LICENSE", "docs", "configs")
@@ -53,10 +52,7 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
             (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, part / name)
         write_json(metadata, part / "configs" / "metadata.json")
         for file in sorted((part / "configs").glob("*.json")):
-            try:
-                config = json.loads(file.read_text(encoding="utf-8"))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{root / 'configs' / file.name}: cannot be read ({error})") from error
+            config = read_json(file)
             if file.name == "train.json":
                 config |= {key: value for key, value in values.items() if key in config}
                 config["dataset_dir"] = None

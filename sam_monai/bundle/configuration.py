@@ -71,8 +71,21 @@ def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
             parser[key] = literal(typed)
     for key in PATHS:
         if isinstance(value := parser.get(key), str) and not is_expression(value):
-            parser[key] = literal(value)
+            parser[key] = literal(with_hash(key, value))
     parser.parse(reset=True)
+
+
+def with_hash(key: str, path: str) -> str:
+    """A program's path as it was before MONAI wrote every ``#`` as ``::``.
+
+    Raises:
+        InputError: both are there.
+    """
+    original = path.replace("::", "#")
+    there = [one for one in dict.fromkeys((original, path)) if os.path.lexists(one)]
+    if len(there) > 1:
+        raise InputError(f"the key {key}: MONAI takes {original} and {path} for the same: give it as a pathlib.Path")
+    return there[0] if there else original
 
 
 def check(parser: ConfigParser, given: Mapping[str, str]) -> None:

@@ -100,17 +100,16 @@ def check(parser: ConfigParser, given: Mapping[str, str]) -> None:
         for name in (KEYS.keys() | OTHER_NAMES) & (found.keys() if isinstance(found, dict) else set()):
             values[f"{section}::{name}".replace("::", "#")] = found[name]
     refuse({name: value for name, value in values.items() if not is_expression(value)})
-    computed = {}
     for key, value in values.items():
         typed_path = key in PATHS and is_expression(given.get(key))
         if key in KEYS and is_expression(value) and (typed_path or needs_no_data(parser, key)):
             try:
-                computed[key] = parser.get_parsed_content(key)
+                computed = parser.get_parsed_content(key)
             except Exception as error:  # whatever an expression raises
                 cause = input_error_in(error) or innermost(error)
                 advice = f"; a file or folder of that name is written ./{given[key]}" if typed_path else ""
                 raise InputError(f"the key {key} is {value!r}, an expression that fails ({cause}){advice}") from error
-    refuse(computed)
+            refuse({key: computed})
 
 
 def refuse(values: Mapping[str, Any]) -> None:

@@ -89,7 +89,7 @@ def one_of(*choices: str | int) -> Kind:
 
 
 def or_none(kind: Kind, meaning: str = "none") -> Kind:
-    return Kind(f"{kind.words}, or null: {meaning}", lambda v: v is None or kind.allows(v))
+    return Kind(f"{kind.words}, or None: {meaning}", lambda v: v is None or kind.allows(v))
 
 
 FLAG = Kind("True or False", lambda v: isinstance(v, bool))

@@ -86,10 +86,9 @@ def test_a_program_gives_paths_as_they_are(name, tmp_path):
 def test_a_program_is_told_where_two_folders_are_one_to_monai(tmp_path):
     for name in ("a#b", "a::b"):
         (tmp_path / name).mkdir()
+    files = config_files("ssam", "inference")
     with pytest.raises(RuntimeError) as error:
-        ConfigWorkflow(
-            config_files("ssam", "inference"), logging_file=False, dataset_dir=f"{tmp_path}/a#b"
-        ).initialize()
+        ConfigWorkflow(files, logging_file=False, dataset_dir=f"{tmp_path}/a#b").initialize()
     assert "pathlib.Path" in str(error.value.__cause__)
     workflow = ConfigWorkflow(files, logging_file=False, dataset_dir=tmp_path / "a::b")
     workflow.initialize()

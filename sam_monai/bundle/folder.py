@@ -81,11 +81,12 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     """
     metadata = read_metadata(bundle_root)
     shipped = metadata["adapter"] | {"labels": metadata_labels(metadata)}
+    own = [key for key in shipped if key not in (*keys.NETWORK, "method", "preprocessing")]
     if not Path(adapter).is_file():
-        return checked(shipped, Path(bundle_root) / "configs" / "metadata.json")
+        return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)
     trained = identity.from_tensor(read_adapter(adapter)["identity"])
     images = trained.get("preprocessing")
-    strange = [key for key in keys.NETWORK if key in shipped and key not in trained]
+    strange = [key for key in (*keys.NETWORK, *own) if key in shipped and key not in trained]
     if strange:
         raise InputError(
             f"{adapter}: the adapter is one of {trained.get('method')} and has no {strange[0]}, so it is not one of "
@@ -93,12 +94,12 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
         )
     if isinstance(images, dict):  # an adapter that was not trained by a bundle says nothing of its images
         trained = trained | {"preprocessing": shipped["preprocessing"] | images}
-    return checked(trained, adapter)
+    return checked(trained, adapter, own)
 
 
-def checked(record: dict[str, Any], source: str | Path) -> dict[str, Any]:
+def checked(record: dict[str, Any], source: str | Path, own: list[str]) -> dict[str, Any]:
     """A record of what :func:`keys.of_record` allows, and of the method's name."""
-    values = keys.of_record(record, source)
+    values = keys.of_record(record, source, own)
     images = {key: values.pop(key) for key in keys.IMAGES}
     return {**values, "method": record.get("method"), "preprocessing": images}
 

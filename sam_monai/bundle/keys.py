@@ -71,8 +71,9 @@ def are_axis_codes(value: Any) -> bool:
 
 
 def is_name(value: Any) -> bool:
-    """A label's name; not one that a configuration would run, look up or read from a file."""
-    return isinstance(value, str) and value.strip() != "" and not re.search(r"^[$@%]|[@%](#|::)", value)
+    """A label's name; not one that a configuration would run, look up, read from a file or act upon."""
+    acted_upon = r"^\s*[$@%]|[@%][\w.]*(#|::)|^_\w+_$"
+    return isinstance(value, str) and value.strip() != "" and not re.search(acted_upon, value)
 
 
 def whole(low: int, high: int | None = None, step: int = 1) -> Kind:
@@ -234,9 +235,14 @@ def problems(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def of_record(record: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
+def of_record(record: Mapping[str, Any], source: str | Path, own: Sequence[str] = ()) -> dict[str, Any]:
     """Of an adapter's record, or of what metadata.json says of one, what a configuration may take: the keys of
     :data:`NETWORK` that it has and all of :data:`IMAGES`. Nothing else of it is looked at.
+
+    Args:
+        record: as it was read.
+        source: its file.
+        own: further keys, of a method that is not known here; their values are a flag, a number or a name.
 
     Raises:
         InputError: a value that is missing or not allowed; ``source`` is named.
@@ -245,7 +251,13 @@ def of_record(record: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
     if not isinstance(images, Mapping) or any(key not in images for key in IMAGES):
         raise InputError(f"{source}: the record does not say how images are prepared ({', '.join(IMAGES)})")
     values = {**{key: record[key] for key in NETWORK if key in record}, **{key: images[key] for key in IMAGES}}
-    if wrong := problems(values):
+    values |= {key: record[key] for key in own if key in record}
+    odd = [
+        f"{key} is {values[key]!r:.200}; it is a flag, a number or a name"
+        for key in own
+        if key in values and not (isinstance(values[key], bool) or is_number(values[key]) or is_name(values[key]))
+    ]
+    if wrong := problems(values) + odd:
         raise InputError(f"{source}: the record of the adapter was changed or is damaged: {'; '.join(wrong)}")
     return values
 
@@ -253,9 +265,12 @@ def of_record(record: Mapping[str, Any], source: str | Path) -> dict[str, Any]:
 def literal(text: str) -> str:
     """A configuration's value that MONAI takes for this very text, whatever is in it: what it would run, look up, read
     from a file or alter stands escaped in an expression."""
-    if not re.search(r"[$@%#]|::", text):
-        return text
-    return "$" + re.sub(r"[$@%#:]", lambda found: f"\\x{ord(found[0]):02x}", ascii(text))
+    return f"${quoted(text)}" if re.search(r"[$@%#]|::", text) else text
+
+
+def quoted(text: str) -> str:
+    """A text as it stands in an expression of a configuration."""
+    return re.sub(r"[$@%#:]", lambda found: f"\\x{ord(found[0]):02x}", ascii(text))
 
 
 def default_of(name: str, value: Any) -> str:

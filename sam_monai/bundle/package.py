@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import write_json
 from ..networks.adapter_files import read_adapter, read_training, write_adapter
 from .folder import metadata_labels, read_json, read_metadata, record
-from .keys import NETWORK, literal
+from .keys import quoted
 
 COPIED = ("LICENSE", "docs", "configs")
 
@@ -40,8 +40,9 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
         raise InputError(f"{root} is no bundle of sam_monai: it has no {', '.join(absent)}")
     adapter = root / "models" / "model.pt" if adapter is None else Path(adapter)
     state, known = read_adapter(adapter), record(root, adapter)
-    # Nothing else of the record: a configuration is code.
-    values = {**{key: known[key] for key in NETWORK if key in known}, **known["preprocessing"]}
+    # What was checked one by one, and nothing else of the record: a configuration is code.
+    values = {key: value for key, value in known.items() if key not in ("method", "preprocessing")}
+    values |= known["preprocessing"]
     metadata = described(read_metadata(root), known)
     target = Path(os.path.abspath(output))
     part = target.with_name(f".{target.name}.part")
@@ -54,7 +55,7 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
         for file in sorted((part / "configs").glob("*.json")):
             config = read_json(file)
             if file.name == "train.json":
-                config |= {key: value for key, value in values.items() if key in config}
+                config |= {key: value for key, value in values.items() if not isinstance(config.get(key, {}), dict)}
                 config["dataset_dir"] = None
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
@@ -103,10 +104,10 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     if intensity != "picture":
         image["channel_def"] = {"0": "image"}
     metadata["data_type"] = "nifti" if dims == 3 else "png"
-    metadata["adapter"] = {key: known[key] for key in (*NETWORK[1:], "preprocessing") if key in known}
+    metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     return metadata
 
 
 def default_root(output: Path) -> str:
     """The key ``bundle_root``."""
-    return f"$sam_monai.bundle.folder.root({literal(str(output))[1:]})"
+    return f"$sam_monai.bundle.folder.root({quoted(str(output))})"

@@ -9,6 +9,7 @@ import inspect
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -82,7 +83,7 @@ def refuse_outdated() -> NoReturn:
         method = identity.from_tensor(read_adapter(adapter)["identity"])["method"]
     raise InputError(
         f"the configuration of {bundle} was written by an older sam_monai; make the bundle anew from its adapter: "
-        f"python -m sam_monai package bundles/{method} NEW_FOLDER --adapter {adapter}"
+        f"python -m sam_monai package bundles/{method} NEW_FOLDER --adapter {shlex.quote(str(adapter))}"
     )
 
 

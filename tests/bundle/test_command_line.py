@@ -71,12 +71,14 @@ def old(tmp_path):
 
 def test_a_configuration_of_an_older_version_says_how_to_make_the_bundle_anew(old):
     workflow = monai.bundle.ConfigWorkflow(str(old), logging_file=False)
-    for read in (workflow.initialize, lambda: workflow.parser.get_parsed_content("bundle_root")):
-        with pytest.raises(RuntimeError) as error:
-            read()
-        line = str(told(error.value))
-        assert re.match(r"the configuration of \S*old was written by an older sam_monai", line)
-        assert "package bundles/ssam NEW_FOLDER --adapter " in line and "old/models/model.pt" in line
+    with pytest.raises(RuntimeError) as error:
+        workflow.initialize()
+    line = str(told(error.value))
+    assert re.match(r"the configuration of \S*old was written by an older sam_monai", line)
+    assert "package bundles/ssam NEW_FOLDER --adapter " in line and "old/models/model.pt" in line
+    with pytest.raises(RuntimeError) as error:
+        workflow.parser.get_parsed_content("bundle_root")
+    assert "was written by an older sam_monai" in str(told(error.value))
 
 
 @pytest.mark.slow
@@ -150,12 +152,12 @@ def test_another_methods_adapter_is_named_in_inference_and_evaluation(bundle, da
 # -- our own commands --------------------------------------------------------------------------------------------------
 
 GOOD = json.loads((ROOT / "bundles/ssam/configs/metadata.json").read_text())
+PLACES = ("adapter", "network_data_format")
 METADATA = {
     "a list": "[]", "a number": "3", "null": "null", "nothing": "", "broken": '{"adapter": ',
     "not UTF-8": b'{"a": "\xff"}',
     "deep": "[" * 100_000, "deep objects": '{"a":' * 5000 + "1" + "}" * 5000, "empty": "{}",
-    **{f"no {key}": json.dumps({k: v for k, v in GOOD.items() if k != key}) for key in ("adapter", "network_data_format")
-       },
+    **{f"no {place}": json.dumps({k: v for k, v in GOOD.items() if k != place}) for place in PLACES},
     **{f"adapter {value!r}": json.dumps(GOOD | {"adapter": value}) for value in (None, [], "x", {},
                                                                                  {"preprocessing": 1})},
     **{f"format {value!r}": json.dumps(GOOD | {"network_data_format": value}) for value in (None, [], {"inputs": 3})},

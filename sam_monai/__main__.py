@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
+from .errors import InputError, told
 
 if TYPE_CHECKING:
     from .backbones.weights import KnownFile
@@ -49,6 +50,15 @@ def download(args: argparse.Namespace) -> None:
         names = ", ".join(name for name, file in known.items() if file.url)
         raise InputError(f"there are no known weights '{args.name}': those with a download are {names}")
     print(download(known[args.name], args.folder))
+
+
+def keys(args: argparse.Namespace) -> None:
+    """List the keys of a bundle's configurations: default, meaning, what is allowed."""
+    from .bundle import keys
+    from .bundle.folder import read_json
+
+    configs = [read_json(Path(args.bundle) / "configs" / f"{name}.json") for name in ("evaluate", "inference", "train")]
+    print(keys.listed({name: value for config in configs for name, value in config.items()}))
 
 
 def package(args: argparse.Namespace) -> None:
@@ -95,8 +105,6 @@ def series(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
-    from pathlib import Path
-
     from .files import save_aside
     from .networks.adapter_files import load_network
     from .networks.ssam import SSAM
@@ -128,59 +136,52 @@ def export(args: argparse.Namespace) -> None:
     print(export(network, args.output, args.size, channels, args.prompted, args.opset))
 
 
+ADAPTER = {"metavar": "ADAPTER", "help": "as bundles/ssam/models/model.pt, or .safetensors"}
+CHECKPOINT = {"help": "the base weights, if not in the cache folder"}
+BUNDLE = {"metavar": "BUNDLE", "help": "a bundle's folder, as bundles/ssam"}
+# Each command is described by its function's docstring.
+COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] = {
+    weights: {},
+    download: {
+        "name": {"metavar": "NAME", "help": "as listed by the command weights"},
+        "--folder": {"help": "where to put the file (default: the cache folder, where it is looked for)"},
+    },
+    keys: {"bundle": BUNDLE},
+    package: {
+        "bundle": BUNDLE | {"help": "the bundle that the adapter was trained with, as bundles/ssam"},
+        "output": {"metavar": "OUTPUT", "help": "the folder to make"},
+        "--adapter": {"help": "the trained adapter (default: the bundle's models/model.pt)"},
+    },
+    show: {"adapter": ADAPTER},
+    verify: {"adapter": ADAPTER, "--checkpoint": CHECKPOINT},
+    verify_bundle: {"bundle": BUNDLE},
+    series: {"folder": {"metavar": "FOLDER"}},
+    merge: {
+        "adapter": ADAPTER,
+        "output": {"metavar": "OUTPUT", "help": "the checkpoint to write, as sam_merged.pth"},
+        "--checkpoint": CHECKPOINT,
+    },
+    export: {
+        "adapter": ADAPTER,
+        "output": {"metavar": "OUTPUT", "help": "the file to write: .onnx, .xml (OpenVINO) or .pt2"},
+        "--checkpoint": CHECKPOINT,
+        "--size": {"type": int, "nargs": "+", "metavar": "N", "help": "H W, or H W D for volumes (default: the "
+                   "encoder's square, and for volumes any number of slices)"},
+        "--channels": {"type": int, "choices": (1, 3), "help": "of the image (default: what it was trained on)"},
+        "--prompted": {"action": "store_true", "help": "Med-SA by clicks and a box, which become inputs"},
+        "--opset": {"type": int, "default": 18, "help": "of ONNX (default: 18)"},
+    },
+}  # fmt: skip
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m sam_monai", description="Adapting SAM to medical images.")
     commands = top.add_subparsers(metavar="COMMAND", required=True)
-
-    command = commands.add_parser("weights", help=weights.__doc__, description=weights.__doc__)
-    command.set_defaults(run=weights)
-
-    command = commands.add_parser("download", help=download.__doc__, description=download.__doc__)
-    command.add_argument("name", metavar="NAME", help="as listed by the command weights")
-    command.add_argument("--folder", help="where to put the file (default: the cache folder, where it is looked for)")
-    command.set_defaults(run=download)
-
-    command = commands.add_parser("package", help=package.__doc__, description=package.__doc__)
-    command.add_argument(
-        "bundle", metavar="BUNDLE", help="the bundle that the adapter was trained with, as bundles/ssam"
-    )
-    command.add_argument("output", metavar="OUTPUT", help="the folder to make")
-    command.add_argument("--adapter", help="the trained adapter (default: the bundle's models/model.pt)")
-    command.set_defaults(run=package)
-
-    command = commands.add_parser("show", help=show.__doc__, description=show.__doc__)
-    command.add_argument("adapter", metavar="FILE", help="as bundles/ssam/models/model.pt, or .safetensors")
-    command.set_defaults(run=show)
-
-    command = commands.add_parser("verify", help=verify.__doc__, description=verify.__doc__)
-    command.add_argument("adapter", metavar="FILE", help="as bundles/ssam/models/model.pt, or .safetensors")
-    command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
-    command.set_defaults(run=verify)
-
-    command = commands.add_parser("verify_bundle", help=verify_bundle.__doc__, description=verify_bundle.__doc__)
-    command.add_argument("bundle", metavar="FOLDER", help="as bundles/ssam, or what the command package made")
-    command.set_defaults(run=verify_bundle)
-
-    command = commands.add_parser("series", help=series.__doc__, description=series.__doc__)
-    command.add_argument("folder", metavar="FOLDER")
-    command.set_defaults(run=series)
-
-    command = commands.add_parser("merge", help=merge.__doc__, description=merge.__doc__)
-    command.add_argument("adapter", metavar="ADAPTER", help="as bundles/ssam/models/model.pt")
-    command.add_argument("output", metavar="OUTPUT", help="the checkpoint to write, as sam_merged.pth")
-    command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
-    command.set_defaults(run=merge)
-
-    command = commands.add_parser("export", help=export.__doc__, description=export.__doc__)
-    command.add_argument("adapter", metavar="ADAPTER", help="as bundles/ssam/models/model.pt")
-    command.add_argument("output", metavar="OUTPUT", help="the file to write: .onnx, .xml (OpenVINO) or .pt2")
-    command.add_argument("--checkpoint", help="the base weights, if not in the cache folder")
-    command.add_argument("--size", type=int, nargs="+", metavar="N", help="H W, or H W D for volumes (default: the "
-                         "encoder's square, and for volumes any number of slices)")  # fmt: skip
-    command.add_argument("--channels", type=int, choices=(1, 3), help="of the image (default: what it was trained on)")
-    command.add_argument("--prompted", action="store_true", help="Med-SA by clicks and a box, which become inputs")
-    command.add_argument("--opset", type=int, default=18, help="of ONNX (default: 18)")
-    command.set_defaults(run=export)
+    for run, options in COMMANDS.items():
+        command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
+        command.set_defaults(run=run)
+        for name, settings in options.items():
+            command.add_argument(name, **settings)
     return top
 
 
@@ -189,8 +190,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         args.run(args)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        if (line := told(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         return 1
     return 0
 

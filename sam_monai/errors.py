@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 
 class InputError(ValueError):  # pyright: ignore[reportRedeclaration]
@@ -28,7 +29,26 @@ if "monailabel" in sys.modules:
 
 def input_error_in(error: BaseException) -> InputError | None:
     """The error that a user can mend, where MONAI or ignite wrapped it."""
+    return next((cause for cause in causes(error) if isinstance(cause, InputError)), None)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and what brought it about, back to the first."""
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, InputError):
+    while cause is not None:
+        yield cause
         cause = cause.__cause__ or cause.__context__
-    return cause
+
+
+def innermost(error: BaseException) -> BaseException:
+    """What first went wrong."""
+    return list(causes(error))[-1]
+
+
+def told(error: BaseException) -> str | None:
+    """The line for a user of an error that a user can mend, also where MONAI or ignite wrapped it: an
+    :class:`InputError`, or what the system refused. ``None``: it is something else."""
+    cause = input_error_in(error) or next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+    if isinstance(cause, OSError) and cause.filename is not None and cause.strerror:
+        return f"{cause.filename}: {cause.strerror}"
+    return None if cause is None else " ".join(str(cause).split())

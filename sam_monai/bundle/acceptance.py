@@ -16,6 +16,7 @@ from packaging.version import InvalidVersion, Version
 from ..errors import InputError, input_error_in
 from ..networks import adapter_files
 from .folder import read_metadata
+from .keys import literal
 
 WORKFLOWS: dict[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -115,14 +116,18 @@ def check_network(root: Path) -> None:
     """The network of inference takes and gives tensors of the shapes and types that metadata.json says."""
     configs = root / "configs"
     verify_net_in_out(
-        "network_def", str(configs / "metadata.json"), str(configs / "inference.json"), "cpu", bundle_root=str(root)
+        "network_def",
+        str(configs / "metadata.json"),
+        str(configs / "inference.json"),
+        "cpu",
+        bundle_root=literal(str(root)),
     )
 
 
 def check_weights(root: Path) -> None:
     """models/model.pt is there and loads into the network of inference."""
     parser = ConfigParser(ConfigParser.load_config_file(root / "configs" / "inference.json"))
-    parser["bundle_root"] = str(root)
+    parser["bundle_root"] = literal(str(root))
     adapter_files.verify(root / "models" / "model.pt", parser.get_parsed_content("network_def"))
 
 
@@ -130,7 +135,7 @@ def check_properties(root: Path, files: Sequence[str]) -> None:
     """MONAI finds every property of a workflow that it requires."""
     nowhere = {"image": str(root / "none.nii.gz"), "label": str(root / "none.nii.gz")}
     # Placeholders for data, which MONAI would resolve too; none is opened.
-    data: dict[str, Any] = {"dataset#data": [nowhere], "dataset_dir": str(root)}
+    data: dict[str, Any] = {"dataset#data": [nowhere], "dataset_dir": literal(str(root))}
     if files[0] == "train":
         data = {"train#dataset#data": [nowhere], "validate#dataset#data": [nowhere], "cache_rate": 0.0}
     with TemporaryDirectory() as output:  # where handlers open their logs
@@ -139,7 +144,7 @@ def check_properties(root: Path, files: Sequence[str]) -> None:
             workflow_type="infer" if files[0] == "inference" else "train",
             logging_file=False,
             init_id="nothing",  # the data are not checked
-            bundle_root=str(root),
+            bundle_root=literal(str(root)),
             output_dir=output,
             **data,
         )

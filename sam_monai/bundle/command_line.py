@@ -1,36 +1,62 @@
-"""What ``python -m monai.bundle run`` lacks: a complaint about misspelt keys, and errors of one line."""
+"""What ``python -m monai.bundle run`` lacks: help, a complaint about misspelt keys, errors and an end of one line."""
 
 from __future__ import annotations
 
 import ast
+import atexit
 import difflib
 import inspect
+import logging
+import os
+import re
+import shlex
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, run
 
-from ..errors import InputError, input_error_in
+from ..errors import InputError, told
 from ..memory import keep_freed_memory
+from . import configuration, keys
 
 _python_hook = sys.excepthook
 
 
 def begin() -> None:
-    """The first step of a bundle's ``initialize``: settings of the process and, where the program is ``monai.bundle``,
-    errors of one line and a check of the keys.
+    """The first step of a bundle's ``initialize``: settings of the process, a check of the configuration, and, where
+    the program is ``monai.bundle``, help, errors of one line and a check of the keys.
 
     Raises:
-        InputError: the command line holds a key that neither the configuration nor ``monai.bundle run`` knows.
+        InputError: a key that neither the configuration nor ``monai.bundle run`` knows, a value that is not allowed,
+            an overlay given alone, or a folder that cannot be written.
     """
     keep_freed_memory()
+    parser, given = configuration.running(), {}
     if is_monai_bundle():
         sys.excepthook = print_cause
+        given, others = arguments(sys.argv[1:])
+        if "help" in given and parser is not None:
+            print(keys.listed({name: parser[name] for name in keys.KEYS if name in parser}))
+            raise SystemExit(0)
         refuse_unknown_keys(sys.argv[1:])
+        stop_in_a_line(training=parser is not None and "record" not in parser, resumed=given.get("resume") == "True")
+        if others[1:] and parser is not None and others[1] not in (*parser.get(), "None"):
+            raise InputError(f"{others[1]!r} stands alone: keys are given as --key value")
+    if parser is None:
+        return
+    configuration.refuse_overlay(parser)
+    configuration.take_as_typed(parser, given)
+    configuration.check(parser, given)
+    if configuration.will_run():
+        configuration.check_folders(parser)
+        if "record" in parser:
+            configuration.warn_of_other_images(parser)
 
 
 def is_monai_bundle() -> bool:
@@ -38,7 +64,7 @@ def is_monai_bundle() -> bool:
     return "monai" in Path(sys.argv[0]).parts and Path(sys.argv[0]).parent.name == "bundle"
 
 
-def refuse_outdated() -> None:
+def refuse_outdated() -> NoReturn:
     """Say how a bundle is brought up to date whose configuration names modules that are no more.
 
     Raises:
@@ -57,34 +83,78 @@ def refuse_outdated() -> None:
         method = identity.from_tensor(read_adapter(adapter)["identity"])["method"]
     raise InputError(
         f"the configuration of {bundle} was written by an older sam_monai; make the bundle anew from its adapter: "
-        f"python -m sam_monai package bundles/{method} NEW_FOLDER --adapter {adapter}"
+        f"python -m sam_monai package bundles/{method} NEW_FOLDER --adapter {shlex.quote(str(adapter))}"
     )
 
 
 def print_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an InputError as one line, also when MONAI wrapped it; anything else as Python does."""
-    cause = input_error_in(error)
+    """Print what a user can mend as one line, also where MONAI wrapped it; anything else as Python does."""
+    cause = told(error)
     if cause is None:
         _python_hook(kind, error, trace)
     else:
         print(f"error: {cause}", file=sys.stderr, flush=True)
 
 
-def refuse_unknown_keys(arguments: Sequence[str]) -> None:
+def stop_in_a_line(training: bool, resumed: bool) -> None:
+    """Let SIGTERM and Ctrl-C end the process with a line that says how to go on, and status 143 or 130."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    owner, more = os.getpid(), " with --resume True" if training and not resumed else ""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker that loads data
+            os._exit(128 + number)
+        for one in (signal.SIGTERM, signal.SIGINT):  # who asks twice does not want to wait
+            signal.signal(one, lambda *_: os._exit(128 + number))
+        logging.disable(logging.CRITICAL)  # ignite tells of every engine that ends
+        if os.environ.get("RANK", "0") == "0":
+            line = f"\ninterrupted; run the same command{more or ' again'} to go on"
+            atexit.register(print, line, file=sys.stderr, flush=True)
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+
+
+def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Keys and values of a command line as they were typed, and the words that belong to no key, by the rules of fire,
+    which hands them to MONAI as what they look like in Python.
+
+    Args:
+        words: of the command line, after the program.
+    """
+    given, others = {}, []
+    words = [*words, "--"]
+    at = 0
+    while at < words.index("--"):
+        word, following = words[at], words[at + 1]
+        at += 1
+        if not is_flag(word):
+            others.append(word)
+            continue
+        key, has_value, value = word.lstrip("-").partition("=")
+        if not has_value:
+            value, at = ("True", at) if is_flag(following) else (following, at + 1)
+        given[key.replace("-", "_")] = value
+    return given, others
+
+
+def is_flag(word: str) -> bool:
+    return re.match(r"--|-[a-zA-Z]", word) is not None
+
+
+def refuse_unknown_keys(words: Sequence[str]) -> None:
     """MONAI adds an unknown ``--key`` to the configuration in silence, so a misspelt one would do nothing.
 
     Args:
-        arguments: of the command line, after the program.
+        words: of the command line, after the program.
     """
-    given: dict[str, Any] = {}
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            key, has_value, value = argument[2:].partition("=")
-            given[key] = value if has_value else arguments[i + 1] if i + 1 < len(arguments) else None
-    if isinstance(given.get("args_file"), str):
+    given: dict[str, Any] = dict(arguments(words)[0])
+    if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
     files = given.get("config_file") or "configs/train.json"
-    if isinstance(files, str) and files.startswith("["):
+    if isinstance(files, str) and files[:1] in ("[", "("):
         files = ast.literal_eval(files)
     config = ConfigParser.load_config_files(files)
     options = set(inspect.signature(run).parameters)

@@ -12,6 +12,18 @@ from monai.bundle import ConfigWorkflow
 from ..errors import InputError
 from ..networks import identity
 from ..networks.adapter_files import read_adapter
+from . import keys
+
+# What is read of metadata.json; the rest is for people.
+PLACES = (
+    "adapter",
+    "adapter/preprocessing",
+    "network_data_format/inputs/image",
+    "network_data_format/outputs/pred",
+    "network_data_format/outputs/pred/channel_def",
+)
+
+AS_SHIPPED = "take the file of the bundle as it is shipped"
 
 
 def root(path: str) -> str:
@@ -25,26 +37,74 @@ def root(path: str) -> str:
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A bundle's file.
+
+    Raises:
+        InputError: it cannot be read, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{path}: cannot be read ({reason}); {AS_SHIPPED}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no object; {AS_SHIPPED}")
+    return content
+
+
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
-    """The bundle's metadata.json."""
+    """The bundle's metadata.json.
+
+    Raises:
+        InputError: it is missing, cannot be read, or lacks a place that is read here.
+    """
     path = Path(bundle_root) / "configs" / "metadata.json"
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"{path} is missing: bundle_root must be the bundle's folder")
-    return json.loads(path.read_text(encoding="utf-8"))
+    metadata = read_json(path)
+    for place in PLACES:
+        found = metadata
+        for part in place.split("/"):
+            found = found.get(part) if isinstance(found, dict) else None
+        if not isinstance(found, dict):
+            raise InputError(f"{path}: {place} is missing or no object; {AS_SHIPPED}")
+    return metadata
 
 
 def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     """What inference must know of the adapter before it is loaded: the adapter's own record where it is trained, else
-    what metadata.json says of the bundle as it is shipped."""
+    what metadata.json says of the bundle as it is shipped.
+
+    Raises:
+        InputError: a value that no configuration may take, or an adapter of another method than the bundle's.
+    """
     metadata = read_metadata(bundle_root)
     shipped = metadata["adapter"] | {"labels": metadata_labels(metadata)}
+    own = [key for key in shipped if key not in (*keys.NETWORK, "method", "preprocessing")]
     if not Path(adapter).is_file():
-        return shipped
+        return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)
     trained = identity.from_tensor(read_adapter(adapter)["identity"])
-    # An adapter that was not trained by a bundle says nothing of its images.
-    return trained | {"preprocessing": shipped["preprocessing"] | trained["preprocessing"]}
+    images = trained.get("preprocessing")
+    strange = [key for key in (*keys.NETWORK, *own) if key in shipped and key not in trained]
+    if strange:
+        raise InputError(
+            f"{adapter}: the adapter is one of {trained.get('method')} and has no {strange[0]}, so it is not one of "
+            f"{bundle_root}: name that method's bundle, or an adapter trained with this one"
+        )
+    if isinstance(images, dict):  # an adapter that was not trained by a bundle says nothing of its images
+        trained = trained | {"preprocessing": shipped["preprocessing"] | images}
+    return checked(trained, adapter, own)
 
 
-def metadata_labels(metadata: dict[str, Any]) -> list[str]:
+def checked(record: dict[str, Any], source: str | Path, own: list[str]) -> dict[str, Any]:
+    """A record of what :func:`keys.of_record` allows, and of the method's name."""
+    values = keys.of_record(record, source, own)
+    images = {key: values.pop(key) for key in keys.IMAGES}
+    return {**values, "method": record.get("method"), "preprocessing": images}
+
+
+def metadata_labels(metadata: dict[str, Any]) -> list[Any]:
+    """Names of the foreground labels, unchecked."""
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    return [channels[str(i)] for i in range(1, len(channels))]
+    return [channels.get(str(i)) for i in range(1, len(channels))]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
+import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,8 @@ from ..distributed import first_process
 from ..errors import InputError
 from ..files import write_json
 from ..networks.adapter_files import read_adapter, read_training, write_adapter
-from .folder import metadata_labels, read_metadata, record
+from .folder import metadata_labels, read_json, read_metadata, record
+from .keys import quoted
 
 COPIED = ("LICENSE", "docs", "configs")
 
@@ -29,7 +29,8 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
         adapter: ``None``: the bundle's ``models/model.pt``.
 
     Raises:
-        InputError: the output is there, the bundle is not one, or the adapter is missing or of another method.
+        InputError: the output is there, the bundle is not one, the adapter is missing or of another method, or its
+            record holds what no configuration may take.
     """
     root, output = Path(bundle_root), Path(output)
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -39,7 +40,10 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
         raise InputError(f"{root} is no bundle of sam_monai: it has no {', '.join(absent)}")
     adapter = root / "models" / "model.pt" if adapter is None else Path(adapter)
     state, known = read_adapter(adapter), record(root, adapter)
-    values, metadata = literals(known), described(read_metadata(root), known)
+    # What was checked one by one, and nothing else of the record: a configuration is code.
+    values = {key: value for key, value in known.items() if key not in ("method", "preprocessing")}
+    values |= known["preprocessing"]
+    metadata = described(read_metadata(root), known)
     target = Path(os.path.abspath(output))
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -49,9 +53,9 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
             (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, part / name)
         write_json(metadata, part / "configs" / "metadata.json")
         for file in sorted((part / "configs").glob("*.json")):
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = read_json(file)
             if file.name == "train.json":
-                config |= {key: value for key, value in values.items() if key in config}
+                config |= {key: value for key, value in values.items() if not isinstance(config.get(key, {}), dict)}
                 config["dataset_dir"] = None
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
@@ -68,8 +72,10 @@ def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
     adapter = Path(ckpt_dir) / "model.pt"
     if first_process() and (Path(bundle_root) / "configs" / "metadata.json").is_file():
         metadata, ours = read_metadata(bundle_root), record(bundle_root, adapter)
-        if metadata_labels(metadata) != ours["labels"] or any(ours[k] != v for k, v in metadata["adapter"].items()):
-            command = f"python -m sam_monai package {bundle_root} OUTPUT --adapter {adapter}"
+        if metadata_labels(metadata) != ours["labels"] or any(ours.get(k) != v for k, v in metadata["adapter"].items()):
+            command = shlex.join(
+                ["python", "-m", "sam_monai", "package", str(bundle_root), "OUTPUT", "--adapter", str(adapter)]
+            )
             print(f"metadata.json describes another adapter; for a bundle of this one: {command}", flush=True)
 
 
@@ -78,16 +84,8 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
 
     Args:
         metadata: of the bundle.
-        known: the adapter's record.
-
-    Raises:
-        InputError: the adapter is another method's.
+        known: the adapter's record, as :func:`sam_monai.bundle.folder.record` gives it.
     """
-    strange = [key for key in metadata["adapter"] if key not in known]
-    if strange:
-        raise InputError(
-            f"the adapter is one of {known.get('method')} and has no {strange[0]}: name that method's bundle"
-        )
     names = ["background", *known["labels"]]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     pred["num_channels"] = len(names)
@@ -106,32 +104,10 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     if intensity != "picture":
         image["channel_def"] = {"0": "image"}
     metadata["data_type"] = "nifti" if dims == 3 else "png"
-    metadata["adapter"] = {key: known[key] for key in metadata["adapter"]}
+    metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     return metadata
-
-
-def literals(known: Mapping[str, Any]) -> dict[str, Any]:
-    """What an adapter's record says under the names that configurations use.
-
-    Raises:
-        InputError: a value that a configuration would run as code or look up.
-    """
-    # Med-SA's own `scale`, of its adapters, is no key of a configuration; there `scale` is that of the images.
-    values = {**known, **known["preprocessing"]}
-    for text in strings(values):
-        if re.search(r"^[$@%]|[@%]#", text):
-            raise InputError(f"the adapter's record holds {text!r}, which a configuration would run: rename the label")
-    return values
-
-
-def strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [text for part in parts for text in strings(part)]
 
 
 def default_root(output: Path) -> str:
     """The key ``bundle_root``."""
-    path = repr(str(output)).replace("@", "\\x40")  # MONAI takes what follows an @ for a reference
-    return f"$sam_monai.bundle.folder.root({path})"
+    return f"$sam_monai.bundle.folder.root({quoted(str(output))})"

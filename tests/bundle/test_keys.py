@@ -1,0 +1,165 @@
+"""Every key has a type and a range, checked before anything is read, at every door; the documentation says the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import monai.bundle
+import numpy as np
+import pytest
+import torch
+from bundle_runner import ROOT
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai_command import FILES, begun, config_files
+
+from sam_monai import InputError
+from sam_monai.__main__ import main
+from sam_monai.bundle import keys
+from sam_monai.errors import input_error_in
+
+BUNDLES = ("ssam", "ptsam", "medsa")
+NAN, INF = float("nan"), float("inf")
+NOT_WHOLE = ("abc", 1.5, 2.0, -1, True, None, [1], "1", {}, NAN)
+NOT_A_FLAG = ("maybe", "true", 1, 0, 3, None, [True], 1.0)
+NOT_A_NUMBER = (-1, NAN, INF, "abc", None, True, [0.1])
+NOT_A_PATH = (1, 2.5, True, [], ["a"], {"a": 1}, "", "a\0b")
+BAD: dict[str, tuple] = {
+    **dict.fromkeys(keys.PATHS, NOT_A_PATH),
+    **dict.fromkeys(("epochs", "batch_size", "slices", "samples", "slices_per_batch", "val_interval", "tokens"),
+                    (0, *NOT_WHOLE)),
+    **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
+    **dict.fromkeys(("quick", "resume", "amp", "augment", "checkpointing", "largest_component", "fill_holes",
+                     "depth_attention", "thaw_decoder"), NOT_A_FLAG),
+    **dict.fromkeys(("learning_rate", "prompt_learning_rate", "weight_decay", "focal_gamma", "surface_tolerance"),
+                    NOT_A_NUMBER),
+    "image_size": (7, 16, 33, 0, 10**9, *NOT_WHOLE),
+    "tokens": (0, 10**6, *NOT_WHOLE),
+    "seed": (2**32, *NOT_WHOLE),
+    "train_cases": (0, "x", 1.5, -1, True),
+    "train_cases_seed": (-1, "x", 0.5),
+    "fold": ("x", -1, 0.5, True),
+    "spatial_dims": (1, 4, "3", 3.0, None, True),
+    "spacing": ([1, 1, 0], [1, 1], [1, 1, -1], 1, "abc", [1, 1, NAN], [1, 1, "x"], [1, 1, 1, 1], {}, [True, 1, 1]),
+    "ct_window": ([5], [5, 5], [10, -10], None, 5, [0, INF], ["a", "b"], [NAN, 1], "ct"),
+    "orientation": ("XYZ", "ra", "RRR", "RLS", "RASX", None, 3, ["RAS"], "Axial", "ras", ""),
+    "channels": (0, [], [0, 1], [-1], [0.5], ["0"], "0", [0, 1, 2, 3], [True]),
+    "intensity": ("CT", "", None, 1, ["ct"]),
+    "device": ("foo", "cuda:99", "meta", 3, None, "", [], "cpu:x", "gpu"),
+    "labels": ("liver", [], ["liver", "liver"], [1], [""], [" "], ["liver", None], {"1": "liver"}, ["a @#b"]),
+    "backbone": ("vit_q", None, 1, ["lite_medsam"], ""),
+    "text_encoder": ("bert", None, 0),
+    "scale": ("middle", None, 1.0, True),
+    "engine": ("x", None, 1),
+    "mask_format": ("x", "dicom", None, 1),
+    "overlap": (1.5, 1, -0.1, NAN, "x", None, True),
+    "cache_rate": (2, -0.1, NAN, "x", None, True),
+    "ratio": (-1, 0, 2, NAN, "x", None),
+}  # fmt: skip
+GOOD: dict[str, tuple] = {
+    "spacing": (None, [1, 1.0, 2.5], (1, 1, 1)), "ct_window": ([-160, 240], (0.5, 1)), "seed": (0, np.int64(3)),
+    "orientation": ("coarsest", "axial", "RAS", "PLS"), "device": ("cpu", torch.device("cpu")),
+    "labels": (None, ["x y", "B's"], ("a$",)), "learning_rate": (0, 0.1), "dataset_dir": (None, "a", Path("b")),
+    "channels": (None, [0], [2, 1, 0]),
+    "embedding_cache": (None, False, "x"), "epochs": (1, 10**6), "image_size": (32, 1024),
+}  # fmt: skip
+
+
+def merged(bundle: str, config: str) -> dict:
+    return ConfigParser.load_config_files(config_files(bundle, *FILES[config]))
+
+
+def test_every_key_has_bad_examples_and_every_plain_key_of_the_bundles_is_in_the_table():
+    assert BAD.keys() == keys.KEYS.keys()
+    for bundle in BUNDLES:
+        for config in FILES:
+            plain = {k for k, v in merged(bundle, config).items() if not isinstance(v, dict | list | str)}
+            assert plain <= keys.KEYS.keys()
+    for key in keys.KEYS:
+        assert any(key in merged(bundle, config) for bundle in BUNDLES for config in FILES), key
+
+
+@pytest.mark.parametrize("key", list(BAD))
+def test_a_bad_value_is_named_with_what_is_allowed(key):
+    for value in BAD[key]:
+        if value is None and keys.KEYS[key].kind.allows(None):
+            continue
+        found = keys.problems({key: value})
+        assert len(found) == 1 and f"the key {key} is {value!r}; give {keys.KEYS[key].kind.words}" == found[0], value
+
+
+def test_good_values_and_those_of_the_bundles_are_allowed():
+    for key, values in GOOD.items():
+        assert not [value for value in values if keys.problems({key: value})]
+
+
+@pytest.mark.parametrize("key", list(BAD))
+def test_a_program_is_told_before_data_are_read(key):
+    home = next((b, c) for b in BUNDLES for c in ("train", "inference", "evaluate") if key in merged(b, c))
+    value = next(v for v in BAD[key] if v != "" and not (isinstance(v, str) and "\0" in v))
+    workflow = ConfigWorkflow(config_files(home[0], *FILES[home[1]]), logging_file=False, **{key: value})
+    with pytest.raises(RuntimeError) as error:
+        workflow.initialize()
+    assert f"the key {key} is {value!r}; give" in str(input_error_in(error.value))
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("config", list(FILES))
+def test_every_bundle_and_overlay_checks(bundle, config, monkeypatch):
+    with pytest.raises(RuntimeError) as error:
+        begun(monkeypatch, bundle, config, "--device", "foo", "--amp", "3", "--image_size", "7")
+    for key in ("device", "amp", "image_size"):
+        assert f"the key {key} is" in str(input_error_in(error.value))
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["--epochs", "$0"], "epochs is 0"), (["--epochs", "$1 / 0"], r"epochs is '\$1 / 0', an expression that fails"),
+        (["--val_interval", "$@epochs - 99", "--epochs", "9"], "val_interval is -90"), (["--epochs"], "epochs is True"),
+        (["--epochs", "None"], "epochs is None"),
+        (["--train#trainer#max_epochs", "0"], "train#trainer#max_epochs is 0"),
+        (["--train::dataloader::batch_size", "0"], "train#dataloader#batch_size is 0"),
+        (["--network_def#image_size", "7"], "network_def#image_size is 7"), (["--seed=-1"], "seed is -1"),
+        (["--labels", "liver"], "labels is 'liver'"), (["--spacing", "1,1,0"], r"spacing is \(1, 1, 0\)"),
+        (["--epochs", "3", "5"], "'5' stands alone"), (["--no_such", "5"], "--no_such"), (["epochs=3"], "stands alone"),
+    ],
+)  # fmt: skip
+def test_what_a_command_line_holds_is_checked_as_monai_takes_it(words, named, monkeypatch):
+    with pytest.raises(RuntimeError) as error:
+        begun(monkeypatch, "ssam", "train", *words)
+    with pytest.raises(InputError, match=named):
+        raise input_error_in(error.value) or AssertionError
+
+
+def test_a_server_that_sets_monais_own_keys_is_told(tmp_path):
+    with pytest.raises(RuntimeError) as error:
+        monai.bundle.run(config_file=config_files("ssam", "train"), **{"train#trainer#max_epochs": "many"})
+    assert "train#trainer#max_epochs is 'many'" in str(input_error_in(error.value))
+
+
+@pytest.mark.parametrize("alone", ["evaluate", "multi_gpu_train", "multi_gpu_evaluate", "inference_trt"])
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_an_overlay_alone_says_what_it_belongs_to(alone, bundle):
+    with pytest.raises(RuntimeError) as error:
+        monai.bundle.run(config_file=config_files(bundle, alone))
+    assert "Give both" in str(input_error_in(error.value))
+
+
+def test_help_lists_the_keys_of_the_configuration_and_runs_nothing(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as end:
+        begun(monkeypatch, "ptsam", "train", "--help")
+    said = capsys.readouterr().out
+    assert end.value.code == 0 and "--tokens  (default: 8)" in said and "--ratio" not in said
+
+
+def test_the_command_keys_lists_them_too(capsys):
+    assert main(["keys", str(ROOT / "bundles/medsa")]) == 0
+    said = capsys.readouterr().out
+    assert "--epochs  (default: 24)" in said and "--mask_format  (default: nifti)" in said and "--tokens" not in said
+
+
+def test_the_documentation_holds_the_table():
+    files = [ROOT / f"bundles/{b}/configs/{c}.json" for c in ("train", "evaluate", "inference") for b in BUNDLES]
+    every = [json.loads(file.read_text()) for file in files]
+    assert keys.markdown(*every) in (ROOT / "docs/keys.md").read_text(encoding="utf-8"), "write docs/keys.md anew"

@@ -56,7 +56,7 @@ class SaveMasks:
     def check(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         for source in batch["image"].meta["filename_or_obj"]:
-            if self.suffix(batch["image"][0], source) == ".dcm" and self.network is not None:
+            if self.suffix(batch["image"].ndim - 2, source) == ".dcm" and self.network is not None:
                 check_source(source, self.meanings(source, 1), f"sam_monai {self.network.method}")
 
     def __call__(self, engine: Engine) -> None:

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun: each takes its share of the cases, the first one alone writes and speaks."""
+"""Several processes, started by torchrun: each takes its share of the cases; only the first one writes and prints."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def end() -> None:
 
 
 def first_process() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process is the one that writes and prints."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def gathered(items: Sequence[Any]) -> list[Any]:
-    """Those of all processes, one from each in turn, which is their order before a sampler shared them out."""
+    """The items of all processes, one from each in turn: their order before a sampler shared them out."""
     if not dist.is_initialized():
         return list(items)
     parts: list[Any] = [None] * dist.get_world_size()
@@ -68,7 +68,7 @@ def gathered(items: Sequence[Any]) -> list[Any]:
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum of all processes' tensors, whose gradient, averaged over the processes, is that of the whole."""
+    """The sum of a tensor over all processes. Its gradient, averaged over the processes, is the gradient of the sum."""
     if not dist.is_initialized():
         return tensor
     total = tensor.detach().clone()
@@ -78,19 +78,22 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def validation_sampler(dataset: Dataset) -> DistributedSampler | None:
-    """Shares validation cases out, none of them twice. Where there are fewer of them than processes, each process
-    validates on all: MONAI's metrics wait for ever for a process without a case."""
+    """Shares validation cases out, none of them twice.
+
+    Where there are fewer cases than processes, it is ``None`` and each process validates on all of them: MONAI's
+    metrics wait for ever for a process without a case.
+    """
     if len(dataset) < dist.get_world_size():
         return None
     return DistributedSampler(dataset, even_divisible=False, shuffle=False)
 
 
 class AverageGradients:
-    """Takes the mean of the processes' gradients before every step of the optimiser, from one and the same start.
+    """Averages the processes' gradients before every step of the optimiser; all start from the same parameters.
 
-    In place of DistributedDataParallel, which asks that a step be one forward pass through all parameters: Med-SA
-    answers several prompts from one encoding, and no draw of prompts uses every token. The gradients are kilobytes to a
-    few megabytes, so there is nothing to win by sending them earlier.
+    It takes the place of DistributedDataParallel, which needs a step to be one forward pass through all parameters:
+    Med-SA answers several prompts from one encoding, and no draw of prompts uses every token. The gradients are
+    kilobytes to a few megabytes, so nothing is gained by sending them earlier.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -113,5 +116,5 @@ class AverageGradients:
         sizes = [len(trained), *(p.numel() for p in trained)]
         used, *means = (everything / dist.get_world_size()).split(sizes)
         for parameter, mean, anywhere in zip(trained, means, used.tolist(), strict=True):
-            # Without a gradient anywhere an optimiser leaves a parameter alone, which it does not where that is 0.
+            # An optimiser leaves a parameter without a gradient alone, but not one whose gradient is 0.
             parameter.grad = mean.view_as(parameter).to(parameter.dtype) if anywhere else None

@@ -12,9 +12,9 @@ from ..distributed import summed
 class SoftmaxDiceFocalLoss(nn.Module):
     """Dice and focal loss over a softmax of background and labels.
 
-    MONAI's ``DiceFocalLoss(softmax=True)`` takes its focal term from each label's own sigmoid, which leaves labels with
-    similar prompts together: nothing tells one from the other. Its Dice over a batch ends at the process; here the
-    batch is that of all processes, so two of them learn what one with twice the batch learns.
+    MONAI's ``DiceFocalLoss(softmax=True)`` computes its focal term from each label's own sigmoid. Nothing then separates
+    labels with similar prompts. Its Dice covers the batch of one process; here the batch is that of all processes, so
+    two of them learn what one with twice the batch learns.
 
     Args:
         gamma: of the focal loss; 0 is cross-entropy.
@@ -25,13 +25,13 @@ class SoftmaxDiceFocalLoss(nn.Module):
         self.focal = FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=gamma)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Logits (B, L + 1, *spatial) and label map (B, 1, *spatial) to a number.
+        """Logits (B, L + 1, *spatial) and a label map (B, 1, *spatial) to one number.
 
-        Dice of each label over the batch, background left out; focal loss summed over the channels, of which only the
-        true one is not 0, averaged over the voxels.
+        The Dice term is taken for each label over the batch, without the background. The focal term is summed over the
+        channels, of which only the reference label's is not 0, and averaged over the voxels.
         """
-        found, truth = logits.softmax(1)[:, 1:], one_hot(label, logits.shape[1])[:, 1:]
+        found, reference = logits.softmax(1)[:, 1:], one_hot(label, logits.shape[1])[:, 1:]
         dims = (0, *range(2, logits.ndim))
-        common, sizes = summed((found * truth).sum(dims)), summed((found + truth).sum(dims))
+        common, sizes = summed((found * reference).sum(dims)), summed((found + reference).sum(dims))
         dice = (2 * common + 1e-5) / (sizes + 1e-5)
         return (1 - dice).mean() + logits.shape[1] * self.focal(logits, label)

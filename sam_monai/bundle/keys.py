@@ -202,8 +202,8 @@ KEYS: dict[str, Key] = {
     "samples": Key(whole(1), "samples taken at each visit of a volume or, with patch, of a picture"),
     "augment": Key(
         FLAG,
-        "random flips, turns, zooms and intensities. Labels that differ in their side alone (left kidney, kidney_R) change "
-        "places in a mirrored sample; where one has no such partner nothing is mirrored",
+        "random flips, turns, zooms and intensities. Labels that differ in their side alone (left and right kidney) "
+        "change places in a mirrored sample; where one has no such partner nothing is mirrored",
     ),
     "corrections": Key(whole(0), "clicks that correct an answer in training ([Med-SA](medsa.md))"),
     "learning_rate": Key(NOT_NEGATIVE, "for the encoder's adaptation"),

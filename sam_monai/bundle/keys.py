@@ -201,7 +201,9 @@ KEYS: dict[str, Key] = {
     "slices": Key(whole(1), "consecutive slices taken from a volume"),
     "samples": Key(whole(1), "samples taken at each visit of a volume or, with patch, of a picture"),
     "augment": Key(
-        FLAG, "random flips, turns, zooms and intensities. Nothing is mirrored where a label's name contains a side"
+        FLAG,
+        "random flips, turns, zooms and intensities. Labels that differ in their side alone (left and right kidney) "
+        "change places in a mirrored sample; where one has no such partner nothing is mirrored",
     ),
     "corrections": Key(whole(0), "clicks that correct an answer in training ([Med-SA](medsa.md))"),
     "learning_rate": Key(NOT_NEGATIVE, "for the encoder's adaptation"),

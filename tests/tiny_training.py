@@ -28,7 +28,18 @@ class Tiny(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layer = nn.Conv2d(1, 2, 3, padding=1)
-        self.record = {"method": "tiny", "labels": ["bright"], "preprocessing": {"intensity": "mr", "spacing": None}}
+        self.record = {
+            "method": "ptsam",
+            "backbone": "lite_medsam",
+            "base": "random",
+            "labels": ["bright"],
+            "image_size": 64,
+            "resize": "stretch",
+            "depth_attention": False,
+            "tokens": 8,
+            "encoder_prompts": 0,
+            "preprocessing": {"intensity": "mr", "spacing": None},
+        }
         self.record = self.record | record
         self.register_buffer("identity", identity.to_tensor(self.describe()))
 

@@ -97,6 +97,7 @@ FLAG = Kind("True or False", lambda v: isinstance(v, bool))
 PATH = Kind("a path", is_path)
 POSITIVE = Kind("a number above 0", lambda v: is_number(v) and v > 0)
 NOT_NEGATIVE = Kind("a number from 0 on", lambda v: is_number(v) and v >= 0)
+FROM_1 = Kind("a number from 1 on", lambda v: is_number(v) and v >= 1)
 SHARE = Kind("a number from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
 PART = Kind("a number from 0 to less than 1", lambda v: is_number(v) and 0 <= v < 1)
 RATIO = Kind("a number above 0, at most 1", lambda v: is_number(v) and 0 < v <= 1)
@@ -211,9 +212,9 @@ KEYS: dict[str, Key] = {
     "weight_decay": Key(NOT_NEGATIVE, "for the prompt"),
     "focal_gamma": Key(NOT_NEGATIVE, "exponent of the focal loss"),
     "val_interval": Key(
-        whole(1),
-        "epochs between validations. A divisor of `epochs` includes the last epoch",
-        "a fifth or sixth of them",
+        FROM_1,
+        "epochs between validations; the last epoch is always validated",
+        "a sixth of them",
     ),
     "num_workers": Key(whole(0), "worker processes that load data"),
     "cache_rate": Key(SHARE, "share of the prepared images kept in memory"),

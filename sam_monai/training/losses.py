@@ -12,7 +12,7 @@ from ..distributed import summed
 class SoftmaxDiceFocalLoss(nn.Module):
     """Dice and focal loss over a softmax of background and labels.
 
-    MONAI's ``DiceFocalLoss(softmax=True)`` computes its focal term from each label's own sigmoid. Nothing then separates
+    MONAI's ``DiceFocalLoss(softmax=True)`` takes its focal term from each label's own sigmoid. Nothing then separates
     labels with similar prompts. Its Dice covers the batch of one process; here the batch is that of all processes, so
     two of them learn what one with twice the batch learns.
 

@@ -69,7 +69,6 @@ def test_more_epochs_follow_the_schedule_of_the_new_number_from_the_first_one_on
         ({"record": {"preprocessing": {"intensity": "mr", "spacing": [1, 1]}}}, r"spacing was null and is \[1, 1\]"),
         ({"record": {"preprocessing": {"intensity": "mr", "spacing": None, "channels": [0]}}}, "channels was null"),
         ({"record": {"labels": ["dark"]}}, r'labels was \["bright"\] and is \["dark"\]'),
-        ({"record": {"method": "other"}}, "method was"),
     ],
 )
 def test_other_settings_are_refused_with_both_values_and_nothing_is_written(started, changes, said):

@@ -113,6 +113,7 @@ def test_other_data_and_adapters_that_do_not_say_are_evaluated_as_they_are_and_t
 def test_hashes_that_are_none_are_refused(data, tmp_path, hashes):
     with pytest.raises(InputError, match="training_hashes"):  # where they are written already
         write_adapter(Tiny().state_dict(), tmp_path / "model.pt", SUMMARY | {"training_hashes": hashes})
+        evaluation_cases(data, tmp_path / "model.pt")
 
 
 def test_content_tells_files_apart_wherever_they_differ_and_not_by_name(tmp_path):

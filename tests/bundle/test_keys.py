@@ -26,7 +26,7 @@ NOT_A_NUMBER = (-1, NAN, INF, "abc", None, True, [0.1])
 NOT_A_PATH = (1, 2.5, True, [], ["a"], {"a": 1}, "", "a\0b")
 BAD: dict[str, tuple] = {
     **dict.fromkeys(keys.PATHS, NOT_A_PATH),
-    **dict.fromkeys(("epochs", "batch_size", "slices", "samples", "slices_per_batch", "val_interval", "tokens"),
+    **dict.fromkeys(("epochs", "batch_size", "slices", "samples", "slices_per_batch", "tokens"),
                     (0, *NOT_WHOLE)),
     **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
     **dict.fromkeys(("quick", "resume", "amp", "augment", "checkpointing", "largest_component", "fill_holes",
@@ -52,6 +52,7 @@ BAD: dict[str, tuple] = {
     "scale": ("middle", None, 1.0, True),
     "engine": ("x", None, 1),
     "mask_format": ("x", "dicom", None, 1),
+    "val_interval": (0, -1, 0.5, NAN, INF, "abc", "1", None, True, [1]),
     "overlap": (1.5, 1, -0.1, NAN, "x", None, True),
     "cache_rate": (2, -0.1, NAN, "x", None, True),
     "ratio": (-1, 0, 2, NAN, "x", None),

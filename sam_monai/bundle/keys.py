@@ -280,6 +280,8 @@ def default_of(name: str, value: Any) -> str:
     """What a configuration's value is where nothing else is said, for people."""
     if isinstance(value, str) and (usual := re.fullmatch(r"\$\S+ if @quick else (\S+)", value)):
         return usual[1]
+    if isinstance(value, str) and (otherwise := re.fullmatch(r"\$@(\w+) if @(\w+) else (\S+)", value)):
+        return f"{otherwise[3]}, with {otherwise[2]} that of {otherwise[1]}"
     return KEYS[name].default or "as trained" if isinstance(value, str) and value[:1] in ("$", "@") else str(value)
 
 

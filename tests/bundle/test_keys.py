@@ -52,6 +52,7 @@ BAD: dict[str, tuple] = {
     "scale": ("middle", None, 1.0, True),
     "engine": ("x", None, 1),
     "mask_format": ("x", "dicom", None, 1),
+    "val_interval": (0, -1, 0.5, NAN, INF, "abc", "1", None, True, [1]),
     "overlap": (1.5, 1, -0.1, NAN, "x", None, True),
     "cache_rate": (2, -0.1, NAN, "x", None, True),
     "ratio": (-1, 0, 2, NAN, "x", None),

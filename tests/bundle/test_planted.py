@@ -69,7 +69,8 @@ def write(path, record: dict, training=None) -> None:
     data = json.dumps(record).encode().ljust(len(state["identity"]))
     state["identity"] = torch.frombuffer(bytearray(data), dtype=torch.uint8).clone()
     torch.save(state, path)
-    header = {"format": "pt", "identity": json.dumps(record), "training": json.dumps(training or {"epochs": 1})}
+    header = {"format": "pt", "identity": json.dumps(record)}
+    header |= {} if training is None else {"training": json.dumps(training)}
     save_file(state, path.with_suffix(".safetensors"), header)
 
 

@@ -11,7 +11,7 @@ import sys
 import pytest
 from bundle_runner import ROOT, volumes
 
-from sam_monai import SSAM
+from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.networks.adapter_files import write_adapter
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
@@ -39,9 +39,9 @@ def clone(tmp_path_factory):
     shutil.copytree(ROOT / "bundles", folder / "bundles", ignore=ignored)
     volumes(folder / "my_scans")
     shutil.copytree(folder / "my_scans/images", folder / "new_scans")
-    write_adapter(
-        SSAM("lite_medsam", labels=["bright"], image_size=64).state_dict(), folder / "bundles/ssam/models/model.pt"
-    )
+    for name, method in (("ssam", SSAM), ("ptsam", PTSAM), ("medsa", MedSA)):  # as a training in earnest leaves them
+        network = method("lite_medsam", labels=["bright"], image_size=64)
+        write_adapter(network.state_dict(), folder / f"bundles/{name}/models/model.pt")
     return folder
 
 

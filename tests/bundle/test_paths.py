@@ -118,12 +118,12 @@ def test_a_training_reads_the_very_folder(tmp_path):
     names = {"2024_05_17": "dated", "20240517": "number", "scans": "plain", "scans#2": "second"}
     for name, label in names.items():
         volumes(tmp_path / name, names=(label,))
-    for name in ("2024_05_17", "scans#2"):
+    for name, output in (("2024_05_17", "1_0"), ("scans#2", "2_0")):
         command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", *config_files("ssam", "train")]
         done = subprocess.run(
-            [*command, "--dataset_dir", name, "--ckpt_dir", f"out#{name}", "--output_dir", "1_0", "--quick", "True"],
+            [*command, "--dataset_dir", name, "--ckpt_dir", f"out#{name}", "--output_dir", output, "--quick", "True"],
             cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
-        assert (tmp_path / f"out#{name}/model.pt").is_file() and (tmp_path / "1_0/cases.csv").is_file()
-        assert names[name] in (tmp_path / "1_0/cases.csv").read_text()
+        assert (tmp_path / f"out#{name}/quick/model.pt").is_file() and (tmp_path / output / "cases.csv").is_file()
+        assert names[name] in (tmp_path / output / "cases.csv").read_text()

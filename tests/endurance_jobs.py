@@ -20,7 +20,7 @@ from bundle_runner import ROOT, SMALL, run, volumes
 from tiny_training import Tiny, make_cases, tiny_training
 
 from sam_monai.bundle.package import package
-from sam_monai.networks.adapter_files import write_adapter
+from sam_monai.networks.adapter_files import read_adapter, training_summary, write_adapter
 
 torch.set_num_threads(1)
 
@@ -86,14 +86,12 @@ def saving(folder: Path) -> None:
         state = Tiny().state_dict()
         for i in range(100):
             state["layer.bias"] = torch.full((300_000,), float(i))
-            write_adapter(state, folder / "model.pt", {"epochs": i})
+            write_adapter(state, folder / "model.pt", training_summary(i + 1, i + 1, None, 2, 1))
 
     def check() -> None:
         readable(folder)
         for file in ("model.pt", "model.safetensors"):
             if (folder / file).is_file():
-                from sam_monai.networks.adapter_files import read_adapter
-
                 bias = read_adapter(folder / file)["layer.bias"]
                 assert len(bias) == 300_000 and (bias == bias[0]).all()
 

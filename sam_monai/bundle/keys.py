@@ -129,7 +129,10 @@ KEYS: dict[str, Key] = {
     "output_dir": Key(PATH, "where masks, tables and pictures are written", "`output` in the bundle"),
     "bundle_root": Key(PATH, "the bundle's folder", "the folder of the configuration"),
     "device": Key(DEVICE, "where the network computes", "the GPU, if there is one"),
-    "quick": Key(FLAG, "two epochs on two cases at 32 px: every step once, in a minute. Writes to the folder `quick` in `ckpt_dir`"),
+    "quick": Key(
+        FLAG,
+        "two epochs on two cases at 32 px: every step once, in a minute. Writes to the folder `quick` in `ckpt_dir`",
+    ),
     "seed": Key(SEED, "seed of all random choices"),
     "resume": Key(FLAG, "continue after the last finished epoch in `ckpt_dir`"),
     "train_cases": Key(or_none(whole(1), "all"), "how many cases to train on, from the start of the list"),

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -87,10 +88,9 @@ def check_writable(folder: str | Path, name: str) -> None:
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        with aside(Path(folder) / "probe") as part:
-            part.touch()
-        (Path(folder) / "probe").unlink()
-    except (OSError, InputError) as error:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as probe:  # a name that no file here has
+            probe.write(b"0")
+    except OSError as error:
         raise InputError(f"{folder}: cannot be written, so the key {name} needs another folder ({error})") from error
 
 

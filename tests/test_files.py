@@ -65,3 +65,11 @@ def test_a_folder_that_is_a_file_is_found_before_the_work(tmp_path):
         files.check_writable(tmp_path / "taken" / "out", "output_dir")
     files.check_writable(tmp_path / "free", "output_dir")
     assert os.listdir(tmp_path / "free") == []
+
+
+def test_finding_out_whether_a_folder_can_be_written_touches_no_file_in_it(tmp_path):
+    for name in ("probe", "test", ".probe", "tmp"):
+        (tmp_path / name).write_text("of somebody else")
+    files.check_writable(tmp_path, "output_dir")
+    assert sorted(os.listdir(tmp_path)) == sorted(("probe", "test", ".probe", "tmp"))
+    assert all(file.read_text() == "of somebody else" for file in tmp_path.iterdir())

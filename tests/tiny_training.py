@@ -20,6 +20,7 @@ from sam_monai.networks import identity
 from sam_monai.training.checkpoints import Checkpoints
 from sam_monai.training.handlers import Progress, SeedEpochs, Validate, validation_interval
 
+ABSENT = object()  # in place of a value: the record lacks the key
 NAMES = ("a", "b", "c", "d", "e")
 
 
@@ -40,7 +41,7 @@ class Tiny(nn.Module):
             "encoder_prompts": 0,
             "preprocessing": {"intensity": "mr", "spacing": None},
         }
-        self.record = self.record | record
+        self.record = {key: value for key, value in (self.record | record).items() if value is not ABSENT}
         self.register_buffer("identity", identity.to_tensor(self.describe()))
 
     def describe(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from ..adaptations import ssam_singular_values as svd
+from ..backbones.backbone import ENCODER
 from ..backbones.weights import content_hash, weights_folder
 from ..errors import InputError
 from ..networks.base import AdaptedSAM
@@ -68,7 +69,7 @@ class EncoderEngine:
         svd.fold(encoder)
         made_of = content_hash(encoder.state_dict())
         version = openvino.__version__.split("-")[0]
-        path = weights_folder().parent / "openvino" / f"{made_of[:32]}_{backbone.image_size}_{version}.xml"
+        path = weights_folder().parent / "openvino" / f"{made_of[:32]}_{backbone.image_size}_{ENCODER}_{version}.xml"
         if not path.is_file():
             print(f"making OpenVINO's form of the image encoder, once, about a minute: {path}", flush=True)
             convert(encoder, backbone.image_size, path)

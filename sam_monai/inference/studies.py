@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..backbones.weights import content_hash
 from ..data.dicom import is_dicom, series_of
+from ..data.names import MARK
 from ..distributed import gathered
 from ..errors import InputError, input_error_in
 from ..files import check_writable, locked
@@ -161,7 +162,7 @@ class Studies:
     def claims(self, image: str) -> list[tuple[Path, str]]:
         """The files that a study will write."""
         folder, name = self.masks.folder, self.masks.names(image)
-        mask = folder / f"{name}_seg{self.masks.suffix(self.spatial_dims, image)}"
+        mask = folder / f"{name}{MARK}{self.masks.suffix(self.spatial_dims, image)}"
         return [(path, image) for path in (mask, picture_file(folder, name, self.spatial_dims), self.path(image))]
 
     def keep(self, engine: Engine, error: Exception) -> None:
@@ -183,7 +184,7 @@ class Studies:
             name = self.masks.names(case["image"])
             record |= {
                 "state": state,
-                "mask": f"{name}_seg{self.masks.suffix(mask.ndim - 1, case['image'])}",
+                "mask": f"{name}{MARK}{self.masks.suffix(mask.ndim - 1, case['image'])}",
                 "voxels": voxels(mask),
             }
             if mask.ndim == 4:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from tiny_training import Tiny, make_cases, same, state, tiny_training
+from tiny_training import ABSENT, Tiny, make_cases, same, state, tiny_training
 
 from sam_monai import InputError
 from sam_monai.training.handlers import Validate
@@ -65,6 +65,10 @@ def test_more_epochs_follow_the_schedule_of_the_new_number_from_the_first_one_on
         ({"epochs": 2}, "epochs was 6 and is 2"),
         ({"augment": False}, "augment was null and is false"),
         ({"batch_size": 4}, "batch_size was null and is 4"),
+        (
+            {"record": {"method": "ssam", "text_encoder": "minilm", "tokens": ABSENT, "encoder_prompts": ABSENT}},
+            'method was "ptsam" and is "ssam"',
+        ),
         ({"record": {"preprocessing": {"intensity": "ct", "spacing": None}}}, 'intensity was "mr" and is "ct"'),
         ({"record": {"preprocessing": {"intensity": "mr", "spacing": [1, 1]}}}, r"spacing was null and is \[1, 1\]"),
         ({"record": {"preprocessing": {"intensity": "mr", "spacing": None, "channels": [0]}}}, "channels was null"),

@@ -14,13 +14,13 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from ..errors import InputError
 from .affines import TOLERANCE
+from .dicom_numbers import check_units, full_scale, is_inverted, without_padding
 from .nifti import FULL_SCALE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
 MODALITY = "modality"  # in the metadata of an image
-QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are shown
 NO_IMAGES = ("SEG", "RTDOSE")  # have rows and columns all the same
 SUFFIXES = (".dcm", ".dicom", ".ima")
 HEADER = (
@@ -258,7 +258,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     options: dict[str, Any] = {
         "dtype": np.float32, "apply_real_world_transform": False, "apply_presentation_lut": False,
     }  # fmt: skip
-    check_units(series, datasets)
+    check_units(f"{series.path} ({series.description})", series.files, datasets)
     spacing = check_geometry(series, datasets) if len(datasets) > 1 else 0.0
     try:
         if len(datasets) > 1:
@@ -294,57 +294,6 @@ def read_picture(series: Series, dataset: Dataset) -> np.ndarray:
     pixels, palette = pixel_array(dataset), dataset.PhotometricInterpretation == "PALETTE COLOR"
     shown = apply_color_lut(pixels, dataset) if palette else apply_modality_lut(pixels, dataset)
     return np.array(shown, np.float32)
-
-
-def check_units(series: Series, datasets: Sequence[Dataset]) -> None:
-    """Refuse a series whose headers do not say what its numbers are.
-
-    Raises:
-        InputError: slices of several photometric interpretations; a CT that is not in Hounsfield units.
-    """
-    where = f"{series.path} ({series.description})"
-    shown = {str(dataset.get("PhotometricInterpretation")) for dataset in datasets}
-    if len(shown) > 1:
-        raise InputError(f"{where}: its slices are {' and '.join(sorted(shown))}; export the series again")
-    for file, dataset in zip(series.files, datasets, strict=True):
-        if dataset.get("Modality") != "CT" or "SharedFunctionalGroupsSequence" in dataset:
-            continue
-        if str(dataset.get("RescaleType") or "HU") not in ("HU", "US"):
-            raise InputError(f"{where}: is in units of {dataset.RescaleType} and not in Hounsfield units; give the CT")
-        if not ({"RescaleSlope", "ModalityLUTSequence"} & set(dir(dataset)) or dataset.get("PixelRepresentation")):
-            raise InputError(f"{file}: has no RescaleSlope, so its Hounsfield units are not known; export it again")
-
-
-def is_inverted(dataset: Dataset) -> bool:
-    """Whether small numbers are shown bright. What has units means the same however it is shown."""
-    shown = "MONOCHROME1" if dataset.get("PresentationLUTShape") == "INVERSE" else dataset.PhotometricInterpretation
-    return shown == "MONOCHROME1" and dataset.get("Modality") not in QUANTITIES
-
-
-def full_scale(dataset: Dataset) -> float | None:
-    """The value of white, where that is part of the format: in colours and in pixels of 8 bits at most."""
-    bits = int(dataset.get("BitsStored") or 16)
-    if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return 2.0 ** (16 if dataset.RedPaletteColorLookupTableDescriptor[2] > 8 else 8) - 1
-    rescaled = (dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0) != (1, 0)
-    grey = int(dataset.get("SamplesPerPixel") or 1) == 1
-    return None if grey and (bits > 8 or rescaled or dataset.get("PixelRepresentation")) else 2.0**bits - 1
-
-
-def without_padding(pixels: np.ndarray, datasets: Sequence[Dataset]) -> None:
-    """Give pixels that a header declares to be no part of the image the darkest value of those that are."""
-    found = set()
-    for dataset in datasets:
-        if "PixelPaddingValue" in dataset:
-            ends = dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)
-            slope, shift = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-            found.add(tuple(sorted(slope * float(end) + shift for end in ends)))
-    if len(found) != 1:
-        return
-    low, high = found.pop()
-    outside = (pixels >= low - 1e-3) & (pixels <= high + 1e-3)
-    if outside.any() and not outside.all():
-        pixels[outside] = pixels[~outside].max() if is_inverted(datasets[0]) else pixels[~outside].min()
 
 
 def as_thick(volume: Any, thickness: float) -> Any:

@@ -19,7 +19,7 @@ from ..data.names import MARK, CaseNames
 from ..data.nifti import on_source
 from ..errors import InputError
 from ..networks.base import AdaptedSAM
-from ..outputs import Outputs
+from .outputs import Outputs
 
 
 class SaveMasks:

@@ -28,9 +28,9 @@ from ..distributed import gathered
 from ..errors import InputError, input_error_in
 from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter
-from ..outputs import RUN, Outputs, Written, holds_outputs_alone, is_output, picture_file
 from ..prompts.requests import prompts_beside
 from .masks import SaveMasks
+from .outputs import RUN, Outputs, Written, holds_outputs_alone, is_output, picture_file
 
 Record = dict[str, Any]
 

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..outputs import RUN, Outputs
+from ..inference.outputs import RUN, Outputs
 from .metrics import METRICS, mean, summary
 
 STYLE = """

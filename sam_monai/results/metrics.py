@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
-from ..outputs import Outputs
+from ..inference.outputs import Outputs
 
 METRICS = ("dice", "hd95", "surface_dice")
 

@@ -16,7 +16,7 @@ from ..data.load import LoadCased
 from ..data.names import CaseNames
 from ..data.slicing import ToSlices
 from ..distributed import first_process
-from ..outputs import Outputs, picture_file
+from ..inference.outputs import Outputs, picture_file
 from .metrics import short
 
 

@@ -18,9 +18,9 @@ from tqdm.auto import tqdm
 
 from ..distributed import first_process, gathered
 from ..errors import InputError
+from ..inference.outputs import Outputs
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
-from ..outputs import Outputs
 from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from ..prompts.prompted_inference import by_parts, follow, in_parts
 

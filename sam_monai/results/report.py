@@ -15,8 +15,8 @@ from ..data.dataset import is_picture
 from ..data.names import CaseNames
 from ..distributed import first_process
 from ..files import check_writable
+from ..inference.outputs import RUN, Outputs, picture_file
 from ..networks.adapter_files import read_adapter
-from ..outputs import RUN, Outputs, picture_file
 from ..training.checkpoints import Checkpoints
 from ..training.resume import read_history
 from .html_report import evaluation_report

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError
-from .files import aside, cannot_write
+from ..errors import InputError
+from ..files import aside, cannot_write
 
 LISTS = "written"  # a folder within each folder of results
 RUN = ""  # the case of files that belong to a whole run, such as a report

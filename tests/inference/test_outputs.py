@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from sam_monai import InputError
-from sam_monai.outputs import Outputs, is_output, picture_file
+from sam_monai.inference.outputs import Outputs, is_output, picture_file
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_pictures_of_a_case_have_the_name_of_no_image_and_no_mask(tmp_path):
 
 def test_processes_that_write_at_once_know_each_others_files(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sam_monai.outputs import Outputs\n"
+        "import sys; from pathlib import Path; from sam_monai.inference.outputs import Outputs\n"
         "out = Outputs(sys.argv[1])\n"
         "for i in range(200): out.write(f'{sys.argv[2]} {i}', out.folder / 'report.html')"
     )

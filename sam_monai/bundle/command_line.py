@@ -26,6 +26,7 @@ from ..memory import keep_freed_memory
 from . import configuration, keys
 
 _python_hook = sys.excepthook
+SECONDS_TO_STOP = 15.0
 
 
 def begin() -> None:
@@ -108,9 +109,16 @@ def stop_in_a_line(training: bool, resumed: bool) -> None:
         for one in (signal.SIGTERM, signal.SIGINT):  # who asks twice does not want to wait
             signal.signal(one, lambda *_: os._exit(128 + number))
         logging.disable(logging.CRITICAL)  # ignite tells of every engine that ends
+        sys.unraisablehook = lambda _: None
         if os.environ.get("RANK", "0") == "0":
             line = f"\ninterrupted; run the same command{more or ' again'} to go on"
             atexit.register(print, line, file=sys.stderr, flush=True)
+        if hasattr(signal, "SIGALRM"):  # all but Windows
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for each worker that ends
+            # Python drops what is raised inside some callbacks, and the training would go on: ask again.
+            signal.signal(signal.SIGALRM, lambda *_: sys.exit(128 + number))
+            signal.setitimer(signal.ITIMER_REAL, SECONDS_TO_STOP, SECONDS_TO_STOP)
+            atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
         raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGINT):

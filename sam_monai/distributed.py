@@ -67,6 +67,15 @@ def gathered(items: Sequence[Any]) -> list[Any]:
     return [part[i] for i in range(longest) for part in parts if i < len(part)]
 
 
+def from_first(item: Any) -> Any:
+    """The first process's, in all."""
+    if not dist.is_initialized():
+        return item
+    items = [item]
+    dist.broadcast_object_list(items)
+    return items[0]
+
+
 def summed(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes. Its gradient, averaged over the processes, is the gradient of the sum."""
     if not dist.is_initialized():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ast
 import math
 import numbers
 import re
@@ -114,12 +115,13 @@ NAMES = Kind(
     lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(map(is_name, v)) and len({*v}) == len(v),
 )
 SEED = whole(0, 2**32 - 1)
+PLANNED = "planned from the data, the machine and the time"
 
 PATHS = ("dataset_dir", "ckpt_dir", "adapter", "output_dir", "bundle_root", "checkpoint", "text_checkpoint",
          "embedding_cache")  # fmt: skip
 # What an adapter's record says of its network and of its images, under the names that configurations use.
-NETWORK = ("labels", "backbone", "image_size", "depth_attention", "text_encoder", "tokens", "encoder_prompts", "ratio",
-           "thaw_decoder")  # fmt: skip
+NETWORK = ("labels", "backbone", "image_size", "depth_attention", "detail", "text_encoder", "tokens", "encoder_prompts",
+           "ratio", "thaw_decoder")  # fmt: skip
 IMAGES = ("spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "scale")
 
 KEYS: dict[str, Key] = {
@@ -166,13 +168,15 @@ KEYS: dict[str, Key] = {
     ),
     "checkpoint": Key(or_none(PATH, "where they are known to be"), "the file of the base weights"),
     "image_size": Key(
-        whole(32, 4096, 16),
+        or_none(whole(32, 4096, 16), PLANNED),
         "side in pixels of the square that the encoder sees. Twice the side is finer and takes four times as long. "
         "LiteMedSAM was made for 256",
+        "planned",
     ),
     "depth_attention": Key(
         FLAG, "let the slices of a volume see each other ([Med-SA](medsa.md#depth-attention))", "true for volumes"
     ),
+    "detail": Key(FLAG, "bring the encoder's early, fine features to the masks"),
     "text_encoder": Key(one_of(*TEXT_WEIGHTS), "what turns label names into prompts ([S-SAM](ssam.md))"),
     "text_checkpoint": Key(or_none(PATH, "where it is known to be"), "the file of the text encoder's weights"),
     "tokens": Key(whole(1, 1000), "prompt tokens of a label ([PTSAM](ptsam.md))"),
@@ -187,20 +191,27 @@ KEYS: dict[str, Key] = {
     "amp": Key(FLAG, "bfloat16 where the processor has instructions for it"),
     "slices_per_batch": Key(whole(1), "slices that pass through the encoder together: bounds the memory"),
     "checkpointing": Key(
-        FLAG,
+        or_none(FLAG, PLANNED),
         "keep less of the encoder for the backward pass and compute it again: less memory, more time "
         "([Speed](speed.md#memory))",
+        "planned",
     ),
     "engine": Key(
         one_of(*ENGINES), "openvino: [OpenVINO](export.md#openvino-inside-a-bundle) runs the image encoder on the CPU"
     ),
     "scale": Key(
-        one_of("whole", "patch"),
+        or_none(one_of("whole", "patch"), PLANNED),
         "whole: slices are resized to the encoder's square. patch: patches of `image_size` pixels at the image's own "
         "resolution, for thin structures in large pictures",
+        "planned",
     ),
     "overlap": Key(PART, "of neighbouring patches"),
-    "epochs": Key(whole(1), "an epoch visits each training case once"),
+    "minutes": Key(
+        or_none(Kind("a number above 0", lambda v: is_number(v) and v > 0), "15, or 2 for the demonstration"),
+        "time for the whole command, validation and report included; what is planned is planned for it",
+    ),
+    "steps": Key(or_none(whole(1), PLANNED), "steps of the optimiser, in place of minutes"),
+    "epochs": Key(or_none(whole(1), PLANNED), "an epoch visits each training case once", "planned"),
     "batch_size": Key(whole(1), "cases in a step"),
     "slices": Key(whole(1), "consecutive slices taken from a volume"),
     "samples": Key(whole(1), "samples taken at each visit of a volume or, with patch, of a picture"),
@@ -215,9 +226,7 @@ KEYS: dict[str, Key] = {
     "weight_decay": Key(NOT_NEGATIVE, "for the prompt"),
     "focal_gamma": Key(NOT_NEGATIVE, "exponent of the focal loss"),
     "val_interval": Key(
-        FROM_1,
-        "epochs between validations; the last epoch is always validated",
-        "a sixth of them",
+        or_none(FROM_1, PLANNED), "epochs between validations; the last epoch is always validated", "planned"
     ),
     "num_workers": Key(whole(0), "worker processes that load data"),
     "cache_rate": Key(SHARE, "share of the prepared images kept in memory, as far as the free memory allows"),
@@ -282,7 +291,9 @@ def quoted(text: str) -> str:
 def default_of(name: str, value: Any) -> str:
     """What a configuration's value is where nothing else is said, for people."""
     if isinstance(value, str) and (usual := re.fullmatch(r"\$\S+ if @quick else (\S+)", value)):
-        return usual[1]
+        value = ast.literal_eval(usual[1])
+    if value is None:
+        return KEYS[name].default or "None"
     if isinstance(value, str) and (otherwise := re.fullmatch(r"\$@(\w+) if @(\w+) else (\S+)", value)):
         return f"{otherwise[3]}, with {otherwise[2]} that of {otherwise[1]}"
     return KEYS[name].default or "as trained" if isinstance(value, str) and value[:1] in ("$", "@") else str(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import modules_of
-from .check import check_dataset
+from .check import check_dataset, examine
 from .dataset import Dataset, read_dataset
 from .demo import demo_dataset
 from .found import images_to_segment
@@ -14,6 +14,7 @@ __all__ = [
     "Dataset",
     "LoadCased",
     "check_dataset",
+    "examine",
     "demo_dataset",
     "has_sides",
     "images_to_segment",

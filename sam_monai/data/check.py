@@ -4,37 +4,52 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from monai.data import MetaTensor
-from scipy import ndimage
 from tqdm import tqdm
 
 from ..errors import InputError
 from .dataset import NO_DATA, Dataset, is_picture
+from .fingerprint import Fingerprint, FingerprintTaker
 from .load import LoadCased, on_grid_of
 from .preparing import check_size
-from .slicing import ToSlices
 
 _MOST_LINES = 20
 
 logger = logging.getLogger(__name__)
 
 
-def check_dataset(
+@dataclass(frozen=True)
+class Examined:
+    """What :func:`examine` found."""
+
+    dataset: Dataset
+    notes: list[str]
+    """On what is allowed but may be an oversight."""
+    fingerprint: Fingerprint | None
+    """Of the training cases; ``None`` where they are not the dataset's, as when a server gives them."""
+
+
+def check_dataset(dataset: Dataset, *args: Any, **kwargs: Any) -> list[str]:
+    """The notes of :func:`examine`."""
+    return examine(dataset, *args, **kwargs).notes
+
+
+def examine(
     dataset: Dataset,
     channels: Sequence[int] | None = None,
     labels: Sequence[str] | None = None,
     cases: Sequence[dict] | None = None,
-    image_size: int | None = None,
-    scale: str = "whole",
     orientation: str = "coarsest",
-) -> list[str]:
-    """Load every training and validation case and say all that is wrong with them; test images need only exist.
+) -> Examined:
+    """Load every training and validation case, say all that is wrong with them, and take the training cases'
+    fingerprint; test images need only exist.
 
     What makes a file unfit is decided by :class:`LoadCased`, through which all other doors load too.
 
@@ -44,13 +59,10 @@ def check_dataset(
         labels: names of the foreground labels that are trained; ``None``: the dataset's.
         cases: what is trained on; ``None``: the dataset's training cases. Where they are not among those, as when a
             server gives them, they are checked in the dataset's place.
-        image_size: of the encoder, to find labels that vanish at this size; ``None``: not looked for.
-        scale: ``"whole"`` brings a slice to the image size, ``"patch"`` leaves it as it is.
         orientation: in which volumes are sliced.
 
     Returns:
-        Notes, also logged, on what is allowed but may be an oversight: cases whose label is empty, labels that occur
-        in no training case or are smaller than a pixel of the encoder's image.
+        With notes, also logged, on cases whose label is empty and on labels that occur in no training case.
 
     Raises:
         InputError: no cases; other labels than the dataset's; else one line for each problem, with the file and the
@@ -60,7 +72,8 @@ def check_dataset(
         raise InputError(NO_DATA)
     listed = {case["image"] for case in dataset.training}
     labels = dataset.labels if labels is None else labels
-    if cases is not None and any(case.get("image") not in listed for case in cases):
+    given = cases is not None and any(case.get("image") not in listed for case in cases)
+    if cases is not None and given:
         dataset = _given(cases, labels)
     if tuple(labels) != dataset.labels:
         raise InputError(
@@ -73,8 +86,8 @@ def check_dataset(
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
-    vanished: Counter[int] = Counter()
-    held: Counter[int] = Counter()
+    taker, begun = FingerprintTaker(dataset.labels, orientation), time.monotonic()
+    trained_on = {case["image"] for case in (dataset.training if cases is None else cases)}
     parts = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
     for part, case in tqdm(parts, desc="checking cases", disable=2 * len(parts) < 20):
         image = label = None
@@ -89,9 +102,6 @@ def check_dataset(
         try:
             label = load_label(case)["label"]
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
-            held.update(values)
-            if image_size is not None and scale == "whole":
-                vanished.update(_vanishing(label, image_size, orientation))
             if part == "training":
                 trained |= values
             if not values:
@@ -101,6 +111,8 @@ def check_dataset(
         try:
             if image is not None and label is not None:
                 on_grid_of(label, image, case["label"], case["image"])
+                if part == "training" and case["image"] in trained_on and not given:
+                    taker.add(image, label)
         except InputError as e:
             problems.append(str(e))
     problems += _odd_ones(kinds)
@@ -121,14 +133,10 @@ def check_dataset(
         for i, name in enumerate(dataset.labels, 1)
         if i not in trained
     ]
-    notes += [
-        f'the label "{dataset.labels[i - 1]}" is smaller than a pixel at image_size {image_size} in {number} of '
-        f"{held[i]} case(s): give a larger --image_size, or --scale patch"
-        for i, number in sorted(vanished.items())
-    ]
     for note in notes:
         logger.warning(note)
-    return notes
+    seconds = (time.monotonic() - begun) / len(parts)
+    return Examined(dataset, notes, taker.result(len(dataset.validation), seconds))
 
 
 def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
@@ -138,23 +146,6 @@ def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
     if not labels:
         raise InputError("cases are given for training and no labels: name them by the key labels")
     return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], ())
-
-
-def _vanishing(label: MetaTensor, image_size: int, orientation: str) -> list[int]:
-    """Values of which more than half lies in structures that cover less than a pixel in a slice of the encoder's
-    size."""
-    slices = np.asarray(ToSlices(orientation)(label) if label.ndim == 4 else label[..., None])[0]
-    pixel = (max(slices.shape[:2]) / image_size) ** 2
-    found = []
-    for value, box in enumerate(ndimage.find_objects(slices.astype(np.int32)), 1):
-        if box is None:
-            continue
-        structures, _ = ndimage.label(slices[box] == value, np.ones((3, 3, 3)))  # pyright: ignore
-        sizes = np.bincount(structures.flat)[1:]
-        depths = np.array([place[2].stop - place[2].start for place in ndimage.find_objects(structures)])
-        if 2 * sizes[sizes / depths < pixel].sum() > sizes.sum():
-            found.append(value)
-    return found
 
 
 def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 
+FOLDER = "demo_mni152"
 # First slice and number of slices of each slab, from 24 mm below the commissures to 69 mm above them. Two slices
 # between neighbours belong to none, so that no two slabs share a slice or touch.
 _SLABS = {
@@ -36,7 +37,7 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
         InputError: nilearn is not installed, or the folder cannot be written.
     """
     parent = Path(cache).expanduser() if cache is not None else _default_cache()
-    folder = parent / "demo_mni152"
+    folder = parent / FOLDER
     if _is_complete(folder):
         return folder
     try:
@@ -54,6 +55,11 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
     except OSError as e:
         raise InputError(f"{folder}: cannot be written ({e}); set SAM_MONAI_CACHE to a folder that can") from e
     return folder
+
+
+def is_demo(folder: str | Path) -> bool:
+    """Whether a folder is that of :func:`demo_dataset`."""
+    return Path(folder) == _default_cache() / FOLDER
 
 
 def _default_cache() -> Path:

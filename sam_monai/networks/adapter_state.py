@@ -15,7 +15,8 @@ from . import identity
 if TYPE_CHECKING:
     from .base import AdaptedSAM
 
-BOUND = ("base", "resize", "image_size", "depth_attention", "labels")  # what an adapter and its network agree in
+# What an adapter and its network agree in.
+BOUND = ("base", "resize", "image_size", "depth_attention", "detail", "labels")
 
 
 def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adaptations import detail as fine
 from ..adaptations.depth_attention import add_depth_attention
-from ..backbones.backbone import Backbone, build_backbone
+from ..backbones.backbone import WIDTH, Backbone, build_backbone
 from ..backbones.blocks import attention_blocks
 from ..backbones.frozen import forget
 from ..errors import InputError
@@ -23,6 +24,7 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "default_labels": identity.LABELS,
     "image_size": identity.optional(identity.IMAGE_SIZE),
     "depth_attention": identity.FLAG,
+    "detail": identity.FLAG,
     "preprocessing": identity.optional(identity.mapping(identity.PREPARATION)),
     "amp": identity.FLAG,
     "checkpointing": identity.FLAG,
@@ -61,6 +63,7 @@ class AdaptedSAM(nn.Module):
         depth_attention: let the slices of a volume see each other in every attention block of the encoder
             (:mod:`sam_monai.adaptations.depth_attention`). Volumes of more than ``slices_per_batch`` slices pass
             through in parts, which overlap by a quarter.
+        detail: bring the encoder's early, fine features to the masks (:mod:`sam_monai.adaptations.detail`).
         checkpointing: keep nothing of the encoder's attention blocks for the backward pass, which computes them again:
             less memory, more time, the same gradients.
         preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
@@ -91,6 +94,7 @@ class AdaptedSAM(nn.Module):
         amp: bool = True,
         slices_per_batch: int = 8,
         depth_attention: bool = False,
+        detail: bool = False,
         checkpointing: bool = False,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
@@ -100,6 +104,7 @@ class AdaptedSAM(nn.Module):
             "default_labels": default_labels,
             "image_size": image_size,
             "depth_attention": depth_attention,
+            "detail": detail,
             "preprocessing": preprocessing,
             "amp": amp,
             "checkpointing": checkpointing,
@@ -112,7 +117,7 @@ class AdaptedSAM(nn.Module):
         self.checkpoint = checkpoint
         self.told = {"labels": labels is not None, "image_size": image_size is not None}
         self.amp = amp
-        self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
+        self.slices_per_batch, self.depth_attention, self.detail = slices_per_batch, depth_attention, detail
         self.checkpointing = checkpointing
         self.preprocessing = dict(preprocessing or {})
         self.forgotten = 0  # how often; answers that were kept before are out of date
@@ -139,6 +144,8 @@ class AdaptedSAM(nn.Module):
             self.adapt()
             if self.depth_attention:
                 add_depth_attention(backbone.image_encoder)
+            if self.detail:
+                fine.add_detail(backbone.image_encoder)
         for block in attention_blocks(backbone.image_encoder):
             block.checkpointing = self.checkpointing
         named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
@@ -196,21 +203,31 @@ class AdaptedSAM(nn.Module):
         return self.backbone.image_size
 
     def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
-        """Parameters for an optimiser in three groups: what adapts frozen layers, what makes the prompt and may be
-        decayed (:attr:`decayed`), and what else makes the prompt.
+        """Parameters for an optimiser in groups: what adapts frozen layers, what makes the prompt and may be decayed
+        (:attr:`decayed`), what else makes the prompt, and the path for detail.
 
         Decay pulls to 0. That is not where SAM's own tokens, scales, shifts, gains, norms and biases start or belong.
         """
-        adapting, decayed, others = [], [], []
+        adapting, decayed, others, detail = [], [], [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 adapts = name.startswith("backbone.") and "prompt_encoder" not in name
-                (adapting if adapts else decayed if name in self.decayed else others).append(parameter)
-        return [
+                kind = (
+                    detail
+                    if ".detail." in name
+                    else adapting
+                    if adapts
+                    else decayed
+                    if name in self.decayed
+                    else others
+                )
+                kind.append(parameter)
+        groups = [
             {"params": adapting, "lr": learning_rate, "weight_decay": 0.0},
             {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},
             {"params": others, "lr": prompt_learning_rate, "weight_decay": 0.0},
         ]
+        return [*groups, {"params": detail, "lr": fine.RATE, "weight_decay": 0.0}] if detail else groups
 
     # -- what a method says -------------------------------------------------------------------------------------------
 
@@ -242,6 +259,7 @@ class AdaptedSAM(nn.Module):
             "image_size": self.backbone.image_size,
             "resize": self.backbone.weights.resize,
             "depth_attention": self.depth_attention,
+            "detail": self.detail,
             "preprocessing": self.preprocessing,
         }
 
@@ -259,7 +277,7 @@ class AdaptedSAM(nn.Module):
             if exporting:
                 yield slices_of(embedding), 0
                 return
-            check_embedding(embedding, image)
+            check_embedding(embedding, image, WIDTH + fine.CHANNELS * self.detail)
             first = 0
             for part in slices_of(embedding).split(self.slices_per_batch):
                 yield part, first

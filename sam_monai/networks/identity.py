@@ -107,6 +107,7 @@ COMMON: dict[str, Field] = {
     "image_size": IMAGE_SIZE,
     "resize": one_of("pad", "stretch"),
     "depth_attention": FLAG,
+    "detail": FLAG._replace(absent=False),
     "preprocessing": mapping(PREPARATION),
 }
 COUNT = whole(0, 10**9)

@@ -50,7 +50,7 @@ class PTSAM(AdaptedSAM):
         self.tokens, self.encoder_prompts = tokens, encoder_prompts
         if isinstance(embedding_cache, str | Path):
             embedding_cache = EmbeddingCache(embedding_cache)
-        changes = encoder_prompts or others.get("depth_attention")
+        changes = encoder_prompts or others.get("depth_attention") or others.get("detail")
         self.embedding_cache = None if changes else embedding_cache or None  # False from a command line
         super().__init__(backbone, checkpoint, labels, image_size, **others)
 

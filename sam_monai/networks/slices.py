@@ -63,10 +63,10 @@ def check_values(image: Tensor) -> None:
         raise InputError(f"the image has values from {low:g} to {high:g}: the network takes [0, 1], so scale it first")
 
 
-def check_embedding(embedding: Tensor, image: Tensor) -> None:
+def check_embedding(embedding: Tensor, image: Tensor, channels: int) -> None:
     """Refuse an embedding that is not of this image, as far as shapes tell."""
     image_axes, axes = (image.shape[0], *image.shape[4:]), (embedding.shape[0], *embedding.shape[4:])
-    if embedding.ndim != image.ndim or axes != image_axes:
+    if embedding.ndim != image.ndim or axes != image_axes or embedding.shape[1] != channels:
         raise InputError(
             f"the embedding, of shape {tuple(embedding.shape)}, is not of this image, of shape {tuple(image.shape)}: "
             "give what network.encode gave for it"

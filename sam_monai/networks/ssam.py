@@ -82,6 +82,8 @@ class SSAM(AdaptedSAM):
             raise InputError("only a ViT merges into a plain SAM: segment-anything has no TinyViT")
         if self.depth_attention:
             raise InputError("a network with depth attention does not merge into a plain SAM, which has none")
+        if self.detail:
+            raise InputError("a network with a path for detail does not merge into a plain SAM, which has none")
         with torch.no_grad():
             tokens = self.prompt_tokens()
         return svd.merged_state(self.backbone), dict(zip(self.labels, tokens, strict=True))

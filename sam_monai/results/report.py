@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,13 @@ from ..files import check_writable
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..networks.adapter_files import read_adapter
 from ..training.checkpoints import Checkpoints
+from ..training.plan import Plan
 from ..training.resume import read_history
 from .html_report import evaluation_report
 from .metrics import CaseTable
 from .pictures import Pictures
 
-FILES = ("cases.csv", "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
+FILES = ("plan.json", "cases.csv", "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
 
 
 def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
@@ -42,6 +44,14 @@ def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) ->
     named = [(names(case["image"]), case["image"]) for case in cases]
     for place in (folder, folder / "validation"):
         Outputs(place).check((picture_file(place, name, 2 if is_picture(image) else 3), image) for name, image in named)
+
+
+def show_plan(plan: Plan, output_dir: str | Path) -> None:
+    """Print what was planned for a training and why, and write it to ``plan.json``."""
+    if plan.why and first_process():
+        print(plan, flush=True)
+        text = json.dumps({"for": plan.about, "plan": dict(plan), "why": plan.why}, indent=2)
+        Outputs(output_dir).write(text, Path(output_dir) / "plan.json")
 
 
 def show_result(

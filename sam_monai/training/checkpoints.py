@@ -25,6 +25,7 @@ from ..networks.adapter_files import training_summary, write_adapter
 from . import resume as resuming
 from .best import Best
 from .cases import contents
+from .clock import Clock, Schedule
 from .handlers import at_end
 
 
@@ -46,6 +47,7 @@ class Checkpoints:
         resume: go on from ``model_resume.pt`` where there is one.
         settings: of the training, by the names of the keys that a user gives; what is resumed must have had the same.
             What the network records need not be among them.
+        clock: of the training; the time that passed and the plan are part of what is resumed.
     """
 
     BEST, RESUME = "model.pt", "model_resume.pt"
@@ -59,9 +61,12 @@ class Checkpoints:
         evaluator: Engine,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.folder = Path(folder)
-        self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        if clock is not None:
+            self.parts["clock"] = clock
         self.network: Any = getattr(network, "module", network)
         self.evaluator, self.best = evaluator, Best(evaluator)
         self.resume, self.settings = resume, dict(settings or {})
@@ -97,10 +102,15 @@ class Checkpoints:
         changes = resuming.check_same(state["settings"], self.decided(engine), path)
         if first_process():
             resuming.check_same_cases(state["cases"], self.cases, path)
-        for name, part in {**self.parts, "network": self.network, "best": self.best}.items():
-            resuming.load_part(part, state[name], name, path)
         schedule = self.parts["lr_scheduler"]
+        planned = [f.epochs for f in getattr(schedule, "lr_lambdas", ()) if isinstance(f, Schedule)]
+        for name, part in {**self.parts, "network": self.network, "best": self.best}.items():
+            if name in state or name != "clock":
+                resuming.load_part(part, state[name], name, path)
         if isinstance(schedule, LambdaLR):  # whose rates depend on the number of epochs, which may have grown
+            for factor, epochs in zip(schedule.lr_lambdas, planned, strict=False):
+                if isinstance(factor, Schedule) and factor.planned != epochs:
+                    factor.__init__(epochs)
             rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
             for group, rate, factor in rates:
                 group["lr"] = rate * factor(schedule.last_epoch)

@@ -15,6 +15,7 @@ from monai.handlers import ValidationHandler
 from monai.transforms.traits import RandomizableTrait
 from monai.utils import set_determinism
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
 from ..distributed import first_process
@@ -48,6 +49,25 @@ def validation_interval(epochs: int) -> float:
     return int(interval) if interval == int(interval) else interval
 
 
+def is_due(interval: float, epoch: int, epochs: int) -> bool:
+    """Whether an epoch is validated: a multiple of the interval lies in (epoch - 1, epoch], or it is the last."""
+    return epoch == epochs or math.floor(epoch / interval) > math.floor((epoch - 1) / interval)
+
+
+class ClipGradients:
+    """Shortens the gradient of all parameters together to length 1 before the optimiser's step. The first gradients of
+    small trained parts beside frozen ones are many times those that follow."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def attach(self, engine: Engine) -> None:
+        self.optimizer.register_step_pre_hook(self)
+
+    def __call__(self, optimizer: Optimizer, *_: Any) -> None:
+        torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], 1.0)
+
+
 class Validate(ValidationHandler):
     """Validates every so many epochs, and after the last one.
 
@@ -70,8 +90,7 @@ class Validate(ValidationHandler):
         engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self.due), self)
 
     def due(self, engine: Engine, epoch: int) -> bool:
-        """Whether a multiple of the interval lies in (epoch - 1, epoch], or the epoch is the last."""
-        return epoch == engine.state.max_epochs or math.floor(epoch / self.every) > math.floor((epoch - 1) / self.every)
+        return is_due(self.every, epoch, engine.state.max_epochs or 0)
 
 
 class SeedEpochs:
@@ -169,6 +188,7 @@ class Progress:
     def step(self, engine: Engine) -> None:
         assert self.bar is not None
         output: Any = engine.state.output
+        self.bar.total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)  # a clock may change it
         epoch = f"{engine.state.epoch}/{engine.state.max_epochs}"
         self.bar.set_postfix(epoch=epoch, loss=f"{output[0]['loss']:.3f}", refresh=False)
         self.bar.update()

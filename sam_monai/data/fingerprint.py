@@ -1,0 +1,158 @@
+"""What a dataset is like: sizes, spacings, and how frequent, large and thin its labels are. Plans are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from scipy import ndimage
+
+from .slicing import ToSlices
+
+SLICES = 4  # of a volume, at most, in which a label is measured
+CASES = 24  # training cases, at most, in which labels are measured
+
+
+@dataclass(frozen=True)
+class LabelPrint:
+    """A label in the slices that show it. Lengths are in pixels of the files, in the plane of the slices.
+
+    A structure is a connected piece. One number stands for the structures of a slice: that of the structure to which a
+    pixel of the label belongs in the middle, so crumbs do not count. All are medians over slices but ``large``.
+    """
+
+    name: str
+    share: float
+    """Of the slice's pixels."""
+    extent: float
+    """Longer side of the box around a structure."""
+    large: float
+    """The same, which nine of ten slices stay below: what a patch has to hold."""
+    thickness: float
+    """Diameter of the largest disc inside a structure."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Of the training cases, their slices turned as the network will see them."""
+
+    training: int
+    validation: int
+    spatial_dims: int
+    channels: int
+    shape: tuple[int, ...]
+    """The median (rows, columns[, slices])."""
+    spacing: tuple[float, ...]
+    """The median, millimetres; empty for pictures."""
+    labels: tuple[LabelPrint, ...]
+    """Those that a measured case holds."""
+    seconds: float
+    """To open a case, in the mean."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @property
+    def side(self) -> int:
+        """The longer side of a slice in pixels."""
+        return max(self.shape[:2])
+
+    @property
+    def slices(self) -> int:
+        """Of a volume; 1 for pictures."""
+        return self.shape[2] if self.spatial_dims == 3 else 1
+
+    def __str__(self) -> str:
+        kind = {1: "grey", 3: "colour"}.get(self.channels, f"{self.channels} channels")
+        what = "pictures" if self.spatial_dims == 2 else "volumes"
+        text = f"{self.training} training, {self.validation} validation {what}, {kind}, about "
+        text += " x ".join(map(str, self.shape)) + (" px" if self.spatial_dims == 2 else " voxels")
+        if self.spacing:
+            text += " of " + " x ".join(f"{value:.3g}" for value in self.spacing) + " mm"
+        if self.labels:
+            thin = min(self.labels, key=lambda label: label.thickness)
+            text += f"; thinnest label: {thin.name}, {thin.thickness:.2g} px thick"
+            text += f" ({thin.thickness * self.spacing[0]:.2g} mm)" if self.spacing else ""
+        return text
+
+
+@dataclass
+class FingerprintTaker:
+    """Collects a fingerprint case by case, as the cases are opened for the check anyway.
+
+    Args:
+        labels: names of the foreground labels.
+        orientation: as the key of the bundles.
+    """
+
+    labels: Sequence[str]
+    orientation: str
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+    spacings: list[tuple[float, ...]] = field(default_factory=list)
+    channels: int = 1
+    found: dict[int, list[tuple[float, ...]]] = field(default_factory=dict)
+
+    def add(self, image: MetaTensor, label: MetaTensor) -> None:
+        """An image (C, *spatial) and its label map (1, *spatial) on the same grid."""
+        turned: Any = label
+        if label.ndim == 4:
+            turned = ToSlices(self.orientation)(MetaTensor(label.as_tensor(), image.affine))
+            self.spacings.append(tuple(float(value) for value in turned.pixdim))
+        array = np.asarray(turned[0]).astype(np.int16)
+        self.channels = max(self.channels, len(image))
+        self.shapes.append(array.shape)
+        if len(self.shapes) > CASES:
+            return
+        volume = np.atleast_3d(array)
+        for value, box in enumerate(ndimage.find_objects(volume, max_label=len(self.labels)), 1):
+            if box is not None:
+                self.found.setdefault(value, []).extend(measures(volume[box] == value, volume[..., 0].size))
+
+    def result(self, validation: int, seconds: float) -> Fingerprint | None:
+        """What was collected; nothing where no case was.
+
+        Args:
+            validation: number of validation cases.
+            seconds: to open a case.
+        """
+        if not self.shapes:
+            return None
+        prints = []
+        for value, name in enumerate(self.labels, 1):
+            if value in self.found:
+                rows = np.array(self.found[value])
+                share, extent, thickness = map(float, np.median(rows, 0))
+                prints.append(LabelPrint(name, share, extent, float(np.quantile(rows[:, 1], 0.9)), thickness))
+        dims = len(self.shapes[0])
+        shapes = [shape for shape in self.shapes if len(shape) == dims]
+        spacing = tuple(float(x) for x in np.median(self.spacings, 0)) if self.spacings else ()
+        shape = tuple(int(n) for n in np.median(shapes, 0))
+        return Fingerprint(len(shapes), validation, dims, self.channels, shape, spacing, tuple(prints), seconds)
+
+
+def measures(mask: np.ndarray, pixels: int) -> list[tuple[float, float, float]]:
+    """Share, extent and thickness of a label in some of the slices (H, W) that show it, of a mask (H, W, D) within its
+    box; ``pixels``: of a whole slice."""
+    shown = np.flatnonzero(mask.any((0, 1)))
+    rows = []
+    for k in shown[np.linspace(0, len(shown) - 1, min(SLICES, len(shown))).round().astype(int)]:
+        plane = mask[..., k]
+        structures, number = ndimage.label(plane, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+        every = np.arange(1, number + 1)
+        sizes = np.asarray(ndimage.sum(plane, structures, every))
+        extents = np.array([max(s.stop - s.start for s in box) for box in ndimage.find_objects(structures)])
+        inside = np.asarray(ndimage.distance_transform_edt(np.pad(plane, 1)))[1:-1, 1:-1]
+        thick = 2 * np.asarray(ndimage.maximum(inside, structures, every)) - 1
+        rows.append((plane.sum() / pixels, in_the_middle(extents, sizes), in_the_middle(thick, sizes)))
+    return rows
+
+
+def in_the_middle(values: np.ndarray, weights: np.ndarray) -> float:
+    """The weighted median."""
+    order = values.argsort()
+    total = weights[order].cumsum()
+    return float(values[order][np.searchsorted(total, total[-1] / 2)])

@@ -1,0 +1,155 @@
+"""A training that ends on time: the learning rate's schedule, and a clock that changes its length."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ignite.engine import Engine, Events
+from tqdm.auto import tqdm
+
+from .handlers import is_due
+
+WARM_UP = 0.05  # share of the training in which the rate rises: first gradients are large
+TOLERANCE = 0.05  # share of the budget by which the expected end may be off before the schedule is changed
+LENGTHEN_UNTIL = 0.5  # of the training; later the rate is low, and epochs added to it are worth little
+RECENT = 3  # epochs whose mean time says how long the next ones take
+
+
+class Schedule:
+    """The learning rate over a training whose number of epochs may change on the way: a rise, then half a cosine.
+
+    Progress runs from 0 to 1 and is linear in the epochs between two changes. So the rate has no jump where the number
+    changes, and it always falls to its end. An object of this class is the ``lr_lambda`` of torch's ``LambdaLR``, whose
+    state dict holds it.
+
+    Args:
+        epochs: how many are planned.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.changes: list[tuple[int, float, int]] = [(0, 0.0, epochs)]  # after an epoch: progress, epochs in all
+
+    @property
+    def planned(self) -> int:
+        """How many epochs there were to be at first."""
+        return self.changes[0][2]
+
+    @property
+    def epochs(self) -> int:
+        """How many there will be in all."""
+        return self.changes[-1][2]
+
+    def progress(self, epoch: int) -> float:
+        """After so many epochs: 0 at the start, 1 after the last."""
+        start, before, end = next(change for change in reversed(self.changes) if change[0] <= epoch)
+        return min(1.0, before + (1 - before) * (epoch - start) / max(1, end - start))
+
+    def change(self, epoch: int, epochs: int) -> None:
+        """After ``epoch`` epochs: let there be ``epochs`` in all."""
+        self.changes.append((epoch, self.progress(epoch), epochs))
+
+    def __call__(self, epoch: int) -> float:
+        """The learning rate's factor in the epoch that begins after so many."""
+        progress = self.progress(epoch)
+        rise = min(1.0, (progress + 1 / self.epochs) / WARM_UP)
+        return rise * (0.5 + 0.5 * math.cos(math.pi * progress))
+
+
+class Clock:
+    """Ends a training within its budget, also where the machine becomes slower or faster on the way.
+
+    After each epoch the clock expects the end from the last epochs and validations. Where that is off by more than a
+    twentieth of the budget, it changes the number of epochs and says so. Attach it after the validation's handler.
+
+    Args:
+        plan: what :func:`sam_monai.training.plan.make_plan` gave; without ``minutes`` nothing is changed.
+        schedule: of the learning rate.
+        evaluator: of the validation.
+        interval: epochs between validations.
+        now: a clock in seconds.
+    """
+
+    def __init__(
+        self,
+        plan: Mapping[str, Any],
+        schedule: Schedule,
+        evaluator: Engine,
+        interval: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.plan, self.schedule, self.interval = dict(plan), schedule, interval
+        self.budget = math.inf if plan.get("minutes") is None else 60.0 * plan["minutes"]
+        self.now, self.begun = now, now() - plan.get("seconds", 0.0)
+        self.before = 0.0  # seconds of the runs that this one resumes
+        self.epochs: list[float] = []  # seconds of each, without validation
+        self.validation = 0.0  # seconds of the last one
+        self.validating = 0.0  # seconds of those since the epoch began
+        evaluator.add_event_handler(Events.STARTED, self.validation_starts)
+        evaluator.add_event_handler(Events.COMPLETED, self.validation_ends)
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.follow)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_starts)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_ends)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run goes on from."""
+        return {"seconds": self.elapsed(), "plan": self.plan}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.before = float(state["seconds"])
+
+    def elapsed(self) -> float:
+        """Seconds since the command began, those of resumed runs included."""
+        return self.before + self.now() - self.begun
+
+    def follow(self, engine: Engine) -> None:
+        if len(self.schedule.changes) > 1:  # a resumed run, whose clock has decided
+            engine.state.max_epochs = max(engine.state.epoch, self.schedule.epochs)
+
+    def validation_starts(self, _: Engine) -> None:
+        self.validation_started = self.now()
+
+    def validation_ends(self, _: Engine) -> None:
+        self.validation = self.now() - self.validation_started
+        self.validating += self.validation
+
+    def epoch_starts(self, _: Engine) -> None:
+        self.epoch_started, self.validating = self.now(), 0.0
+
+    def epoch_ends(self, engine: Engine) -> None:
+        self.epochs.append(self.now() - self.epoch_started - self.validating)
+        done, planned = engine.state.epoch, self.schedule.epochs
+        if done >= planned or math.isinf(self.budget):
+            return
+        off = self.expected(done, planned) - self.budget
+        too_late_for_more = off < 0 and self.schedule.progress(done) > LENGTHEN_UNTIL
+        if abs(off) <= TOLERANCE * self.budget or too_late_for_more:
+            return
+        fitting = self.fitting(done)
+        if fitting != planned:
+            self.schedule.change(done, fitting)
+            engine.state.max_epochs = fitting
+            why = "faster" if fitting > planned else "slower"
+            tqdm.write(f"epochs here are {why} than planned: {fitting} of them instead of {planned} end on time")
+
+    def expected(self, done: int, epochs: int) -> float:
+        """Seconds that the command will have taken, where ``done`` of ``epochs`` are done. The evaluation of the best
+        adapter, for tables and pictures, is one more validation."""
+        recent = self.epochs[-RECENT:]
+        each = sum(recent) / len(recent)
+        validations = 1 + sum(is_due(self.interval, epoch, epochs) for epoch in range(done + 1, epochs + 1))
+        return self.elapsed() + each * (epochs - done) + self.validation * validations
+
+    def fitting(self, done: int) -> int:
+        """How many epochs in all end on time: at least one more."""
+        least, most = done + 1, done + 2
+        while self.expected(done, most) < self.budget:
+            most += most - done
+        while most - least > 1:
+            middle = (least + most) // 2
+            least, most = (middle, most) if self.expected(done, middle) <= self.budget else (least, middle)
+        return least

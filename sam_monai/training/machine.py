@@ -1,0 +1,122 @@
+"""What a step of training costs on this machine: measured on the network itself, not looked up."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..memory import free_memory
+from ..networks.base import AdaptedSAM
+
+PROBES = (64, 128)  # pixels: the sizes that are timed, of which the cost of others follows
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one size: seconds of a step, seconds to answer one slice without gradients, bytes that a step keeps for the
+    backward pass, and whether the encoder's answers can be kept, so that an image enters it once."""
+
+    size: int
+    step: float
+    answer: float
+    kept: float
+    embeds_once: bool = False
+
+
+class Costs:
+    """Costs by the size of the encoder's square. The work grows with its area, beside a part that does not grow.
+
+    Args:
+        measure: a size in pixels to its cost.
+        sizes: to measure: one, or two between and beyond which the others are estimated.
+    """
+
+    def __init__(self, measure: Callable[[int], Cost], sizes: tuple[int, ...] = PROBES) -> None:
+        self.measure, self.sizes = measure, sizes
+
+    @cached_property
+    def measured(self) -> list[Cost]:
+        return [self.measure(size) for size in self.sizes]
+
+    def __call__(self, size: int) -> Cost:
+        first, last = self.measured[0], self.measured[-1]
+        if first.size == last.size:
+            larger = (size / last.size) ** 2
+            return Cost(size, last.step * larger, last.answer * larger, last.kept * larger, last.embeds_once)
+        place = (size**2 - first.size**2) / (last.size**2 - first.size**2)
+
+        def at(name: str) -> float:
+            a, b = getattr(first, name), getattr(last, name)
+            return max(a + place * max(0.0, b - a), min(a, b) * min(1.0, (size / first.size) ** 2))
+
+        return Cost(size, at("step"), at("answer"), at("kept"), last.embeds_once)
+
+
+def cost_of(
+    network: AdaptedSAM, shape: tuple[int, ...], inferer: Inferer, loss: nn.Module, device: torch.device
+) -> Cost:
+    """Take a real step, after one that is not counted, and answer a slice. The network's parameters stay as they are.
+
+    Args:
+        network: new; torch's random numbers are drawn from and left as they were.
+        shape: of a batch (B, C, *spatial).
+        inferer: the trainer's; one that takes a ``label`` gets the batch's.
+        loss: the trainer's.
+        device: where to.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        network.to(device)
+        image = torch.rand(shape, device=device)
+        label = torch.zeros(shape[0], 1, *shape[2:], device=device)
+        middle = tuple(slice(n // 4, max(1, 3 * n // 4)) for n in shape[2:4])
+        label[(slice(None), slice(None), *middle)] = 1
+        more: dict[str, Any] = {"label": label} if "label" in inspect.signature(inferer.__call__).parameters else {}
+        once = not any(p.requires_grad for p in network.backbone.image_encoder.parameters())
+        with torch.no_grad():
+            embedding = (network.encode(image),) if once else ()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        def step() -> None:
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                value = loss(inferer(image, network, *embedding, **more), label)
+            value.backward()
+            network.zero_grad()
+
+        def answer() -> None:
+            with torch.no_grad():
+                network(image[:1, ..., :1] if image.ndim == 5 else image[:1])
+
+        network.train()
+        seconds = [timed(action, device) for action in (step, step, answer, answer)]
+    frozen = sum(p.untyped_storage().nbytes() for p in network.parameters())
+    return Cost(network.image_size, seconds[1], seconds[3], max(0, sum(kept.values()) - frozen), once)
+
+
+def timed(action: Callable[[], None], device: torch.device) -> float:
+    begun = time.perf_counter()
+    action()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
+def free_on(device: torch.device) -> int | None:
+    """Free bytes of a GPU's memory, or of the machine's; ``None`` where that is not known."""
+    try:
+        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+    except (RuntimeError, InputError):
+        return None

@@ -1,0 +1,277 @@
+"""A training planned from the data, the machine and a budget of minutes. Each rule is a function that says why."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+from torch import nn
+
+from ..backbones.weights import KNOWN_WEIGHTS
+from ..data.check import Examined
+from ..data.demo import is_demo
+from ..data.fingerprint import Fingerprint
+from ..distributed import from_first
+from ..networks.base import AdaptedSAM
+from .handlers import validation_interval
+from .machine import PROBES, Cost, Costs, cost_of, free_on
+from .resume import read_resume
+
+MINUTES = 15.0  # a coffee. Twice as many gain about a hundredth of Dice, half of them lose two
+DEMO_MINUTES = 2.0  # the demonstration shows that everything works
+SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)  # pixels, candidates for image_size
+SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewer is not told from its neighbours
+SQUARE = {
+    2: 128,
+    3: 64,
+}  # pixels, by dimensions: no smaller without need, for SAM's features are those of larger images
+FINER = 2.0  # times as many pixels as the file has; more of them hold nothing new
+STEPS = 300  # at the least: with fewer the schedule ends before the last features have settled
+PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
+VALIDATIONS = 0.15  # share of the budget
+REPORT = 10.0  # seconds: pictures, tables and the report
+FULL = 0.8  # of the free memory may be used
+OVERHEAD = 0.15  # seconds a validation case: reading, metrics
+
+
+@dataclass(frozen=True)
+class Plan(Mapping[str, Any]):
+    """Values by their key, of those that a user gave too; and why, of those that were planned."""
+
+    values: dict[str, Any]
+    why: dict[str, str] = field(default_factory=dict)
+    about: str = ""
+    minutes: float | None = None
+    """Of the whole command; ``None`` where a number of epochs or steps was given."""
+    seconds: float = 0.0
+    """Of them that had passed when the plan was made."""
+
+    def __getitem__(self, key: str) -> Any:
+        return {**self.values, "minutes": self.minutes, "seconds": self.seconds}[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.values, "minutes": 0, "seconds": 0})
+
+    def __len__(self) -> int:
+        return len(self.values) + 2
+
+    def __str__(self) -> str:
+        rows = [f"  {key.ljust(14)}{self.values.get(key, '')!s:8}{why}" for key, why in self.why.items()]
+        end = "change any of these by its key (--image_size 256), or the time by --minutes 60"
+        return "\n".join([f"plan for {self.about}", *rows, end])
+
+
+def make_plan(
+    examined: Examined,
+    given: Mapping[str, Any],
+    method: str,
+    network: Mapping[str, Any],
+    sample: Sequence[int],
+    inferer: Inferer,
+    loss: nn.Module,
+    device: torch.device,
+    otherwise: Mapping[str, Any],
+    minutes: float | None = None,
+    steps: int | None = None,
+    resume: str | Path | None = None,
+    begun: float | None = None,
+) -> Plan:
+    """Plan what a user did not give.
+
+    Args:
+        examined: the cases.
+        given: ``scale``, ``image_size``, ``epochs``, ``val_interval`` and ``checkpointing``, ``None`` each where it is
+            to be planned.
+        method: of the network.
+        network: arguments of its constructor, but labels, image size and checkpointing.
+        sample: cases in a step, and of volumes the slices of each.
+        inferer, loss: the trainer's, to time a step.
+        device: to train on.
+        otherwise: values where there is no data to plan from, as when a server gives the cases.
+        minutes: of the whole command; ``None``: 15, or 2 for the demonstration.
+        steps: of the optimiser, in place of minutes.
+        resume: a training's state, whose plan holds, if it is there.
+        begun: when the command began, by ``time.monotonic``.
+    """
+    asked = {key: value for key, value in given.items() if value is not None}
+    data = examined.fingerprint
+    if resume and Path(resume).is_file() and (kept := read_resume(Path(resume)).get("clock")):
+        old = kept["plan"]
+        timed = old["minutes"] if "epochs" not in asked else None
+        return Plan({**{key: old[key] for key in given}, **asked}, {}, "", timed)
+    if data is None:
+        values = {**otherwise, **asked}
+        return Plan({"val_interval": validation_interval(values["epochs"]), **values})
+    budget = 60 * (minutes or (DEMO_MINUTES if is_demo(examined.dataset.folder) else MINUTES))
+    timed = "epochs" not in asked and steps is None
+
+    def measure(size: int) -> Cost:
+        built = AdaptedSAM.methods()[method](default_labels=examined.dataset.labels, image_size=size, **network)
+        shape = (sample[0], 1 if data.channels == 1 else 3, size, size, *sample[1 : data.spatial_dims - 1])
+        return cost_of(built, shape, inferer, loss, device)
+
+    size = asked.get("image_size")
+    costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
+    passed = 0.0 if begun is None else time.monotonic() - begun
+    largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
+    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size)
+    made = rules(room, asked, size or largest, free_on(device), budget if timed else None)
+    plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed)
+    return from_first(plan)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What fits into a budget of seconds.
+
+    ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
+    """
+
+    data: Fingerprint
+    costs: Costs
+    budget: float
+    batch: int
+    given_steps: int | None = None
+    given_size: int | None = None
+
+    def validation(self, size: int, scale: str) -> float:
+        """Seconds of one validation of all cases."""
+        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * self.costs(size).answer)
+
+    def validations(self, size: int, scale: str) -> int:
+        """How many of them, besides that of the best adapter at the end, take their share of the budget."""
+        each = self.validation(size, scale)
+        return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
+
+    def steps(self, size: int, scale: str) -> int:
+        """How many steps are left beside validations, and beside embedding every image once where that is done."""
+        if self.given_steps is not None:
+            return self.given_steps
+        cost, data = self.costs(size), self.data
+        once = 2 * data.seconds * (data.training + data.validation)
+        if cost.embeds_once:
+            once += cost.answer * data.slices * (8 * data.training + data.validation)
+        left = self.budget - once - (self.validations(size, scale) + 1) * self.validation(size, scale)
+        return max(1, int(left / cost.step))
+
+    def epochs(self, size: int, scale: str) -> int:
+        """The same in epochs."""
+        return max(1, round(self.steps(size, scale) / math.ceil(self.data.training / self.batch)))
+
+
+def answers(data: Fingerprint, size: int, scale: str) -> int:
+    """How many squares of the encoder's size a case is answered in: its slices, or patches of them that overlap by a
+    quarter."""
+    if scale == "whole":
+        return data.slices
+    return data.slices * math.prod(math.ceil(max(1, n - size / 4) / (0.75 * size)) for n in data.shape[:2])
+
+
+# -- the rules ---------------------------------------------------------------------------------------------------------
+
+
+def wanted_size(data: Fingerprint) -> int:
+    """The size at which the smallest label's structures are recognised, in whole slices: :data:`SEEN` pixels across.
+
+    Not below :data:`SQUARE`, as SAM was trained on larger images, and not so large that a slice is only blown up.
+    """
+    smallest = min((label.extent for label in data.labels), default=data.side)
+    seen = max(SQUARE[data.spatial_dims], SEEN * data.side / max(1.0, smallest))
+    return next_size(min(seen, max(SIZES[0], FINER * data.side)))
+
+
+def next_size(pixels: float) -> int:
+    return next((size for size in SIZES if size >= pixels), SIZES[-1])
+
+
+def affordable_size(room: Room, scale: str, largest: int) -> int:
+    """The largest size, up to that of the base weights, that leaves :data:`STEPS` steps in the budget; the smallest of
+    all where none does; or the size that is given."""
+    if room.given_size is not None:
+        return room.given_size
+    return max((s for s in SIZES if s <= largest and room.steps(s, scale) >= STEPS), default=SIZES[0])
+
+
+def fits_a_patch(data: Fingerprint, size: int) -> bool:
+    """Whether every label's structures are seen whole in a patch, with their surroundings. A patch that shows a part of
+    a large structure does not tell what it is: a U-Net trained on such patches lost 0.2 to 0.4 Dice."""
+    return all(label.large <= PATCH_HOLDS * size for label in data.labels)
+
+
+def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
+    """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices."""
+    data, size = room.data, affordable_size(room, "whole", largest)
+    smallest = min(data.labels, key=lambda label: label.extent, default=None)
+    if smallest is None or wanted_size(data) <= size:
+        return "whole", "every label is large enough in whole slices"
+    shown = f"in a whole slice of {size} px a {smallest.name} is {smallest.extent * size / data.side:.2g} px across"
+    patch = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))
+    if fits_a_patch(data, patch):
+        return "patch", shown
+    widest = max(data.labels, key=lambda label: label.large)
+    return "whole", f"{shown}, but a patch does not hold a {widest.name} of {widest.large:.0f} px"
+
+
+def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
+    """What is wanted, as far as the budget goes. A patch is as large as twice its largest structure, within
+    :data:`SQUARE` and what the budget allows."""
+    most = affordable_size(room, scale, largest)
+    if scale == "whole":
+        wanted = wanted_size(room.data)
+    else:
+        wanted = next_size(max(SQUARE[2], max(label.large for label in room.data.labels) / PATCH_HOLDS))
+        most = max(most, SQUARE[2])
+    size = min(wanted, most, largest)
+    step = f"one step takes {room.costs(size).step:.2g} s here"
+    if size < wanted:
+        more = room.epochs(min(wanted, largest), scale)
+        return size, f"{step}; {wanted} would leave {more} visits of a case in the budget"
+    return size, step
+
+
+def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool = True) -> tuple[float, str]:
+    """Six validations, or as many as :data:`VALIDATIONS` of the budget allows."""
+    if not timed:
+        return validation_interval(epochs), "six validations"
+    number, each = room.validations(size, scale), room.validation(size, scale)
+    interval = max(1.0, epochs / number)
+    return int(interval) if interval == int(interval) else round(interval, 3), f"a validation takes {in_time(each)}"
+
+
+def rules(
+    room: Room, asked: Mapping[str, Any], largest: int, free: int | None, budget: float | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every key in turn, around those that a user gave: values and reasons."""
+    why, values = dict.fromkeys(asked, "given"), dict(asked)
+    timed = not {"image_size", "epochs"} <= asked.keys()
+    if "scale" not in asked:
+        values["scale"], why["scale"] = chosen_scale(room, largest)
+    scale = values["scale"]
+    if "image_size" not in asked:
+        values["image_size"], why["image_size"] = chosen_size(room, scale, largest)
+    size = values["image_size"]
+    if "epochs" not in asked:
+        values["epochs"] = room.epochs(size, scale)
+        time_of = f"{room.given_steps} steps" if budget is None else f"{in_time(budget)} in all, validation included"
+        why["epochs"] = f"visits of each case; {time_of}"
+    if "val_interval" not in asked:
+        values["val_interval"], why["val_interval"] = chosen_interval(room, size, scale, values["epochs"], timed)
+    if "checkpointing" not in asked and not timed:
+        values["checkpointing"], why["checkpointing"] = False, "not measured, as size and epochs are given"
+    elif "checkpointing" not in asked:
+        kept = room.costs(size).kept
+        values["checkpointing"] = free is not None and kept > FULL * free
+        there = "" if free is None else f" of {free / 1e9:.1f} GB free"
+        why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
+    order = ("scale", "image_size", "epochs", "val_interval", "checkpointing")
+    return {key: values[key] for key in order}, {key: why[key] for key in order}
+
+
+def in_time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"

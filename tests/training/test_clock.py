@@ -1,0 +1,76 @@
+"""A training ends on time, whatever the machine does, and its learning rate falls to its end."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import LambdaLR
+
+from sam_monai.training.clock import Clock, Schedule
+
+
+class Machine:
+    """A training and its validations in made time."""
+
+    def __init__(self, epochs: int, minutes: float | None, seconds, validation: float = 20.0, interval: int = 10):
+        self.time, self.rates = 0.0, []
+        self.schedule = Schedule(epochs)
+        self.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 1.0)
+        self.scheduler = LambdaLR(self.optimizer, self.schedule)
+        self.trainer, self.evaluator = Engine(self.step), Engine(lambda *_: None)
+        self.seconds, self.validation, self.interval = seconds, validation, interval
+        self.clock = Clock({"minutes": minutes}, self.schedule, self.evaluator, interval, lambda: self.time)
+        self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.wait(self.validation))
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
+        self.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.scheduler.step())
+        self.clock.attach(self.trainer)
+
+    def wait(self, seconds: float) -> None:
+        self.time += seconds
+
+    def step(self, engine: Engine, _) -> None:
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.wait(self.seconds(self.time))
+
+    def validate(self, engine: Engine) -> None:
+        if engine.state.epoch % self.interval == 0:
+            self.evaluator.run([0])
+
+    def run(self) -> float:
+        self.trainer.run([0], max_epochs=self.schedule.epochs)
+        self.evaluator.run([0])
+        return self.time
+
+
+@pytest.mark.parametrize("minutes", [2, 10, 60])
+@pytest.mark.parametrize(
+    "speed",
+    [lambda t: 6.0, lambda t: 12.0, lambda t: 3.0, lambda t: 6.0 if t < 60 else 12.0, lambda t: 6.0 if t < 30 else 3.0],
+    ids=["as planned", "half as fast", "twice as fast", "slows down", "speeds up"],
+)
+def test_a_training_ends_within_its_budget_and_its_rate_at_its_end(minutes, speed):
+    machine = Machine(round(60 * minutes / 6.0), minutes, speed, validation=5.0)
+    assert machine.run() == pytest.approx(60 * minutes, rel=0.15)
+    assert machine.rates[-1] < 0.15 and max(machine.rates) > 0.95
+    steps = [abs(a - b) for a, b in zip(machine.rates, machine.rates[1:], strict=False)]
+    assert max(steps[len(steps) // 3 :]) < 0.25  # no jump, but where the end came near of a sudden
+
+
+def test_without_a_budget_nothing_is_changed():
+    machine = Machine(20, None, lambda t: 1000.0)
+    machine.run()
+    assert len(machine.rates) == 20 and len(machine.schedule.changes) == 1
+
+
+def test_what_the_clock_decided_is_part_of_what_is_resumed():
+    machine = Machine(100, 5, lambda t: 6.0)
+    machine.trainer.add_event_handler(Events.EPOCH_COMPLETED(once=15), lambda engine: engine.terminate())
+    machine.run()
+    assert machine.schedule.epochs < 100
+    again = Machine(100, 5, lambda t: 6.0)
+    again.scheduler.load_state_dict(machine.scheduler.state_dict())
+    again.clock.load_state_dict({"seconds": 90.0})
+    assert again.schedule.changes == machine.schedule.changes
+    again.trainer.run([0], max_epochs=again.schedule.epochs, epoch_length=1)
+    assert again.trainer.state.max_epochs <= machine.schedule.epochs

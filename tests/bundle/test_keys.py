@@ -21,19 +21,23 @@ from sam_monai.errors import input_error_in
 BUNDLES = ("ssam", "ptsam", "medsa")
 NAN, INF = float("nan"), float("inf")
 NOT_WHOLE = ("abc", 1.5, 2.0, -1, True, None, [1], "1", {}, NAN)
+NOT_WHOLE_OR_PLANNED = tuple(value for value in NOT_WHOLE if value is not None)
 NOT_A_FLAG = ("maybe", "true", 1, 0, 3, None, [True], 1.0)
 NOT_A_NUMBER = (-1, NAN, INF, "abc", None, True, [0.1])
 NOT_A_PATH = (1, 2.5, True, [], ["a"], {"a": 1}, "", "a\0b")
 BAD: dict[str, tuple] = {
     **dict.fromkeys(keys.PATHS, NOT_A_PATH),
-    **dict.fromkeys(("epochs", "batch_size", "slices", "samples", "slices_per_batch", "tokens"),
+    **dict.fromkeys(("epochs", "steps"), (0, *NOT_WHOLE_OR_PLANNED)),
+    "minutes": (0, -1, "x", NAN, INF, True, [1]),
+    **dict.fromkeys(("batch_size", "slices", "samples", "slices_per_batch", "tokens"),
                     (0, *NOT_WHOLE)),
     **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
-    **dict.fromkeys(("quick", "resume", "amp", "augment", "checkpointing", "largest_component", "fill_holes",
-                     "depth_attention", "thaw_decoder"), NOT_A_FLAG),
+    **dict.fromkeys(("quick", "resume", "amp", "augment", "largest_component", "fill_holes",
+                     "depth_attention", "detail", "thaw_decoder"), NOT_A_FLAG),
+    "checkpointing": tuple(value for value in NOT_A_FLAG if value is not None),
     **dict.fromkeys(("learning_rate", "prompt_learning_rate", "weight_decay", "focal_gamma", "surface_tolerance"),
                     NOT_A_NUMBER),
-    "image_size": (7, 16, 33, 0, 10**9, *NOT_WHOLE),
+    "image_size": (7, 16, 33, 0, 10**9, *NOT_WHOLE_OR_PLANNED),
     "tokens": (0, 10**6, *NOT_WHOLE),
     "seed": (2**32, *NOT_WHOLE),
     "train_cases": (0, "x", 1.5, -1, True),
@@ -118,7 +122,7 @@ def test_every_bundle_and_overlay_checks(bundle, config, monkeypatch):
     [
         (["--epochs", "$0"], "epochs is 0"), (["--epochs", "$1 / 0"], r"epochs is '\$1 / 0', an expression that fails"),
         (["--val_interval", "$@epochs - 99", "--epochs", "9"], "val_interval is -90"), (["--epochs"], "epochs is True"),
-        (["--epochs", "None"], "epochs is None"),
+        (["--batch_size", "None"], "batch_size is None"),
         (["--train#trainer#max_epochs", "0"], "train#trainer#max_epochs is 0"),
         (["--train::dataloader::batch_size", "0"], "train#dataloader#batch_size is 0"),
         (["--network_def#image_size", "7"], "network_def#image_size is 7"), (["--seed=-1"], "seed is -1"),
@@ -157,7 +161,9 @@ def test_help_lists_the_keys_of_the_configuration_and_runs_nothing(monkeypatch, 
 def test_the_command_keys_lists_them_too(capsys):
     assert main(["keys", str(ROOT / "bundles/medsa")]) == 0
     said = capsys.readouterr().out
-    assert "--epochs  (default: 24)" in said and "--mask_format  (default: nifti)" in said and "--tokens" not in said
+    assert (
+        "--epochs  (default: planned)" in said and "--mask_format  (default: nifti)" in said and "--tokens" not in said
+    )
 
 
 def test_the_documentation_holds_the_table():

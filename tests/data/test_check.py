@@ -257,30 +257,3 @@ def test_without_a_folder_there_are_no_cases_and_nothing_says_their_dimension():
     assert not (dataset.training or dataset.validation or dataset.test or dataset.labels)
     with pytest.raises(InputError, match="dataset_dir"):
         _ = dataset.spatial_dims
-
-
-def test_a_label_smaller_than_a_pixel_of_the_encoder_is_a_note(pictures):
-    rng = np.random.default_rng(0)
-    for name in ("t0", "t1", "v0"):
-        save(pictures / f"{name}.png", rng.integers(0, 200, (256, 200)))
-        label = np.zeros((256, 200))
-        label[100:140, 80:110] = 1
-        label[20:23, 30:33] = label[200:203, 150:153] = 2
-        save(pictures / f"{name}_label.png", label)
-    dataset = read_dataset(pictures)
-    (note,) = check_dataset(dataset, image_size=64)
-    assert '"tumour" is smaller than a pixel at image_size 64 in 3 of 3' in note and "--image_size" in note
-    assert check_dataset(dataset, image_size=256) == check_dataset(dataset, image_size=64, scale="patch") == []
-
-
-def test_a_small_label_of_a_volume_is_measured_in_the_plane_of_its_slices(volumes):
-    rng = np.random.default_rng(0)
-    affine = np.diag([5, 1, 1, 1.0])
-    for name in ("t0", "t1", "v0"):
-        save(volumes / f"{name}.nii.gz", rng.normal(size=(9, 128, 120)).astype(np.float32), affine)
-        label = np.zeros((9, 128, 120), np.uint8)
-        label[1:8, 60:62, 60:62] = 1
-        label[:, 20:50, 20:50] = 2
-        save(volumes / f"{name}_label.nii.gz", label, affine)
-    (note,) = check_dataset(read_dataset(volumes), image_size=32)
-    assert '"liver"' in note

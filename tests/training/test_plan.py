@@ -1,0 +1,128 @@
+"""What is planned fits the data, the machine and the budget; what a user gives wins."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from sam_monai.data.fingerprint import Fingerprint, LabelPrint
+from sam_monai.training.machine import Cost, Costs
+from sam_monai.training.plan import SIZES, Room, rules, wanted_size
+
+
+def data(side: int = 512, *labels: tuple[float, float], dims: int = 2, training: int = 16) -> Fingerprint:
+    """A dataset whose labels have structures of these extents, in the median and the largest."""
+    prints = tuple(LabelPrint(f"label {i}", 0.1, e, large, e / 2) for i, (e, large) in enumerate(labels))
+    shape, spacing = ((side, side), ()) if dims == 2 else ((side, side, 40), (1.0, 1.0, 3.0))
+    return Fingerprint(training, 4, dims, 1, shape, spacing, prints, 0.1)
+
+
+def machine(step: float = 1.0, kept: float = 1e9) -> Costs:
+    """A machine that takes so many seconds for a step of 128 px."""
+    return Costs(lambda size: Cost(size, step * (size / 128) ** 2, 0.1 * step * (size / 128) ** 2, kept), (64, 128))
+
+
+def planned(data: Fingerprint, costs: Costs, minutes: float = 15, free: float = 1e11, **asked) -> dict:
+    room = Room(data, costs, 60 * minutes, 4, given_size=asked.get("image_size"))
+    values, why = rules(room, asked, 256, int(free), 60 * minutes)
+    assert why.keys() == values.keys() and all(why.values())
+    return values
+
+
+def seconds(data: Fingerprint, costs: Costs, plan: dict) -> float:
+    room = Room(data, costs, 0, 4)
+    validation = room.validation(plan["image_size"], plan["scale"])
+    number = round(plan["epochs"] / plan["val_interval"]) + 1
+    return plan["epochs"] * -(-data.training // 4) * costs(plan["image_size"]).step + number * validation
+
+
+LARGE, SMALL, THIN, MIXED = ((200, 300),), ((30, 32),), ((200, 400), (12, 30)), ((20, 40), (30, 50))
+
+
+@pytest.mark.parametrize("labels", [LARGE, SMALL, THIN, MIXED])
+@pytest.mark.parametrize("side", [100, 512, 3000])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("minutes", [2, 15, 60])
+@pytest.mark.parametrize("training", [3, 16, 200])
+@pytest.mark.parametrize("step", [0.01, 1.0, 3.0])
+def test_a_plan_fits_its_budget(labels, side, dims, minutes, training, step):
+    case, costs = data(side, *labels, dims=dims, training=training), machine(step)
+    plan = planned(case, costs, minutes)
+    least = -(-training // 4) * costs(plan["image_size"]).step + 2 * Room(case, costs, 0, 4).validation(
+        plan["image_size"], plan["scale"]
+    )
+    assert seconds(case, costs, plan) <= max(1.15 * 60 * minutes, 1.01 * least)
+    assert plan["image_size"] in SIZES and plan["epochs"] >= 1 and 1 <= plan["val_interval"] <= plan["epochs"]
+
+
+def test_small_structures_of_large_pictures_are_trained_in_patches_that_hold_them():
+    plan = planned(data(2000, *SMALL), machine())
+    assert plan["scale"] == "patch" and plan["image_size"] == 128
+    assert planned(data(2000, *SMALL), machine(), minutes=1000)["scale"] == "patch"
+    assert planned(data(200, *SMALL), machine())["scale"] == "whole"  # which shows them as large
+
+
+def test_a_structure_that_no_patch_holds_is_trained_in_whole_slices():
+    assert planned(data(2000, *LARGE), machine())["scale"] == "whole"
+    assert planned(data(2000, *THIN), machine())["scale"] == "whole"
+
+
+def test_a_smaller_structure_a_larger_budget_and_a_faster_machine_make_the_size_larger():
+    sizes = [wanted_size(data(512, (extent, 400))) for extent in (400, 60, 30, 15)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
+    for better in ({"minutes": 60}, {"minutes": 240}):
+        assert planned(data(512, *THIN), machine(), **better)["image_size"] > 128
+    assert planned(data(512, *THIN), machine(0.1))["image_size"] == 256
+    assert planned(data(512, *THIN), machine(30))["image_size"] == 64
+
+
+def test_a_small_volume_is_not_blown_up():
+    assert planned(data(40, (4, 9), dims=3), machine(0.01))["image_size"] <= 96
+
+
+@pytest.mark.parametrize(
+    "asked", [{"image_size": 224}, {"scale": "patch"}, {"epochs": 7}, {"val_interval": 3}, {"checkpointing": True},
+              {"scale": "patch", "image_size": 64, "epochs": 3, "val_interval": 1, "checkpointing": False}]
+)  # fmt: skip
+def test_what_is_given_wins_and_the_rest_is_planned_around_it(asked):
+    plan = planned(data(512, *LARGE), machine(), **asked)
+    assert {key: plan[key] for key in asked} == asked
+    if "epochs" not in asked:
+        assert seconds(data(512, *LARGE), machine(), plan) == pytest.approx(900, rel=0.15)
+
+
+def test_nothing_is_timed_where_size_and_epochs_are_given():
+    def never(size):
+        raise AssertionError("timed")
+
+    plan = planned(data(512, *LARGE), Costs(never), image_size=64, epochs=12)
+    assert plan == {"scale": "whole", "image_size": 64, "epochs": 12, "val_interval": 2, "checkpointing": False}
+
+
+def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():
+    for step in (0.1, 1.0, 5.0):
+        values, why = rules(Room(data(512, *LARGE), machine(step), 900, 4, 100), {}, 256, None, None)
+        assert values["epochs"] == 25 and "100 steps" in why["epochs"]
+
+
+def test_a_step_that_would_not_fit_the_memory_keeps_less():
+    assert not planned(data(512, *LARGE), machine(kept=1e9), free=8e9)["checkpointing"]
+    assert planned(data(512, *LARGE), machine(kept=8e9), free=8e9)["checkpointing"]
+
+
+def test_where_images_are_embedded_once_their_time_is_taken_from_the_budget():
+    once = Costs(lambda size: dataclasses.replace(machine()(size), embeds_once=True), (64, 128))
+    few, many = (planned(data(512, *LARGE), costs)["epochs"] for costs in (once, machine()))
+    assert 0 < few < many
+
+
+def test_a_dataset_without_labels_is_planned():
+    assert planned(data(512), machine())["scale"] == "whole"
+
+
+def test_the_cost_of_other_sizes_follows_from_those_that_were_timed():
+    costs = Costs(lambda size: Cost(size, 0.5 + (size / 64) ** 2, (size / 64) ** 2, size**2), (64, 128))
+    assert costs(128).step == pytest.approx(4.5) and costs(256).step == pytest.approx(16.5)
+    assert costs(256).kept == pytest.approx(256**2) and costs(32).answer == pytest.approx(0.25)
+    assert all(costs(size).step > 0 for size in (32, *SIZES))

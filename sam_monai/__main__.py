@@ -136,6 +136,22 @@ def export(args: argparse.Namespace) -> None:
     print(export(network, args.output, args.size, channels, args.prompted, args.opset))
 
 
+def plan(args: argparse.Namespace) -> None:
+    """Print what a bundle's training of a folder would be, why, and how long it would take; nothing is trained."""
+    from monai.bundle import ConfigWorkflow
+
+    from .files import write_json
+    from .results.report import show_plan
+
+    config = Path(args.bundle) / "configs" / "train.json"
+    given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
+    workflow = ConfigWorkflow(str(config), workflow_type="train", logging_file=False, **given)
+    found = workflow.parser.get_parsed_content("plan")
+    show_plan(found)
+    if args.json:
+        write_json(found.as_dict(), Path(args.json))
+
+
 ADAPTER = {"metavar": "ADAPTER", "help": "as bundles/ssam/models/model.pt, or .safetensors"}
 CHECKPOINT = {"help": "the base weights, if not in the cache folder"}
 BUNDLE = {"metavar": "BUNDLE", "help": "a bundle's folder, as bundles/ssam"}
@@ -147,6 +163,13 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--folder": {"help": "where to put the file (default: the cache folder, where it is looked for)"},
     },
     keys: {"bundle": BUNDLE},
+    plan: {
+        "folder": {"metavar": "FOLDER", "help": "the dataset's, with a dataset.json"},
+        "--bundle": {"default": "bundles/ssam", "help": "a bundle's folder (default: bundles/ssam)"},
+        "--minutes": {"type": float, "help": "time for the whole training (default: 15)"},
+        "--steps": {"type": int, "help": "steps of the optimiser, in place of minutes"},
+        "--json": {"metavar": "FILE", "help": "write it there too"},
+    },
     package: {
         "bundle": BUNDLE | {"help": "the bundle that the adapter was trained with, as bundles/ssam"},
         "output": {"metavar": "OUTPUT", "help": "the folder to make"},

@@ -46,12 +46,12 @@ def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) ->
         Outputs(place).check((picture_file(place, name, 2 if is_picture(image) else 3), image) for name, image in named)
 
 
-def show_plan(plan: Plan, output_dir: str | Path) -> None:
-    """Print what was planned for a training and why, and write it to ``plan.json``."""
+def show_plan(plan: Plan, output_dir: str | Path | None = None) -> None:
+    """Print what was planned for a training and why, and write it to ``plan.json`` in a folder of results."""
     if plan.why and first_process():
         print(plan, flush=True)
-        text = json.dumps({"for": plan.about, "plan": dict(plan), "why": plan.why}, indent=2)
-        Outputs(output_dir).write(text, Path(output_dir) / "plan.json")
+        if output_dir is not None:
+            Outputs(output_dir).write(json.dumps(plan.as_dict(), indent=2), Path(output_dir) / "plan.json")
 
 
 def show_result(

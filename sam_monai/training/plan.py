@@ -61,6 +61,10 @@ class Plan(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.values) + 2
 
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"for": self.about, "plan": dict(self), "why": self.why}
+
     def __str__(self) -> str:
         rows = [f"  {key.ljust(14)}{self.values.get(key, '')!s:8}{why}" for key, why in self.why.items()]
         end = "change any of these by its key (--image_size 256), or the time by --minutes 60"

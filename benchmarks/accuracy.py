@@ -1,0 +1,136 @@
+"""Dice of sam_monai and of a U-Net on the same cases: ``python -m benchmarks.accuracy FOLDER [FOLDER ...]``.
+
+A cell is a dataset, a contender and a seed. Each is trained in a process of its own with one thread, two side by side,
+and written at once; a finished cell is never run again. Dice is that of the last epoch, on each file's own grid: mean
+over the validation cases that hold a label, then over the labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sam_monai.data import read_dataset
+from sam_monai.files import write_aside, write_json
+
+HERE = Path(__file__).parent
+BUNDLES = HERE.parent / "bundles"
+RIVALS: dict[str, tuple[str, ...]] = {"U-Net whole": (), "U-Net patch": ("--patch",)}
+RIVALS_3D: dict[str, tuple[str, ...]] = {
+    f"U-Net {size}": ("--size", str(size), "--epochs", "60") for size in (48, 64, 96)
+}
+METHODS = {"S-SAM": "ssam", "PTSAM": "ptsam", "Med-SA": "medsa"}
+
+
+def contenders(folder: str, methods: Sequence[str], settings: Sequence[str]) -> dict[str, list[str]]:
+    """Command lines by name, of which OUTPUT and SEED are to be filled in."""
+    rivals = RIVALS if read_dataset(folder).spatial_dims == 2 else RIVALS_3D
+    found = {
+        name: ["-m", "benchmarks.unet", folder, "OUTPUT/found.json", "--seed", "SEED", *more]
+        for name, more in rivals.items()
+    }
+    for method in methods:
+        config = str(BUNDLES / METHODS[method] / "configs" / "train.json")
+        command = ["-m", "monai.bundle", "run", "--config_file", config, "--dataset_dir", folder, "--seed", "SEED"]
+        # Validated once, after the last epoch, whose adapter is then the best: nothing is chosen by what is reported.
+        command += [
+            "--ckpt_dir",
+            "OUTPUT/models",
+            "--output_dir",
+            "OUTPUT/output",
+            "--val_interval",
+            "1000000",
+            *settings,
+        ]
+        found[" ".join([method, *settings])] = command
+    return found
+
+
+def cell(folder: str, name: str, command: Sequence[str], seed: int, results: Path, threads: int) -> None:
+    """Train one contender and keep what it reached, if it was not kept before."""
+    file = results / f"{Path(folder).name} {name.replace('/', '_')} {seed}.json"
+    if file.is_file():
+        return
+    with tempfile.TemporaryDirectory() as output:
+        words = [word.replace("OUTPUT", output).replace("SEED", str(seed)) for word in command]
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        started = time.monotonic()
+        log = Path(output) / "log.txt"
+        with log.open("w") as lines:
+            done = subprocess.run([sys.executable, *words], env=environment, stdout=lines, stderr=lines)
+        if done.returncode:
+            print(f"{file.stem}: ended with {done.returncode}: {log.read_text()[-500:]}", flush=True)
+            return
+        seconds = time.monotonic() - started
+        found = Path(output) / "found.json"
+        if found.is_file():
+            kept = json.loads(found.read_text(encoding="utf-8"))
+        else:
+            with (Path(output) / "output" / "cases.csv").open(encoding="utf-8") as table:
+                kept = {"cases": [row | {"dice": float(row["dice"] or "nan")} for row in csv.DictReader(table)]}
+        plan = Path(output) / "output" / "plan.json"
+        if plan.is_file():
+            kept["plan"] = json.loads(plan.read_text(encoding="utf-8"))
+    write_json({"dataset": Path(folder).name, "contender": name, "seed": seed, "wall": seconds, **kept}, file)
+    print(f"{file.stem}: Dice {mean_dice(kept['cases']):.3f} in {seconds / 60:.1f} min", flush=True)
+
+
+def mean_dice(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Over the cases that hold a label, then over the labels."""
+    labels = dict.fromkeys(row["label"] for row in rows)
+    each = [[row["dice"] for row in rows if row["label"] == label and row["dice"] == row["dice"]] for label in labels]
+    return statistics.fmean(statistics.fmean(values) for values in each if values)
+
+
+def table(results: Path) -> str:
+    """Markdown: a row a dataset, a column a contender, mean and spread over the seeds."""
+    cells: dict[str, dict[str, list[float]]] = {}
+    for file in sorted(results.glob("*.json")):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        cells.setdefault(kept["dataset"], {}).setdefault(kept["contender"], []).append(mean_dice(kept["cases"]))
+    names = sorted({name for row in cells.values() for name in row}, key=lambda name: (not name.startswith("U"), name))
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for dataset, row in cells.items():
+        shown = [spread(row[name]) if name in row else "" for name in names]
+        lines.append(f"| {dataset} | {' | '.join(shown)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float]) -> str:
+    text = f"{statistics.fmean(values):.3f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.3f} ({len(values)})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--methods", nargs="*", default=["S-SAM"], choices=list(METHODS))
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.json")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
+    words = parser.parse_args()
+    settings = [part for pair in words.set for part in (f"--{pair.partition('=')[0]}", pair.partition("=")[2])]
+    with ThreadPoolExecutor(words.processes) as pool:
+        for seed in words.seeds:
+            for folder in words.folders:
+                for name, command in contenders(folder, words.methods, settings).items():
+                    pool.submit(cell, folder, name, command, seed, words.output, words.threads)
+    write_aside(table(words.output), words.output / "accuracy.md")
+    print(table(words.output))
+
+
+if __name__ == "__main__":
+    main()

@@ -167,6 +167,9 @@ class BundleTester:
             ConfigParser.load_config_file(ROOT / f"bundles/{self.bundle}/configs/{n}.json")
             for n in ("train", "inference")
         )
+        for section in ("preparation", "network_def"):  # what training plans, inference takes from the record
+            for key, value in train[section].items():
+                train[section][key] = f"@{key}" if value == f"$@plan['{key}']" else value
         assert train["preparation"] == infer["preparation"]
         shared = set(train["network_def"]) & set(infer["network_def"])
         assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache", "checkpointing"}

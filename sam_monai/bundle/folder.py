@@ -80,7 +80,8 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
         InputError: a value that no configuration may take, or an adapter of another method than the bundle's.
     """
     metadata = read_metadata(bundle_root)
-    shipped = metadata["adapter"] | {"labels": metadata_labels(metadata)}
+    later = {key: field.absent for key, field in identity.COMMON.items() if field.absent is not ...}
+    shipped = later | metadata["adapter"] | {"labels": metadata_labels(metadata)}
     own = [key for key in shipped if key not in (*keys.NETWORK, "method", "preprocessing")]
     if not Path(adapter).is_file():
         return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)

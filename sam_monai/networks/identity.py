@@ -112,6 +112,15 @@ COMMON: dict[str, Field] = {
 }
 COUNT = whole(0, 10**9)
 HASHES = listed(text("a hash", r"[0-9a-f]{1,64}"), 0, 10**6)._replace(needed=False)
+PLAN: dict[str, Field] = {
+    "scale": PREPARATION["scale"],
+    "image_size": IMAGE_SIZE,
+    "epochs": COUNT,
+    "val_interval": number(1, 1e9),
+    "checkpointing": FLAG,
+    "minutes": optional(number(0, 1e9)),
+    "seconds": number(0, 1e9),
+}
 TRAINING: dict[str, Field] = {  # the summary beside a record
     "sam_monai": text("a version"),
     "epochs": COUNT,
@@ -123,6 +132,7 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "training_hashes": HASHES,
     "validation_hashes": HASHES,
     "quick": FLAG._replace(needed=False),
+    "plan": mapping(PLAN)._replace(needed=False),
 }
 
 

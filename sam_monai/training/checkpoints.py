@@ -103,14 +103,15 @@ class Checkpoints:
         if first_process():
             resuming.check_same_cases(state["cases"], self.cases, path)
         schedule = self.parts["lr_scheduler"]
-        planned = [f.epochs for f in getattr(schedule, "lr_lambdas", ()) if isinstance(f, Schedule)]
+        planned = self.planned_epochs(engine)
         for name, part in {**self.parts, "network": self.network, "best": self.best}.items():
             if name in state or name != "clock":
                 resuming.load_part(part, state[name], name, path)
         if isinstance(schedule, LambdaLR):  # whose rates depend on the number of epochs, which may have grown
-            for factor, epochs in zip(schedule.lr_lambdas, planned, strict=False):
-                if isinstance(factor, Schedule) and factor.planned != epochs:
-                    factor.__init__(epochs)
+            for factor in (f for f in schedule.lr_lambdas if isinstance(f, Schedule)):
+                if factor.planned != planned:
+                    factor.restart(planned)
+                engine.state.max_epochs = max(state["epoch"], factor.epochs)  # as the clock has decided
             rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
             for group, rate, factor in rates:
                 group["lr"] = rate * factor(schedule.last_epoch)
@@ -130,10 +131,15 @@ class Checkpoints:
         groups = [{"lr": g.get("initial_lr", g["lr"]), "decay": g.get("weight_decay")} for g in optimizer.param_groups]
         return resuming.plain(
             {**own, **images, **self.settings}
-            | {"epochs": engine.state.max_epochs, "processes": idist.get_world_size()}
+            | {"epochs": self.planned_epochs(engine), "processes": idist.get_world_size()}
             | {"optimizer": {"kind": type(optimizer).__name__, "groups": groups}}
             | {"sam_monai": __version__, "torch": torch.__version__}
         )
+
+    def planned_epochs(self, engine: Engine) -> int:
+        """Before a clock changed them."""
+        factors = getattr(self.parts["lr_scheduler"], "lr_lambdas", ())
+        return next((f.planned for f in factors if isinstance(f, Schedule)), engine.state.max_epochs or 0)
 
     def note(self, engine: Engine) -> None:
         output: Any = engine.state.output
@@ -197,7 +203,8 @@ class Checkpoints:
         counts = (len(loader.dataset) for loader in (engine.data_loader, self.evaluator.data_loader))
         summary = training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *counts)
         hashes = {f"{part}_hashes": [case[1] for case in cases] for part, cases in self.cases.items()}
-        return summary | hashes | ({"quick": True} if self.settings.get("quick") else {})
+        plan = {"plan": self.parts["clock"].plan} if "clock" in self.parts else {}
+        return summary | hashes | plan | ({"quick": True} if self.settings.get("quick") else {})
 
 
 def warn_of_copies(cases: Mapping[str, list[list[str]]]) -> None:

@@ -30,7 +30,8 @@ class Schedule:
     """
 
     def __init__(self, epochs: int) -> None:
-        self.changes: list[tuple[int, float, int]] = [(0, 0.0, epochs)]  # after an epoch: progress, epochs in all
+        self.changes: list[tuple[int, float, int]]  # after an epoch: progress, epochs in all
+        self.restart(epochs)
 
     @property
     def planned(self) -> int:
@@ -46,6 +47,10 @@ class Schedule:
         """After so many epochs: 0 at the start, 1 after the last."""
         start, before, end = next(change for change in reversed(self.changes) if change[0] <= epoch)
         return min(1.0, before + (1 - before) * (epoch - start) / max(1, end - start))
+
+    def restart(self, epochs: int) -> None:
+        """As if so many epochs had been planned from the start."""
+        self.changes = [(0, 0.0, epochs)]
 
     def change(self, epoch: int, epochs: int) -> None:
         """After ``epoch`` epochs: let there be ``epochs`` in all."""
@@ -91,7 +96,6 @@ class Clock:
         evaluator.add_event_handler(Events.COMPLETED, self.validation_ends)
 
     def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.STARTED, self.follow)
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_starts)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_ends)
 
@@ -105,10 +109,6 @@ class Clock:
     def elapsed(self) -> float:
         """Seconds since the command began, those of resumed runs included."""
         return self.before + self.now() - self.begun
-
-    def follow(self, engine: Engine) -> None:
-        if len(self.schedule.changes) > 1:  # a resumed run, whose clock has decided
-            engine.state.max_epochs = max(engine.state.epoch, self.schedule.epochs)
 
     def validation_starts(self, _: Engine) -> None:
         self.validation_started = self.now()

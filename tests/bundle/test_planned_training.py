@@ -1,0 +1,97 @@
+"""A folder is enough: what a bundle plans is told, kept and resumed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from bundle_runner import SMALL, run, start, volumes
+from bundle_tester import weights
+
+from sam_monai import InputError
+from sam_monai.__main__ import main
+from sam_monai.networks.adapter_files import read_training
+from sam_monai.training import plan as planning
+from sam_monai.training.checkpoints import Checkpoints
+from sam_monai.training.machine import Cost
+
+KEYS = {"scale", "image_size", "epochs", "val_interval", "checkpointing"}
+
+
+@pytest.fixture
+def data(tmp_path):
+    return volumes(tmp_path / "data")
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """A machine that takes 0.5 s for a step of 64 px, whatever it does beside, and a size that costs nothing here."""
+    sizes = []
+
+    def cost_of(network, *_):
+        sizes.append(network.image_size)
+        return Cost(network.image_size, 0.5 * (network.image_size / 64) ** 2, 0.01, 1e8)
+
+    monkeypatch.setattr(planning, "cost_of", cost_of)
+    return sizes
+
+
+def test_a_plan_is_printed_written_and_kept(data, tmp_path, timed, capsys):
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    run("ssam", "train", **where, steps=2, image_size=32)
+    told, kept = capsys.readouterr().out, json.loads((tmp_path / "o/plan.json").read_text())
+    assert "plan for data" in told and "bright" in told and all(f"  {key} " in told for key in KEYS)
+    assert kept["plan"]["image_size"] == 32 and kept["why"]["image_size"] == "given"
+    assert kept["plan"]["epochs"] == 2 and timed == [32]
+    assert read_training(tmp_path / "m/model.pt")["plan"] == kept["plan"]
+    assert "val_interval" in (tmp_path / "o/report.html").read_text(encoding="utf-8")
+
+
+def test_a_killed_run_goes_on_under_its_plan_and_ends_with_the_same_weights(data, tmp_path, timed, monkeypatch):
+    settings = {"dataset_dir": str(data), "output_dir": f"{tmp_path}/o", "image_size": 32, "minutes": 1000}
+    monkeypatch.setattr(planning.Room, "epochs", lambda *_: 4)
+    run("ssam", "train", ckpt_dir=f"{tmp_path}/whole", **settings)
+
+    class Killed(Exception):
+        pass
+
+    save = Checkpoints.save
+
+    def die_in_epoch_3(self, engine):
+        if engine.state.epoch == 3:
+            raise Killed
+        save(self, engine)
+
+    monkeypatch.setattr(Checkpoints, "save", die_in_epoch_3)
+    with pytest.raises((Killed, RuntimeError)):
+        run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", **settings)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    monkeypatch.setattr(planning.Room, "epochs", lambda *_: 9)  # the machine has become faster meanwhile
+    run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", resume=True, **settings)
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(whole[key].equal(resumed[key]) for key in whole)
+    assert json.loads((tmp_path / "o/plan.json").read_text())["plan"]["epochs"] == 4
+
+
+def test_the_command_plans_without_training(data, tmp_path, timed, capsys):
+    assert main(["plan", str(data), "--minutes", "3", "--json", f"{tmp_path}/plan.json"]) == 0
+    kept = json.loads((tmp_path / "plan.json").read_text())
+    assert "plan for data" in capsys.readouterr().out and kept["plan"]["minutes"] == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "plan.json"} and timed == [64, 128]
+    assert main(["plan", f"{tmp_path}/none"]) == 1 and "no such folder" in capsys.readouterr().err
+
+
+def test_nothing_is_timed_where_all_is_given(data, timed):
+    workflow = start("ssam", "train", dataset_dir=str(data), **SMALL)
+    assert dict(workflow.parser.get_parsed_content("plan"))["epochs"] == 2 and not timed
+
+
+@pytest.mark.parametrize("bundle", ["ssam", "ptsam", "medsa"])
+def test_every_bundle_times_steps_of_its_own(data, bundle):
+    plan = start(bundle, "train", dataset_dir=str(data), image_size=32).parser.get_parsed_content("plan")
+    assert plan["epochs"] > 10 and plan["minutes"] == 15
+
+
+def test_a_budget_must_be_a_number(data):
+    with pytest.raises(InputError, match="minutes is 0"):
+        run("ssam", "train", dataset_dir=str(data), minutes=0)

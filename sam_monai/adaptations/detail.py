@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-RATE = 0.002  # learning rate: with three labels, 0.005 ended far below
+RATE = 0.002  # learning rate at most: with three labels, 0.005 ended far below
 MASK_WIDTH = 32  # channels of SAM's upscaled features, from which masks are made
 CELL = 4  # of the mask decoder's pixels lie side by side in a cell of the image embedding
 CHANNELS = MASK_WIDTH * CELL**2  # by which an image embedding grows

@@ -78,6 +78,8 @@ class AdaptedSAM(nn.Module):
     own: Mapping[str, identity.Field] = {}
     #: Names of parameters that weight decay may pull to 0, because that means nothing there.
     decayed: tuple[str, ...] = ()
+    #: Whether clicks and boxes are answered.
+    takes_prompts = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -227,7 +229,7 @@ class AdaptedSAM(nn.Module):
             {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},
             {"params": others, "lr": prompt_learning_rate, "weight_decay": 0.0},
         ]
-        return [*groups, {"params": detail, "lr": fine.RATE, "weight_decay": 0.0}] if detail else groups
+        return [*groups, {"params": detail, "lr": min(fine.RATE, learning_rate), "weight_decay": 0.0}] if detail else groups
 
     # -- what a method says -------------------------------------------------------------------------------------------
 

@@ -46,6 +46,7 @@ class MedSA(AdaptedSAM):
     """
 
     method = "medsa"
+    takes_prompts = True
     own = {
         "ratio": number(0.001, 16),
         "scale": number(0, 100),

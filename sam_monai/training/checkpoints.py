@@ -25,7 +25,7 @@ from ..networks.adapter_files import training_summary, write_adapter
 from . import resume as resuming
 from .best import Best
 from .cases import contents
-from .clock import Clock, Schedule
+from .clock import Schedule
 from .handlers import at_end
 
 
@@ -47,7 +47,6 @@ class Checkpoints:
         resume: go on from ``model_resume.pt`` where there is one.
         settings: of the training, by the names of the keys that a user gives; what is resumed must have had the same.
             What the network records need not be among them.
-        clock: of the training; the time that passed and the plan are part of what is resumed.
     """
 
     BEST, RESUME = "model.pt", "model_resume.pt"
@@ -61,12 +60,9 @@ class Checkpoints:
         evaluator: Engine,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
-        clock: Clock | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
-        if clock is not None:
-            self.parts["clock"] = clock
         self.network: Any = getattr(network, "module", network)
         self.evaluator, self.best = evaluator, Best(evaluator)
         self.resume, self.settings = resume, dict(settings or {})
@@ -83,6 +79,8 @@ class Checkpoints:
         at_end(engine, lambda: self.lock.close())
 
     def start(self, engine: Engine) -> None:
+        if (clock := vars(engine).get("clock")) is not None:  # the time that passed and the plan are resumed too
+            self.parts["clock"] = clock
         with ExitStack() as lock:
             if first_process():
                 lock.enter_context(locked(self.folder, "training"))

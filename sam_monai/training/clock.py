@@ -96,6 +96,7 @@ class Clock:
         evaluator.add_event_handler(Events.COMPLETED, self.validation_ends)
 
     def attach(self, engine: Engine) -> None:
+        vars(engine)["clock"] = self
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_starts)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_ends)
 

@@ -16,7 +16,7 @@ from torch import nn
 from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
 from ..data.demo import is_demo
-from ..data.fingerprint import Fingerprint
+from ..data.fingerprint import Fingerprint, LabelPrint
 from ..distributed import from_first
 from ..networks.base import AdaptedSAM
 from .handlers import validation_interval
@@ -27,13 +27,12 @@ MINUTES = 15.0  # a coffee. Twice as many gain about a hundredth of Dice, half o
 DEMO_MINUTES = 2.0  # the demonstration shows that everything works
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)  # pixels, candidates for image_size
 SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewer is not told from its neighbours
-SQUARE = {
-    2: 128,
-    3: 64,
-}  # pixels, by dimensions: no smaller without need, for SAM's features are those of larger images
+THICK = 2.0  # pixels: a thinner structure is lost between those of the mask
+SQUARE = {2: 128, 3: 64}  # pixels: no smaller without need, as SAM's features are those of larger images
 FINER = 2.0  # times as many pixels as the file has; more of them hold nothing new
 STEPS = 300  # at the least: with fewer the schedule ends before the last features have settled
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
+PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 VALIDATIONS = 0.15  # share of the budget
 REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
@@ -115,8 +114,10 @@ def make_plan(
     budget = 60 * (minutes or (DEMO_MINUTES if is_demo(examined.dataset.folder) else MINUTES))
     timed = "epochs" not in asked and steps is None
 
+    network_class = AdaptedSAM.methods()[method]
+
     def measure(size: int) -> Cost:
-        built = AdaptedSAM.methods()[method](default_labels=examined.dataset.labels, image_size=size, **network)
+        built = network_class(default_labels=examined.dataset.labels, image_size=size, **network)
         shape = (sample[0], 1 if data.channels == 1 else 3, size, size, *sample[1 : data.spatial_dims - 1])
         return cost_of(built, shape, inferer, loss, device)
 
@@ -124,7 +125,7 @@ def make_plan(
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     passed = 0.0 if begun is None else time.monotonic() - begun
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
-    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size)
+    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, network_class.takes_prompts)
     made = rules(room, asked, size or largest, free_on(device), budget if timed else None)
     plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed)
     return from_first(plan)
@@ -135,6 +136,7 @@ class Room:
     """What fits into a budget of seconds.
 
     ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
+    ``whole_only``: the method's prompts are not answered in patches.
     """
 
     data: Fingerprint
@@ -143,6 +145,7 @@ class Room:
     batch: int
     given_steps: int | None = None
     given_size: int | None = None
+    whole_only: bool = False
 
     def validation(self, size: int, scale: str) -> float:
         """Seconds of one validation of all cases."""
@@ -181,13 +184,18 @@ def answers(data: Fingerprint, size: int, scale: str) -> int:
 
 
 def wanted_size(data: Fingerprint) -> int:
-    """The size at which the smallest label's structures are recognised, in whole slices: :data:`SEEN` pixels across.
+    """The size at which every label's structures are recognised in whole slices: :data:`SEEN` pixels across and
+    :data:`THICK` pixels thick.
 
     Not below :data:`SQUARE`, as SAM was trained on larger images, and not so large that a slice is only blown up.
     """
-    smallest = min((label.extent for label in data.labels), default=data.side)
-    seen = max(SQUARE[data.spatial_dims], SEEN * data.side / max(1.0, smallest))
+    seen = max([SQUARE[data.spatial_dims], *(needed_by(label, data) for label in data.labels)])
     return next_size(min(seen, max(SIZES[0], FINER * data.side)))
+
+
+def needed_by(label: LabelPrint, data: Fingerprint) -> float:
+    """The size, in pixels, that a label's structures need."""
+    return data.side * max(SEEN / max(1.0, label.extent), THICK / max(1.0, label.thickness))
 
 
 def next_size(pixels: float) -> int:
@@ -203,23 +211,30 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
 
 
 def fits_a_patch(data: Fingerprint, size: int) -> bool:
-    """Whether every label's structures are seen whole in a patch, with their surroundings. A patch that shows a part of
-    a large structure does not tell what it is: a U-Net trained on such patches lost 0.2 to 0.4 Dice."""
-    return all(label.large <= PATCH_HOLDS * size for label in data.labels)
+    """Whether every label's structures are seen whole in a patch, with their surroundings, or are thin. A patch that
+    shows a part of a large structure does not tell what it is: a U-Net trained on such patches lost 0.1 to 0.4 Dice."""
+    return not any(is_too_large(label, size) for label in data.labels)
+
+
+def is_too_large(label: LabelPrint, patch: int) -> bool:
+    return label.large > PATCH_HOLDS * patch and label.thickness > PATCH_THIN * patch
 
 
 def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
     """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices."""
     data, size = room.data, affordable_size(room, "whole", largest)
-    smallest = min(data.labels, key=lambda label: label.extent, default=None)
-    if smallest is None or wanted_size(data) <= size:
+    smallest = max(data.labels, key=lambda label: needed_by(label, data), default=None)
+    if smallest is None or min(wanted_size(data), data.side) <= size:
         return "whole", "every label is large enough in whole slices"
-    shown = f"in a whole slice of {size} px a {smallest.name} is {smallest.extent * size / data.side:.2g} px across"
+    if room.whole_only:
+        return "whole", "clicks and boxes are answered in whole slices"
+    across, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
+    shown = f"in a whole slice of {size} px, {smallest.name} is {across:.2g} px across and {thick:.2g} px thick"
     patch = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))
     if fits_a_patch(data, patch):
         return "patch", shown
-    widest = max(data.labels, key=lambda label: label.large)
-    return "whole", f"{shown}, but a patch does not hold a {widest.name} of {widest.large:.0f} px"
+    widest = max((label for label in data.labels if is_too_large(label, patch)), key=lambda label: label.large)
+    return "whole", f"{shown}, but a patch of {patch} px does not hold {widest.name}, which is {widest.large:.0f} px"
 
 
 def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
@@ -229,7 +244,8 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     if scale == "whole":
         wanted = wanted_size(room.data)
     else:
-        wanted = next_size(max(SQUARE[2], max(label.large for label in room.data.labels) / PATCH_HOLDS))
+        held = [label.large for label in room.data.labels if label.thickness > PATCH_THIN * SQUARE[2]]
+        wanted = next_size(max([SQUARE[2], *(extent / PATCH_HOLDS for extent in held)]))
         most = max(most, SQUARE[2])
     size = min(wanted, most, largest)
     step = f"one step takes {room.costs(size).step:.2g} s here"

@@ -11,9 +11,11 @@ from sam_monai.training.machine import Cost, Costs
 from sam_monai.training.plan import SIZES, Room, rules, wanted_size
 
 
-def data(side: int = 512, *labels: tuple[float, float], dims: int = 2, training: int = 16) -> Fingerprint:
-    """A dataset whose labels have structures of these extents, in the median and the largest."""
-    prints = tuple(LabelPrint(f"label {i}", 0.1, e, large, e / 2) for i, (e, large) in enumerate(labels))
+def data(
+    side: int = 512, *labels: tuple[float, float], dims: int = 2, training: int = 16, thick: float = 0
+) -> Fingerprint:
+    """A dataset whose labels have structures of these extents, in the median and the largest, half as thick."""
+    prints = tuple(LabelPrint(f"label {i}", 0.1, e, large, thick or e / 2) for i, (e, large) in enumerate(labels))
     shape, spacing = ((side, side), ()) if dims == 2 else ((side, side, 40), (1.0, 1.0, 3.0))
     return Fingerprint(training, 4, dims, 1, shape, spacing, prints, 0.1)
 
@@ -63,9 +65,26 @@ def test_small_structures_of_large_pictures_are_trained_in_patches_that_hold_the
     assert planned(data(200, *SMALL), machine())["scale"] == "whole"  # which shows them as large
 
 
+def test_a_method_whose_prompts_need_whole_slices_gets_them():
+    for only in (True, False):
+        room = Room(data(2000, *SMALL), machine(), 900, 4, whole_only=only)
+        assert rules(room, {}, 256, None, 900)[0]["scale"] == ("whole" if only else "patch")
+
+
+def test_a_slice_that_a_patch_would_hold_is_no_patch():
+    assert planned(data(100, (3, 5)), machine(), image_size=128)["scale"] == "whole"
+
+
 def test_a_structure_that_no_patch_holds_is_trained_in_whole_slices():
     assert planned(data(2000, *LARGE), machine())["scale"] == "whole"
     assert planned(data(2000, *THIN), machine())["scale"] == "whole"
+
+
+def test_long_thin_structures_of_large_pictures_are_trained_in_patches():
+    vessels = data(900, (500, 800), thick=4)
+    assert planned(vessels, machine())["scale"] == "patch"
+    assert planned(data(900, (500, 800), thick=60), machine())["scale"] == "whole"
+    assert wanted_size(vessels) > wanted_size(data(900, (500, 800), thick=60))
 
 
 def test_a_smaller_structure_a_larger_budget_and_a_faster_machine_make_the_size_larger():

@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -86,6 +87,11 @@ def refuse_outdated() -> NoReturn:
         f"the configuration of {bundle} was written by an older sam_monai; make the bundle anew from its adapter: "
         f"python -m sam_monai package bundles/{method} NEW_FOLDER --adapter {shlex.quote(str(adapter))}"
     )
+
+
+def began() -> float:
+    """When the command began, by ``time.monotonic``: what the program took to import its packages is part of it."""
+    return time.monotonic() - (time.process_time() if is_monai_bundle() else 0.0)
 
 
 def print_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -229,7 +229,11 @@ class AdaptedSAM(nn.Module):
             {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},
             {"params": others, "lr": prompt_learning_rate, "weight_decay": 0.0},
         ]
-        return [*groups, {"params": detail, "lr": min(fine.RATE, learning_rate), "weight_decay": 0.0}] if detail else groups
+        return (
+            [*groups, {"params": detail, "lr": min(fine.RATE, learning_rate), "weight_decay": 0.0}]
+            if detail
+            else groups
+        )
 
     # -- what a method says -------------------------------------------------------------------------------------------
 

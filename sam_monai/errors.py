@@ -51,4 +51,9 @@ def told(error: BaseException) -> str | None:
     cause = input_error_in(error) or next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
     if isinstance(cause, OSError) and cause.filename is not None and cause.strerror:
         return f"{cause.filename}: {cause.strerror}"
+    if cause is None and any(type(one).__name__ == "OutOfMemoryError" for one in causes(error)):  # torch's
+        return (
+            "the GPU's memory is full: give a smaller --image_size or --batch_size, or --checkpointing True, and "
+            "--resume True where a training was under way"
+        )
     return None if cause is None else " ".join(str(cause).split())

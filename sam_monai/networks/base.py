@@ -229,11 +229,9 @@ class AdaptedSAM(nn.Module):
             {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},
             {"params": others, "lr": prompt_learning_rate, "weight_decay": 0.0},
         ]
-        return (
-            [*groups, {"params": detail, "lr": min(fine.RATE, learning_rate), "weight_decay": 0.0}]
-            if detail
-            else groups
-        )
+        if detail:
+            groups.append({"params": detail, "lr": min(fine.RATE, learning_rate), "weight_decay": 0.0})
+        return groups
 
     # -- what a method says -------------------------------------------------------------------------------------------
 

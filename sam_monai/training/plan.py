@@ -36,6 +36,7 @@ PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is
 VALIDATIONS = 0.15  # share of the budget
 REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
+CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
 OVERHEAD = 0.15  # seconds a validation case: reading, metrics
 
 
@@ -125,8 +126,10 @@ def make_plan(
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     passed = 0.0 if begun is None else time.monotonic() - begun
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
-    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, network_class.takes_prompts)
-    made = rules(room, asked, size or largest, free_on(device), budget if timed else None)
+    room = Room(
+        data, costs, budget - passed - REPORT, sample[0], steps, size, network_class.takes_prompts, free_on(device)
+    )
+    made = rules(room, asked, size or largest, budget if timed else None)
     plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed)
     return from_first(plan)
 
@@ -136,7 +139,7 @@ class Room:
     """What fits into a budget of seconds.
 
     ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
-    ``whole_only``: the method's prompts are not answered in patches.
+    ``whole_only``: the method's prompts are not answered in patches. ``free``: bytes of memory, if known.
     """
 
     data: Fingerprint
@@ -146,6 +149,11 @@ class Room:
     given_steps: int | None = None
     given_size: int | None = None
     whole_only: bool = False
+    free: int | None = None
+
+    def fits(self, size: int) -> bool:
+        """Whether a step of this size, with checkpointing, leaves some of the free memory."""
+        return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
 
     def validation(self, size: int, scale: str) -> float:
         """Seconds of one validation of all cases."""
@@ -203,11 +211,12 @@ def next_size(pixels: float) -> int:
 
 
 def affordable_size(room: Room, scale: str, largest: int) -> int:
-    """The largest size, up to that of the base weights, that leaves :data:`STEPS` steps in the budget; the smallest of
-    all where none does; or the size that is given."""
+    """The largest size, up to that of the base weights, that fits the memory and leaves :data:`STEPS` steps in the
+    budget; the smallest of all where none does; or the size that is given."""
     if room.given_size is not None:
         return room.given_size
-    return max((s for s in SIZES if s <= largest and room.steps(s, scale) >= STEPS), default=SIZES[0])
+    enough = (s for s in SIZES if s <= largest and room.fits(s) and room.steps(s, scale) >= STEPS)
+    return max(enough, default=SIZES[0])
 
 
 def fits_a_patch(data: Fingerprint, size: int) -> bool:
@@ -265,7 +274,7 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
 
 
 def rules(
-    room: Room, asked: Mapping[str, Any], largest: int, free: int | None, budget: float | None
+    room: Room, asked: Mapping[str, Any], largest: int, budget: float | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Every key in turn, around those that a user gave: values and reasons."""
     why, values = dict.fromkeys(asked, "given"), dict(asked)
@@ -285,7 +294,7 @@ def rules(
     if "checkpointing" not in asked and not timed:
         values["checkpointing"], why["checkpointing"] = False, "not measured, as size and epochs are given"
     elif "checkpointing" not in asked:
-        kept = room.costs(size).kept
+        kept, free = room.costs(size).kept, room.free
         values["checkpointing"] = free is not None and kept > FULL * free
         there = "" if free is None else f" of {free / 1e9:.1f} GB free"
         why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"

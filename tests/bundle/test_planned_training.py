@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from bundle_runner import SMALL, run, start, volumes
 from bundle_tester import weights
 
 from sam_monai import InputError
 from sam_monai.__main__ import main
+from sam_monai.errors import told
 from sam_monai.networks.adapter_files import read_training
 from sam_monai.training import plan as planning
 from sam_monai.training.checkpoints import Checkpoints
@@ -95,3 +97,11 @@ def test_every_bundle_times_steps_of_its_own(data, bundle):
 def test_a_budget_must_be_a_number(data):
     with pytest.raises(InputError, match="minutes is 0"):
         run("ssam", "train", dataset_dir=str(data), minutes=0)
+
+
+def test_a_full_memory_of_a_gpu_is_a_line():
+    try:
+        raise RuntimeError("in a handler") from torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+    except RuntimeError as error:
+        line = told(error)
+    assert line is not None and "--image_size" in line and "\n" not in line

@@ -26,8 +26,8 @@ def machine(step: float = 1.0, kept: float = 1e9) -> Costs:
 
 
 def planned(data: Fingerprint, costs: Costs, minutes: float = 15, free: float = 1e11, **asked) -> dict:
-    room = Room(data, costs, 60 * minutes, 4, given_size=asked.get("image_size"))
-    values, why = rules(room, asked, 256, int(free), 60 * minutes)
+    room = Room(data, costs, 60 * minutes, 4, given_size=asked.get("image_size"), free=int(free))
+    values, why = rules(room, asked, 256, 60 * minutes)
     assert why.keys() == values.keys() and all(why.values())
     return values
 
@@ -68,7 +68,7 @@ def test_small_structures_of_large_pictures_are_trained_in_patches_that_hold_the
 def test_a_method_whose_prompts_need_whole_slices_gets_them():
     for only in (True, False):
         room = Room(data(2000, *SMALL), machine(), 900, 4, whole_only=only)
-        assert rules(room, {}, 256, None, 900)[0]["scale"] == ("whole" if only else "patch")
+        assert rules(room, {}, 256, 900)[0]["scale"] == ("whole" if only else "patch")
 
 
 def test_a_slice_that_a_patch_would_hold_is_no_patch():
@@ -121,13 +121,21 @@ def test_nothing_is_timed_where_size_and_epochs_are_given():
 
 def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():
     for step in (0.1, 1.0, 5.0):
-        values, why = rules(Room(data(512, *LARGE), machine(step), 900, 4, 100), {}, 256, None, None)
+        values, why = rules(Room(data(512, *LARGE), machine(step), 900, 4, 100), {}, 256, None)
         assert values["epochs"] == 25 and "100 steps" in why["epochs"]
 
 
 def test_a_step_that_would_not_fit_the_memory_keeps_less():
     assert not planned(data(512, *LARGE), machine(kept=1e9), free=8e9)["checkpointing"]
     assert planned(data(512, *LARGE), machine(kept=8e9), free=8e9)["checkpointing"]
+
+
+def test_a_size_that_would_not_fit_the_memory_even_so_is_not_planned():
+    def hungry(size):
+        return Cost(size, 0.01, 0.001, 8e9 * (size / 128) ** 2)
+
+    sizes = [planned(data(512, *THIN), Costs(hungry), free=free)["image_size"] for free in (4e9, 16e9, 1e12)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[-1]
 
 
 def test_where_images_are_embedded_once_their_time_is_taken_from_the_budget():

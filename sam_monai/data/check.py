@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -129,6 +130,22 @@ def check_dataset(
     for note in notes:
         logger.warning(note)
     return notes
+
+
+def image_channels(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> int | None:
+    """How many channels the images have that a network is trained on: 1, grey, or 3, colours.
+
+    Args:
+        cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
+        channels: as in `LoadCased`.
+
+    Returns:
+        ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
+    """
+    try:
+        return len(LoadCased("image", channels=channels)(cases[0])["image"]) if cases else None
+    except (InputError, KeyError):
+        return None
 
 
 def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:

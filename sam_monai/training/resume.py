@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..errors import InputError
+from ..networks import identity
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt.
 HARMLESS = ("epochs", "val_interval", "device", "num_workers", "amp", "sam_monai", "torch")
+LATER = tuple(identity.absent(identity.PREPARATION))  # that older files do not have, so there is nothing to compare
 SHAPE: dict[str, Any] = {
     "network": dict,
     "optimizer": dict,
@@ -82,7 +84,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     Raises:
         InputError: any other difference, with both values; or fewer epochs.
     """
-    differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
+    differing = [key for key in compared if old.get(key) != new.get(key)]
     longer = isinstance(old.get("epochs"), int) and isinstance(new.get("epochs"), int) and new["epochs"] > old["epochs"]
     harmless = [key for key in differing if key in HARMLESS and (key != "epochs" or longer)]
     refused = [key for key in differing if key not in harmless]

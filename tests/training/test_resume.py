@@ -12,7 +12,7 @@ from tiny_training import ABSENT, Tiny, make_cases, same, state, tiny_training
 
 from sam_monai import InputError
 from sam_monai.training.handlers import Validate
-from sam_monai.training.resume import read_history
+from sam_monai.training.resume import check_same, read_history
 
 
 @pytest.fixture
@@ -209,3 +209,9 @@ def test_a_finished_training_is_left_as_it_is(tmp_path):
 def test_an_interval_that_is_no_number_of_epochs_is_refused(interval):
     with pytest.raises(InputError, match="val_interval is"):
         Validate(None, interval)
+
+
+def test_a_setting_that_an_older_file_does_not_say_is_not_compared(tmp_path):
+    assert check_same({"lr": 1}, {"lr": 1, "image_channels": 3}, tmp_path) == ""
+    with pytest.raises(InputError, match="image_channels was 1 and is 3"):
+        check_same({"image_channels": 1}, {"image_channels": 3}, tmp_path)

@@ -101,6 +101,8 @@ def test_a_record_of_before_says_nothing_of_it_and_is_not_checked():
 
 def test_an_adapter_of_before_is_not_checked_whatever_its_bundle_says(tmp_path):
     network = PTSAM(tiny_backbone(), labels=["a"], preprocessing=SETTINGS)
+    network.base_name = "vit_b"
+    network.set_labels(["a"])
     write_adapter(network.state_dict(), tmp_path / "model.pt")
     root = Path(__file__).parents[2] / "bundles/ptsam"
     assert record(root, tmp_path / "none.pt")["preprocessing"]["image_channels"] == 1

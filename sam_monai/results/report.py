@@ -16,7 +16,7 @@ from ..data.names import CaseNames
 from ..distributed import first_process
 from ..files import check_writable
 from ..inference.outputs import RUN, Outputs, picture_file
-from ..networks.adapter_files import read_adapter
+from ..networks.adapter_files import load_adapter
 from ..training.checkpoints import Checkpoints
 from ..training.resume import read_history
 from .html_report import evaluation_report
@@ -69,8 +69,7 @@ def show_result(
     """
     path = Path(folder) / Checkpoints.BEST
     idist.barrier()  # until the first process has written it
-    adapter = read_adapter(path)
-    getattr(network, "module", network).load_state_dict(adapter)
+    load_adapter(getattr(network, "module", network), path)
     best = evaluator.state.best_metric_epoch
     drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
     if evaluator.data_loader:

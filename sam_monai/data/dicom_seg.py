@@ -23,14 +23,17 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 def is_segmentation(path: str | Path) -> bool:
-    """Tell whether a file is a DICOM SEG."""
+    """Tell whether a file is a DICOM SEG that can be read."""
     from pydicom import dcmread
 
-    return (
-        Path(path).is_file()
-        and is_dicom(path)
-        and dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
-    )
+    try:
+        return (
+            Path(path).is_file()
+            and is_dicom(path)
+            and dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
+        )
+    except Exception:  # pydicom raises many kinds of a damaged file, which the reader of images refuses
+        return False
 
 
 def write_segmentation(

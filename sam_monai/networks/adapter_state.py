@@ -65,9 +65,7 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
     for name, tensor in ours.items():
         was, now = tuple(state[name].shape), tuple(tensor.shape)
         if tensor.is_floating_point() and not state[name].is_floating_point():
-            raise InputError(
-                f"the adapter holds {state[name].dtype} in {name}, where decimal numbers belong: {changed}"
-            )
+            raise InputError(f"the adapter holds {state[name].dtype} in {name}, where fractions belong: {changed}")
         if was != now:
             raise InputError(
                 f"size mismatch for {name}: the adapter has {was} and the network that its record describes {now}; "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ..training.resume import read_history
 from .html_report import evaluation_report
 from .metrics import CaseTable
 from .pictures import Pictures
+from .tables import read_table
 
 FILES = ("cases.csv", "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
 
@@ -106,8 +106,7 @@ def write_report(
     folder = Path(output_dir)
     if not first_process():
         return folder / "report.html"
-    with (folder / "cases.csv").open(encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows = read_table(folder / "cases.csv")
     for row in rows:
         row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}

@@ -79,7 +79,8 @@ def nifti_bytes(array: np.ndarray) -> bytes:
 def with_odd_field(data: bytes, rng: np.random.Generator) -> bytes:
     """A NIfTI file with one value of its header changed."""
     header = np.frombuffer(data[:348], nib.Nifti1Header.template_dtype).copy()
-    field = header.dtype.names[rng.integers(len(header.dtype.names))]
+    names = list(header.dtype.fields)
+    field = names[rng.integers(len(names))]
     values = header[field].reshape(-1)
     if values.dtype.kind == "S":
         values[0] = rng.bytes(3)

@@ -13,7 +13,7 @@ from torch import nn
 from ..data.dataset import is_picture
 from ..data.names import CaseNames
 from ..distributed import first_process
-from ..files import check_writable
+from ..files import check_writable, release
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..networks.adapter_files import load_adapter
 from ..training.checkpoints import Checkpoints
@@ -90,6 +90,7 @@ def show_result(
     if evaluator.data_loader:
         print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
         write_report(output_dir, folder, settings, Path(output_dir) / "validation")
+    release(output_dir)
 
 
 def write_report(
@@ -114,4 +115,5 @@ def write_report(
     curves = [folder / "corrective_clicks.png"]
     path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)
     print(f"report: {path}", flush=True)
+    release(folder)
     return path

@@ -71,9 +71,9 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
     header = {"format": "pt", "identity": json.dumps(identity.from_tensor(state["identity"]), ensure_ascii=False)}
     if training is not None:
         header["training"] = json.dumps(identity.check_training(dict(training)), ensure_ascii=False)
-    save_aside(state, path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_aside(safetensors.torch.save(tensors, header), path.with_suffix(".safetensors"))
+    save_aside(state, path)  # last: what is there has its words beside it, wherever a kill comes
 
 
 def training_summary(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..backbones.weights import content_hash
 from ..errors import InputError
 from ..networks import identity
+from ..networks.adapter_files import read_adapter, read_training
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt.
@@ -123,6 +126,32 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]],
         said.append(f"the {part} cases are others ({'; '.join(listed) or 'in another order'})")
     if said:
         raise InputError(f"{path} cannot be resumed on other data: {'; '.join(said)}. Give the old data, or {REMEDY}")
+
+
+def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
+    """Whether the adapter in the folder is the one that the training left there: at the epoch of its state, or in the
+    one after it, where a kill came between the two files.
+
+    Args:
+        state: of the training; nothing is compared where an older version did not note the adapter.
+        adapter: its file.
+        path: of the state, for the message.
+
+    Raises:
+        InputError: it is another one, or gone.
+    """
+    expected = state.get("adapter")
+    found = content_hash(read_adapter(adapter)) if os.path.lexists(adapter) else ""
+    if expected is None or found == expected:
+        return
+    summary = read_training(adapter) if found else None
+    trained = [case[1] for case in state["cases"].get("training", ())]
+    if summary and summary["best_epoch"] == state["epoch"] + 1 and summary.get("training_hashes") == trained:
+        return
+    raise InputError(
+        f"{adapter} {'is gone' if not found else 'is not the adapter of this training'}, which {path} goes on with: "
+        f"put the right one there, or {REMEDY}"
+    )
 
 
 def load_part(part: Any, state: dict[str, Any], name: str, path: Path) -> None:

@@ -132,7 +132,8 @@ def export(args: argparse.Namespace) -> None:
         if network.depth_attention:
             raise InputError("with depth attention the number of slices is fixed in the file: give --size H W D")
         args.size = [network.image_size, network.image_size, 1]
-    channels = args.channels or (3 if images.get("intensity", "picture") == "picture" else 1)
+    usual = 3 if images.get("intensity", "picture") == "picture" else 1
+    channels = args.channels or images.get("image_channels") or usual
     print(export(network, args.output, args.size, channels, args.prompted, args.opset))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import hashlib
 import json
@@ -12,7 +13,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,27 @@ def locked(folder: str | Path, work: str) -> Iterator[None]:
                 path.unlink()
             if fcntl is not None:
                 os.close(file)  # last, so that nobody takes a file that is about to be removed
+
+
+def hold(folder: str | Path, work: str) -> None:
+    """Have a folder as :func:`locked` does until :func:`release`, or the process ends. To ask again changes nothing.
+
+    Raises:
+        InputError: as :func:`locked`.
+    """
+    if (real := os.path.realpath(folder)) not in holds:
+        with ExitStack() as stack:
+            stack.enter_context(locked(folder, work))
+            holds[real] = stack.pop_all()
+
+
+def release(folder: str | Path) -> None:
+    """Give back a folder of :func:`hold`, if it is held."""
+    holds.pop(os.path.realpath(folder), ExitStack()).close()
+
+
+holds: dict[str, ExitStack] = {}
+atexit.register(lambda: [release(folder) for folder in list(holds)])
 
 
 def take(path: Path) -> int:

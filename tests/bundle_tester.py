@@ -132,6 +132,12 @@ class BundleTester:
             output_dir=f"{tmp_path}/masks")  # fmt: skip
         with Image.open(tmp_path / "masks/c_seg.png") as mask:
             assert mask.size == (70, 50) and mask.mode == "L" and set(np.unique(mask)) <= {0, 1}
+        with Image.open(pictures / "c.jpg") as colour:
+            colour.convert("L").save(tmp_path / "grey.png")
+        with pytest.raises(InputError, match=r"grey\.png is grey .* the adapter is for images that are in colour"):
+            run(self.bundle, "inference", dataset_dir=f"{tmp_path}/grey.png", adapter=f"{tmp_path}/models/model.pt",
+                output_dir=f"{tmp_path}/others")  # fmt: skip
+        assert not list((tmp_path / "others").glob("*.png"))
 
     @pytest.mark.parametrize("configs", [("train",), ("train", "evaluate"), ("inference",)])
     def test_monai_finds_every_property_it_requires(self, trained, configs):

@@ -209,12 +209,19 @@ class NetworkTester:
         with pytest.raises(InputError, match="not an adapter"):
             network.load_state_dict(tiny_backbone().state_dict(), strict=False)
 
+    def test_an_adapter_that_brings_weights_of_the_base_along_is_refused(self, network):
+        name = next(iter(network.frozen_keys))
+        before = network.get_parameter(name) if name in dict(network.named_parameters()) else network.get_buffer(name)
+        with pytest.raises(InputError, match=f"no such adapter has, {name}"):
+            network.load_state_dict(network.state_dict() | {name: before + 1}, strict=False)
+
     def test_a_missing_number_of_the_adapter_is_noticed(self, network):
         state = network.state_dict()
         name = next(k for k in state if k != "identity")
         del state[name]
-        with pytest.raises(RuntimeError, match="Missing key"):
-            network.load_state_dict(state)
+        for strict in (True, False):
+            with pytest.raises(InputError, match=f"lacks {name}"):
+                network.load_state_dict(state, strict=strict)
 
     def test_an_identity_averaged_over_sites_is_still_read(self, network):
         state = network.state_dict()

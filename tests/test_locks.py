@@ -10,9 +10,10 @@ import subprocess
 import sys
 
 import pytest
+from bundle_runner import ROOT, volumes
 
 from sam_monai import InputError
-from sam_monai.files import LOCK, locked
+from sam_monai.files import LOCK, hold, locked, release
 
 HOLD = """
 import sys, time
@@ -104,3 +105,36 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 def test_of_many_processes_one_has_the_folder_at_a_time(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", TAKE_TURNS, str(tmp_path)]) for _ in range(3)]
     assert [process.wait() for process in processes] == [0, 0, 0]
+
+
+def test_a_folder_that_is_held_is_free_again_when_it_is_released_or_the_process_ends(tmp_path):
+    hold(tmp_path, "training")
+    hold(tmp_path / ".." / tmp_path.name, "training")  # whoever has it may ask again
+    code = "import sys; from sam_monai.files import hold; hold(sys.argv[1], 'evaluation')"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode == 1 and f"in use by training (process {os.getpid()}" in refused.stderr
+    release(tmp_path)
+    release(tmp_path)
+    subprocess.run(command, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_runs_with_one_folder_of_results_are_refused_before_the_second_one_trains(tmp_path):
+    """Each has a folder of its own for checkpoints."""
+    data = volumes(tmp_path / "data")
+    other = holder(tmp_path / "output")
+    try:
+        for more in ([], ["evaluate"]):
+            files = [f"{ROOT}/bundles/ptsam/configs/{name}.json" for name in ["train", *more]]
+            where = {"dataset_dir": data, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "output"}
+            flags = [word for key, value in where.items() for word in (f"--{key}", str(value))]
+            command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *flags]
+            run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            *_, last = run.stderr.strip().splitlines()
+            assert run.returncode == 1 and f"output is in use by training (process {other.pid}" in last
+    finally:
+        other.kill()
+        other.wait()
+    assert not (tmp_path / "models").exists()

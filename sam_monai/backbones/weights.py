@@ -194,14 +194,26 @@ def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]
             state = state[key]
     if not isinstance(state, Mapping) or not state:
         raise InputError(f"{path} holds {type(state).__name__} and no state dict: save the network's state_dict()")
-    odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]
+    odd = [str(key) for key, value in state.items() if not (isinstance(key, str) and _is_plain(value))]
     if odd:
         raise InputError(
-            f"{path} is no state dict: {', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} no tensor. "
+            f"{path} is no state dict: {', '.join(odd[:3])} {'is' if len(odd) == 1 else 'are'} no plain tensor. "
             'Save the network\'s state_dict(), alone or under the key "model" or "state_dict"'
         )
     prefix = "module." if all(key.startswith("module.") for key in state) else ""
     return {key[len(prefix) :]: value.contiguous() for key, value in state.items()}
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor with all its numbers in memory: not a few that are repeated to any size, as a small
+    file can hold them, and not a sparse or quantised one, which no weights here are."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.nbytes <= value.untyped_storage().nbytes()
+    )
 
 
 def _load(path: Path) -> object:

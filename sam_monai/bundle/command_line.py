@@ -36,7 +36,7 @@ def begin() -> None:
 
     Raises:
         InputError: a key that neither the configuration nor ``monai.bundle run`` knows, a value that is not allowed,
-            an overlay given alone, or a folder that cannot be written.
+            an overlay given alone, or a folder that cannot be written or that another process writes to.
     """
     keep_freed_memory()
     parser, given = configuration.running(), {}
@@ -57,6 +57,7 @@ def begin() -> None:
     configuration.check(parser, given)
     if configuration.will_run():
         configuration.check_folders(parser)
+        configuration.hold_outputs(parser)
         if "record" in parser:
             configuration.warn_of_other_images(parser)
 

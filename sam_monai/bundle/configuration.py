@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser, ReferenceResolver, run
 
 from ..data.dataset import read_dataset
 from ..errors import InputError, innermost, input_error_in
-from ..files import check_writable
+from ..files import check_writable, hold
 from .keys import KEYS, OTHER_NAMES, PATHS, literal, problems
 
 # Where values of ours stand under MONAI's own names; a server or a command line sets them there.
@@ -144,6 +144,19 @@ def check_folders(parser: ConfigParser) -> None:
             for path in made:
                 with suppress(OSError):
                     path.rmdir()
+
+
+def hold_outputs(parser: ConfigParser) -> None:
+    """Have the folder of a training's or an evaluation's results until they are written.
+
+    Raises:
+        InputError: another process has it.
+    """
+    if os.environ.get("RANK", "0") != "0" or "train" not in parser:  # Studies lock theirs
+        return
+    folder, checkpoints = (parser.get_parsed_content(key) for key in ("output_dir", "train#folder"))
+    if os.path.realpath(folder) != os.path.realpath(checkpoints):  # which the training locks
+        hold(folder, "evaluation" if "record" in parser else "training")
 
 
 def warn_of_other_images(parser: ConfigParser) -> None:

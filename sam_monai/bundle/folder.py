@@ -94,7 +94,8 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
             f"{bundle_root}: name that method's bundle, or an adapter trained with this one"
         )
     if isinstance(images, dict):  # an adapter that was not trained by a bundle says nothing of its images
-        trained = trained | {"preprocessing": shipped["preprocessing"] | images}
+        images = shipped["preprocessing"] | identity.absent(identity.PREPARATION) | images
+        trained = trained | {"preprocessing": images}
     return checked(trained, adapter, own)
 
 

@@ -18,6 +18,7 @@ from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.slicing import PLANES
 from ..errors import InputError
 from ..inference.openvino_encoder import ENGINES
+from ..networks import identity
 from ..networks.text import TEXT_WEIGHTS
 
 
@@ -122,7 +123,7 @@ PATHS = ("dataset_dir", "ckpt_dir", "adapter", "output_dir", "bundle_root", "che
 # What an adapter's record says of its network and of its images, under the names that configurations use.
 NETWORK = ("labels", "backbone", "image_size", "depth_attention", "detail", "text_encoder", "tokens", "encoder_prompts",
            "ratio", "thaw_decoder")  # fmt: skip
-IMAGES = ("spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "scale")
+IMAGES = ("spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels", "scale")
 
 KEYS: dict[str, Key] = {
     "dataset_dir": Key(or_none(PATH, "cases come from a server"), "your folder", "the MNI152 demonstration"),
@@ -148,6 +149,11 @@ KEYS: dict[str, Key] = {
     ),
     "channels": Key(
         or_none(CHANNELS, "as in the file"), "which channels of the image to use, and in what order; 3 are colour"
+    ),
+    "image_channels": Key(
+        or_none(one_of(1, 3), "not checked"),
+        "1 for images of grey, 3 for colours, counted after `channels`; others are refused",
+        "that of the first training image; at inference the adapter's",
     ),
     "spatial_dims": Key(one_of(2, 3), "2 for pictures, 3 for volumes", "the dataset's"),
     "intensity": Key(
@@ -263,7 +269,8 @@ def of_record(record: Mapping[str, Any], source: str | Path, own: Sequence[str] 
         InputError: a value that is missing or not allowed; ``source`` is named.
     """
     images = record.get("preprocessing")
-    if not isinstance(images, Mapping) or any(key not in images for key in IMAGES):
+    images = {**identity.absent(identity.PREPARATION), **images} if isinstance(images, Mapping) else {}
+    if any(key not in images for key in IMAGES):
         raise InputError(f"{source}: the record does not say how images are prepared ({', '.join(IMAGES)})")
     values = {**{key: record[key] for key in NETWORK if key in record}, **{key: images[key] for key in IMAGES}}
     values |= {key: record[key] for key in own if key in record}

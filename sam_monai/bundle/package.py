@@ -99,10 +99,10 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
         tensor["spatial_shape"] = shape
     intensity = known["preprocessing"]["intensity"]
     image["modality"] = {"ct": "CT", "mr": "MR", "picture": "RGB"}[intensity]
-    image["num_channels"] = 3 if intensity == "picture" else 1
-    image["channel_def"] = {str(i): name for i, name in enumerate(("red", "green", "blue"))}
-    if intensity != "picture":
-        image["channel_def"] = {"0": "image"}
+    number = known["preprocessing"]["image_channels"] or (3 if intensity == "picture" else 1)
+    colours = ("red", "green", "blue") if intensity == "picture" else ("first", "second", "third")
+    image["num_channels"] = number
+    image["channel_def"] = {"0": "image"} if number == 1 else {str(i): name for i, name in enumerate(colours)}
     metadata["data_type"] = "nifti" if dims == 3 else "png"
     metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     return metadata

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import modules_of
-from .check import check_dataset, examine
+from .check import check_dataset, examine, image_channels
 from .dataset import Dataset, read_dataset
 from .demo import demo_dataset
 from .found import images_to_segment
@@ -17,6 +17,7 @@ __all__ = [
     "examine",
     "demo_dataset",
     "has_sides",
+    "image_channels",
     "images_to_segment",
     "read_dataset",
     "side_pairs",

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,22 @@ def examine(
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
     return Examined(dataset, notes, taker.result(len(dataset.validation), seconds))
+
+
+def image_channels(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> int | None:
+    """How many channels the images have that a network is trained on: 1, grey, or 3, colours.
+
+    Args:
+        cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
+        channels: as in `LoadCased`.
+
+    Returns:
+        ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
+    """
+    try:
+        return len(LoadCased("image", channels=channels)(cases[0])["image"]) if cases else None
+    except (InputError, KeyError):
+        return None
 
 
 def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:

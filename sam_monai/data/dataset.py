@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..networks.identity import RUN
 from .dicom import is_dicom_picture
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -190,6 +191,11 @@ def _labels(entry: Any, file: Path) -> tuple[str, ...]:
     if odd:
         raise InputError(
             f"{file}: the label {odd[0][:50]!r}... is no name; names have up to {LONGEST_NAME} characters that print"
+        )
+    if acted_upon := [name for name in foreground if RUN.match(name)]:
+        raise InputError(
+            f"{file}: the label {acted_upon[0]!r} is what a configuration would run or look up (as it does what begins "
+            "with $, @ or %); rename it"
         )
     if "" in foreground or len({name.casefold() for name in foreground}) < len(foreground):
         raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MODALITY = "modality"  # in the metadata of an image
+FRAME = "frame_of_reference"  # likewise, its UID, or nothing where a header does not say
 NO_IMAGES = ("SEG", "RTDOSE")  # have rows and columns all the same
 SUFFIXES = (".dcm", ".dicom", ".ima")
 HEADER = (
@@ -245,7 +246,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     """The image as a highdicom ``Volume`` (slices, rows, columns[, channels]) in the patient's coordinates, in
     Hounsfield units or whatever else the rescale makes of stored values; or as a NumPy array (rows, columns[,
     channels]) where it has no place in the patient. Grey values are larger where they are shown brighter. And its
-    metadata: the modality, and the value of white where the format has one.
+    metadata: the modality, the frame of reference, and the value of white where the format has one.
 
     Raises:
         InputError: geometry as in :func:`check_geometry`, pixels that cannot be decoded, a CT without Hounsfield units.
@@ -253,7 +254,14 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     import highdicom as hd
     from pydicom import dcmread
 
-    datasets = [with_class(dcmread(file)) for file in series.files]
+    datasets = [dcmread(file) for file in series.files]
+    frames = {str(dataset.get("FrameOfReferenceUID") or "") for dataset in datasets}
+    if len(frames) > 1:
+        raise InputError(
+            f"{series.path} ({series.description}): its slices lie in {len(frames)} frames of reference, so not beside "
+            "each other; export the series again"
+        )
+    datasets = [with_class(dataset) for dataset in datasets]
     # What is shown inverted is turned as a whole below: slice by slice it would lose what slices have in common.
     options: dict[str, Any] = {
         "dtype": np.float32, "apply_real_world_transform": False, "apply_presentation_lut": False,
@@ -280,7 +288,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     white = full_scale(datasets[0])
     if is_inverted(datasets[0]):
         np.subtract(white or pixels.min() + pixels.max(), pixels, out=pixels)
-    known = {MODALITY: str(datasets[0].get("Modality") or "")}
+    known = {MODALITY: str(datasets[0].get("Modality") or ""), FRAME: frames.pop()}
     return volume, known if white is None else {**known, FULL_SCALE: white}
 
 

@@ -25,18 +25,51 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
         datasets: of the files.
 
     Raises:
-        InputError: slices of several photometric interpretations; a CT that is not in Hounsfield units.
+        InputError: slices of several photometric interpretations; a CT that is not in Hounsfield units; numbers of
+            more bits than the header says.
     """
     shown = {str(dataset.get("PhotometricInterpretation")) for dataset in datasets}
     if len(shown) > 1:
         raise InputError(f"{where}: its slices are {' and '.join(sorted(shown))}; export the series again")
     for file, dataset in zip(files, datasets, strict=True):
+        check_bits(file, dataset)
         if dataset.get("Modality") != "CT" or "SharedFunctionalGroupsSequence" in dataset:
             continue
         if str(dataset.get("RescaleType") or "HU") not in ("HU", "US"):
             raise InputError(f"{where}: is in units of {dataset.RescaleType} and not in Hounsfield units; give the CT")
         if not ({"RescaleSlope", "ModalityLUTSequence"} & set(dir(dataset)) or dataset.get("PixelRepresentation")):
             raise InputError(f"{file}: has no RescaleSlope, so its Hounsfield units are not known; export it again")
+
+
+def check_bits(file: Path, dataset: Dataset) -> None:
+    """Refuse numbers that reach beyond the bits that the header gives them: decoders cut those off, and a bright pixel
+    becomes a dark one. The sign of a negative number may go on there, and an overlay may lie there if it is declared.
+
+    Raises:
+        InputError: names the file.
+    """
+    allocated, stored = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
+    if stored and int(dataset.get("HighBit", stored - 1)) != stored - 1:
+        raise InputError(
+            f"{file}: its HighBit is {dataset.HighBit} and its BitsStored {stored}, so where its numbers lie is not "
+            "known; export it again"
+        )
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    overlay = any(tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 for tag in dataset.keys())
+    if allocated not in (8, 16, 32) or not 0 < stored < allocated or syntax is None or syntax.is_compressed or overlay:
+        return
+    size = allocated // 8
+    kind, data = f"{'<' if syntax.is_little_endian else '>'}u{size}", dataset.get("PixelData") or b""
+    numbers = np.frombuffer(data[: len(data) // size * size], kind)
+    beyond = numbers >> stored
+    wrong = beyond != 0
+    if dataset.get("PixelRepresentation"):
+        wrong &= (beyond != 2 ** (allocated - stored) - 1) | (numbers >> (stored - 1) & 1 == 0)
+    if wrong.any():
+        raise InputError(
+            f"{file}: holds numbers beyond the {stored} bits that its header gives them (BitsStored), so its values "
+            "are not known; export it again"
+        )
 
 
 def is_inverted(dataset: Dataset) -> bool:

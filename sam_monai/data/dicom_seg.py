@@ -23,14 +23,17 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 
 def is_segmentation(path: str | Path) -> bool:
-    """Tell whether a file is a DICOM SEG."""
+    """Tell whether a file is a DICOM SEG that can be read."""
     from pydicom import dcmread
 
-    return (
-        Path(path).is_file()
-        and is_dicom(path)
-        and dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
-    )
+    try:
+        return (
+            Path(path).is_file()
+            and is_dicom(path)
+            and dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
+        )
+    except Exception:  # pydicom raises many kinds of a damaged file, which the reader of images refuses
+        return False
 
 
 def write_segmentation(
@@ -138,7 +141,7 @@ def made_segmentation(
 
 
 def read_segmentation(
-    path: str | Path, affine: np.ndarray, shape: Sequence[int], labels: Sequence[str] | None
+    path: str | Path, affine: np.ndarray, shape: Sequence[int], labels: Sequence[str] | None, frame: str = ""
 ) -> np.ndarray:
     """A DICOM SEG as a label map (columns, rows, slices) on the grid of its image.
 
@@ -148,9 +151,11 @@ def read_segmentation(
         shape: of the image.
         labels: names; segments of these names, whatever their case, get the label's number, others are background.
             Segments that are called "Segment 1" or nothing keep their own number, as all do without labels.
+        frame: UID of the image's frame of reference, where that is known: positions in another one mean nothing.
 
     Raises:
-        InputError: no SEG, overlapping segments, another grid than the image's, or none of the labels.
+        InputError: no SEG, overlapping segments, another grid or frame of reference than the image's, or none of the
+            labels.
     """
     import highdicom as hd
 
@@ -165,6 +170,12 @@ def read_segmentation(
             raise InputError(
                 f"{path}: has the segments {', '.join(names)}, of which none is a label ({', '.join(wanted)}); "
                 "name the labels in dataset.json as the segments"
+            )
+        theirs = str(segmentation.get("FrameOfReferenceUID") or "")
+        if frame and theirs and theirs != frame:
+            raise InputError(
+                f"{path}: lies in another frame of reference (UID {theirs}) than its image ({frame}), so where it "
+                "belongs is not known; give the DICOM SEG of this image"
             )
         volume = segmentation.get_volume(
             segment_numbers=list(known) or numbers, combine_segments=True, allow_missing_positions=True

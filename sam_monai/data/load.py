@@ -23,7 +23,7 @@ from PIL import Image
 from ..errors import InputError
 from .affines import TOLERANCE, apart, check_affine
 from .dataset import PICTURE_SUFFIXES
-from .dicom import DicomReader, is_dicom
+from .dicom import FRAME, DicomReader, is_dicom
 from .dicom_seg import is_segmentation, read_segmentation
 from .nifti import FULL_SCALE, OTHER_AFFINE, TIME_POINTS, NiftiReader
 from .picture_files import full_scale, image_picture, label_picture
@@ -131,7 +131,7 @@ class LoadCased(MapTransform):
                 raise InputError(f"{path}: is a DICOM SEG, which is read on its image's grid; name the image too")
             image = self._read(str(image), image_picture)
         affine = np.asarray(image.affine)
-        mask = read_segmentation(path, affine, image.shape[1:], self.names)
+        mask = read_segmentation(path, affine, image.shape[1:], self.names, str(image.meta.get(FRAME, "")))
         return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
 
     def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:

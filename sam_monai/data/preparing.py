@@ -97,11 +97,15 @@ class ScalePictured(MapTransform):
 
 
 class CheckKind(Transform):
-    """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, and DICOM
-    of another modality than CT where Hounsfield units are wanted."""
+    """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
+    where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
 
-    def __init__(self, spatial_dims: int, intensity: str) -> None:
-        self.spatial_dims, self.intensity = spatial_dims, intensity
+    Three equal channels are grey, which many programs save as RGB.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
+        self.channels = settings.get("image_channels")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         image = data["image"]
@@ -112,6 +116,14 @@ class CheckKind(Transform):
                 "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
             )
         check_size(image)
+        is_grey = len(image) == 1 or (self.channels == 1 and bool((image == image[:1]).all()))
+        if self.channels not in (None, 1 if is_grey else len(image)):
+            kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"}
+            raise InputError(
+                f"{file_of(image)} is {kinds[len(image)]} and the adapter is for images that are "
+                f"{kinds[self.channels]}: give such images; or say by the key channels what to take of a file, as in "
+                f"{'[0]' if self.channels == 1 else '[0, 0, 0]'}"
+            )
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
@@ -172,7 +184,7 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
     Volumes are turned so that the last axis is the one to be sliced, and slices lie as radiologists see them
     (:mod:`sam_monai.data.slicing`), then resampled if a spacing is set.
     """
-    steps: list[Transform] = [CheckKind(settings["spatial_dims"], settings["intensity"])]
+    steps: list[Transform] = [CheckKind(settings)]
     if settings["spatial_dims"] == 3:
         steps.append(ToSlicesd(keys, settings["orientation"]))
         if settings["spacing"] is not None:

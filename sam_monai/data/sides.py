@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import re
 import unicodedata
@@ -139,8 +140,9 @@ class SwapSides(RandomizableTransform):
         return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = self.flip(data)
-        if self.flip._do_transform:
+        flip = copy.copy(self.flip)  # which keeps whether it flipped, and may be asked from several threads
+        out = flip(data)
+        if flip._do_transform:
             label = out["label"]
             values = self.table.to(label.device)[torch.as_tensor(label).long()].to(label.dtype)
             out["label"] = MetaTensor(torch.as_tensor(values), meta=getattr(label, "meta", None))

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
-from ..networks.adapter_files import read_adapter
+from ..networks.adapter_files import load_adapter
 from ..prompts.requests import KeepClicks
 from .slabs import SlabInferer, ToFileGridd
 
@@ -81,5 +81,4 @@ class AdapterCheckpointLoader:
         engine.add_event_handler(Events.STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        network = getattr(self.network, "module", self.network)
-        network.load_state_dict(read_adapter(self.path))
+        load_adapter(getattr(self.network, "module", self.network), self.path)

@@ -42,6 +42,20 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
+def load_adapter(network: AdaptedSAM, path: str | Path) -> dict[str, Tensor]:
+    """Load an adapter's file into a network, and give its state dict.
+
+    Raises:
+        InputError: as :func:`read_adapter`, or an adapter that does not fit the network; names the file.
+    """
+    state = read_adapter(path)
+    try:
+        network.load_state_dict(state)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return state
+
+
 def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str, Any] | None = None) -> None:
     """Write an adapter twice, each file whole or not there: ``path``, as MONAI reads it, and the same tensors as
     ``.safetensors``, whose header holds the adapter's record and how it was trained, readable without this package.
@@ -57,9 +71,9 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
     header = {"format": "pt", "identity": json.dumps(identity.from_tensor(state["identity"]), ensure_ascii=False)}
     if training is not None:
         header["training"] = json.dumps(identity.check_training(dict(training)), ensure_ascii=False)
-    save_aside(state, path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_aside(safetensors.torch.save(tensors, header), path.with_suffix(".safetensors"))
+    save_aside(state, path)  # last: what is there has its words beside it, wherever a kill comes
 
 
 def training_summary(
@@ -167,9 +181,8 @@ def load_network(path: str | Path, checkpoint: str | Path | None = None) -> Adap
     Raises:
         InputError: as :func:`read_adapter` and :func:`network_of`, or base weights that are not the adapter's.
     """
-    state = read_adapter(path)
-    network = network_of(identity.from_tensor(state["identity"]), checkpoint)
-    network.load_state_dict(state)
+    network = network_of(identity.from_tensor(read_adapter(path)["identity"]), checkpoint)
+    load_adapter(network, path)
     return network
 
 
@@ -185,15 +198,9 @@ def verify(path: str | Path, network: AdaptedSAM | None = None, checkpoint: str 
         InputError: another base, method or set of labels, keys or shapes that do not fit, parameters that are not
             finite, or two files that differ.
     """
-    state = read_adapter(path)
-    record = identity.from_tensor(state["identity"])
+    record = identity.from_tensor(read_adapter(path)["identity"])
     network = network or network_of(record, checkpoint)
-    try:
-        network.load_state_dict(state)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    except RuntimeError as error:  # torch names every key that is missing, unexpected or of another shape
-        raise InputError(f"{path} does not fit the network that it names: {' '.join(str(error).split())}") from error
+    load_adapter(network, path)
     odd = [key for key in {**record, **network.describe()} if record.get(key) != network.describe().get(key)]
     if odd:
         raise InputError(f"{path}: the record does not describe the network that it loads into: {', '.join(odd)}")

@@ -29,8 +29,9 @@ def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str
 
 
 def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Refuse an adapter of another base, method, or set of labels, and one whose numbers are not finite; take over what
-    this network was not told."""
+    """Refuse an adapter of another base, method, or set of labels, one whose numbers are not finite, and one that has
+    not the tensors of this network's own; take over what this network was not told. Torch would say of other tensors
+    what only its authors understand, or with ``strict=False`` nothing."""
     if prefix + "identity" not in state:
         raise InputError(
             f"this is not an adapter of sam_monai: it has no identity. {type(network).__name__} loads what its own "
@@ -56,13 +57,20 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
         if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")
     network.adopt(theirs)
-    ours = dict([*network.named_parameters(prefix[:-1]), *network.named_buffers(prefix[:-1])])
-    for name, tensor in state.items():
-        if name in ours and tensor.shape != ours[name].shape:
-            was, now = tuple(tensor.shape), tuple(ours[name].shape)
+    ours, given = network.state_dict(prefix=prefix), {name for name in state if name.startswith(prefix)}
+    changed = "the file is damaged or was changed by hand"
+    for names, what in ((ours.keys() - given, "lacks"), (given - ours.keys(), "has what no such adapter has,")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise InputError(f"the adapter {what} {', '.join(sorted(names)[:3])}{more}: {changed}")
+    for name, tensor in ours.items():
+        was, now = tuple(state[name].shape), tuple(tensor.shape)
+        if tensor.is_floating_point() and not state[name].is_floating_point():
+            raise InputError(f"the adapter holds {state[name].dtype} in {name}, where fractions belong: {changed}")
+        if was != now:
             raise InputError(
-                f"size mismatch for {name}: the adapter has {was} and the network that its record describes {now}; the "
-                "file is damaged or was changed by hand"
+                f"size mismatch for {name}: the adapter has {was} and the network that its record describes {now}; "
+                f"{changed}"
             )
     # An average over several sites comes as floats, which a copy into uint8 would round down.
     state[prefix + "identity"] = identity.to_tensor(theirs)

@@ -97,6 +97,7 @@ PREPARATION: dict[str, Field] = {
     "orientation": text("coarsest, a plane, or MONAI's axis codes", "coarsest|axial|coronal|sagittal|[RLAPSI]{3}"),
     "spacing": optional(listed(POSITIVE, 2, 3)),
     "channels": optional(listed(whole(0, 9999), 1, 3)),
+    "image_channels": optional(one_of(1, 3))._replace(absent=None),  # what is taken of a file: grey, or colours
     "scale": one_of("whole", "patch"),
 }
 COMMON: dict[str, Field] = {
@@ -172,7 +173,7 @@ def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -
     Raises:
         InputError: an unknown, a missing or a wrong key; ``what`` says whose.
     """
-    values = {key: field.absent for key, field in fields.items() if field.absent is not ...} | dict(values)
+    values = absent(fields) | dict(values)
     for key, value in values.items():
         if key not in fields:
             raise InputError(f"{what} has the key {short(key)}, which is not known: it has {', '.join(fields)}")
@@ -184,9 +185,14 @@ def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -
                 )
         if not fields[key].fits(value):
             raise InputError(f"{what}: {key} is {short(value)}; it is {fields[key].words}")
-    if absent := [key for key, field in fields.items() if field.needed and key not in values]:
-        raise InputError(f"{what} has no {', '.join(absent)}: the file is damaged, or of another version of sam_monai")
+    if missing := [key for key, field in fields.items() if field.needed and key not in values]:
+        raise InputError(f"{what} has no {', '.join(missing)}: the file is damaged, or of another version of sam_monai")
     return values
+
+
+def absent(fields: Mapping[str, Field]) -> dict[str, Any]:
+    """What later keys mean where a record has none."""
+    return {key: field.absent for key, field in fields.items() if field.absent is not ...}
 
 
 def strings(value: Any) -> Iterator[str]:

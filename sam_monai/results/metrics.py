@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import Outputs
+from .tables import write_table
 
 METRICS = ("dice", "hd95", "surface_dice")
 
@@ -110,10 +110,8 @@ class CaseTable:
         if self.folder is None:
             return
         path = self.folder / "cases.csv"
-        with Outputs(self.folder).writing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["case", "label", *METRICS, "ml", "false_positive"], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(self.rows)
+        with Outputs(self.folder).writing(path) as part:
+            write_table(part, ["case", "label", *METRICS, "ml", "false_positive"], self.rows)
         print(f"every case: {path}", flush=True)
 
     def table(self) -> str:

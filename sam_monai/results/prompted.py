@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
 from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from ..prompts.prompted_inference import by_parts, follow, in_parts
+from .tables import write_table
 
 AUTOMATIC = "no prompt"
 ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
@@ -124,10 +124,8 @@ def evaluate_prompts(
         return means
     folder = Path(folder)
     outputs = Outputs(folder)
-    with outputs.writing(folder / "prompts.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["case", "label", "prompt", "dice"])
-        writer.writeheader()
-        writer.writerows(rows)
+    with outputs.writing(folder / "prompts.csv") as part:
+        write_table(part, ["case", "label", "prompt", "dice"], rows)
     with outputs.writing(folder / "corrective_clicks.png") as part:
         draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], part)
     width = max(map(len, means))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,15 +14,16 @@ from torch import nn
 from ..data.dataset import is_picture
 from ..data.names import CaseNames
 from ..distributed import first_process
-from ..files import check_writable
+from ..files import check_writable, release
 from ..inference.outputs import RUN, Outputs, picture_file
-from ..networks.adapter_files import read_adapter
+from ..networks.adapter_files import load_adapter
 from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
 from ..training.resume import read_history
 from .html_report import evaluation_report
 from .metrics import CaseTable
 from .pictures import Pictures
+from .tables import read_table
 
 FILES = ("plan.json", "cases.csv", "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
 
@@ -79,8 +79,7 @@ def show_result(
     """
     path = Path(folder) / Checkpoints.BEST
     idist.barrier()  # until the first process has written it
-    adapter = read_adapter(path)
-    getattr(network, "module", network).load_state_dict(adapter)
+    load_adapter(getattr(network, "module", network), path)
     best = evaluator.state.best_metric_epoch
     drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
     if evaluator.data_loader:
@@ -101,6 +100,7 @@ def show_result(
     if evaluator.data_loader:
         print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
         write_report(output_dir, folder, settings, Path(output_dir) / "validation")
+    release(output_dir)
 
 
 def write_report(
@@ -117,8 +117,7 @@ def write_report(
     folder = Path(output_dir)
     if not first_process():
         return folder / "report.html"
-    with (folder / "cases.csv").open(encoding="utf-8") as file:
-        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    rows = read_table(folder / "cases.csv")
     for row in rows:
         row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
@@ -126,4 +125,5 @@ def write_report(
     curves = [folder / "corrective_clicks.png"]
     path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)
     print(f"report: {path}", flush=True)
+    release(folder)
     return path

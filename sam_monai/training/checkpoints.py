@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
 
+from ..backbones.weights import content_hash
 from ..distributed import first_process
 from ..errors import InputError
 from ..files import locked, save_aside
@@ -69,6 +70,7 @@ class Checkpoints:
         self.history: list[dict[str, float]] = []  # an epoch each: its mean loss and, where there is one, Dice
         self.losses: list[float] = []
         self.cases: dict[str, list[list[str]]] = {}
+        self.adapter: str | None = ""  # content of model.pt; None where an older version did not note it
         self.ours = False  # whether what lies in the folder is of this training
         self.lock = ExitStack()
 
@@ -100,6 +102,7 @@ class Checkpoints:
         changes = resuming.check_same(state["settings"], self.decided(engine), path)
         if first_process():
             resuming.check_same_cases(state["cases"], self.cases, path)
+            resuming.check_adapter(state, self.folder / self.BEST, path)
         schedule = self.parts["lr_scheduler"]
         planned = self.planned_epochs(engine)
         for name, part in {**self.parts, "network": self.network, "best": self.best}.items():
@@ -114,7 +117,7 @@ class Checkpoints:
             for group, rate, factor in rates:
                 group["lr"] = rate * factor(schedule.last_epoch)
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-        self.history, self.ours = state["history"], True
+        self.history, self.adapter, self.ours = state["history"], state.get("adapter"), True
         measured = f"best mean Dice so far {self.best.metric:.4f}" if self.best.epoch > 0 else "nothing measured so far"
         tqdm.write(f"resuming after epoch {state['epoch']}, {measured}" + (f"; changed: {changes}" if changes else ""))
 
@@ -171,6 +174,7 @@ class Checkpoints:
         last_without_measure = self.best.epoch < 1 and engine.state.epoch == engine.state.max_epochs
         if self.best.epoch == engine.state.epoch or last_without_measure:
             write_adapter(self.network.state_dict(), self.folder / self.BEST, self.summary(engine))
+            self.adapter = content_hash(self.network.state_dict())
         state = {name: part.state_dict() for name, part in self.parts.items()} | {
             "network": self.network.state_dict(),
             "epoch": engine.state.epoch,
@@ -179,6 +183,7 @@ class Checkpoints:
             "history": self.history,
             "settings": self.decided(engine),
             "cases": self.cases,
+            "adapter": self.adapter,
         }
         save_aside(state, self.folder / self.RESUME)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from ..backbones.weights import content_hash
 from ..errors import InputError
+from ..networks import identity
+from ..networks.adapter_files import read_adapter, read_training
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt.
 HARMLESS = ("epochs", "val_interval", "device", "num_workers", "amp", "sam_monai", "torch")
+LATER = tuple(identity.absent(identity.PREPARATION))  # that older files do not have, so there is nothing to compare
 SHAPE: dict[str, Any] = {
     "network": dict,
     "optimizer": dict,
@@ -82,7 +87,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     Raises:
         InputError: any other difference, with both values; or fewer epochs.
     """
-    differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
+    compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
+    differing = [key for key in compared if old.get(key) != new.get(key)]
     longer = isinstance(old.get("epochs"), int) and isinstance(new.get("epochs"), int) and new["epochs"] > old["epochs"]
     harmless = [key for key in differing if key in HARMLESS and (key != "epochs" or longer)]
     refused = [key for key in differing if key not in harmless]
@@ -120,6 +126,32 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]],
         said.append(f"the {part} cases are others ({'; '.join(listed) or 'in another order'})")
     if said:
         raise InputError(f"{path} cannot be resumed on other data: {'; '.join(said)}. Give the old data, or {REMEDY}")
+
+
+def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
+    """Whether the adapter in the folder is the one that the training left there: at the epoch of its state, or in the
+    one after it, where a kill came between the two files.
+
+    Args:
+        state: of the training; nothing is compared where an older version did not note the adapter.
+        adapter: its file.
+        path: of the state, for the message.
+
+    Raises:
+        InputError: it is another one, or gone.
+    """
+    expected = state.get("adapter")
+    found = content_hash(read_adapter(adapter)) if os.path.lexists(adapter) else ""
+    if expected is None or found == expected:
+        return
+    summary = read_training(adapter) if found else None
+    trained = [case[1] for case in state["cases"].get("training", ())]
+    if summary and summary["best_epoch"] == state["epoch"] + 1 and summary.get("training_hashes") == trained:
+        return
+    raise InputError(
+        f"{adapter} {'is gone' if not found else 'is not the adapter of this training'}, which {path} goes on with: "
+        f"put the right one there, or {REMEDY}"
+    )
 
 
 def load_part(part: Any, state: dict[str, Any], name: str, path: Path) -> None:

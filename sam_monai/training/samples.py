@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import (
     Compose,
     EnsureTyped,
+    Flip,
     MapTransform,
     RandAdjustContrastd,
     RandAffined,
@@ -146,11 +148,14 @@ def mirroring(volume: bool) -> list[Transform]:
 
 
 class RandMirrord(RandFlipd):
-    """MONAI's, along the axis that runs from side to side in the patient, wherever slicing put it."""
+    """MONAI's, along the axis that runs from side to side in the patient, wherever slicing put it. No inverse."""
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        self.flipper.spatial_axis = sides_axis(data[self.keys[0]])
-        return super().__call__(data, lazy)
+        once = copy.copy(self)  # volumes of different axes are prepared in several threads
+        once.flipper = Flip(sides_axis(data[self.keys[0]]), lazy=self.flipper.lazy)
+        out = RandFlipd.__call__(once, data, lazy)
+        self._do_transform = once._do_transform
+        return out
 
 
 def views(labels: Sequence[str], spatial_dims: int, augment: bool) -> list[Callable[[Tensor], Tensor]]:

@@ -43,6 +43,7 @@ BAD: dict[str, tuple] = {
     "train_cases": (0, "x", 1.5, -1, True),
     "train_cases_seed": (-1, "x", 0.5),
     "fold": ("x", -1, 0.5, True),
+    "image_channels": (0, 2, "1", 1.0, [1], True),
     "spatial_dims": (1, 4, "3", 3.0, None, True),
     "spacing": ([1, 1, 0], [1, 1], [1, 1, -1], 1, "abc", [1, 1, NAN], [1, 1, "x"], [1, 1, 1, 1], {}, [True, 1, 1]),
     "ct_window": ([5], [5, 5], [10, -10], None, 5, [0, INF], ["a", "b"], [NAN, 1], "ct"),

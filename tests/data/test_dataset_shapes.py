@@ -71,10 +71,18 @@ def test_a_path_of_any_type_is_refused(tmp_path, part, value):
         read_dataset(write(tmp_path, training=[{**case(0), part: value}, case(1)]))
 
 
-def test_values_that_a_configuration_would_run_are_names(tmp_path):
-    labels = {"0": "background", "1": "$import os", "2": "@network", "3": "%x#y", "4": "_target_"}
-    dataset = read_dataset(write(tmp_path, labels=labels))
-    assert dataset.labels == ("$import os", "@network", "%x#y", "_target_")
+@pytest.mark.parametrize(
+    "name", ["$import os", "  $x", "@network", "%x#y", "%", "_target_", "_requires_", "_import_", "a @x#y", "a%b#c"]
+)
+@pytest.mark.parametrize("form", [lambda name: {"0": "background", "1": name}, lambda name: {"background": 0, name: 1}])
+def test_labels_that_a_configuration_would_run_are_refused_where_they_are_read(tmp_path, name, form):
+    with pytest.raises(InputError, match=r"dataset\.json: the label .* would run or look up.*rename it"):
+        read_dataset(write(tmp_path, labels=form(name)))
+
+
+def test_labels_with_such_signs_inside_are_names(tmp_path):
+    labels = {"0": "background", "1": "a$", "2": "50 % stenosis", "3": "_target", "4": "a@b"}
+    assert read_dataset(write(tmp_path, labels=labels)).labels == tuple(labels.values())[1:]
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\nb", "a\x00b", "\ud800", "\u202eabc"])

@@ -146,3 +146,29 @@ def test_positions_rounded_to_a_tenth_of_a_slice_are_even(tmp_path):
         place = pydicom.dcmread(file).ImagePositionPatient
         spoil(files, number, ImagePositionPatient=[round(float(x), 1) for x in place])
     assert LoadCased("image")({"image": tmp_path / "s"})["image"].pixdim[2] == pytest.approx(1.234567, abs=0.03)
+
+
+def test_numbers_beyond_their_bits_are_refused_and_not_cut(tmp_path):
+    pixels = np.arange(120).reshape(10, 12) * 8
+    twelve = {"BitsStored": 12, "HighBit": 11}
+    assert np.array_equal(load_image(xray(tmp_path / "a.dcm", pixels, **twelve))[0], pixels)
+    for number in (4096, 0x8001, 65535):
+        with pytest.raises(InputError, match=r"b\.dcm: holds numbers beyond the 12 bits"):
+            load_image(xray(tmp_path / "b.dcm", np.where(pixels == 80, number, pixels), **twelve))
+    with pytest.raises(InputError, match=r"c\.dcm: its HighBit is 15"):
+        load_image(xray(tmp_path / "c.dcm", pixels, BitsStored=12, HighBit=15))
+    signed = twelve | {"PixelRepresentation": 1}  # a sign that goes on to the last bit is no number
+    assert np.array_equal(load_image(xray(tmp_path / "d.dcm", pixels - 300, **signed))[0], pixels - 300)
+    with pytest.raises(InputError, match=r"e\.dcm: holds numbers beyond"):
+        load_image(xray(tmp_path / "e.dcm", np.where(pixels == 80, 4097, pixels), **signed))
+    with_overlay = pydicom.dcmread(xray(tmp_path / "f.dcm", pixels | 0x8000, **twelve))
+    with_overlay.add_new(0x60000102, "US", 15)
+    with_overlay.save_as(tmp_path / "f.dcm")
+    assert load_image(tmp_path / "f.dcm").max() == pixels.max()
+
+
+def test_slices_of_two_frames_of_reference_are_no_volume(tmp_path):
+    files = write_series(tmp_path / "s", RAMP, AFFINE)
+    spoil(files, 1, FrameOfReferenceUID="1.2.3")
+    with pytest.raises(InputError, match="2 frames of reference"):
+        load_image(tmp_path / "s")

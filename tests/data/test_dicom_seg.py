@@ -184,3 +184,17 @@ def test_a_segmentation_of_a_rounded_header_is_read_on_its_images_grid(tmp_path)
     off[:3, 3] += 0.3 * np.array([0.7, 0.7, 2.5])
     with pytest.raises(InputError, match="grid"):
         read_segmentation(tmp_path / "m.dcm", off, mask.shape, ["a"])
+
+
+def test_a_segmentation_in_another_frame_of_reference_is_no_label(tmp_path):
+    write_series(tmp_path / "s", blob((12, 10, 6)), AFFINE)
+    path = threshold(tmp_path / "s", tmp_path / "o", mask_format="dicom_seg", network=Named("a"))
+    load = LoadCased(("image", "label"), labels=["a"])
+    case = {"image": str(tmp_path / "s"), "label": str(path)}
+    assert load(case)["label"].max() == 1
+    changed = pydicom.dcmread(path)
+    changed.FrameOfReferenceUID = "1.2.3.4"
+    changed.save_as(path)
+    for one in (load, LoadCased("label", labels=["a"])):  # the check of a dataset loads labels alone
+        with pytest.raises(InputError, match=r"s_seg\.dcm: lies in another frame of reference"):
+            one(case)

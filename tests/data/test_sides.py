@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
-from monai.transforms import RandFlipd, RandRotate90d
+from monai.transforms import Orientation, RandFlipd, RandRotate90d
 
 from sam_monai.data import has_sides, side_pairs
 from sam_monai.data.sides import mirrored_values, mirrored_with_sides
+from sam_monai.data.slicing import sides_axis
+from sam_monai.training import samples
 
 
 @pytest.mark.parametrize(
@@ -107,3 +111,24 @@ def test_the_same_seed_mirrors_the_same_samples():
         flip.set_random_state(7)
         runs.append([flip(sample())["label"] for _ in range(10)])
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+
+
+@pytest.mark.parametrize("labels", [["liver"], ["left k", "right k"]])
+def test_volumes_of_other_axes_are_mirrored_at_once_each_along_its_own(monkeypatch, labels):
+    """In threads that wait for each other between the choice of the axis and the flip."""
+    gate, randomize = threading.Barrier(2, timeout=20), RandFlipd.randomize
+
+    def wait(self, data):
+        gate.wait()
+        randomize(self, data)
+
+    monkeypatch.setattr(samples.RandMirrord, "randomize", wait)
+    (step,) = mirrored_with_sides([samples.RandMirrord(("image", "label"), prob=1.0)], labels)
+
+    def is_right(codes: str) -> bool:
+        volume = Orientation(codes, labels=None)(MetaTensor(torch.rand(1, 3, 3, 3), torch.eye(4)))
+        out = step({"image": volume, "label": volume.round()})
+        return torch.equal(out["image"].as_tensor(), volume.as_tensor().flip(1 + sides_axis(volume)))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert all(all(pool.map(is_right, ("LPS", "IPL"))) for _ in range(5))

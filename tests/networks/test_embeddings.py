@@ -12,6 +12,7 @@ from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import PTSAM
 from sam_monai.backbones import backbone
+from sam_monai.data.sides import mirrored_with_sides
 from sam_monai.networks.embeddings import EmbeddingCache
 from sam_monai.training.samples import mirroring, views
 
@@ -169,16 +170,20 @@ def test_what_an_encoder_computes_does_not_change_without_another_version(kind):
     torch.testing.assert_close(found, torch.tensor(NUMBERS[backbone.ENCODER][kind]), rtol=1e-2, atol=5e-3)
 
 
-def test_views_are_all_that_flips_and_turns_can_show():
-    for shape, dims in (((1, 5, 5), 2), ((1, 5, 5, 2), 3)):
-        x = image(*shape)
-        known = [view(x) for view in views(LABELS, dims, True)]
-        seen = set()
-        for _ in range(200):
-            sample = {"image": x, "label": x}
-            for step in mirroring(volume=dims == 3):
-                sample = step(sample)
-            (match,) = [i for i, view in enumerate(known) if torch.equal(sample["image"].as_tensor(), view)]
-            seen.add(match)
-        assert len(seen) == len(known) == (8 if dims == 2 else 2)
-    assert len(views(("left kidney",), 2, True)) == len(views(LABELS, 2, False)) == 1
+@pytest.mark.parametrize(
+    "labels", [LABELS, ("left kidney",), ("left kidney", "right kidney"), ("lung li", "lung re"), ("a", "kidneyL")]
+)
+@pytest.mark.parametrize(("shape", "dims"), [((1, 5, 5), 2), ((1, 5, 5, 2), 3)])
+def test_views_are_all_that_flips_and_turns_can_show(labels, shape, dims):
+    """Labels of a side are neither mirrored in training nor embedded mirrored."""
+    x = image(*shape)
+    known = [view(x) for view in views(labels, dims, True)]
+    seen = set()
+    for _ in range(200):
+        sample = {"image": x, "label": x}
+        for step in mirrored_with_sides(mirroring(volume=dims == 3), labels, image_alone=True):
+            sample = step(sample)
+        (match,) = [i for i, view in enumerate(known) if torch.equal(torch.as_tensor(sample["image"]), view)]
+        seen.add(match)
+    assert len(seen) == len(known) == (1 if labels != LABELS else 8 if dims == 2 else 2)
+    assert len(views(labels, dims, False)) == 1

@@ -12,6 +12,7 @@ from PIL import Image
 from sam_monai.results.html_report import evaluation_report
 from sam_monai.results.metrics import CaseTable
 from sam_monai.results.pictures import case_picture, legible
+from sam_monai.results.tables import read_table, write_table
 
 NAMES = [
     "$\\frac$",
@@ -52,7 +53,15 @@ def test_tables_and_pages_hold_any_name(tmp_path):
     table.finish(None)
     lines = table.table().splitlines()
     assert len(lines) == len(NAMES) + 1 and max(map(len, lines)) < 140
-    with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as file:
-        assert [row["label"] for row in csv.DictReader(file)] == NAMES
+    assert [row["label"] for row in read_table(tmp_path / "cases.csv")] == NAMES
     page = evaluation_report(table.rows, {}, {"key": "<script>"}, [], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "<b>bold" not in page and "<script" not in page and "肝臓" in page
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "'=1", "=cmd|' /C calc'!A0"])
+def test_a_table_holds_nothing_that_a_spreadsheet_would_compute(tmp_path, name):
+    write_table(tmp_path / "t.csv", ["case", "label", "dice"], [{"case": name, "label": name, "dice": -0.5, "more": 1}])
+    with (tmp_path / "t.csv").open(encoding="utf-8", newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["case"] == row["label"] == f"'{name}" and row["dice"] == "-0.5"
+    assert read_table(tmp_path / "t.csv") == [{"case": name, "label": name, "dice": "-0.5"}]

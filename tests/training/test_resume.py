@@ -12,7 +12,7 @@ from tiny_training import ABSENT, Tiny, make_cases, same, state, tiny_training
 
 from sam_monai import InputError
 from sam_monai.training.handlers import Validate
-from sam_monai.training.resume import read_history
+from sam_monai.training.resume import check_same, read_history
 
 
 @pytest.fixture
@@ -209,3 +209,60 @@ def test_a_finished_training_is_left_as_it_is(tmp_path):
 def test_an_interval_that_is_no_number_of_epochs_is_refused(interval):
     with pytest.raises(InputError, match="val_interval is"):
         Validate(None, interval)
+
+
+def test_a_setting_that_an_older_file_does_not_say_is_not_compared(tmp_path):
+    assert check_same({"lr": 1}, {"lr": 1, "image_channels": 3}, tmp_path) == ""
+    with pytest.raises(InputError, match="image_channels was 1 and is 3"):
+        check_same({"image_channels": 1}, {"image_channels": 3}, tmp_path)
+
+
+@pytest.mark.parametrize("what", ["of another training", "gone", "with other numbers", "damaged"])
+def test_an_adapter_that_is_not_of_this_training_is_named_and_kept(started, what, tmp_path):
+    folder, cases = started
+    file = folder / "model.pt"
+    match what:
+        case "of another training":
+            tiny_training(tmp_path / "other", cases, seed=1).run()
+            for name in ("model.pt", "model.safetensors"):
+                shutil.copy(tmp_path / "other" / name, folder / name)
+        case "gone":
+            file.unlink()
+        case "with other numbers":
+            content = torch.load(file, weights_only=True)
+            torch.save(content | {"layer.bias": content["layer.bias"] + 1}, file)
+        case "damaged":
+            file.write_bytes(file.read_bytes()[:500])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match=r"model\.pt") as error:
+        tiny_training(folder, cases, resume=True).run()
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize("after", ["model.safetensors", "model.pt"])
+def test_a_kill_between_the_files_of_an_epoch_is_resumed_from(tmp_path, after):
+    """The adapter is of the epoch after the one that the state is of."""
+    cases = make_cases(tmp_path / "data")
+    whole, folder = tmp_path / "whole", tmp_path / "models"
+    tiny_training(whole, cases, interval=1).run()
+    best = [epoch["epoch"] for epoch in state(whole)["history"]]
+    for epoch in best[1:]:
+        shutil.rmtree(folder, ignore_errors=True)
+        stop_after(tiny_training(folder, cases, interval=1), epoch - 1)
+        stop_after(tiny_training(tmp_path / "next", cases, interval=1), epoch)
+        for name in ("model.safetensors", "model.pt")[: 1 if after == "model.safetensors" else 2]:
+            shutil.copy(tmp_path / "next" / name, folder / name)
+        tiny_training(folder, cases, interval=1, resume=True).run()
+        assert same(whole, folder)
+        shutil.rmtree(tmp_path / "next")
+
+
+def test_a_state_of_before_is_resumed_from_whatever_the_adapter(started):
+    folder, cases = started
+    content = state(folder)
+    del content["adapter"]
+    torch.save(content, folder / "model_resume.pt")
+    torch.save(Tiny().state_dict(), folder / "model.pt")
+    tiny_training(folder, cases, resume=True).run()
+    assert state(folder)["epoch"] == 6

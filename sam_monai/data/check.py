@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .dataset import NO_DATA, Dataset, is_picture
-from .load import LoadCased, on_grid_of
+from .grids import on_grid_of
+from .load import LoadCased
 from .preparing import check_size
 from .slicing import ToSlices
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,17 +14,18 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, PILReader
-from monai.transforms import LoadImage, MapTransform, Orientation
+from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
-from nibabel.orientations import aff2axcodes
 from PIL import Image
 
 from ..errors import InputError
-from .affines import TOLERANCE, apart, check_affine
-from .dataset import PICTURE_SUFFIXES
+from .affines import check_affine
 from .dicom import DicomReader, is_dicom
 from .dicom_seg import is_segmentation, read_segmentation
-from .nifti import FULL_SCALE, OTHER_AFFINE, TIME_POINTS, NiftiReader
+from .grids import on_grid_of
+from .mask_folders import is_mask_folder, merged
+from .names import PICTURE_SUFFIXES
+from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader
 from .picture_files import full_scale, image_picture, label_picture
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class LoadCased(MapTransform):
     Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
     axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept. A DICOM series is
     a folder or any file of it, see :mod:`sam_monai.data.dicom`. A DICOM SEG is read as a label on its image's grid.
+    A folder with a mask for each label is read as one label map, see :mod:`sam_monai.data.mask_folders`.
     A label volume that is its image's grid but for the order and direction of the axes is turned.
     An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
     as {0, 1}.
@@ -79,9 +80,13 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
-                segmentation = is_segmentation(path)
-                label = self._read_segmentation(path, case) if segmentation else self._read(path, label_picture)
-                case[key] = on_grid_of(_as_label(label, self.labels or 0, path), case.get("image"), path, image_path)
+                if is_mask_folder(path):
+                    label = merged(path, self.names, lambda file: _as_label(self._read(file, label_picture), 1, file))
+                else:
+                    segmentation = is_segmentation(path)
+                    label = self._read_segmentation(path, case) if segmentation else self._read(path, label_picture)
+                    label = _as_label(label, self.labels or 0, path)
+                case[key] = on_grid_of(label, case.get("image"), path, image_path)
             else:
                 case[key] = _accepted(self._pick(self._read(path, image_picture), path), path)
         return case
@@ -162,49 +167,6 @@ def _accepted(image: Any, path: str) -> Any:
     if high - low <= 1e-5 * max(abs(low), abs(high)):  # what is left of one value where numbers are rounded
         raise InputError(f"{path}: every intensity is {low:g}; export it again or remove the case")
     return image
-
-
-def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
-    """A label on the grid of its image: as it is, or with its axes in another order and direction, as converters of
-    DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by rounding.
-
-    An image whose sform and qform differ lies at either place.
-
-    Raises:
-        InputError: the label has another shape or lies elsewhere.
-    """
-    if not isinstance(image, MetaTensor):
-        return label
-    distance = 0.0
-    if image.ndim == label.ndim == 4:
-        for grid, place in itertools.product(_affines(image), _affines(label)):
-            codes = "".join(map(str, aff2axcodes(grid)))
-            there = MetaTensor(label.as_tensor(), meta=dict(label.meta))
-            there.affine = torch.as_tensor(place)
-            for found in (there, Orientation(axcodes=codes, labels=None)(there)):
-                if found.shape[1:] == image.shape[1:]:
-                    distance = apart(grid, found.affine, image.shape[1:])
-                    if distance <= TOLERANCE:
-                        found.affine = image.affine
-                        found.applied_operations = []  # this is how the label is now; nothing shall undo it
-                        return found
-    if image.shape[1:] != label.shape[1:]:
-        sizes = [" x ".join(str(n) for n in tensor.shape[1:]) for tensor in (label, image)]
-        raise InputError(
-            f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; "
-            "save the label on the grid of its image"
-        )
-    if distance:
-        raise InputError(
-            f"{label_path}: its affine differs from that of {image_path} by up to {distance:.3g} voxels; "
-            "copy the image's header to the label if their voxels match, else resample it"
-        )
-    return label
-
-
-def _affines(volume: MetaTensor) -> list[np.ndarray]:
-    other = volume.meta.get(OTHER_AFFINE)
-    return [np.asarray(affine, float) for affine in (volume.affine, other) if affine is not None]
 
 
 def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:

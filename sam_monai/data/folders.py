@@ -93,8 +93,6 @@ def _paired(
     """Images and the labels of the same name. Where no name is the same, labels may end in `_mask` or the like, and
     images in the number of a channel."""
     labels = entries(label_folder)
-    if labels.pop("written", None) is not None:
-        raise InputError(f"{label_folder}: holds masks made by this package; copy those that were corrected elsewhere")
     if labels and not images.keys() & labels.keys():
         plain: dict[str, Path] = {}
         for stem, path in labels.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from .dataset_json import cases_of, parse
+from .made import LISTS, Written, is_output
 from .names import IMAGE_SUFFIXES, stem_of
 
 FOLDS = 5  # of which the last one validates where no split is stated
@@ -50,9 +51,9 @@ class Listed:
 
     def to_segment(self) -> list[Path]:
         """The test images and those without a label or, where there are none, the validation images."""
-        folds = [case for case in self.content["training"] if self.fold is not None and case.get("fold") == self.fold]
-        validation = [Path(case["image"]) for case in [*self.content["validation"], *folds]]
-        return [*(Path(case["image"]) for case in self.content["test"]), *self.unlabelled] or validation
+        tests = [*(Path(case["image"]) for case in self.content["test"]), *self.unlabelled]
+        validation = self.content["validation"] or [c for c in self.content["training"] if c.get("fold") == self.fold]
+        return tests or [Path(case["image"]) for case in validation]
 
 
 def listed(
@@ -155,7 +156,8 @@ def read_datalist(file: Path) -> Listed | None:
 
 
 def entries(folder: Path | None) -> dict[str, Path]:
-    """Images and folders of a folder by their names without suffix; nothing of a folder that is not there.
+    """Images and folders of a folder by their names without suffix; nothing of a folder that is not there, and no
+    result of this package that nobody has changed since.
 
     Raises:
         InputError: two have the same name, or the folder cannot be read.
@@ -163,9 +165,14 @@ def entries(folder: Path | None) -> dict[str, Path]:
     found: dict[str, Path] = {}
     if folder is None or not os.path.isdir(folder):
         return found
+    known: dict[Path, Written] = {}
+    lists = (LISTS, "manifest") if os.path.isdir(folder / LISTS) else ()
     for path in sorted(folder.iterdir()):
         is_folder = os.path.isdir(path)
-        if path.name.startswith(".") or not (is_folder or path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm"))):
+        is_image = path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm"))
+        if path.name.startswith(".") or path.name in lists or not (is_folder or is_image):
+            continue
+        if not is_folder and is_output(path, known) == "":
             continue
         other = found.setdefault(path.name if is_folder else stem_of(path), path)
         if other != path:

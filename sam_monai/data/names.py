@@ -62,7 +62,7 @@ def stem_of(file: Path) -> str:
 
 def _tree(file: Path, top: Path | None) -> str:
     """The folders between ``top`` and a picture or volume, with a slash at the end."""
-    if top is None or file.parent == top or not file.is_relative_to(top):
+    if top is None or top not in file.parent.parents:
         return ""
     tree = f"{file.parent.relative_to(top).as_posix()}/"
     return tree if tree.isprintable() and file.name.lower().endswith(IMAGE_SUFFIXES) else ""

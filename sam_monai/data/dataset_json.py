@@ -53,7 +53,7 @@ def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
     regions = [str(name)[:50] for name, value in entry.items() if isinstance(value, list)]
     if regions:
         raise InputError(
-            f'{file}: "labels" gives {", ".join(regions[:5])} lists of values, and such regions, which overlap, are not '
+            f'{file}: "labels" gives {", ".join(regions[:5])} lists of values, and regions, which overlap, are not '
             f"supported; give each voxel's value one name: {remedy}"
         )
     if all(isinstance(v, int) and not isinstance(v, bool) for v in entry.values()):

@@ -58,6 +58,8 @@ def write_dataset(
         known.content["modality"] = {"0": modality}
     dataset = dataset_of(known, names=labels)
     modalities = known.content.get("modality") or known.content.get("channel_names") or ""
+    if isinstance(modalities, list):
+        modalities = {str(i): name for i, name in enumerate(modalities)}
     relative = {
         part: [{key: os.path.relpath(case[key], out) for key in ("image", "label") if key in case} for case in cases]
         for part, cases in (("training", dataset.training), ("validation", dataset.validation), ("test", dataset.test))

@@ -117,7 +117,6 @@ def intensity_of(entry: Any, image: str, file: Path) -> str:
     if len(kinds) == 1:
         return kinds.pop()
     kind = "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
-    logger.info(
-        '%s: modality %s says neither CT, MR nor RGB; intensities are treated as "%s".', file, str(entry)[:200], kind
-    )
+    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if any(texts) else "nothing says CT, MR or RGB"
+    logger.info('%s: %s; intensities are treated as "%s", which the key intensity changes', file, what, kind)
     return kind

@@ -62,8 +62,8 @@ def _pairs(folder: Path, channel: int | None) -> Listed | None:
     if images is not None and labels is not None:
         of_images, of_labels = ({SPLITS.get(at.name.lower()): at for at in _folders(two)} for two in (images, labels))
         parts = [(split, at, of_labels.get(split)) for split, at in of_images.items() if split]
-        loose = [at for name, at in entries(images).items() if name.lower() not in SPLITS]
-        if parts and loose:
+        loose = [at for name, at in entries(images).items() if name.lower() not in SPLITS] if parts else []
+        if loose:
             raise InputError(f"{loose[0]}: lies beside the folder {parts[0][1].name}; move it into one of the splits")
         parts = parts or [("training", images, labels)]
     elif images is None and labels is None:
@@ -112,6 +112,8 @@ def _paired(
 
 def _mask_trees(folder: Path) -> Listed | None:
     """A folder a case with an image and a folder of masks, one a label, as of TotalSegmentator's data."""
+    if not any(_only(_folders(at), MASKS) for at in _folders(folder)):
+        return None
     cases: list[Case] = []
     odd: list[str] = []
     splits = _stated_splits(folder / "meta.csv")
@@ -190,6 +192,8 @@ def _lists(folder: Path) -> Listed | None:
 
 
 def _folders(folder: Path) -> list[Path]:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return []  # what cannot be read is said where images are looked for
     return [path for path in sorted(folder.iterdir()) if os.path.isdir(path) and not path.name.startswith(".")]
 
 

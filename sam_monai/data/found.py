@@ -12,13 +12,8 @@ from ..errors import InputError
 from .dataset import read_dataset
 from .dicom import Series, is_dicom, is_dicom_picture, sort_folder
 from .folders import understand
-from .names import IMAGE_SUFFIXES, VOLUME_SUFFIXES
+from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES
 
-# Files that nobody takes for an image: text, records, what systems leave behind, and the data beside .mhd.
-OTHER_SUFFIXES = (
-    ".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".yaml", ".yml", ".py",
-    ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".zraw", ".pt", ".exe",
-)  # fmt: skip
 OTHER_NAMES = ("dicomdir", "license", "readme")
 
 logger = logging.getLogger(__name__)

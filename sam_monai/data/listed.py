@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any
 from ..errors import InputError
 from .dataset_json import cases_of, parse
 from .made import LISTS, Written, is_output
-from .names import IMAGE_SUFFIXES, stem_of
+from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
 
 FOLDS = 5  # of which the last one validates where no split is stated
 SPLITS = {
@@ -20,6 +21,8 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "ts"), "test"),
 }
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -77,7 +80,7 @@ def listed(
         tree: see :class:`Listed`.
 
     Raises:
-        InputError: an image is listed twice.
+        InputError: an image is listed twice, or none is.
     """
     content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
     content |= {} if labels is None else {"labels": labels}
@@ -94,6 +97,8 @@ def listed(
         else:
             entry = {"image": str(case.image), "label": str(case.label)}
             content[case.split].append(entry if case.fold is None else entry | {"fold": case.fold})
+    if not seen:
+        raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
     training, fold = content["training"], None
     folds = {case["fold"] for case in training if "fold" in case}
     stated = bool(folds or content["validation"])
@@ -166,15 +171,22 @@ def entries(folder: Path | None) -> dict[str, Path]:
     if folder is None or not os.path.isdir(folder):
         return found
     known: dict[Path, Written] = {}
+    others: list[str] = []
     lists = (LISTS, "manifest") if os.path.isdir(folder / LISTS) else ()
     for path in sorted(folder.iterdir()):
         is_folder = os.path.isdir(path)
         is_image = path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm"))
-        if path.name.startswith(".") or path.name in lists or not (is_folder or is_image):
+        if path.name.startswith(".") or path.name in lists:
+            continue
+        if not (is_folder or is_image):
+            others += [] if path.name.lower().endswith(OTHER_SUFFIXES) else [path.name]
             continue
         if not is_folder and is_output(path, known) == "":
             continue
         other = found.setdefault(path.name if is_folder else stem_of(path), path)
         if other != path:
             raise InputError(f"{path}: {other.name} has the same name; keep one of the two files")
+    if others:
+        ends = " ".join(IMAGE_SUFFIXES)
+        logger.warning("%s: %d file(s) such as %s left out: images end in %s", folder, len(others), others[0], ends)
     return found

@@ -26,9 +26,9 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
     Raises:
         InputError: a case has several channels and none is chosen, a file is missing, or the splits fit no case.
     """
-    images, labels = entries(folder / "imagesTr"), entries(folder / "labelsTr")
-    if "training" in content and not any(f"{stem}_0000" in images for stem in labels):
+    if "training" in content and not _lists_other_names(folder, content["training"]):
         return None  # a Decathlon folder
+    images, labels = entries(folder / "imagesTr"), entries(folder / "labelsTr")
     if not images or not {"training", "numTraining", "file_ending", "channel_names"} & content.keys():
         return None
     names = content.get("channel_names", content.get("modality"))
@@ -81,6 +81,16 @@ def one_channel(
     if lacking:
         raise InputError(f"{top}: the case {lacking[0]} has no file {lacking[0]}_{number:04d}; copy it there")
     return {case: files[number] for case, files in cases.items()}
+
+
+def _lists_other_names(folder: Path, training: Any) -> bool:
+    """Whether a list is that of nnU-Net's first version, which leaves `_0000` out of the images' names."""
+    first = training[0] if isinstance(training, list) and training else None
+    image = first.get("image") if isinstance(first, dict) else None
+    if not isinstance(image, str) or "\0" in image:
+        return False
+    path = folder / image
+    return not os.path.exists(path) and os.path.exists(path.with_name(path.name.replace(".", "_0000.", 1)))
 
 
 def _set_folds(splits: list[Any], cases: Mapping[str, Case], file: Path) -> None:

@@ -7,12 +7,14 @@ import logging
 import re
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from dicom_maker import write_series
 from folder_maker import bids, image, label, mask, nnunet, pairs, segmentations
 from image_files import load_label
 
-from sam_monai.data import check_dataset, images_to_segment, read_dataset
+from sam_monai.data import LoadCased, check_dataset, images_to_segment, read_dataset
 from sam_monai.errors import InputError
 from sam_monai.training.cases import contents
 
@@ -83,6 +85,19 @@ def masks_for_each(top: Path) -> Path:
     return top
 
 
+def series(top: Path) -> Path:
+    """A DICOM series for each image, with a label map in NIfTI."""
+    for i in range(6):
+        volume = np.random.default_rng(i).integers(1, 255, (9, 8, 3)).astype(np.int16)
+        write_series(top / "images" / f"c{i}", volume, np.eye(4))
+        label(top / "labels" / f"c{i}.nii.gz")
+        header = LoadCased("image")({"image": f"{top}/images/c{i}"})["image"]
+        values = nibabel.load(top / "labels" / f"c{i}.nii.gz").get_fdata()
+        turned = values.reshape(header.shape[1:]).astype(np.uint8)
+        nibabel.save(nibabel.Nifti1Image(turned, header.affine.numpy()), top / "labels" / f"c{i}.nii.gz")
+    return top
+
+
 def with_meta(top: Path) -> Path:
     """The table of TotalSegmentator's data."""
     words = ("train", "train", "val", "train", "test", "train")
@@ -116,6 +131,7 @@ FORMS = {
     "splits within": (splits_within, TWO, ["c4", "c5"], [], "images/train/.*the split is stated"),
     "names with an end": (ends_in_mask, TWO, ["c_0004"], [], "images/ with masks/"),
     "masks for each": (masks_for_each, ("a", "b"), FIFTH, [], "images/ with labels/"),
+    "DICOM": (series, TWO, FIFTH, [], "images/ with labels/"),
     "TotalSegmentator": (segmentations, ("kidney left", "liver"), ["ct"], [], "a mask for each label.*every fifth"),
     "its table": (with_meta, ("kidney left", "liver"), ["ct"], ["ct"], "the split is stated"),
     "BIDS": (bids, TWO, ["sub-04_T1w"], [], "BIDS.*every fifth"),
@@ -157,6 +173,22 @@ def test_nnunets_first_version_lists_files_that_have_other_names(tmp_path):
     nnunet(tmp_path, training=listed, modality={"0": "CT"}, labels=named, channel_names=None, file_ending=None)
     dataset = read_dataset(tmp_path)
     assert check_dataset(dataset) == [] and dataset.intensity == "ct" and len(dataset.training) == 5
+
+
+def test_what_lies_beside_images_and_may_be_one_is_named(tmp_path, caplog):
+    for name in ("c9.gif", "notes.txt", ".c8.png"):
+        (pairs(tmp_path) / "images" / name).touch()
+    read_dataset(tmp_path)
+    (line,) = [message for message in caplog.messages if "left out" in message]
+    assert "1 file(s) such as c9.gif" in line
+
+
+def test_a_decathlon_list_is_read_as_ever_whatever_else_lies_there(tmp_path):
+    image(pairs(tmp_path, 3, "imagesTr", "labelsTr") / "imagesTr/c1.jpg")
+    cases = [{"image": f"imagesTr/c{i}.png", "label": f"labelsTr/c{i}.png"} for i in range(3)]
+    content = {"labels": {"0": "background", "1": "a", "2": "b"}, "numTraining": 2, "training": cases[:2]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"validation": cases[2:]}))
+    assert stems(read_dataset(tmp_path).training) == ["c0", "c1"]
 
 
 def test_every_fold_of_a_folder_without_a_split_validates_other_cases(tmp_path):

@@ -45,6 +45,8 @@ BAD = {
     "beside splits": (lambda t: [image(t / "images/train/a.png"), image(t / "images/b.png"),
                                  label(t / "labels/train/a.png")], r"b\.png: lies beside the folder train"),
     "one case": (lambda t: pairs(t, 1), "add a second case"),
+    "unknown suffixes": (lambda t: [(t / d).mkdir() or (t / d / "a.npy").touch() for d in ("images", "labels")],
+                         r"no image; known ones end in \.png"),
     "a gap": (lambda t: label(pairs(t) / "labels" / "c3.png", (1, 4)), r"c3\.png: the labels hold the values 1, 2, 4"),
     "a grey scale": (lambda t: label(pairs(t, 2) / "labels" / "c1.png", (85, 170, 255)), "hold the values 1, 2, 85"),
     "nothing": (lambda t: pairs(t, 2) and [label(t / f"labels/c{i}.png", (0,)) for i in range(2)], "but background"),

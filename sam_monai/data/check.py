@@ -20,6 +20,7 @@ from .grids import on_grid_of
 from .load import LoadCased
 from .preparing import check_size
 from .slicing import ToSlices
+from .unlabelled import UNLABELLED
 
 _MOST_LINES = 20
 
@@ -89,6 +90,10 @@ def check_dataset(
             problems.append(str(e))
         try:
             label = load_label(case)["label"]
+            annotated = label != UNLABELLED
+            if not annotated.any():
+                problems.append(f"{case['label']}: no voxel of it is annotated; remove the case")
+            label = label.masked_fill(~annotated, 0)
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
             held.update(values)
             if image_size is not None and scale == "whole":

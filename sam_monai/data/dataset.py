@@ -16,6 +16,7 @@ from .folders import label_names, understand
 from .listed import Listed
 from .mask_folders import is_mask_folder
 from .names import PICTURE_SUFFIXES
+from .unlabelled import KEY, is_ignored
 
 NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder of images and labels"
 FORMS = (
@@ -30,8 +31,9 @@ logger = logging.getLogger(__name__)
 class Dataset:
     """What a `dataset.json`, or a folder of another form, says, checked, with absolute paths.
 
-    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), and "fold" where the file has it.
-    Nothing else of an entry is kept: a dataset is data, and its keys shall meet none of the program's own.
+    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), "fold" where the file has it, and
+    "ignore" where a value in the label stands for voxels that nobody has annotated. Nothing else of an entry is kept: a
+    dataset is data, and its keys shall meet none of the program's own.
     """
 
     folder: Path
@@ -122,6 +124,10 @@ def dataset_of(
         raise InputError(f'{file}: "training" is missing or empty; list at least one {{"image", "label"}} pair')
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
+    if is_ignored(labels[-1]):
+        for case in (*training, *validation):
+            case[KEY] = len(labels)
+        labels = labels[:-1]
     reserved: tuple[str, ...] = ()
     if fold is not None:
         training, validation = _split(training, fold, file)

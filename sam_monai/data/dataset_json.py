@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import InputError
 from .names import PICTURE_SUFFIXES
+from .unlabelled import NAME, is_ignored
 
 LONGEST_NAME = 200  # of a label
 
@@ -76,8 +77,11 @@ def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
         )
     if "" in foreground or len({name.casefold() for name in foreground}) < len(foreground):
         raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')
-    if "ignore" in foreground and "ignore" in entry:
-        raise InputError(f'{file}: nnU-Net\'s "ignore" label is not supported; give those voxels a label of their own')
+    if any(map(is_ignored, foreground[:-1])) or all(map(is_ignored, foreground)):
+        raise InputError(
+            f'{file}: "labels" gives unlabelled voxels, "{NAME}", a value that is not the highest of several; '
+            "number the labels 1, 2, ... and give it the next value"
+        )
     return foreground
 
 

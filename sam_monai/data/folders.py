@@ -24,6 +24,7 @@ from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import MARK, stem_of
 from .nnunet import one_channel, read_nnunet
+from .unlabelled import is_ignored
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
 MASKS = ("segmentations", "segmentation", "masks", "labels")
@@ -224,7 +225,7 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
         if unknown:
             names = ", ".join(sorted(known.values())[:120])
             raise InputError(f"{cases[0]['label']}: there is no mask of {unknown[0]!r}; there are {names}")
-        return tuple(given or sorted(known.values()))
+        return tuple(given or sorted(known.values(), key=lambda name: (is_ignored(name), name)))
     load = LoadCased("label", labels=HIGHEST)
     values: dict[int, str] = {}
     for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):

@@ -27,6 +27,7 @@ from .mask_folders import is_mask_folder, merged
 from .names import PICTURE_SUFFIXES
 from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader
 from .picture_files import full_scale, image_picture, label_picture
+from .unlabelled import KEY, NAME, UNLABELLED
 
 logger = logging.getLogger(__name__)
 # MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.
@@ -42,7 +43,7 @@ class LoadCased(MapTransform):
     A folder with a mask for each label is read as one label map, see :mod:`sam_monai.data.mask_folders`.
     A label volume that is its image's grid but for the order and direction of the axes is turned.
     An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
-    as {0, 1}.
+    as {0, 1}. A case with the key "ignore", the value L + 1, gets :data:`~sam_monai.data.unlabelled.UNLABELLED` there.
 
     Training, evaluation, inference and servers load through here, so this is where every file is checked.
 
@@ -77,15 +78,22 @@ class LoadCased(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         image_path = str(case.get("image"))
+        ignored = case.pop(KEY, None)
+        names = self.names if ignored is None or self.names is None else (*self.names, NAME)
+        number = (self.labels or 0) + (ignored is not None)
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
                 if is_mask_folder(path):
-                    label = merged(path, self.names, lambda file: _as_label(self._read(file, label_picture), 1, file))
+                    label = merged(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
                 else:
-                    segmentation = is_segmentation(path)
-                    label = self._read_segmentation(path, case) if segmentation else self._read(path, label_picture)
-                    label = _as_label(label, self.labels or 0, path)
+                    segmented = is_segmentation(path)
+                    label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
+                    label = _as_label(label, number, path)
+                if ignored is not None:
+                    if ignored != number:
+                        raise InputError(f"{path}: unlabelled voxels have the value {ignored} where {number} is next")
+                    label = label.masked_fill(label == ignored, UNLABELLED)
                 case[key] = on_grid_of(label, case.get("image"), path, image_path)
             else:
                 case[key] = _accepted(self._pick(self._read(path, image_picture), path), path)
@@ -129,14 +137,14 @@ class LoadCased(MapTransform):
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
         return tensor
 
-    def _read_segmentation(self, path: str, case: Mapping[Hashable, Any]) -> MetaTensor:
+    def _read_segmentation(self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None) -> MetaTensor:
         image = case.get("image")
         if not isinstance(image, MetaTensor):
             if image is None:
                 raise InputError(f"{path}: is a DICOM SEG, which is read on its image's grid; name the image too")
             image = self._read(str(image), image_picture)
         affine = np.asarray(image.affine)
-        mask = read_segmentation(path, affine, image.shape[1:], self.names)
+        mask = read_segmentation(path, affine, image.shape[1:], names)
         return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
 
     def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:

@@ -11,6 +11,7 @@ from ..data.dataset import FORMS, Dataset, dataset_of, shown
 from ..data.folders import understand
 from ..data.load import LoadCased
 from ..data.made import is_output
+from ..data.unlabelled import KEY, NAME, UNLABELLED
 from ..errors import InputError
 from ..inference.outputs import Outputs
 from .pictures import chosen_slices, draw_rows, stretched, upright
@@ -64,10 +65,11 @@ def write_dataset(
         part: [{key: os.path.relpath(case[key], out) for key in ("image", "label") if key in case} for case in cases]
         for part, cases in (("training", dataset.training), ("validation", dataset.validation), ("test", dataset.test))
     }
+    ignored = (NAME,) if KEY in dataset.training[0] else ()
     content = {
         "name": dataset.name,
         "modality": modalities,
-        "labels": {str(i): name for i, name in enumerate(("background", *dataset.labels))},
+        "labels": {str(i): name for i, name in enumerate(("background", *dataset.labels, *ignored))},
         **relative,
     }
     outputs = Outputs(out)
@@ -92,6 +94,7 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     rows = []
     for case in (cases[i] for i in chosen):
         loaded = load(case)
+        loaded["label"] = loaded["label"].masked_fill(loaded["label"] == UNLABELLED, 0)
         image, label = (upright(loaded[key], "coarsest") for key in ("image", "label"))
         (k,) = chosen_slices(label[0], 1)
         name = os.path.relpath(case["image"], dataset.folder)

@@ -26,8 +26,8 @@ class LeaveOutUnlabelled(Transform):
     """Makes reference and prediction background where nobody has annotated, so that no metric compares them there."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        out = dict(data)
-        if "label" in out and (unlabelled := torch.as_tensor(out["label"]) == UNLABELLED).any():
+        out, label = dict(data), data.get("label")
+        if isinstance(label, torch.Tensor) and (unlabelled := label == UNLABELLED).any():  # inference has no label
             for key in ("pred", "label"):
                 out[key] = out[key].masked_fill(unlabelled.to(out[key].device), 0)
         return out

@@ -103,6 +103,7 @@ def test_metrics_compare_annotated_voxels_alone():
     part = case_metrics(pred[..., :4], label[..., :4], 2, [1.0, 1.0, 1.0], 1.0)
     assert [row["dice"] for row in whole] == pytest.approx([row["dice"] for row in part])
     assert torch.equal(label, kept)  # which a cache may hold
+    assert LeaveOutUnlabelled()({"pred": pred, "label": None})["pred"] is pred  # as at inference
     label[label == 2] = 1
     out = LeaveOutUnlabelled()({"pred": MetaTensor(pred), "label": MetaTensor(label)})
     (_, row) = case_metrics(out["pred"], out["label"], 2, [1.0, 1.0, 1.0], 1.0)

@@ -103,6 +103,14 @@ def series(args: argparse.Namespace) -> None:
         print(f"{one.path}  ({one.description}, {len(one.files)} file{'s' * (len(one.files) > 1)})")
 
 
+def dataset(args: argparse.Namespace) -> None:
+    """Write the dataset.json of a folder in another form, such as nnU-Net's, and draw three of its cases."""
+    from .results.dataset_file import write_dataset
+
+    names = None if args.labels is None else [name.strip() for name in args.labels.split(",")]
+    print("\n".join(write_dataset(args.folder, names, args.modality, args.channel, args.output)))
+
+
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     from .files import save_aside
@@ -180,6 +188,14 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     verify: {"adapter": ADAPTER, "--checkpoint": CHECKPOINT},
     verify_bundle: {"bundle": BUNDLE},
     series: {"folder": {"metavar": "FOLDER"}},
+    dataset: {
+        "folder": {"metavar": "FOLDER", "help": "of images and labels, or a CSV or JSON list of them"},
+        "--labels": {"metavar": "NAME,NAME", "help": "names in the order of the masks' values 1, 2, ...; where each "
+                     "label has a mask file, those to take"},
+        "--modality": {"help": "of the images, such as CT, MR or RGB (default: as the folder says)"},
+        "--channel": {"type": int, "metavar": "N", "help": "to take where a case has several files, from 0 on"},
+        "--output": {"help": "the folder to write to (default: FOLDER)"},
+    },
     merge: {
         "adapter": ADAPTER,
         "output": {"metavar": "OUTPUT", "help": "the checkpoint to write, as sam_merged.pth"},

@@ -17,8 +17,10 @@ from tqdm import tqdm
 from ..errors import InputError
 from .dataset import NO_DATA, Dataset, is_picture
 from .fingerprint import Fingerprint, FingerprintTaker
-from .load import LoadCased, on_grid_of
+from .grids import on_grid_of
+from .load import LoadCased
 from .preparing import check_size
+from .unlabelled import UNLABELLED
 
 _MOST_LINES = 20
 
@@ -101,6 +103,10 @@ def examine(
             problems.append(str(e))
         try:
             label = load_label(case)["label"]
+            annotated = label != UNLABELLED
+            if not annotated.any():
+                problems.append(f"{case['label']}: no voxel of it is annotated; remove the case")
+            label = label.masked_fill(~annotated, 0)
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
             if part == "training":
                 trained |= values

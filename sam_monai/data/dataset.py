@@ -1,42 +1,39 @@
-"""A dataset is a folder with a Decathlon `dataset.json`; this module reads it and says what it does not like."""
+"""A dataset is a folder with a Decathlon `dataset.json`, or in another form that is known; this module reads it."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
-import re
-import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..errors import InputError
-from ..networks.identity import RUN
+from .dataset_json import cases_of, intensity_of, labels_of
 from .dicom import is_dicom_picture
+from .folders import label_names, understand
+from .listed import Listed
+from .mask_folders import is_mask_folder
+from .names import PICTURE_SUFFIXES
+from .unlabelled import KEY, is_ignored
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
-
-LONGEST_NAME = 200  # of a label
-NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder with a dataset.json"
-
-_INTENSITY_WORDS = {
-    "ct": r"ct|cta|cbct|[cn]ect|computed",
-    "mr": r"f?mr\w*|t[12]\w*|flair|pdw?|dwi|adc|dti|swi|dce|bold|magnetic",
-    "picture": r"rgb|r|g|b|red|green|blue|colou?r|photo\w*|picture|\w*scop[iy]\w*|fundus|histo\w*",
-}
+NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder of images and labels"
+FORMS = (
+    "images/ beside labels/ or masks/, a folder of nnU-Net or BIDS, a folder for each case with an image and "
+    "segmentations/, or a CSV with the columns image and label"
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a `dataset.json` says, checked, with absolute paths.
+    """What a `dataset.json`, or a folder of another form, says, checked, with absolute paths.
 
-    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), and "fold" where the file has it.
-    Nothing else of an entry is kept: a dataset is data, and its keys shall meet none of the program's own.
+    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), "fold" where the file has it, and
+    "ignore" where a value in the label stands for voxels that nobody has annotated. Nothing else of an entry is kept: a
+    dataset is data, and its keys shall meet none of the program's own.
     """
 
     folder: Path
@@ -66,41 +63,80 @@ def read_dataset(
     train_cases_seed: int | None = None,
     fold: int | None = None,
 ) -> Dataset:
-    """Read the `dataset.json` of a folder. Images are not opened: see `sam_monai.data.check_dataset`.
+    """Read a folder with a `dataset.json`, or in another known form. Images are not opened, and labels only where
+    nothing states their names: see `sam_monai.data.check_dataset`.
 
     Args:
         dataset_dir: folder with `dataset.json` as of the Medical Segmentation Decathlon; nnU-Net's newer form of
-            `labels` ({"background": 0, "liver": 1}) and its `channel_names` are understood as well. ``None``: no cases
-            and no labels, for a configuration that holds its labels and gets its cases from a server.
+            `labels` ({"background": 0, "liver": 1}) and its `channel_names` are understood as well. Or a folder, CSV
+            or JSON list of another form, see :mod:`sam_monai.data.folders`. ``None``: no cases and no labels, for a
+            configuration that holds its labels and gets its cases from a server.
         train_cases: train on so many cases of the list, counted after the split: the first, or, with a
             ``train_cases_seed``, those that it draws.
-        seed: decides which cases are set aside where there is no `validation`: 20 % of them, at least one.
+        seed: decides which cases are set aside where a `dataset.json` has no `validation`: 20 % of them, at least one.
         fold: of a cross-validation: validate on the training cases whose key `fold`, as in Auto3DSeg's lists, has this
-            number, and train on the others.
+            number, and train on the others. A form without a split has five folds.
 
     Raises:
-        InputError: folder, file or keys that are missing or wrong, labels that are not 0..L, no training case.
+        InputError: folder, file or keys that are missing or wrong, an unknown form, labels that are not 0..L, no
+            training case.
     """
     if dataset_dir is None:
         return Dataset(Path(), "", (), "mr", [], [], [], ())
     _check_arguments(dataset_dir, seed, train_cases_seed, fold)
-    folder = Path(os.path.abspath(Path(dataset_dir).expanduser()))
-    file = folder / "dataset.json"
-    if not os.path.isdir(folder):
-        raise InputError(f"{folder}: no such folder; the dataset folder (key dataset_dir) holds a file dataset.json")
-    if not os.path.isfile(file):
-        what = "its dataset.json is no file" if os.path.lexists(file) else "holds no dataset.json"
-        raise InputError(f"{folder}: {what}; write one that lists labels, training and validation cases")
-    content = _parse(file)
-    labels = _labels(content.get("labels"), file)
-    training = _cases(content, "training", file, ("image", "label"))
-    validation = _cases(content, "validation", file, ("image", "label"))
-    test = _cases(content, "test", file, ("image",))
+    path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such folder; the key dataset_dir names a folder of images and labels")
+    known = understand(path)
+    if known is None:
+        raise InputError(f"{path}: holds no dataset.json and has no other known form: {FORMS}")
+    return dataset_of(known, train_cases, seed, train_cases_seed, fold)
+
+
+def dataset_of(
+    known: Listed,
+    train_cases: int | None = None,
+    seed: int = 0,
+    train_cases_seed: int | None = None,
+    fold: int | None = None,
+    names: Sequence[str] | None = None,
+) -> Dataset:
+    """A dataset of what a folder was understood to say.
+
+    Args:
+        known: as of :func:`sam_monai.data.folders.understand`.
+        train_cases, seed, train_cases_seed, fold: see :func:`read_dataset`.
+        names: of the labels, in place of those stated; of folders of masks they choose some.
+
+    Raises:
+        InputError: see :func:`read_dataset`; or an image has no label.
+    """
+    file, content = known.source, known.content
+    folder = file if os.path.isdir(file) else file.parent
+    if known.unlabelled:
+        more = f", nor have {len(known.unlabelled) - 1} more" if len(known.unlabelled) > 1 else ""
+        raise InputError(f"{known.unlabelled[0]}: has no label{more}; add it, or move the image to those for testing")
+    labels = labels_of(content.get("labels"), file) if "labels" in content or not known.how else None
+    training = cases_of(content, "training", file, ("image", "label"))
+    validation = cases_of(content, "validation", file, ("image", "label"))
+    test = cases_of(content, "test", file, ("image",))
     if not training:
         raise InputError(f'{file}: "training" is missing or empty; list at least one {{"image", "label"}} pair')
+    if labels is None or names is not None:
+        labels = _named(labels, names, [*training, *validation], known)
+    if is_ignored(labels[-1]):
+        for case in (*training, *validation):
+            case[KEY] = len(labels)
+        labels = labels[:-1]
+    reserved: tuple[str, ...] = ()
     if fold is not None:
         training, validation = _split(training, fold, file)
-    reserved: tuple[str, ...] = ()
+    elif known.fold is not None:
+        training, validation = _split(training, known.fold, file)
+        reserved = () if known.stated else tuple(Path(case["image"]).name for case in validation)
+    if known.how:
+        held = [Path(case["image"]).name for case in validation]
+        logger.info("%s: %s (%s). Labels: %s", file, known.how, shown(held), shown(labels))
     if not validation:
         training, validation = _set_aside(training, seed, file)
         reserved = tuple(Path(case["image"]).name for case in validation)
@@ -131,7 +167,7 @@ def read_dataset(
         folder=folder,
         name=content["name"] if isinstance(content.get("name"), str) and content["name"] else folder.name,
         labels=labels,
-        intensity=_intensity(content.get("modality", content.get("channel_names", "")), training[0]["image"], file),
+        intensity=intensity_of(content.get("modality", content.get("channel_names", "")), training[0]["image"], file),
         training=training,
         validation=validation,
         test=test,
@@ -139,9 +175,34 @@ def read_dataset(
     )
 
 
+def shown(names: Sequence[str], most: int = 12) -> str:
+    """Names in a line of bounded length."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def is_picture(path: str | Path) -> bool:
     """Tell whether a file, or the DICOM image in a folder, is a picture and no volume."""
     return str(path).lower().endswith(PICTURE_SUFFIXES) or is_dicom_picture(path)
+
+
+def _named(
+    stated: Sequence[str] | None, names: Sequence[str] | None, cases: list[dict], known: Listed
+) -> tuple[str, ...]:
+    """The labels' names where nothing states them, or where a user renames them."""
+    if stated is None:
+        found = label_names(cases, names)
+        if names is None and not is_mask_folder(cases[0]["label"]):
+            folder = known.source if os.path.isdir(known.source) else known.source.parent
+            logger.warning(
+                "%s: nothing names the labels, and S-SAM prompts by name: python -m sam_monai dataset %s --labels %s "
+                "writes a dataset.json with names",
+                *(known.source, folder, ",".join(f"NAME{i}" for i in range(1, min(len(found), 3) + 1))),
+            )
+    elif names is not None and len(names) != len(stated):
+        raise InputError(f"{known.source}: has the labels {', '.join(stated)}, and {len(names)} are named; name all")
+    else:
+        found = names or stated
+    return labels_of({"0": "background", **{str(i): name for i, name in enumerate(found, 1)}}, known.source)
 
 
 def _check_arguments(dataset_dir: object, seed: object, train_cases_seed: object, fold: object) -> None:
@@ -150,84 +211,6 @@ def _check_arguments(dataset_dir: object, seed: object, train_cases_seed: object
     for name, value in (("seed", seed), ("train_cases_seed", train_cases_seed), ("fold", fold)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
             raise InputError(f"the key {name} is {value!r}; give a whole number from 0 on")
-
-
-def _parse(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as e:
-        raise InputError(f"{file}: broken JSON at line {e.lineno}, column {e.colno}: {e.msg}; correct it") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{file}: cannot be read ({e}); save it as a UTF-8 text file") from e
-    except RecursionError as e:
-        raise InputError(f"{file}: is nested too deep; write a plain list of cases") from e
-    except ValueError as e:  # a number of thousands of digits
-        raise InputError(f"{file}: cannot be read ({e}); correct it") from e
-    if not isinstance(content, dict):
-        raise InputError(f'{file}: must hold one JSON object, {{"labels": ..., "training": [...]}}')
-    return content
-
-
-def _labels(entry: Any, file: Path) -> tuple[str, ...]:
-    remedy = 'write "labels": {"0": "background", "1": "first label", "2": "second label"}'
-    if not isinstance(entry, dict) or not entry:
-        raise InputError(f'{file}: the key "labels" is missing or no object; {remedy}')
-    if any(isinstance(v, list) for v in entry.values()):
-        raise InputError(f'{file}: "labels" holds lists of values; overlapping labels are not supported; {remedy}')
-    if all(isinstance(v, int) and not isinstance(v, bool) for v in entry.values()):
-        names = {value: name for name, value in entry.items()}
-    elif all(isinstance(v, str) and k.strip().isdecimal() and len(k) < 9 for k, v in entry.items()):
-        names = {int(k): v for k, v in entry.items()}
-    else:
-        raise InputError(f'{file}: "labels" does not give each label a whole number and a name; {remedy}')
-    if len(names) < len(entry) or sorted(names) != list(range(len(names))) or len(names) < 2:
-        found = ", ".join(str(k)[:20] for k in sorted(names)[:20])
-        raise InputError(
-            f'{file}: "labels" has the values {found}; they must be 0 (the background), 1, 2, ... '
-            f"without a gap, in the label files too; {remedy}"
-        )
-    foreground = tuple(names[value].strip() for value in range(1, len(names)))
-    odd = [name for name in foreground if len(name) > LONGEST_NAME or not name.isprintable()]
-    if odd:
-        raise InputError(
-            f"{file}: the label {odd[0][:50]!r}... is no name; names have up to {LONGEST_NAME} characters that print"
-        )
-    if acted_upon := [name for name in foreground if RUN.match(name)]:
-        raise InputError(
-            f"{file}: the label {acted_upon[0]!r} is what a configuration would run or look up (as it does what begins "
-            "with $, @ or %); rename it"
-        )
-    if "" in foreground or len({name.casefold() for name in foreground}) < len(foreground):
-        raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')
-    if "ignore" in foreground and "ignore" in entry:
-        raise InputError(f'{file}: nnU-Net\'s "ignore" label is not supported; give those voxels a label of their own')
-    return foreground
-
-
-def _cases(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, ...]) -> list[dict]:
-    entries = content.get(key) or []
-    shape = " and ".join(f'"{k}"' for k in wanted)
-    if not isinstance(entries, list):
-        raise InputError(f'{file}: "{key}" must be a list of objects with {shape}')
-    cases = []
-    for number, entry in enumerate(entries):
-        if wanted == ("image",) and isinstance(entry, str):
-            entry = {"image": entry}
-        if not isinstance(entry, dict) or not all(_is_path(entry.get(k)) for k in wanted):
-            raise InputError(
-                f'{file}: entry {number} of "{key}" is {reprlib.repr(entry)}; '
-                f"it must give {shape} as paths relative to the folder"
-            )
-        paths = {k: os.path.abspath(file.parent / entry[k]) for k in wanted}
-        cases.append({**paths, "fold": entry["fold"]} if "label" in wanted and "fold" in entry else paths)
-    return cases
-
-
-def _is_path(value: object) -> bool:
-    try:
-        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
-    except UnicodeEncodeError:  # half of a pair of surrogates
-        return False
 
 
 def _split(cases: list[dict], fold: int, file: Path) -> tuple[list[dict], list[dict]]:
@@ -246,19 +229,3 @@ def _set_aside(cases: list[dict], seed: int, file: Path) -> tuple[list[dict], li
         raise InputError(f'{file}: one training case and no "validation"; add a second case to either list')
     chosen = set(random.Random(seed).sample(range(len(cases)), max(1, round(0.2 * len(cases)))))
     return [c for i, c in enumerate(cases) if i not in chosen], [cases[i] for i in sorted(chosen)]
-
-
-def _intensity(entry: Any, image: str, file: Path) -> str:
-    entry = "" if entry is None else entry
-    texts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry]
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError(f'{file}: "modality" must name each channel, as in {{"0": "CT"}} or {{"0": "RGB"}}')
-    words = {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
-    kinds = {kind for kind, known in _INTENSITY_WORDS.items() for word in words if re.fullmatch(known, word)}
-    if len(kinds) == 1:
-        return kinds.pop()
-    kind = "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
-    logger.info(
-        '%s: modality %s says neither CT, MR nor RGB; intensities are treated as "%s".', file, str(entry)[:200], kind
-    )
-    return kind

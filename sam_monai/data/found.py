@@ -9,15 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError
-from .dataset import PICTURE_SUFFIXES, VOLUME_SUFFIXES, read_dataset
+from .dataset import read_dataset
 from .dicom import Series, is_dicom, is_dicom_picture, sort_folder
+from .folders import understand
+from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES
 
-IMAGE_SUFFIXES = PICTURE_SUFFIXES + VOLUME_SUFFIXES
-# Files that nobody takes for an image: text, records, what systems leave behind, and the data beside .mhd.
-OTHER_SUFFIXES = (
-    ".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".yaml", ".yml", ".py",
-    ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".zraw", ".pt", ".exe",
-)  # fmt: skip
 OTHER_NAMES = ("dicomdir", "license", "readme")
 
 logger = logging.getLogger(__name__)
@@ -26,25 +22,30 @@ logger = logging.getLogger(__name__)
 class Images(list[dict[str, str]]):
     """Cases with the one key "image", an absolute path, as of :func:`images_to_segment`."""
 
-    def __init__(self, paths: list[Path], passed_over: list[tuple[Path, str]] | None = None) -> None:
+    def __init__(
+        self, paths: list[Path], passed_over: list[tuple[Path, str]] | None = None, top: Path | None = None
+    ) -> None:
         super().__init__({"image": str(path)} for path in paths)
         self.passed_over = [(str(path), reason) for path, reason in passed_over or []]
         """What lies in the folder and is not among the cases: a path and the reason."""
+        self.top = top
+        """The folder whose tree the results keep, see :class:`sam_monai.data.names.CaseNames`."""
 
 
 def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) -> Images:
     """List the images to run a network on, as dicts with the one key "image" and an absolute path.
 
     Args:
-        source: a folder with `dataset.json` (its test images or, without any, its validation images), a folder of
-            images (those with a known suffix, sorted by name, and the DICOM series in it and in all folders within,
-            each told by its folder or, where that holds several, by a file), or one image file.
+        source: a folder or list of cases that :func:`read_dataset` knows (its test images and those without a label
+            or, where there are none, its validation images); a folder of images (pictures in it, volumes in it and in
+            all folders within, and the DICOM series there, each told by its folder or, where that holds several, by a
+            file); or one image file.
         seed: that of `read_dataset`, for a dataset without `validation` and `test`.
         spatial_dims: with 3, DICOM pictures without a place in the patient, such as dose reports, are passed over.
 
     Returns:
         The list. Its ``passed_over`` holds whatever else lies there and may be an image, with the reason: DICOM that
-        cannot be read, a series that lies in several folders, files of an unknown type, images in folders within.
+        cannot be read, a series that lies in several folders, files of an unknown type, pictures in folders within.
 
     Raises:
         InputError: nothing there, or nothing in it that looks like an image.
@@ -52,13 +53,16 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
     if not isinstance(source, str | Path) or not str(source):
         raise InputError(f"the key dataset_dir is {source!r}; give the path of a folder or of an image")
     path = Path(os.path.abspath(Path(source).expanduser()))
-    if os.path.isfile(path) and path.name != "dataset.json":
+    if os.path.isfile(path) and path.suffix.lower() not in (".json", ".csv"):
         return Images([path])
-    if path.name == "dataset.json" or os.path.isfile(path / "dataset.json"):
-        dataset = read_dataset(path.parent if path.name == "dataset.json" else path, seed=seed)
-        return Images([Path(case["image"]) for case in dataset.test or dataset.validation])
-    if not os.path.isdir(path):
+    if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
+    if (known := understand(path)) is not None:
+        if not known.how:
+            dataset = read_dataset(path, seed=seed)
+            return Images([Path(case["image"]) for case in dataset.test or dataset.validation])
+        logger.info("%s: %s. Segmented are its images for testing, else those for validation", path, known.how)
+        return Images(known.to_segment(), top=known.source if known.tree else None)
     images: list[Path] = []
     found: list[Series] = []
     passed_over: list[tuple[Path, str]] = []
@@ -99,7 +103,7 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
         raise InputError(
             f"{path}: holds no image; put files there that end in one of {known}, DICOM series, or a dataset.json{left}"
         )
-    return Images(images, passed_over)
+    return Images(images, passed_over, path)
 
 
 def folders_in(top: Path) -> Iterator[tuple[Path, str]]:
@@ -132,7 +136,8 @@ def _why_not(file: Path, at_top: bool, unfit: list[tuple[Path, str]]) -> str | N
     if not os.path.isfile(file):
         return "it is a link to nothing, or no ordinary file"
     if name.endswith(IMAGE_SUFFIXES):
-        return None if at_top else "it lies in a folder within; name that folder to segment its images"
+        within = "it lies in a folder within; name that folder to segment its pictures"
+        return None if at_top or name.endswith(VOLUME_SUFFIXES) else within
     if is_dicom(file) or name.endswith(OTHER_SUFFIXES) or name.partition(".")[0] in OTHER_NAMES:
         return ""
     return f"its name ends in none of {' '.join(IMAGE_SUFFIXES)}, and it is no DICOM file"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
 import logging
 import os
 from collections.abc import Hashable, Mapping, Sequence
@@ -15,18 +14,20 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, PILReader
-from monai.transforms import LoadImage, MapTransform, Orientation
+from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
-from nibabel.orientations import aff2axcodes
 from PIL import Image
 
 from ..errors import InputError
-from .affines import TOLERANCE, apart, check_affine
-from .dataset import PICTURE_SUFFIXES
+from .affines import check_affine
 from .dicom import FRAME, DicomReader, is_dicom
 from .dicom_seg import is_segmentation, read_segmentation
-from .nifti import FULL_SCALE, OTHER_AFFINE, TIME_POINTS, NiftiReader
+from .grids import on_grid_of
+from .mask_folders import is_mask_folder, merged
+from .names import PICTURE_SUFFIXES
+from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader
 from .picture_files import full_scale, image_picture, label_picture
+from .unlabelled import KEY, NAME, UNLABELLED
 
 logger = logging.getLogger(__name__)
 # MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.
@@ -39,9 +40,10 @@ class LoadCased(MapTransform):
     Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
     axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept. A DICOM series is
     a folder or any file of it, see :mod:`sam_monai.data.dicom`. A DICOM SEG is read as a label on its image's grid.
+    A folder with a mask for each label is read as one label map, see :mod:`sam_monai.data.mask_folders`.
     A label volume that is its image's grid but for the order and direction of the axes is turned.
     An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
-    as {0, 1}.
+    as {0, 1}. A case with the key "ignore", the value L + 1, gets :data:`~sam_monai.data.unlabelled.UNLABELLED` there.
 
     Training, evaluation, inference and servers load through here, so this is where every file is checked.
 
@@ -76,12 +78,23 @@ class LoadCased(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         image_path = str(case.get("image"))
+        ignored = case.pop(KEY, None)
+        names = self.names if ignored is None or self.names is None else (*self.names, NAME)
+        number = (self.labels or 0) + (ignored is not None)
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
-                segmentation = is_segmentation(path)
-                label = self._read_segmentation(path, case) if segmentation else self._read(path, label_picture)
-                case[key] = on_grid_of(_as_label(label, self.labels or 0, path), case.get("image"), path, image_path)
+                if is_mask_folder(path):
+                    label = merged(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
+                else:
+                    segmented = is_segmentation(path)
+                    label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
+                    label = _as_label(label, number, path)
+                if ignored is not None:
+                    if ignored != number:
+                        raise InputError(f"{path}: unlabelled voxels have the value {ignored} where {number} is next")
+                    label = label.masked_fill(label == ignored, UNLABELLED)
+                case[key] = on_grid_of(label, case.get("image"), path, image_path)
             else:
                 case[key] = _accepted(self._pick(self._read(path, image_picture), path), path)
         return case
@@ -124,14 +137,14 @@ class LoadCased(MapTransform):
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
         return tensor
 
-    def _read_segmentation(self, path: str, case: Mapping[Hashable, Any]) -> MetaTensor:
+    def _read_segmentation(self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None) -> MetaTensor:
         image = case.get("image")
         if not isinstance(image, MetaTensor):
             if image is None:
                 raise InputError(f"{path}: is a DICOM SEG, which is read on its image's grid; name the image too")
             image = self._read(str(image), image_picture)
         affine = np.asarray(image.affine)
-        mask = read_segmentation(path, affine, image.shape[1:], self.names, str(image.meta.get(FRAME, "")))
+        mask = read_segmentation(path, affine, image.shape[1:], names, str(image.meta.get(FRAME, "")))
         return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
 
     def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:
@@ -162,49 +175,6 @@ def _accepted(image: Any, path: str) -> Any:
     if high - low <= 1e-5 * max(abs(low), abs(high)):  # what is left of one value where numbers are rounded
         raise InputError(f"{path}: every intensity is {low:g}; export it again or remove the case")
     return image
-
-
-def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
-    """A label on the grid of its image: as it is, or with its axes in another order and direction, as converters of
-    DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by rounding.
-
-    An image whose sform and qform differ lies at either place.
-
-    Raises:
-        InputError: the label has another shape or lies elsewhere.
-    """
-    if not isinstance(image, MetaTensor):
-        return label
-    distance = 0.0
-    if image.ndim == label.ndim == 4:
-        for grid, place in itertools.product(_affines(image), _affines(label)):
-            codes = "".join(map(str, aff2axcodes(grid)))
-            there = MetaTensor(label.as_tensor(), meta=dict(label.meta))
-            there.affine = torch.as_tensor(place)
-            for found in (there, Orientation(axcodes=codes, labels=None)(there)):
-                if found.shape[1:] == image.shape[1:]:
-                    distance = apart(grid, found.affine, image.shape[1:])
-                    if distance <= TOLERANCE:
-                        found.affine = image.affine
-                        found.applied_operations = []  # this is how the label is now; nothing shall undo it
-                        return found
-    if image.shape[1:] != label.shape[1:]:
-        sizes = [" x ".join(str(n) for n in tensor.shape[1:]) for tensor in (label, image)]
-        raise InputError(
-            f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; "
-            "save the label on the grid of its image"
-        )
-    if distance:
-        raise InputError(
-            f"{label_path}: its affine differs from that of {image_path} by up to {distance:.3g} voxels; "
-            "copy the image's header to the label if their voxels match, else resample it"
-        )
-    return label
-
-
-def _affines(volume: MetaTensor) -> list[np.ndarray]:
-    other = volume.meta.get(OTHER_AFFINE)
-    return [np.asarray(affine, float) for affine in (volume.affine, other) if affine is not None]
 
 
 def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:

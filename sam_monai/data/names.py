@@ -7,8 +7,14 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from .dataset import PICTURE_SUFFIXES, VOLUME_SUFFIXES
-
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+IMAGE_SUFFIXES = PICTURE_SUFFIXES + VOLUME_SUFFIXES
+# Files that nobody takes for an image: text, records, what systems leave behind, and the data beside .mhd.
+OTHER_SUFFIXES = (
+    ".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".yaml", ".yml", ".py",
+    ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".zraw", ".pt", ".exe",
+)  # fmt: skip
 MARK = "_seg"  # what is added to a case's name in the name of its mask
 LONGEST = 180  # bytes: file systems take 255, and suffixes are added
 SUFFIXES = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"), key=len, reverse=True)
@@ -19,9 +25,14 @@ class CaseNames:
 
     Two files never have the same name, nor names that differ in case or in Unicode's form alone, which some file
     systems take for the same. No name ends in :data:`MARK`, so the mask of one case never has the name of another.
+
+    Args:
+        top: a folder whose tree is kept: a picture or volume in a folder within it has a name like ``folder/stem``.
+            DICOM is named by its series.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, top: Path | None = None) -> None:
+        self.top = top
         self.files: dict[str, Path] = {}
         """Whom a name belongs to. Names from an earlier run may be added before the first call."""
         self._names: dict[Path, str] = {}
@@ -35,21 +46,35 @@ class CaseNames:
                 self._names.setdefault(owner, name)
                 self._taken.add(_folded(name))
         if file not in self._names:
-            name = next(name for name in _candidates(file) if self._free(name))
+            tree = _tree(file, self.top)
+            name = next(tree + name for name in _candidates(file) if self._free(name, tree))
             self.files[name], self._names[file] = file, name
             self._taken.add(_folded(name))
         return self._names[file]
 
-    def _free(self, name: str) -> bool:
-        """Whether a name is a good one that no file has."""
-        folded = _folded(name)
+    def _free(self, name: str, tree: str) -> bool:
+        """Whether a name is a good one that no file in the same folder has."""
+        folded = _folded(tree + name)
         good = name.strip(". ") and name.isprintable() and len(name.encode(errors="replace")) <= LONGEST
         return bool(good) and not folded.endswith(MARK) and folded not in self._taken
 
 
-def _candidates(file: Path) -> Iterator[str]:
+def stem_of(file: Path) -> str:
+    """A file's name without a known suffix."""
     suffix = next((s for s in SUFFIXES if file.name.lower().endswith(s)), "")
-    stem = file.name[: len(file.name) - len(suffix)]
+    return file.name[: len(file.name) - len(suffix)]
+
+
+def _tree(file: Path, top: Path | None) -> str:
+    """The folders between ``top`` and a picture or volume, with a slash at the end."""
+    if top is None or top not in file.parent.parents:
+        return ""
+    tree = f"{file.parent.relative_to(top).as_posix()}/"
+    return tree if tree.isprintable() and file.name.lower().endswith(IMAGE_SUFFIXES) else ""
+
+
+def _candidates(file: Path) -> Iterator[str]:
+    stem = stem_of(file)
     yield from (stem, f"{file.parent.name}_{stem}", file.name)
     digest = hashlib.sha256(str(file).encode(errors="surrogateescape")).hexdigest()
     short = "".join(c for c in stem if c.isprintable()).encode(errors="replace")[: LONGEST - 20].decode(errors="ignore")

@@ -16,6 +16,8 @@ from monai.data import MetaTensor
 from monai.transforms import RandFlipd, RandomizableTransform, Transform
 from torch import Tensor
 
+from .unlabelled import UNLABELLED
+
 logger = logging.getLogger(__name__)
 
 # English, German, French, Spanish, Italian, Portuguese, Dutch, Latin, and what atlases write.
@@ -144,8 +146,10 @@ class SwapSides(RandomizableTransform):
         out = flip(data)
         if flip._do_transform:
             label = out["label"]
-            values = self.table.to(label.device)[torch.as_tensor(label).long()].to(label.dtype)
-            out["label"] = MetaTensor(torch.as_tensor(values), meta=getattr(label, "meta", None))
+            values = torch.as_tensor(label)
+            known = values != UNLABELLED
+            swapped = self.table.to(label.device)[torch.where(known, values, 0).long()].to(label.dtype)
+            out["label"] = MetaTensor(torch.where(known, swapped, values), meta=getattr(label, "meta", None))
         return out
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
+from ..data.made import LISTS, Written, digest, is_output, written
 from ..errors import InputError
 from ..files import aside, cannot_write
 
-LISTS = "written"  # a folder within each folder of results
 RUN = ""  # the case of files that belong to a whole run, such as a report
-Written = dict[str, dict[str, set[str]]]  # file's name in lower case -> case -> hashes of what was written
 
 
 class Outputs:
@@ -96,38 +94,6 @@ class Outputs:
             raise cannot_write(path, error) from error
 
 
-def written(folder: Path) -> Written:
-    """What :class:`Outputs` wrote to a folder."""
-    listed: Written = {}
-    for file in sorted((folder / LISTS).glob("*.jsonl")):
-        with suppress(OSError):
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-                with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                    entry = json.loads(line)
-                    of = listed.setdefault(entry["file"].casefold(), {})
-                    of.setdefault(entry["case"], set()).add(entry["sha256"])
-    return listed
-
-
-def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:
-    """Whether a file has the name of a result in its folder. ``None`` if not; "" if it is that result; else, where its
-    content is another, the reason why it is taken for no image.
-
-    Args:
-        file: of any folder.
-        known: what :func:`written` says of folders, filled here.
-    """
-    path = Path(file)
-    if path.parent not in known:
-        known[path.parent] = written(path.parent)
-    of = known[path.parent].get(path.name.casefold())
-    if of is None:
-        return None
-    if any(digest(path) in hashes for hashes in of.values()):
-        return ""
-    return f"has the name of a result of {next(iter(of)) or 'an earlier run'} and has been changed since"
-
-
 def holds_outputs_alone(path: Path, known: dict[Path, Written]) -> bool:
     """Whether a file is a result or a list of results, or a folder holds no other files."""
     if path.is_dir():
@@ -143,11 +109,3 @@ def picture_file(folder: Path, name: str, spatial_dims: int) -> Path:
 def identity(case: str | Path) -> str:
     """A case by its image's real path, whatever links lead there."""
     return os.path.realpath(case) if str(case) != RUN else RUN
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file; nothing that is listed where it is no file that can be read."""
-    if path.is_file():  # and no pipe, which would never end
-        with suppress(OSError), path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    return "unreadable"

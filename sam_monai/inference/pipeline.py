@@ -17,6 +17,7 @@ from torch import nn
 
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
+from ..data.unlabelled import LeaveOutUnlabelled
 from ..networks.adapter_files import load_adapter
 from ..prompts.requests import KeepClicks
 from .slabs import SlabInferer, ToFileGridd
@@ -35,7 +36,8 @@ def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
 
 
 def postprocessing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:
-    """What the inferer gives to a label map on the grid of the image's own file.
+    """What the inferer gives to a label map on the grid of the image's own file, and where the reference is not
+    annotated, to background as the reference itself.
 
     Args:
         preparation: the transforms that prepared the image.
@@ -47,7 +49,7 @@ def postprocessing(preparation: Compose, largest_component: bool = False, fill_h
         steps.append(KeepLargestConnectedComponentd("pred"))
     if fill_holes:
         steps.append(FillHolesd("pred"))
-    return Compose(steps)
+    return Compose([*steps, LeaveOutUnlabelled()])
 
 
 def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> Inferer:

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from ..backbones.weights import content_hash
 from ..data.dicom import is_dicom, series_of
+from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
 from ..errors import InputError, input_error_in
@@ -30,13 +31,15 @@ from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter
 from ..prompts.requests import prompts_beside
 from .masks import SaveMasks
-from .outputs import RUN, Outputs, Written, holds_outputs_alone, is_output, picture_file
+from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
 
 Record = dict[str, Any]
 
 
 class Studies:
     """Runs an evaluator on every image of a list, and keeps a record of each in ``<folder>/manifest/<case>.json``.
+
+    Images in folders within that of the list have their results in folders of the same names.
 
     A study is skipped if its record says that the same adapter segmented it with the same settings, its image is
     unchanged and its mask is still there. An interrupted run therefore continues where it stopped. Under ``torchrun``
@@ -69,6 +72,7 @@ class Studies:
     ) -> None:
         self.evaluator, self.transform, self.masks = evaluator, transform, masks
         self.outputs, self.folder = Outputs(masks.folder), masks.folder / "manifest"
+        masks.names.top = getattr(cases, "top", None)
         self.report_file = masks.folder / "report.html"
         self.spatial_dims: int = settings["preparation"]["spatial_dims"]
         self.write_report = report
@@ -152,10 +156,11 @@ class Studies:
 
     def name_cases(self) -> None:
         """Give every case its name: a name that another image has in this folder stays that image's own."""
-        for file in sorted(self.folder.glob("*.json")):
+        for file in sorted(self.folder.rglob("*.json")):
             record = read_record(file)
             if record is not None:
-                self.masks.names.files.setdefault(file.stem, Path(record["image"]))
+                name = file.relative_to(self.folder).with_suffix("").as_posix()
+                self.masks.names.files.setdefault(name, Path(record["image"]))
         for case in self.cases:  # all of them, so that every process gives an image the same name
             self.masks.names(case["image"])
 
@@ -248,7 +253,9 @@ def read_record(file: Path) -> Record | None:
         for held in counts
     )
     mask, state = record.get("mask"), record.get("state")
-    return record if numbers and isinstance(mask, str) and Path(mask).name == mask and state is not None else None
+    if not numbers or state is None or not isinstance(mask, str) or Path(mask).is_absolute():
+        return None
+    return record if Path(mask).name and ".." not in Path(mask).parts else None
 
 
 def named(record: Record) -> str:

@@ -10,6 +10,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from ..data.unlabelled import UNLABELLED
 from .drawn import corrective_click, draw_prompts, pick_object
 
 
@@ -33,11 +34,13 @@ class PromptedTraining(Inferer):
         self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, label: Tensor, **kwargs: Any
     ) -> dict[str, Tensor]:
         """Images (B, C, *spatial) and label maps (B, 1, *spatial) to logits ``automatic`` (B, L + 1, *spatial) and
-        ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean."""
+        ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean, 1 on them
+        and unlabelled where the label is."""
         rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
         embedding = getattr(network, "module", network).encode(inputs)
         automatic = network(inputs, embedding)
         known = automatic.detach()
+        unlabelled = label == UNLABELLED
         objects, answers = [], []
         for _ in range(self.draws):
             target = pick_object(label, rng, self.labels)
@@ -45,8 +48,8 @@ class PromptedTraining(Inferer):
             for _ in range(rng.randint(self.corrections + 1)):
                 with torch.no_grad():
                     answer = network(inputs, embedding.detach(), automatic=known, **prompts)
-                prompts = corrective_click(target, answer[:, 1:] > 0, prompts)
-            objects.append(target)
+                prompts = corrective_click(target, (answer[:, 1:] > 0) & ~unlabelled, prompts)
+            objects.append(target.to(label.dtype).masked_fill(unlabelled, UNLABELLED))
             answers.append(network(inputs, embedding, automatic=known, **prompts))
         return {
             "automatic": automatic,

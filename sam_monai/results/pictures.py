@@ -61,32 +61,56 @@ def case_picture(
         path: file to write, in place.
         slices: rows at most.
     """
+    shown = stretched(image)
+    places = chosen_slices(next(iter(maps.values())), slices)
+    rows = [(shown[..., k], {"image": None, **{name: each[..., k] for name, each in maps.items()}}) for k in places]
+    draw_rows(rows, labels, title, path)
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    """An image with its range mapped to [0, 1], but for its extremes."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
+def draw_rows(
+    rows: Sequence[tuple[np.ndarray, Mapping[str, np.ndarray | None]]], labels: Sequence[str], title: str, path: Path
+) -> None:
+    """Write one PNG of planes in rows, with label maps as contours over them and a legend.
+
+    Args:
+        rows: of each an image (1 or 3, rows, columns) in [0, 1] and what is shown over it: column titles and label maps
+            (rows, columns), or ``None`` for the image alone. Titles that are those of the row above are left out.
+        labels: names for the legend; a name that the font cannot write is told by its number.
+        title: heading.
+        path: file to write, in place.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    low, high = np.percentile(image, (0.5, 99.5))
-    shown = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
     colours = [f"C{i % 10}" for i in (1, 0, 2, *range(3, len(labels) + 1))]
-    rows = chosen_slices(next(iter(maps.values())), slices)
-    height = image.shape[1] / image.shape[2]
-    figure = Figure(figsize=(3 * (1 + len(maps)), 3 * height * len(rows) + 0.7), layout="constrained")
+    heights = [plane.shape[1] / plane.shape[2] for plane, _ in rows]
+    columns = len(rows[0][1])
+    figure = Figure(figsize=(3 * columns, 3 * sum(heights) + 0.7), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(len(rows), 1 + len(maps), squeeze=False)
-    for line, k in zip(axes, rows, strict=True):
-        plane = np.moveaxis(shown[..., k], 0, -1)
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    above: list[str] = []
+    for line, (plane, maps) in zip(axes, rows, strict=True):
+        plane = np.moveaxis(plane, 0, -1)
         plane = np.repeat(plane, 3, -1) if plane.shape[-1] == 1 else plane
-        for axis, (name, volume) in zip(line, {"image": None, **maps}.items(), strict=True):
+        for axis, (name, mask) in zip(line, maps.items(), strict=True):
             axis.imshow(plane, interpolation="nearest")
             axis.set_axis_off()
-            if k == rows[0]:
-                axis.set_title(name, fontsize=10)
+            if list(maps) != above:
+                axis.set_title(legible(name), fontsize=10, parse_math=False)
             for value, colour in enumerate(colours[: len(labels)], 1):
-                mask = None if volume is None else volume[..., k] == value
-                if mask is not None and mask.any():
-                    axis.imshow(mask[..., None] * np.array(to_rgba(colour, 0.25)), interpolation="nearest")
-                    axis.contour(mask, [0.5], colors=[colour], linewidths=1.2)
+                of_label = None if mask is None else mask == value
+                if of_label is not None and of_label.any():
+                    axis.imshow(of_label[..., None] * np.array(to_rgba(colour, 0.25)), interpolation="nearest")
+                    axis.contour(of_label, [0.5], colors=[colour], linewidths=1.2)
+        above = list(maps)
     names = [name if "?" not in (name := legible(label)) else f"{i}: {name}" for i, label in enumerate(labels, 1)]
     # Numbers first, for matplotlib leaves out names that begin with "_" and takes "$" for mathematics.
     handles = [Line2D([], [], color=c, label=str(i)) for i, c in enumerate(colours[: len(labels)], 1)]

@@ -15,6 +15,7 @@ from monai.metrics import compute_dice
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.unlabelled import UNLABELLED
 from ..distributed import first_process, gathered
 from ..errors import InputError
 from ..inference.outputs import Outputs
@@ -37,7 +38,7 @@ DRAWS = {name: 9 if name == "box 50 %" else 3 for name in ASKED}  # answers to l
 
 
 def answers(
-    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor | None, mask: Tensor, rng: Rng
+    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor | None, mask: Tensor, rng: Rng, known: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
     """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
 
@@ -48,6 +49,7 @@ def answers(
         automatic: the network's answer without a prompt; ``None`` for a volume that is answered in parts.
         mask: bool (1, 1, *spatial), the object.
         rng: all randomness of the prompts.
+        known: bool (1, 1, *spatial), the voxels that are annotated; answers elsewhere do not count.
     """
 
     def ask(prompts: Prompts) -> Tensor:
@@ -57,15 +59,15 @@ def answers(
 
     for name, draw in ASKED.items():
         for _ in range(DRAWS[name]):
-            yield name, ask(draw(mask, rng)) > 0
+            yield name, (ask(draw(mask, rng)) > 0) & known
     if image.ndim == 5:
         prompts = draw_clicks(mask, rng, 1, share=0.0)
         logits = ask(prompts)[0, 0]
         follow(network, image, embedding, automatic, logits, prompts)
-        yield ONE_SLICE, (logits > 0)[None, None]
+        yield ONE_SLICE, (logits > 0)[None, None] & known
     prompts = draw_box(mask, rng, 0.5)
     for clicks in range(max(CORRECTIONS) + 1):
-        answer = ask(prompts) > 0
+        answer = (ask(prompts) > 0) & known
         if clicks in CORRECTIONS:
             yield correction_name(clicks), answer
         prompts = corrective_click(mask, answer, prompts)
@@ -106,12 +108,13 @@ def evaluate_prompts(
             automatic = None if in_parts(image, network) else network(image, embedding)
             found = SlabInferer(SimpleInferer())(image, network) if automatic is None else automatic
             found = found.argmax(1, keepdim=True) if found.shape[1] > 1 else found
+            known = label != UNLABELLED
             for value, label_name in enumerate(labels, 1):
                 mask = label == value
                 if not mask.any():
                     continue
-                asked = answers(network, image, embedding, automatic, mask, rng)
-                for prompt, answer in [(AUTOMATIC, found == value), *asked]:
+                asked = answers(network, image, embedding, automatic, mask, rng, known)
+                for prompt, answer in [(AUTOMATIC, (found == value) & known), *asked]:
                     dice = compute_dice(answer.float(), mask.float()).item()
                     rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
         parts.append(rows)

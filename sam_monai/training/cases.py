@@ -12,6 +12,7 @@ from typing import Any
 
 from ..data.dataset import Dataset, read_dataset
 from ..data.dicom import is_dicom, series_of
+from ..data.mask_folders import is_mask_folder, mask_files
 from ..errors import InputError
 from ..networks.adapter_files import read_training
 
@@ -23,9 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def content(path: str | Path) -> str:
-    """16 hexadecimal digits of what a file, or the DICOM series in a folder, holds; whatever it is called."""
+    """16 hexadecimal digits of what a file, or the DICOM series or the masks in a folder, holds; whatever it is
+    called."""
     path = Path(path)
-    files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else [path]
+    if is_mask_folder(path):
+        files = list(mask_files(path).values())
+    else:
+        files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else [path]
     if path.suffix.lower() == ".mhd":  # a header beside its data
         name = re.search(r"ElementDataFile\s*=\s*(.+)", path.read_text(errors="replace"))
         files += [path.parent / name[1].strip()] if name and (path.parent / name[1].strip()).is_file() else []

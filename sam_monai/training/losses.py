@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from monai.losses import FocalLoss
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from ..data.unlabelled import UNLABELLED
 from ..distributed import summed
 
 
@@ -22,16 +24,22 @@ class SoftmaxDiceFocalLoss(nn.Module):
 
     def __init__(self, gamma: float = 2.0) -> None:
         super().__init__()
-        self.focal = FocalLoss(include_background=True, to_onehot_y=True, use_softmax=True, gamma=gamma)
+        self.focal = FocalLoss(
+            include_background=True, to_onehot_y=True, use_softmax=True, gamma=gamma, reduction="none"
+        )
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Logits (B, L + 1, *spatial) and a label map (B, 1, *spatial) to one number.
 
         The Dice term is taken for each label over the batch, without the background. The focal term is summed over the
-        channels, of which only the reference label's is not 0, and averaged over the voxels.
+        channels, of which only the reference label's is not 0, and averaged over the voxels. Neither counts voxels that
+        nobody has annotated; a batch without any other gives 0.
         """
-        found, reference = logits.softmax(1)[:, 1:], one_hot(label, logits.shape[1])[:, 1:]
+        known = label != UNLABELLED
+        label, share = torch.where(known, label, 0), known.to(logits.dtype)
+        found, reference = logits.softmax(1)[:, 1:] * share, one_hot(label, logits.shape[1])[:, 1:] * share
         dims = (0, *range(2, logits.ndim))
         common, sizes = summed((found * reference).sum(dims)), summed((found + reference).sum(dims))
         dice = (2 * common + 1e-5) / (sizes + 1e-5)
-        return (1 - dice).mean() + logits.shape[1] * self.focal(logits, label)
+        focal = summed((self.focal(logits, label) * share).sum()) / summed(share.sum()).clamp(min=1)
+        return (1 - dice).mean() + focal

@@ -33,6 +33,7 @@ from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
 from ..data.sides import has_sides, mirrored_with_sides
 from ..data.slicing import sides_axis
+from ..data.unlabelled import UNLABELLED
 from ..networks.base import AdaptedSAM
 from ..networks.slices import from_slices, slices_of
 
@@ -55,7 +56,7 @@ class CropAroundLabelsd(RandCropByPosNegLabeld):
         self, label: Tensor | None = None, fg_indices: Any = None, bg_indices: Any = None, image: Tensor | None = None
     ) -> None:
         flat = np.asarray(label, np.int64).ravel()
-        labelled, background = np.flatnonzero(flat), np.flatnonzero(flat == 0)
+        labelled, background = np.flatnonzero((flat > 0) & (flat != UNLABELLED)), np.flatnonzero(flat == 0)
         if len(labelled):
             share = 1 / np.bincount(flat[labelled])[flat[labelled]]
             labelled = self.cropper.R.choice(labelled, self.cropper.num_samples, p=share / share.sum())

@@ -45,7 +45,8 @@ def test_labels_are_ordered_by_value_in_either_form(tmp_path, labels):
         {"0": "background", "liver": "1"},
         {"background": 0, "liver": 1, "tumour": 1},
         {"background": 0, "whole tumour": [1, 2], "core": 2},
-        {"background": 0, "liver": 1, "ignore": 2},
+        {"background": 0, "ignore": 1, "liver": 2},
+        {"background": 0, "ignore": 1},
         {"background": False, "liver": True},
     ],
 )

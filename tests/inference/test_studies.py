@@ -93,6 +93,34 @@ def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_sam
     assert (tmp_path / "o/b_series_seg.nii.gz").is_file()
 
 
+def test_volumes_in_subfolders_keep_the_tree_and_results_in_it_are_never_segmented(trained, tmp_path):
+    top = tmp_path / "studies"
+    rng = np.random.default_rng(0)
+    files = ("ct.nii.gz", "p1/ct.nii.gz", "p1/2024/ct.nii.gz", "p2/ct.nii.gz", "p2/CT.nii.gz")
+    for name in files:
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(rng.normal(0, 50, (24, 20, 6)), np.diag([1.0, 1.0, 3.0, 1.0])), top / name)
+    before = {name: (top / name).read_bytes() for name in files}
+    masks = {"ct", "p1/ct", "p1/2024/ct", "p2/CT", "p2/p2_ct"}
+    for out in (tmp_path / "out", top, top / "results"):
+        run("ptsam", "inference", **settings(trained, top, out))
+        found = {file.relative_to(out).as_posix() for file in out.rglob("*_seg.nii.gz")}
+        assert masks == {name.removesuffix("_seg.nii.gz") for name in found if not name.startswith("results/")}
+        made = [json.loads(file.read_text()) for file in (out / "manifest").rglob("*.json")]
+        assert {record["image"] for record in made} == {f"{top}/{name}" for name in files}
+        assert all(
+            (out / record["mask"]).with_name(f"{(out / record['mask']).name[:-11]}.png").is_file() for record in made
+        )
+        times = {file: file.stat().st_mtime_ns for file in out.rglob("*_seg.nii.gz")}
+        run("ptsam", "inference", **settings(trained, top, out))  # all is done already
+        assert times == {file: file.stat().st_mtime_ns for file in out.rglob("*_seg.nii.gz")}
+    assert before == {name: (top / name).read_bytes() for name in files}
+    corrected = top / "p1/ct_seg.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((24, 20, 6), np.uint8), np.diag([1.0, 1.0, 3.0, 1.0])), corrected)
+    with pytest.raises(InputError, match=r"p1/ct_seg\.nii\.gz: not segmented, has the name of a result"):
+        run("ptsam", "inference", **settings(trained, top, tmp_path / "out"))
+
+
 def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
     bright = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
     where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}

@@ -1,0 +1,132 @@
+"""The parts of a `dataset.json`, each read and checked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import reprlib
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..networks.identity import RUN
+from .names import PICTURE_SUFFIXES
+from .unlabelled import NAME, is_ignored
+
+LONGEST_NAME = 200  # of a label
+
+_INTENSITY_WORDS = {
+    "ct": r"ct|cta|cbct|[cn]ect|computed",
+    "mr": r"f?mr\w*|t[12]\w*|flair|pdw?|dwi|adc|dti|swi|dce|bold|magnetic",
+    "picture": r"rgb|r|g|b|red|green|blue|colou?r|photo\w*|picture|\w*scop[iy]\w*|fundus|histo\w*",
+}
+
+logger = logging.getLogger(__name__)
+
+
+class NotParsed(InputError):
+    """A file that does not hold the JSON that is looked for."""
+
+
+def parse(file: Path, kind: type = dict) -> Any:
+    """The object, or the list where ``kind`` is that, of a JSON file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as e:
+        raise NotParsed(f"{file}: broken JSON at line {e.lineno}, column {e.colno}: {e.msg}; correct it") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise NotParsed(f"{file}: cannot be read ({e}); save it as a UTF-8 text file") from e
+    except RecursionError as e:
+        raise NotParsed(f"{file}: is nested too deep; write a plain list of cases") from e
+    except ValueError as e:  # a number of thousands of digits
+        raise NotParsed(f"{file}: cannot be read ({e}); correct it") from e
+    if not isinstance(content, kind):
+        shape = 'one JSON object, {"labels": ..., "training": [...]}' if kind is dict else "one JSON list"
+        raise NotParsed(f"{file}: must hold {shape}")
+    return content
+
+
+def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
+    remedy = 'write "labels": {"0": "background", "1": "first label", "2": "second label"}'
+    if not isinstance(entry, dict) or not entry:
+        raise InputError(f'{file}: the key "labels" is missing or no object; {remedy}')
+    regions = [str(name)[:50] for name, value in entry.items() if isinstance(value, list)]
+    if regions:
+        raise InputError(
+            f'{file}: "labels" gives {", ".join(regions[:5])} lists of values, and regions, which overlap, are not '
+            f"supported; give each voxel's value one name: {remedy}"
+        )
+    if all(isinstance(v, int) and not isinstance(v, bool) for v in entry.values()):
+        names = {value: name for name, value in entry.items()}
+    elif all(isinstance(v, str) and k.strip().isdecimal() and len(k) < 9 for k, v in entry.items()):
+        names = {int(k): v for k, v in entry.items()}
+    else:
+        raise InputError(f'{file}: "labels" does not give each label a whole number and a name; {remedy}')
+    if len(names) < len(entry) or sorted(names) != list(range(len(names))) or len(names) < 2:
+        found = ", ".join(str(k)[:20] for k in sorted(names)[:20])
+        raise InputError(
+            f'{file}: "labels" has the values {found}; they must be 0 (the background), 1, 2, ... '
+            f"without a gap, in the label files too; {remedy}"
+        )
+    foreground = tuple(names[value].strip() for value in range(1, len(names)))
+    odd = [name for name in foreground if len(name) > LONGEST_NAME or not name.isprintable()]
+    if odd:
+        raise InputError(
+            f"{file}: the label {odd[0][:50]!r}... is no name; names have up to {LONGEST_NAME} characters that print"
+        )
+    if acted_upon := [name for name in foreground if RUN.match(name)]:
+        raise InputError(
+            f"{file}: the label {acted_upon[0]!r} is what a configuration would run or look up (as it does what begins "
+            "with $, @ or %); rename it"
+        )
+    if "" in foreground or len({name.casefold() for name in foreground}) < len(foreground):
+        raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')
+    if any(map(is_ignored, foreground[:-1])) or all(map(is_ignored, foreground)):
+        raise InputError(
+            f'{file}: "labels" gives unlabelled voxels, "{NAME}", a value that is not the highest of several; '
+            "number the labels 1, 2, ... and give it the next value"
+        )
+    return foreground
+
+
+def cases_of(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, ...]) -> list[dict]:
+    entries = content.get(key) or []
+    shape = " and ".join(f'"{k}"' for k in wanted)
+    if not isinstance(entries, list):
+        raise InputError(f'{file}: "{key}" must be a list of objects with {shape}')
+    cases = []
+    for number, entry in enumerate(entries):
+        if wanted == ("image",) and isinstance(entry, str):
+            entry = {"image": entry}
+        if not isinstance(entry, dict) or not all(_is_path(entry.get(k)) for k in wanted):
+            raise InputError(
+                f'{file}: entry {number} of "{key}" is {reprlib.repr(entry)}; '
+                f"it must give {shape} as paths relative to the folder"
+            )
+        paths = {k: os.path.abspath(file.parent / entry[k]) for k in wanted}
+        cases.append({**paths, "fold": entry["fold"]} if "label" in wanted and "fold" in entry else paths)
+    return cases
+
+
+def _is_path(value: object) -> bool:
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
+
+
+def intensity_of(entry: Any, image: str, file: Path) -> str:
+    entry = "" if entry is None else entry
+    texts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f'{file}: "modality" must name each channel, as in {{"0": "CT"}} or {{"0": "RGB"}}')
+    words = {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
+    kinds = {kind for kind, known in _INTENSITY_WORDS.items() for word in words if re.fullmatch(known, word)}
+    if len(kinds) == 1:
+        return kinds.pop()
+    kind = "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
+    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if any(texts) else "nothing says CT, MR or RGB"
+    logger.info('%s: %s; intensities are treated as "%s", which the key intensity changes', file, what, kind)
+    return kind

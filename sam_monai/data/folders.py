@@ -1,0 +1,247 @@
+"""Folders of cases as people have them, each understood as what a `dataset.json` would say.
+
+The forms are tried in the order of :func:`understand`. A folder that has none of them is not guessed at.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..errors import InputError
+from .dataset_json import NotParsed, parse
+from .dicom import is_dicom
+from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist
+from .load import LoadCased
+from .mask_folders import is_mask_folder, label_name, mask_files
+from .names import MARK, stem_of
+from .nnunet import one_channel, read_nnunet
+from .unlabelled import is_ignored
+
+IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
+MASKS = ("segmentations", "segmentation", "masks", "labels")
+LABEL_ENDS = r"[_-](masks?|seg|segmentation|labels?|gt)$"
+HIGHEST = 2**16 - 1  # value of a label
+
+
+def understand(path: Path, channel: int | None = None, past_json: bool = False) -> Listed | None:
+    """What a folder, or a list of cases in a file, says; ``None`` where it has no known form.
+
+    Args:
+        path: the folder, or a CSV or JSON file.
+        channel: to take where a case has several files, counted from 0.
+        past_json: leave a `dataset.json` out of account.
+
+    Raises:
+        InputError: it has a known form with a mistake in it.
+    """
+    if os.path.isfile(path) and path.name != "dataset.json":
+        return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
+    folder = path.parent if path.name == "dataset.json" else path
+    file = folder / "dataset.json"
+    if os.path.lexists(file) and not past_json:
+        if not os.path.isfile(file):
+            raise InputError(f"{folder}: its dataset.json is no file; write one that lists labels and cases")
+        content = parse(file)
+        return read_nnunet(folder, content, channel) or Listed(file, content)
+    return _pairs(folder, channel) or _mask_trees(folder) or _bids(folder) or _lists(folder)
+
+
+def _pairs(folder: Path, channel: int | None) -> Listed | None:
+    """`images/` beside `labels/` or `masks/`, as they are or with `train/`, `val/`, `test/` above or within."""
+    inside = _folders(folder)
+    images, labels = _only(inside, IMAGES), _only(inside, LABELS)
+    parts: list[tuple[str, Path, Path | None]] = []
+    if images is not None and labels is not None:
+        of_images, of_labels = ({SPLITS.get(at.name.lower()): at for at in _folders(two)} for two in (images, labels))
+        parts = [(split, at, of_labels.get(split)) for split, at in of_images.items() if split]
+        loose = [at for name, at in entries(images).items() if name.lower() not in SPLITS] if parts else []
+        if loose:
+            raise InputError(f"{loose[0]}: lies beside the folder {parts[0][1].name}; move it into one of the splits")
+        parts = parts or [("training", images, labels)]
+    elif images is None and labels is None:
+        for at in (at for at in inside if at.name.lower() in SPLITS):
+            within = _folders(at)
+            found = _only(within, IMAGES)
+            parts += [(SPLITS[at.name.lower()], found, _only(within, LABELS))] if found is not None else []
+    if not any(split == "training" and at is not None for split, _, at in parts):
+        return None
+    cases: list[Case] = []
+    for split, image_folder, label_folder in parts:
+        found = entries(image_folder)
+        if split == "test" or label_folder is None:
+            cases += [Case(image, None, split) for image in found.values()]
+        else:
+            cases += [Case(*pair, split) for pair in _paired(found, image_folder, label_folder, channel)]
+    tests = entries(_only(inside, ("imagests",)))
+    tests = tests if channel is None else one_channel(tests, folder, channel)
+    cases += [Case(image, None, "test") for image in tests.values()]
+    where = [f"{one.relative_to(folder)}/ with {at.relative_to(folder)}/" for _, one, at in parts if at is not None]
+    return listed(folder, f"images and labels of the same names, {', '.join(where)}", cases)
+
+
+def _paired(
+    images: dict[str, Path], image_folder: Path, label_folder: Path, channel: int | None
+) -> list[tuple[Path, Path | None]]:
+    """Images and the labels of the same name. Where no name is the same, labels may end in `_mask` or the like, and
+    images in the number of a channel."""
+    labels = entries(label_folder)
+    if labels and not images.keys() & labels.keys():
+        plain: dict[str, Path] = {}
+        for stem, path in labels.items():
+            other = plain.setdefault(re.sub(LABEL_ENDS, "", stem, flags=re.IGNORECASE), path)
+            if other != path:
+                raise InputError(f"{path}: {other.name} seems to be of the same image; list the pairs in a CSV")
+        labels = plain if images.keys() & plain.keys() else labels
+        if labels is not plain and images and all(re.fullmatch(r".+_\d{4}", stem) for stem in images):
+            images = one_channel(images, image_folder.parent, channel)
+    for stem in sorted(labels.keys() - images.keys()):
+        raise InputError(
+            f"{labels[stem]}: no image in {image_folder} has this name (there is {next(iter(images), 'none')}); give "
+            "both the same name, or list the pairs in a CSV with the columns image and label"
+        )
+    return [(image, labels.get(stem)) for stem, image in images.items()]
+
+
+def _mask_trees(folder: Path) -> Listed | None:
+    """A folder a case with an image and a folder of masks, one a label, as of TotalSegmentator's data."""
+    if not any(_only(_folders(at), MASKS) for at in _folders(folder)):
+        return None
+    cases: list[Case] = []
+    odd: list[str] = []
+    splits = _stated_splits(folder / "meta.csv")
+    for at in _folders(folder):
+        masks = _only(_folders(at), MASKS)
+        images = [at] if is_dicom(at) else []
+        for stem, path in entries(at).items():
+            is_volume = is_dicom(path) if os.path.isdir(path) else not path.name.lower().endswith(".dcm")
+            if is_volume and not stem.endswith(MARK):  # a mask that this package wrote is no second image
+                images.append(path)
+        if masks is not None and len(images) != 1:
+            names = ", ".join(path.name for path in images) or "none"
+            odd.append(f"{at}: one image is needed beside {masks.name}/, and there is {names}; list cases in a CSV")
+            continue
+        label = masks if masks is not None and is_mask_folder(masks) else None
+        cases += [Case(image, label, splits.get(at.name, "training")) for image in images]
+    if not any(case.label is not None for case in cases):
+        return None
+    if odd:
+        raise InputError(odd[0])
+    form = "a folder for each case, with an image and a mask for each label"
+    return listed(folder, form, cases, modality=sorted({stem_of(case.image) for case in cases}), tree=True)
+
+
+def _stated_splits(file: Path) -> dict[str, str]:
+    """The splits in TotalSegmentator's `meta.csv`, by case."""
+    if not os.path.isfile(file):
+        return {}
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
+    return {row["image_id"]: SPLITS.get(row.get("split", ""), "training") for row in rows if row.get("image_id")}
+
+
+def _bids(folder: Path) -> Listed | None:
+    """BIDS: `sub-*` folders, with a label map `*_dseg` or a mask `*_mask` beside an image or under `derivatives`."""
+    if not any(at.name.startswith("sub-") for at in _folders(folder)):
+        return None
+    images: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    labels: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+    for file in sorted(folder.rglob("sub-*.nii*")):
+        stem = stem_of(file)
+        key = tuple(re.findall(r"(?:^|_)((?:sub|ses)-[^_]+)", stem))
+        if stem.endswith(("_dseg", "_mask")):
+            labels[key].append(file)
+        elif file.relative_to(folder).parts[0] != "derivatives" and not stem.endswith(MARK):
+            images[key].append(file)
+    for key, found in labels.items():
+        kinds = {file.parent.name for file in found}
+        images[key] = [file for file in images[key] if file.parent.name in kinds]  # anat, and not func
+        for what, files in (("image", images[key]), ("label", found)):
+            if len(files) != 1:
+                names = ", ".join(file.name for file in files) or "none"
+                raise InputError(f"{folder}: {'_'.join(key)} needs one {what}, and has {names}; list pairs in a CSV")
+    if not labels:
+        return None
+    cases = [Case(image, labels[key][0] if key in labels else None) for key in images for image in images[key]]
+    kinds = sorted({stem_of(case.image).rpartition("_")[2] for case in cases})
+    return listed(folder, "a BIDS folder", cases, modality=kinds, tree=True)
+
+
+def _lists(folder: Path) -> Listed | None:
+    """A CSV or a datalist of MONAI's Auto3DSeg in the folder."""
+    found: list[Listed] = []
+    for file in sorted(folder.iterdir()):
+        one = None
+        if file.suffix.lower() == ".csv" and os.path.isfile(file):
+            one = read_csv(file)
+        elif file.suffix.lower() == ".json" and os.path.isfile(file) and file.name != "dataset.json":
+            with suppress(NotParsed):  # some other file
+                one = read_datalist(file)
+        found += [one] if one is not None else []
+    if len(found) > 1:
+        names = ", ".join(one.source.name for one in found)
+        raise InputError(f"{folder}: holds several lists of cases, {names}; give the path of one of them")
+    return found[0] if found else None
+
+
+def _folders(folder: Path) -> list[Path]:
+    if not os.access(folder, os.R_OK | os.X_OK):
+        return []  # what cannot be read is said where images are looked for
+    return [path for path in sorted(folder.iterdir()) if os.path.isdir(path) and not path.name.startswith(".")]
+
+
+def _only(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """The one of some folders that has one of the names."""
+    found = [path for path in folders if path.name.lower() in names]
+    if len(found) > 1:
+        raise InputError(f"{found[1]}: lies beside {found[0].name}/; keep one of the two, or list the cases in a CSV")
+    return found[0] if found else None
+
+
+def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Names of the foreground labels of cases of which nothing states them: from names or values of their masks.
+
+    Args:
+        cases: with labels.
+        given: the names, which are then compared with the masks; of folders of masks they choose some.
+
+    Raises:
+        InputError: names and masks do not fit together, or the values are not 0 to L.
+    """
+    kinds = {is_mask_folder(case["label"]) for case in cases}
+    if kinds == {True, False}:
+        raise InputError(f"{cases[0]['label']}: some labels are files and some are folders of masks; make them alike")
+    if kinds == {True}:
+        known = {name.casefold(): name for case in cases for name in mask_files(case["label"])}
+        unknown = [name for name in given or [] if label_name(name).casefold() not in known]
+        if unknown:
+            names = ", ".join(sorted(known.values())[:120])
+            raise InputError(f"{cases[0]['label']}: there is no mask of {unknown[0]!r}; there are {names}")
+        return tuple(given or sorted(known.values(), key=lambda name: (is_ignored(name), name)))
+    load = LoadCased("label", labels=HIGHEST)
+    values: dict[int, str] = {}
+    for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):
+        for value in torch.unique(load(case)["label"]).tolist():
+            values.setdefault(int(value), case["label"])
+    found = sorted(values.keys() - {0})
+    if found == [255]:  # a mask of 0 and 255
+        values[1], found = values[255], [1]
+    if not found:
+        raise InputError(f"{cases[0]['label']}: neither this label nor any other holds anything but background")
+    if given is not None and found[-1] > len(given):
+        raise InputError(f"{values[found[-1]]}: has the value {found[-1]}, and {len(given)} labels are named; name all")
+    if given is None and found != list(range(1, len(found) + 1)):
+        shown = ", ".join(map(str, found[:10]))
+        raise InputError(
+            f"{values[found[-1]]}: the labels hold the values {shown}; number them 0 (the background), 1, 2, ... "
+            "without a gap, or name all: python -m sam_monai dataset FOLDER --labels NAME,NAME"
+        )
+    return tuple(given or (f"label {value}" for value in found))

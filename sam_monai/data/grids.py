@@ -1,0 +1,59 @@
+"""A label on the grid of its image."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from nibabel.orientations import aff2axcodes
+
+from ..errors import InputError
+from .affines import TOLERANCE, apart
+from .nifti import OTHER_AFFINE
+
+
+def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
+    """A label on the grid of its image: as it is, or with its axes in another order and direction, as converters of
+    DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by rounding.
+
+    An image whose sform and qform differ lies at either place.
+
+    Raises:
+        InputError: the label has another shape or lies elsewhere.
+    """
+    if not isinstance(image, MetaTensor):
+        return label
+    distance = 0.0
+    if image.ndim == label.ndim == 4:
+        for grid, place in itertools.product(_affines(image), _affines(label)):
+            codes = "".join(map(str, aff2axcodes(grid)))
+            there = MetaTensor(label.as_tensor(), meta=dict(label.meta))
+            there.affine = torch.as_tensor(place)
+            for found in (there, Orientation(axcodes=codes, labels=None)(there)):
+                if found.shape[1:] == image.shape[1:]:
+                    distance = apart(grid, found.affine, image.shape[1:])
+                    if distance <= TOLERANCE:
+                        found.affine = image.affine
+                        found.applied_operations = []  # this is how the label is now; nothing shall undo it
+                        return found
+    if image.shape[1:] != label.shape[1:]:
+        sizes = [" x ".join(str(n) for n in tensor.shape[1:]) for tensor in (label, image)]
+        raise InputError(
+            f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; "
+            "save the label on the grid of its image"
+        )
+    if distance:
+        raise InputError(
+            f"{label_path}: its affine differs from that of {image_path} by up to {distance:.3g} voxels; "
+            "copy the image's header to the label if their voxels match, else resample it"
+        )
+    return label
+
+
+def _affines(volume: MetaTensor) -> list[np.ndarray]:
+    other = volume.meta.get(OTHER_AFFINE)
+    return [np.asarray(affine, float) for affine in (volume.affine, other) if affine is not None]

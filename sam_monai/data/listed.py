@@ -1,0 +1,192 @@
+"""Cases as a folder or a list tells them: what is common to all forms, and the forms that are one file."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .dataset_json import cases_of, parse
+from .made import LISTS, Written, is_output
+from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
+
+FOLDS = 5  # of which the last one validates where no split is stated
+SPLITS = {
+    **dict.fromkeys(("train", "training", "tr"), "training"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Case:
+    image: Path
+    label: Path | None
+    split: str = "training"
+    fold: int | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a folder or a list of cases was understood to say."""
+
+    source: Path
+    """What errors name: a file, or a folder without one."""
+    content: dict[str, Any]
+    """As of a `dataset.json`, but with absolute paths, and without "labels" where no names are stated."""
+    how: str = ""
+    """The form, in words; empty for a `dataset.json` of the Decathlon's form."""
+    fold: int | None = None
+    """That validates where the caller names none."""
+    stated: bool = True
+    """Whether the data say which cases validate."""
+    unlabelled: list[Path] = field(default_factory=list)
+    """Images that have no label and are not among those of the test."""
+    tree: bool = False
+    """Whether each case has a folder of its own, so that file names alone do not tell cases apart."""
+
+    def to_segment(self) -> list[Path]:
+        """The test images and those without a label or, where there are none, the validation images."""
+        tests = [*(Path(case["image"]) for case in self.content["test"]), *self.unlabelled]
+        validation = self.content["validation"] or [c for c in self.content["training"] if c.get("fold") == self.fold]
+        return tests or [Path(case["image"]) for case in validation]
+
+
+def listed(
+    source: Path,
+    form: str,
+    cases: Iterable[Case],
+    labels: Any = None,
+    modality: Any = "",
+    name: Any = None,
+    tree: bool = False,
+) -> Listed:
+    """Cases in the form of a `dataset.json`, with a fold for each where no split is stated.
+
+    Args:
+        source: what errors name.
+        form: what the source was taken for, in words.
+        cases: all of them; one without a label that is no test case is kept apart.
+        labels: as in a `dataset.json`; ``None``: found later.
+        modality: likewise.
+        name: of the dataset.
+        tree: see :class:`Listed`.
+
+    Raises:
+        InputError: an image is listed twice, or none is.
+    """
+    content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
+    content |= {} if labels is None else {"labels": labels}
+    unlabelled: list[Path] = []
+    seen: set[Path] = set()
+    for case in cases:
+        if case.image in seen:
+            raise InputError(f"{source}: {case.image} is listed twice; keep it once")
+        seen.add(case.image)
+        if case.split == "test":
+            content["test"].append({"image": str(case.image)})
+        elif case.label is None:
+            unlabelled.append(case.image)
+        else:
+            entry = {"image": str(case.image), "label": str(case.label)}
+            content[case.split].append(entry if case.fold is None else entry | {"fold": case.fold})
+    if not seen:
+        raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
+    training, fold = content["training"], None
+    folds = {case["fold"] for case in training if "fold" in case}
+    stated = bool(folds or content["validation"])
+    if content["validation"]:
+        split = "the split is stated"
+    elif stated:
+        fold = min(folds)
+        split = f"the folds are stated and fold {fold} validates"
+    else:
+        for i, case in enumerate(training):
+            case["fold"] = i % FOLDS
+        fold = min(FOLDS, len(training)) - 1 if len(training) > 1 else None
+        which = "every fifth case" if len(training) >= FOLDS else "the last case"
+        split = f"no split is stated, so {which} validates"
+    counts = f"{len(training) + len(content['validation'])} labelled images, {len(content['test'])} for testing"
+    return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree)
+
+
+def read_csv(file: Path) -> Listed | None:
+    """A CSV with the columns image, label and perhaps split; ``None`` where it has other columns."""
+    lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
+    delimiter = max(",;\t", key=(lines or [""])[0].count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    columns = [cell.lower() for cell in rows[0]] if rows else []
+    if not {"image", "label"} <= set(columns):
+        return None
+    cases = []
+    for number, cells in enumerate(rows[1:], 2):
+        if not any(cells):
+            continue
+        row = dict(zip(columns, cells, strict=False))
+        split = row.get("split", "").lower()
+        known = split.isdecimal() or not split or split in SPLITS
+        if len(cells) != len(columns) or not row["image"] or "\0" in "".join(cells) or not known:
+            what = f"has the split {split!r}; known are train, val, test or the number of a fold"
+            what = what if not known else f"does not fill the columns {', '.join(columns)}"
+            raise InputError(f"{file}: row {number} {what}; correct it")
+        image, label = (Path(os.path.abspath(file.parent / row[key])) for key in ("image", "label"))
+        fold = int(split) if split.isdecimal() else None
+        cases.append(Case(image, label if row["label"] else None, SPLITS.get(split, "training"), fold))
+    return listed(file, f"the cases listed in {file.name}", cases)
+
+
+def read_datalist(file: Path) -> Listed | None:
+    """The datalist of MONAI's Auto3DSeg: `training` with folds, and `testing`; ``None`` where it is something else."""
+    content = parse(file)
+    if not isinstance(content.get("training"), list):
+        return None
+    content["test"] = content.get("test") or content.get("testing")
+    parts = {"training": ("image", "label"), "validation": ("image", "label"), "test": ("image",)}
+    cases = [
+        Case(Path(case["image"]), Path(case["label"]) if "label" in case else None, part, case.get("fold"))
+        for part, keys in parts.items()
+        for case in cases_of(content, part, file, keys)
+    ]
+    odd = [case.fold for case in cases if case.fold is not None and not isinstance(case.fold, int)]
+    if odd:
+        raise InputError(f'{file}: "fold" is {odd[0]!r}; give whole numbers from 0 on')
+    return listed(file, f"the datalist {file.name}", cases, content.get("labels"), content.get("modality", ""))
+
+
+def entries(folder: Path | None) -> dict[str, Path]:
+    """Images and folders of a folder by their names without suffix; nothing of a folder that is not there, and no
+    result of this package that nobody has changed since.
+
+    Raises:
+        InputError: two have the same name, or the folder cannot be read.
+    """
+    found: dict[str, Path] = {}
+    if folder is None or not os.path.isdir(folder):
+        return found
+    known: dict[Path, Written] = {}
+    others: list[str] = []
+    lists = (LISTS, "manifest") if os.path.isdir(folder / LISTS) else ()
+    for path in sorted(folder.iterdir()):
+        is_folder = os.path.isdir(path)
+        is_image = path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm"))
+        if path.name.startswith(".") or path.name in lists:
+            continue
+        if not (is_folder or is_image):
+            others += [] if path.name.lower().endswith(OTHER_SUFFIXES) else [path.name]
+            continue
+        if not is_folder and is_output(path, known) == "":
+            continue
+        other = found.setdefault(path.name if is_folder else stem_of(path), path)
+        if other != path:
+            raise InputError(f"{path}: {other.name} has the same name; keep one of the two files")
+    if others:
+        ends = " ".join(IMAGE_SUFFIXES)
+        logger.warning("%s: %d file(s) such as %s left out: images end in %s", folder, len(others), others[0], ends)
+    return found

@@ -1,0 +1,107 @@
+"""nnU-Net's raw data: `imagesTr/CASE_0000.nii.gz`, `labelsTr/CASE.nii.gz`, `imagesTs`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from .dataset_json import parse
+from .listed import Case, Listed, entries, listed
+from .names import PICTURE_SUFFIXES
+
+
+def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> Listed | None:
+    """The cases of a folder in the form of either of nnU-Net's versions; ``None`` where it has another form.
+
+    Args:
+        folder: with `dataset.json` and `imagesTr`.
+        content: of the `dataset.json`.
+        channel: to take where a case has several files, counted from 0.
+
+    Raises:
+        InputError: a case has several channels and none is chosen, a file is missing, or the splits fit no case.
+    """
+    if "training" in content and not _lists_other_names(folder, content["training"]):
+        return None  # a Decathlon folder
+    images, labels = entries(folder / "imagesTr"), entries(folder / "labelsTr")
+    if not images or not {"training", "numTraining", "file_ending", "channel_names"} & content.keys():
+        return None
+    names = content.get("channel_names", content.get("modality"))
+    names = names if isinstance(names, dict) else {}
+    chosen = one_channel(images, folder, channel, names)
+    cases = {case: Case(image, labels.get(case)) for case, image in chosen.items()}
+    for case in sorted(labels.keys() - cases.keys()):
+        raise InputError(f"{labels[case]}: has no image {case}_0000 in imagesTr; add it or remove the label")
+    form = "nnU-Net's raw data"
+    file = folder / "splits_final.json"
+    if os.path.isfile(file):
+        form += f" with {file.name}"
+        _set_folds(parse(file, list), cases, file)
+    tests = one_channel(entries(folder / "imagesTs"), folder, channel, names)
+    every = [*cases.values(), *(Case(image, None, "test") for image in tests.values())]
+    modality = list(names.values()) if channel is None else names.get(str(channel), "")
+    return listed(folder / "dataset.json", form, every, content.get("labels", {}), modality, content.get("name"))
+
+
+def one_channel(
+    images: Mapping[str, Path], top: Path, channel: int | None, names: Mapping[str, Any] | None = None
+) -> dict[str, Path]:
+    """The file of one channel of each case, by the case's name, from names like `CASE_0000`.
+
+    Args:
+        images: by name.
+        top: folder of the dataset.
+        channel: to take; ``None``: the only one.
+        names: of the channels, by number.
+
+    Raises:
+        InputError: a file has no number, there are several channels and none is chosen, or a case lacks it.
+    """
+    cases: dict[str, dict[int, Path]] = defaultdict(dict)
+    for stem, path in images.items():
+        if not (found := re.fullmatch(r"(.+)_(\d{4})", stem)):
+            raise InputError(f"{path}: its name does not end in the number of a channel, as in CASE_0000; rename it")
+        cases[found[1]][int(found[2])] = path
+    last = max((number for files in cases.values() for number in files), default=0)
+    if not all(path.name.lower().endswith(PICTURE_SUFFIXES) for path in images.values()):
+        last = max(last, len(names or {}) - 1)  # a picture holds its colours in one file
+    if channel is None and last > 0:
+        each = ", ".join(f"_{n:04d} ({(names or {}).get(str(n), 'no name')})" for n in range(last + 1))
+        raise InputError(
+            f"{top}: a case has {last + 1} channel files, {each}, and one is taken: choose it by "
+            f"python -m sam_monai dataset {top} --channel 0 --output NEW_FOLDER, and give the new folder"
+        )
+    number = channel or 0
+    lacking = [case for case, files in cases.items() if number not in files]
+    if lacking:
+        raise InputError(f"{top}: the case {lacking[0]} has no file {lacking[0]}_{number:04d}; copy it there")
+    return {case: files[number] for case, files in cases.items()}
+
+
+def _lists_other_names(folder: Path, training: Any) -> bool:
+    """Whether a list is that of nnU-Net's first version, which leaves `_0000` out of the images' names."""
+    first = training[0] if isinstance(training, list) and training else None
+    image = first.get("image") if isinstance(first, dict) else None
+    if not isinstance(image, str) or "\0" in image:
+        return False
+    path = folder / image
+    return not os.path.exists(path) and os.path.exists(path.with_name(path.name.replace(".", "_0000.", 1)))
+
+
+def _set_folds(splits: list[Any], cases: Mapping[str, Case], file: Path) -> None:
+    """Give each case the number of the split in which it validates."""
+    for fold, split in enumerate(splits):
+        names = split.get("val") if isinstance(split, dict) else None
+        if not isinstance(names, list):
+            raise InputError(f'{file}: split {fold} is no object with the lists "train" and "val"; correct it')
+        for name in names:
+            if not isinstance(name, str) or name not in cases:
+                raise InputError(f"{file}: split {fold} names {name!r}, which is no case of imagesTr; correct it")
+            if cases[name].fold is not None:
+                raise InputError(f"{file}: {name} validates in two splits; keep it in one")
+            cases[name].fold = fold

@@ -1,0 +1,33 @@
+"""Voxels that nobody has annotated. nnU-Net's label "ignore", the highest value of a file, marks them.
+
+In memory they have one value, :data:`UNLABELLED`, whatever the number of labels. They are left out of the loss, of the
+places around which samples lie, of prompts that are drawn, of metrics and of counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.transforms import Transform
+
+NAME = "ignore"
+KEY = "ignore"  # of a case: the value in its label file that stands for an unlabelled voxel
+UNLABELLED = 2**16 - 1
+
+
+def is_ignored(name: str) -> bool:
+    """Tell whether a label's name is that of unlabelled voxels."""
+    return name.casefold() == NAME
+
+
+class LeaveOutUnlabelled(Transform):
+    """Makes reference and prediction background where nobody has annotated, so that no metric compares them there."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        out, label = dict(data), data.get("label")
+        if isinstance(label, torch.Tensor) and (unlabelled := label == UNLABELLED).any():  # inference has no label
+            for key in ("pred", "label"):
+                out[key] = out[key].masked_fill(unlabelled.to(out[key].device), 0)
+        return out

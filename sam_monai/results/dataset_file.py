@@ -1,0 +1,102 @@
+"""The `dataset.json` of a folder in another form, and three of its cases as a picture, to look at before training."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..data.dataset import FORMS, Dataset, dataset_of, shown
+from ..data.folders import understand
+from ..data.load import LoadCased
+from ..data.made import is_output
+from ..data.unlabelled import KEY, NAME, UNLABELLED
+from ..errors import InputError
+from ..inference.outputs import Outputs
+from .pictures import chosen_slices, draw_rows, stretched, upright
+
+FILE, PICTURE, CASES = "dataset.json", "dataset.png", 3
+
+
+def write_dataset(
+    folder: str | Path,
+    labels: Sequence[str] | None = None,
+    modality: str | None = None,
+    channel: int | None = None,
+    output: str | Path | None = None,
+) -> list[str]:
+    """Write what a folder was understood to hold as a `dataset.json`, and draw three cases beside it.
+
+    Args:
+        folder: in any known form; a `dataset.json` that this function wrote is left out of account.
+        labels: names in the order of the masks' values; of folders of masks they choose some. ``None``: as stated or
+            found.
+        modality: of the images, such as CT; ``None``: as stated.
+        channel: to take where a case has several files, counted from 0.
+        output: folder to write to; ``None``: the folder itself.
+
+    Returns:
+        Lines that say what was understood and written.
+
+    Raises:
+        InputError: the folder has no known form, or one with a mistake; or a file is there that was not written here.
+    """
+    source = Path(os.path.abspath(Path(folder).expanduser()))
+    if not os.path.exists(source):
+        raise InputError(f"{source}: no such folder")
+    at = source if os.path.isdir(source) else source.parent
+    out = at if output is None else Path(os.path.abspath(Path(output).expanduser()))
+    target = out / FILE
+    for path in (target, out / PICTURE):
+        if os.path.lexists(path) and is_output(path, {}) != "":
+            raise InputError(f"{path}: is there and was not written by this command, or was changed since; it stays: "
+                             "give --output, another folder to write to")  # fmt: skip
+    known = understand(source, channel, past_json=is_output(at / FILE, {}) == "")
+    if known is None:
+        raise InputError(f"{source}: has no known form: {FORMS}")
+    if modality is not None:
+        known.content["modality"] = {"0": modality}
+    dataset = dataset_of(known, names=labels)
+    modalities = known.content.get("modality") or known.content.get("channel_names") or ""
+    if isinstance(modalities, list):
+        modalities = {str(i): name for i, name in enumerate(modalities)}
+    relative = {
+        part: [{key: os.path.relpath(case[key], out) for key in ("image", "label") if key in case} for case in cases]
+        for part, cases in (("training", dataset.training), ("validation", dataset.validation), ("test", dataset.test))
+    }
+    ignored = (NAME,) if KEY in dataset.training[0] else ()
+    content = {
+        "name": dataset.name,
+        "modality": modalities,
+        "labels": {str(i): name for i, name in enumerate(("background", *dataset.labels, *ignored))},
+        **relative,
+    }
+    outputs = Outputs(out)
+    with outputs.writing(out / PICTURE) as part:
+        draw_cases(dataset, part)
+    outputs.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n", target)
+    return [
+        f"{known.source}: {known.how or 'a dataset.json'}",
+        f"labels: {shown(dataset.labels, 200)}",
+        f"intensities: {dataset.intensity} (modality {json.dumps(modalities, ensure_ascii=False)}; --modality CT, MR "
+        "or RGB says another)",
+        f"written: {target}",
+        f"look at {CASES} of its cases: {out / PICTURE}",
+    ]
+
+
+def draw_cases(dataset: Dataset, path: Path) -> None:
+    """Draw the first, the middle and the last case, each at the slice in the middle of its labels."""
+    cases = [*dataset.training, *dataset.validation]
+    chosen = sorted({round(i * (len(cases) - 1) / (CASES - 1)) for i in range(CASES)})
+    load = LoadCased(labels=dataset.labels)
+    rows = []
+    for case in (cases[i] for i in chosen):
+        loaded = load(case)
+        loaded["label"] = loaded["label"].masked_fill(loaded["label"] == UNLABELLED, 0)
+        image, label = (upright(loaded[key], "coarsest") for key in ("image", "label"))
+        (k,) = chosen_slices(label[0], 1)
+        name = os.path.relpath(case["image"], dataset.folder)
+        rows.append((stretched(image)[..., k], {name: None, "label": label[0, ..., k]}))
+    draw_rows(rows, dataset.labels, dataset.name, path)

@@ -1,0 +1,104 @@
+"""The command that writes the dataset.json of a folder: what training then reads is what was understood."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from folder_maker import label, nnunet, pairs, segmentations
+from PIL import Image
+
+from sam_monai.__main__ import main
+from sam_monai.data import check_dataset, read_dataset
+
+
+def failed(capsys, *arguments) -> str:
+    assert main(["dataset", *map(str, arguments)]) == 1
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def test_names_are_given_to_labels_and_the_folder_may_move(tmp_path, capsys):
+    before = read_dataset(pairs(tmp_path / "a"))
+    assert main(["dataset", str(tmp_path / "a"), "--labels", "liver, tumour", "--modality", "RGB"]) == 0
+    said = capsys.readouterr().out
+    assert "images/ with labels/" in said and str(tmp_path / "a/dataset.json") in said
+    (tmp_path / "a").rename(tmp_path / "b")
+    dataset = read_dataset(tmp_path / "b")
+    assert dataset.labels == ("liver", "tumour") and dataset.intensity == "picture" and check_dataset(dataset) == []
+    for part in ("training", "validation"):
+        moved = [Path(case["image"]).name for case in getattr(dataset, part)]
+        assert moved == [Path(case["image"]).name for case in getattr(before, part)]
+    content = json.loads((tmp_path / "b/dataset.json").read_text())
+    assert content["training"][0] == {"image": "images/c0.png", "label": "labels/c0.png"}
+
+
+def colours(file: Path) -> int:
+    with Image.open(file) as picture:
+        return len(picture.convert("RGB").getcolors(1 << 24) or [])
+
+
+def test_three_cases_are_drawn_with_their_labels(tmp_path):
+    for name, suffix in (("pictures", ".png"), ("volumes", ".nii.gz")):
+        folder = pairs(tmp_path / name, suffix=suffix)
+        assert main(["dataset", str(folder), "--labels", "a,b"]) == 0
+        with Image.open(folder / "dataset.png") as drawn:
+            assert drawn.format == "PNG" and drawn.height > 1.2 * drawn.width  # three rows of two columns
+        before = (folder / "dataset.png").read_bytes()
+        label(folder / "labels" / f"c0{suffix}", (1,), rows=9)  # the first case is among the three
+        assert main(["dataset", str(folder), "--labels", "a,b"]) == 0
+        assert (folder / "dataset.png").read_bytes() != before and colours(folder / "dataset.png") > 200
+
+
+def test_what_the_command_wrote_it_may_replace_and_nothing_else(tmp_path, capsys):
+    folder = segmentations(tmp_path / "s", names=("liver", "kidney_left", "spleen"))
+    assert main(["dataset", str(folder), "--labels", "spleen"]) == 0
+    assert main(["dataset", str(folder), "--labels", "kidney left,liver"]) == 0
+    dataset = read_dataset(folder)
+    assert dataset.labels == ("kidney left", "liver") and dataset.intensity == "ct" and check_dataset(dataset) == []
+    content = (folder / "dataset.json").read_text().replace("kidney left", "kidney")
+    (folder / "dataset.json").write_text(content)
+    assert "dataset.json: is there and was not written by this command, or was changed" in failed(capsys, folder)
+    assert (folder / "dataset.json").read_text() == content
+    (folder / "dataset.json").unlink()
+    shutil.copy(folder / "s0000/ct.nii.gz", folder / "dataset.png")
+    assert "dataset.png: is there" in failed(capsys, folder)
+    assert not (folder / "dataset.json").exists()
+
+
+def test_one_channel_of_nnunets_data_is_a_dataset_beside_it(tmp_path, capsys):
+    folder = nnunet(tmp_path / "Dataset001", channels=2)
+    before = (folder / "dataset.json").read_text()
+    assert "2 channel files" in failed(capsys, folder, "--output", tmp_path / "one")
+    assert "--output" in failed(capsys, folder, "--channel", 1)
+    assert main(["dataset", str(folder), "--channel", "1", "--output", str(tmp_path / "one")]) == 0
+    dataset = read_dataset(tmp_path / "one")
+    assert dataset.labels == ("liver", "tumour") and dataset.intensity == "mr" and check_dataset(dataset) == []
+    assert {case["image"][-12:] for case in dataset.training + dataset.test} == {"_0001.nii.gz"}
+    assert (folder / "dataset.json").read_text() == before
+    (folder / "imagesTr/case_3_0001.nii.gz").unlink()
+    said = failed(capsys, folder, "--channel", 1, "--output", tmp_path / "one")
+    assert "case_3 has no file case_3_0001" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--labels", "liver"], "has the value 2, and 1 labels are named"),
+        (["--labels", "liver,liver"], "same name twice"),
+        (["--labels", "liver,"], "empty name"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_and_nothing_is_written(tmp_path, capsys, options, said):
+    assert said in failed(capsys, pairs(tmp_path), *options)
+    assert {path.name for path in tmp_path.iterdir()} == {"images", "labels"}
+
+
+def test_unknown_masks_and_folders_are_named(tmp_path, capsys):
+    assert "there is no mask of 'pancreas'; there are kidney left, liver" in failed(
+        capsys, segmentations(tmp_path / "s"), "--labels", "pancreas"
+    )
+    assert "no such folder" in failed(capsys, tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "has no known form" in failed(capsys, tmp_path / "empty")

@@ -74,7 +74,7 @@ def test_counts_and_notes_of_the_check_leave_unlabelled_voxels_out(tmp_path):
     nnunet(tmp_path, labels=LABELS)
     label(tmp_path / "labelsTr/case_0.nii.gz", (2,))
     dataset = read_dataset(tmp_path)
-    notes = check_dataset(dataset, image_size=32)
+    notes = check_dataset(dataset)
     assert notes == ["1 training case(s) with nothing but background: case_0.nii.gz"]
     label(tmp_path / "labelsTr/case_0.nii.gz", (2,), rows=9)
     with pytest.raises(InputError, match=r"case_0\.nii\.gz: no voxel of it is annotated"):

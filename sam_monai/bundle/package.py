@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..distributed import first_process
-from ..errors import InputError
 from ..files import write_json
 from ..networks.adapter_files import read_adapter, read_training, write_adapter
 from .folder import metadata_labels, read_json, read_metadata, record
-from .keys import quoted
-
-COPIED = ("LICENSE", "docs", "configs")
+from .shipped import copy, default_root, new_folder
 
 
 def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None) -> Path:
@@ -33,24 +28,14 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
             record holds what no configuration may take.
     """
     root, output = Path(bundle_root), Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InputError(f"{output} is there already: name a folder that is not, or an empty one")
-    absent = [name for name in COPIED if not (root / name).exists()]
-    if absent:
-        raise InputError(f"{root} is no bundle of sam_monai: it has no {', '.join(absent)}")
     adapter = root / "models" / "model.pt" if adapter is None else Path(adapter)
     state, known = read_adapter(adapter), record(root, adapter)
     # What was checked one by one, and nothing else of the record: a configuration is code.
     values = {key: value for key, value in known.items() if key not in ("method", "preprocessing")}
     values |= known["preprocessing"]
     metadata = described(read_metadata(root), known)
-    target = Path(os.path.abspath(output))
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        for name in COPIED:
-            (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, part / name)
+    with new_folder(output) as part:
+        copy(root, part)
         write_json(metadata, part / "configs" / "metadata.json")
         for file in sorted((part / "configs").glob("*.json")):
             config = read_json(file)
@@ -61,9 +46,6 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
         write_adapter(state, part / "models" / "model.pt", read_training(adapter))
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return output
 
 
@@ -106,8 +88,3 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     metadata["data_type"] = "nifti" if dims == 3 else "png"
     metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     return metadata
-
-
-def default_root(output: Path) -> str:
-    """The key ``bundle_root``."""
-    return f"$sam_monai.bundle.folder.root({quoted(str(output))})"

@@ -17,7 +17,13 @@ from sam_monai.networks.adapter_files import write_adapter
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 # Once through everything, on a small square.
-QUICK = {"train.json": "--quick True", "inference.json": "--pictures 1"}
+QUICK = {
+    "train.json": "--quick True",
+    "inference.json": "--pictures 1",
+    "sam-monai train": "--quick True",
+    "sam-monai evaluate": "--quick True",
+    "sam-monai segment": "--pictures 1",
+}
 
 
 def blocks(language: str, file) -> list[str]:
@@ -35,6 +41,7 @@ def commands(file) -> list[str]:
 def clone(tmp_path_factory):
     """The bundles as a clone holds them, and scans beside them."""
     folder = tmp_path_factory.mktemp("clone")
+    (folder / "sam_monai").symlink_to(ROOT / "sam_monai")
     ignored = shutil.ignore_patterns("models", "output")
     shutil.copytree(ROOT / "bundles", folder / "bundles", ignore=ignored)
     volumes(folder / "my_scans")
@@ -51,7 +58,7 @@ def test_every_command_of_the_readmes_runs(file, clone):
     found = commands(file)
     assert found
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(clone),
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
     }
     for command in found:
@@ -59,6 +66,7 @@ def test_every_command_of_the_readmes_runs(file, clone):
             if f"{name} " in f"{command} " or f"{name}'" in command:
                 command += f" {option}" if option not in command else ""
                 break
+        command = re.sub("^sam-monai ", "python -m sam_monai ", command)  # the script may be of another installation
         done = subprocess.run(command, shell=True, cwd=clone, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
 

@@ -67,8 +67,9 @@ def training_summary(
 ) -> dict[str, Any]:
     """What an adapter's file says of its training.
 
-    :class:`sam_monai.training.checkpoints.Checkpoints` adds ``training_hashes`` and ``validation_hashes``, of the
-    content of the images, by which an evaluation knows them; a hash tells nothing of a patient.
+    :class:`sam_monai.training.checkpoints.Checkpoints` adds ``dice_by_label``, the numbers among the ``settings``, and
+    ``training_hashes`` and ``validation_hashes``, of the content of the images, by which an evaluation knows them; a
+    hash tells nothing of a patient.
 
     Args:
         epochs: of the whole training.

@@ -1,17 +1,25 @@
-"""A bundle of one's own: a copy of the method's bundle that is about one trained adapter."""
+"""A bundle of one's own: the method's configurations with one trained adapter, and documents about that."""
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..distributed import first_process
-from ..files import write_json
-from ..networks.adapter_files import read_adapter, read_training, write_adapter
+from ..files import write_aside, write_json
+from ..networks.adapter_files import BUFFERS, read_adapter, read_training, write_adapter
 from .folder import metadata_labels, read_json, read_metadata, record
-from .shipped import copy, default_root, new_folder
+from .model_card import counted, images, model_card, needed
+from .shipped import copy, default_root, new_folder, shipped
+
+MONAI_NAMES = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}  # which metadata.json names by themselves
+TEXT_LIBRARIES = {"minilm": ["tokenizers"], "clip": ["open-clip-torch"]}
 
 
 def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None) -> Path:
@@ -33,7 +41,13 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
     # What was checked one by one, and nothing else of the record: a configuration is code.
     values = {key: value for key, value in known.items() if key not in ("method", "preprocessing")}
     values |= known["preprocessing"]
-    metadata = described(read_metadata(root), known)
+    training = read_training(adapter)
+    template = shipped() / known["method"]
+    template = template if template.is_dir() else root
+    method, defaults = read_metadata(template)["name"], read_json(template / "configs" / "train.json")
+    metadata = named(described(read_metadata(root), known), output.absolute().name, method, known, training or {})
+    parameters = sum(tensor.numel() for key, tensor in state.items() if key not in BUFFERS)
+    card = model_card(output.absolute().name, metadata, known, training or {}, parameters, defaults)
     with new_folder(output) as part:
         copy(root, part)
         write_json(metadata, part / "configs" / "metadata.json")
@@ -45,7 +59,8 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
-        write_adapter(state, part / "models" / "model.pt", read_training(adapter))
+        write_aside(card, part / "docs" / "README.md")
+        write_adapter(state, part / "models" / "model.pt", training)
     return output
 
 
@@ -88,3 +103,62 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     metadata["data_type"] = "nifti" if dims == 3 else "png"
     metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     return metadata
+
+
+def named(
+    metadata: dict[str, Any],
+    name: str,
+    method: str,
+    known: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A bundle's metadata under a name, a version and a description of its own, with what was measured and all packages
+    that it needs.
+
+    Args:
+        metadata: as :func:`described` gives it.
+        name: for a bundle that still has that of its method.
+        method: the name of the method's bundle as it is shipped.
+        known: the adapter's record.
+        training: the summary of its training, where there is one.
+    """
+    labels, what = counted(known["labels"]), images(known["preprocessing"])
+    if metadata["name"] == method:  # the first bundle of this adapter
+        metadata["version"], metadata["changelog"] = "0.1.0", {}
+        metadata["name"] = re.sub("[$@%#]", "_", name)  # MONAI would run or look up what begins with these
+    else:
+        *first, last = re.findall(r"\d+", metadata["version"])
+        metadata["version"] = ".".join([*first, str(int(last) + 1)])
+    day = f" on {training['date'][:10]}" if training else ""
+    metadata["changelog"][metadata["version"]] = f"trained{day}: {labels}"
+    short = method.partition(":")[0]
+    metadata["description"] = f"Segments {labels} in {what.split(',')[0]}. An {short} adapter of {known['backbone']}."
+    metadata["image_classes"] = f"{what}; values in [0, 1]"
+    dice = {str(channel): one for channel, one in enumerate(training.get("dice_by_label", ()), 1) if one is not None}
+    measured = {"val_mean_dice": training.get("validation_dice"), "val_dice_by_channel": dice}
+    metadata["eval_metrics"] = {key: value for key, value in measured.items() if value not in (None, {})}
+    return metadata | versions(metadata["required_packages_version"], known)
+
+
+def versions(before: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle needs, its weights' packages too, in the versions that are installed.
+
+    Args:
+        before: what its metadata named.
+        known: the adapter's record.
+    """
+    names = {*before, *weights_packages(known)}
+    with suppress(PackageNotFoundError):
+        names |= {re.split(r"[^\w.-]", one)[0] for one in requires("sam_monai") or () if "extra ==" not in one}
+    found = {"sam_monai": __version__}
+    for name in sorted(names - {"sam_monai"}):
+        with suppress(PackageNotFoundError):
+            found[name] = (re.match(r"\d+(\.\d+)+", version(name)) or [f"{version(name)}.0"])[0]
+    own = {f"{key}_version": found.pop(name) for name, key in MONAI_NAMES.items() if name in found}
+    return own | {"required_packages_version": found}
+
+
+def weights_packages(known: Mapping[str, Any]) -> list[str]:
+    """The packages that bring an adapter's weights, and those that read them."""
+    from_packages = [file.package.split("/")[0].replace("_", "-") for file in needed(known) if file.package]
+    return from_packages + TEXT_LIBRARIES.get(known.get("text_encoder"), [])

@@ -111,5 +111,7 @@ def new_folder(output: str | Path) -> Iterator[Path]:
 
 
 def default_root(output: Path) -> str:
-    """The key ``bundle_root``."""
+    """The key ``bundle_root``: where the bundle lies from the current folder, and no more of this machine's folders."""
+    if output.is_absolute():
+        output = output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else Path(output.name)
     return f"$sam_monai.bundle.folder.root({quoted(str(output))})"

@@ -127,6 +127,7 @@ def describe(path: str | Path) -> str:
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
     training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith("_hashes")}
+    dice, settings = training.pop("dice_by_label", []), training.pop("settings", {})
     rows = {
         "method": record["method"],
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
@@ -137,6 +138,8 @@ def describe(path: str | Path) -> str:
         "file": f"{Path(path).stat().st_size:,} bytes",
         "preprocessing": in_words(record["preprocessing"]) or "not recorded",
         "training": in_words(training) or "not recorded",
+        "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False))) or "not recorded",
+        "trained with": in_words(settings) or "not recorded",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import sys
 import pytest
 from bundle_runner import ROOT, volumes
 
-from sam_monai import PTSAM, SSAM, MedSA
+from sam_monai import PTSAM, SSAM, MedSA, __version__
 from sam_monai.networks.adapter_files import write_adapter
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
@@ -35,6 +36,14 @@ def commands(file) -> list[str]:
     parts = [part.strip() for block in blocks("bash", file) for line in block.splitlines() for part in line.split("&&")]
     others = ("pip install", "python -m pytest", "ruff", "pyright", "#")
     return [part for part in parts if part and not part.startswith(others)]
+
+
+def test_the_citation_is_of_this_version_and_names_the_paper_of_each_bundle():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    for file in ROOT.glob("bundles/*/configs/metadata.json"):
+        paper = json.loads(file.read_text())["references"][0]
+        assert re.search(r"arXiv:[\d.]+", paper)[0] in citation and paper.split(": ", 1)[1].split(". ")[0] in citation
 
 
 @pytest.fixture(scope="module")

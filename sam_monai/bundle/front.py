@@ -10,6 +10,7 @@ import re
 import runpy
 import shlex
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,9 @@ def start(name: str, words: Sequence[str]) -> None:
     given = {key: as_typed(key, value) for key, value in given.items()}
     if not is_own(bundle):
         given = beside(name, bundle, config, {**from_file, **given}) | given
+    if bundle.parent != shipped.shipped():
+        print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
+    warnings.filterwarnings("ignore", "parsing config_file")  # MONAI's own words on that, many more
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
 
 

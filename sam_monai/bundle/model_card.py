@@ -64,7 +64,7 @@ def model_card(
         "```bash\npython -m monai.bundle run --config_file configs/inference.json --dataset_dir new_scans\n```",
         f"## Intended use and limits\n\n{limits(metadata, known, training)}",
         f"## Licence\n\n{licence(known)}",
-        "## How to cite\n\nCite sam_monai and the work that this adapter rests on:\n\n"
+        "## How to cite\n\nCite sam_monai and what this adapter rests on:\n\n"
         + "\n".join(f"- {linked(reference)}" for reference in metadata["references"]),
         f"## Files\n\n{table(('file', 'content'), ((f'`{file}`', content) for file, content in FILES.items()))}",
     ]

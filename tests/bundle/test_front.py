@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import fire
@@ -124,6 +125,17 @@ def test_a_bundle_whose_folder_cannot_be_used_keeps_nothing_there(ran, monkeypat
         monkeypatch.setattr(front.os, "access", lambda path, mode, answer=writable: answer)
         assert main(["train", "site", "--bundle", str(other)]) == 0
         assert ("--ckpt_dir" in ran) is not writable
+
+
+def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path, capsys):
+    copied(tmp_path / "mine")
+    for bundle, said in (("ssam", 0), (str(tmp_path / "mine"), 1)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert main(["segment", str(tmp_path), "--bundle", bundle]) == 0
+            monai.bundle.ConfigWorkflow(ran[2], logging_file=False)
+        assert capsys.readouterr().out.count("use only bundles that you trust") == said and not caught
+        ran.clear()
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

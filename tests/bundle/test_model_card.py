@@ -50,8 +50,8 @@ def test_the_document_says_what_the_adapter_is(made):
     said = card(made())
     for fact in ("# my bundle", "1 liver", "3 left lung", "MR volumes", "slices axial", "| training cases | 24 |",
                  "| validation cases | 12 |", "| liver | 0.900 |", "not in the cases", "| left lung | 0.725 |",
-                 "| mean | 0.812 |", "which also decided which epoch was kept", "40 epochs, of which number 32", "`lite_medsam`",
-                 "Apache-2.0", "Not for clinical use", "How to cite", "Prompt-Tuning SAM"):  # fmt: skip
+                 "| mean | 0.812 |", "which also decided which epoch was kept", "40 epochs, of which number 32",
+                 "`lite_medsam`", "Apache-2.0", "Not for clinical use", "How to cite", "Prompt-Tuning"):  # fmt: skip
         assert fact in said, fact
     assert MEASURED["date"][:10] in said and "S-SAM" not in said and "grey matter" not in said
 

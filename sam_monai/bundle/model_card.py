@@ -12,6 +12,7 @@ from ..networks.text import TEXT_WEIGHTS
 from . import keys
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels")
+PICTURE = "validation.png"
 FILES = {
     "configs/inference.json": "masks of new images",
     "configs/train.json": "training and validation, with this adapter's labels and settings",
@@ -29,6 +30,7 @@ def model_card(
     training: Mapping[str, Any],
     parameters: int,
     defaults: Mapping[str, Any],
+    picture: bool = False,
 ) -> str:
     """The document in Markdown.
 
@@ -39,6 +41,7 @@ def model_card(
         training: the summary of its training; empty where there is none.
         parameters: how many were trained.
         defaults: the method's ``train.json`` as it is shipped.
+        picture: whether there is one beside the document, :data:`PICTURE`.
     """
     folder = shlex.quote(folder)
     base = KNOWN_WEIGHTS.get(known["backbone"])
@@ -54,6 +57,7 @@ def model_card(
     }
     parts = [
         f"# {escaped(metadata['name'])}\n\n{escaped(metadata['description'])}",
+        *([f"![A validation case]({PICTURE})"] if picture else []),
         table(("", ""), about.items()),
         f"## Results\n\n{results(known['labels'], training)}",
         f"## Settings\n\n{settings(known, training, defaults)}",

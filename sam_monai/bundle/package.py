@@ -10,19 +10,24 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .. import __version__
 from ..distributed import first_process
+from ..errors import InputError
 from ..files import write_aside, write_json
 from ..networks.adapter_files import BUFFERS, read_adapter, read_training, write_adapter
 from .folder import metadata_labels, read_json, read_metadata, record
-from .model_card import counted, images, model_card, needed
+from .model_card import PICTURE, counted, images, model_card, needed
 from .shipped import copy, default_root, new_folder, shipped
 
 MONAI_NAMES = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}  # which metadata.json names by themselves
 TEXT_LIBRARIES = {"minilm": ["tokenizers"], "clip": ["open-clip-torch"]}
 
 
-def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None) -> Path:
+def package(
+    bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None, picture: str | Path | None = None
+) -> Path:
     """Make a bundle of a trained adapter: what is known of it becomes part of its configuration and metadata, so that
     further training, by a server too, continues this very network.
 
@@ -30,10 +35,11 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
         bundle_root: the bundle it was trained with.
         output: folder to make; there must be none, or an empty one.
         adapter: ``None``: the bundle's ``models/model.pt``.
+        picture: of a validation case, for the model card. Whoever gets the bundle sees it.
 
     Raises:
-        InputError: the output is there, the bundle is not one, the adapter is missing or of another method, or its
-            record holds what no configuration may take.
+        InputError: the output is there, the bundle is not one, the adapter is missing or of another method, its record
+            holds what no configuration may take, or the picture cannot be read.
     """
     root, output = Path(bundle_root), Path(output)
     adapter = root / "models" / "model.pt" if adapter is None else Path(adapter)
@@ -47,7 +53,9 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
     method, defaults = read_metadata(template)["name"], read_json(template / "configs" / "train.json")
     metadata = named(described(read_metadata(root), known), output.absolute().name, method, known, training or {})
     parameters = sum(tensor.numel() for key, tensor in state.items() if key not in BUFFERS)
-    card = model_card(output.absolute().name, metadata, known, training or {}, parameters, defaults)
+    card = model_card(
+        output.absolute().name, metadata, known, training or {}, parameters, defaults, picture is not None
+    )
     with new_folder(output) as part:
         copy(root, part)
         write_json(metadata, part / "configs" / "metadata.json")
@@ -60,8 +68,23 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
         write_aside(card, part / "docs" / "README.md")
+        if picture is not None:
+            add_picture(picture, part / "docs" / PICTURE)
         write_adapter(state, part / "models" / "model.pt", training)
     return output
+
+
+def add_picture(source: str | Path, target: Path) -> None:
+    """A picture as it looks, without what else its file says.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(source) as image:
+            Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(target)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{source}: no picture that can be read ({error})") from error
 
 
 def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
@@ -70,9 +93,9 @@ def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
     if first_process() and (Path(bundle_root) / "configs" / "metadata.json").is_file():
         metadata, ours = read_metadata(bundle_root), record(bundle_root, adapter)
         if metadata_labels(metadata) != ours["labels"] or any(ours.get(k) != v for k, v in metadata["adapter"].items()):
-            command = shlex.join(
-                ["python", "-m", "sam_monai", "package", str(bundle_root), "OUTPUT", "--adapter", str(adapter)]
-            )
+            ours_too = Path(bundle_root).resolve().parent == shipped().resolve()
+            bundle = Path(bundle_root).resolve().name if ours_too else str(bundle_root)
+            command = shlex.join(["sam-monai", "package", bundle, "OUTPUT", "--adapter", str(adapter)])
             print(f"metadata.json describes another adapter; for a bundle of this one: {command}", flush=True)
 
 

@@ -85,8 +85,8 @@ def copy(source: Path, target: Path) -> None:
 def elsewhere(readme: str, name: str, output: str | Path) -> str:
     """A bundle's README for a folder outside the repository: commands name that folder, links out of it are words."""
     words = re.sub(r"\[([^]]*)\]\(\.\./[^)]*\)", r"\1 in sam_monai's repository", readme)
-    words = words.replace("from the repository's root,", f"from the folder that holds `{output}`,")
-    return words.replace(f"bundles/{name}", str(output))
+    words = words.replace("from the repository's root,", f"from the folder that holds `{from_here(output)}`,")
+    return words.replace(f"bundles/{name}", str(from_here(output)))
 
 
 @contextmanager
@@ -111,7 +111,13 @@ def new_folder(output: str | Path) -> Iterator[Path]:
 
 
 def default_root(output: Path) -> str:
-    """The key ``bundle_root``: where the bundle lies from the current folder, and no more of this machine's folders."""
-    if output.is_absolute():
-        output = output.relative_to(Path.cwd()) if output.is_relative_to(Path.cwd()) else Path(output.name)
-    return f"$sam_monai.bundle.folder.root({quoted(str(output))})"
+    """The key ``bundle_root``."""
+    return f"$sam_monai.bundle.folder.root({quoted(str(from_here(output)))})"
+
+
+def from_here(path: str | Path) -> Path:
+    """Where something lies from the current folder, with nothing more of this machine's folders."""
+    path = Path(path)
+    if not path.is_absolute():
+        return path
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(path.name)

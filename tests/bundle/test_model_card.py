@@ -6,8 +6,11 @@ import json
 import re
 from importlib.metadata import requires
 
+import numpy as np
 import pytest
 from bundle_runner import ROOT
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.__main__ import main
@@ -75,6 +78,23 @@ def test_what_is_not_known_is_said_to_be(made):
     assert "Not measured" in card(made(training=training_summary(3, 3, None, 1, 0), name="c"))
     assert "trial run" in card(made(training=MEASURED | {"quick": True}, name="d"))
     assert "window -160 to 240 HU" in (said := card(made(images=CT, name="e"))) and "1 x 1 x 2.5 mm" in said
+
+
+def test_a_picture_comes_without_what_else_its_file_says(made, tmp_path, capsys):
+    about = PngInfo()
+    about.add_text("Comment", "Jane Doe")
+    drawn = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    Image.fromarray(drawn).save(tmp_path / "case.png", pnginfo=about)
+    made()
+    words = ["package", "ptsam", str(tmp_path / "new"), "--adapter", str(tmp_path / "trained/model.pt"), "--picture"]
+    assert main([*words, str(tmp_path / "case.png")]) == 0
+    assert "](validation.png)" in card(tmp_path / "new") and "](validation.png)" not in card(tmp_path / "my bundle")
+    with Image.open(tmp_path / "new/docs/validation.png") as image:
+        assert (np.asarray(image) == drawn).all() and not image.info
+    (tmp_path / "text.png").write_text("no picture")
+    words[2] = str(tmp_path / "other")
+    assert main([*words, str(tmp_path / "text.png")]) == 1 and not (tmp_path / "other").exists()
+    assert "text.png: no picture that can be read" in capsys.readouterr().err
 
 
 def test_a_label_cannot_write_markdown_or_html(made):

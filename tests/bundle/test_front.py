@@ -93,6 +93,13 @@ def test_the_named_folder_and_the_named_bundle_are_used(name, command, ran, monk
     assert os.path.samefile(made.config_root_path, bundle / "configs")
 
 
+def test_a_folder_for_results_need_not_be_there(ran, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", ".", "--output_dir", "%new", "--ckpt_dir", "$@output_dir + '/models'"]) == 0
+    parser = workflow(monkeypatch, ran).parser
+    assert [parser.get_parsed_content(key) for key in ("output_dir", "ckpt_dir")] == ["./%new", "./%new/models"]
+
+
 def test_a_bundle_whose_folder_cannot_be_used_keeps_nothing_there(ran, monkeypatch, tmp_path, capsys):
     """That of an installed package, and one that cannot be written."""
     monkeypatch.chdir(tmp_path)

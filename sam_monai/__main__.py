@@ -1,4 +1,7 @@
-"""The command line: ``python -m sam_monai COMMAND``."""
+"""The command line: ``sam-monai COMMAND``, or ``python -m sam_monai COMMAND``.
+
+A mistake is answered before torch and MONAI are imported: each command imports what it needs.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .bundle.front import FRONTS, start
 from .errors import InputError, told
 
 if TYPE_CHECKING:
@@ -20,6 +24,13 @@ def known_files() -> dict[str, KnownFile]:
     from .networks.text import TEXT_WEIGHTS
 
     return {weights.name: weights for weights in (*KNOWN_WEIGHTS.values(), *TEXT_WEIGHTS.values())}
+
+
+def new(args: argparse.Namespace) -> None:
+    """Write a bundle's folder, to train and to change."""
+    from .bundle.shipped import new
+
+    print(new(args.bundle, args.output))
 
 
 def weights(args: argparse.Namespace) -> None:
@@ -54,18 +65,20 @@ def download(args: argparse.Namespace) -> None:
 
 def keys(args: argparse.Namespace) -> None:
     """List the keys of a bundle's configurations: default, meaning, what is allowed."""
-    from .bundle import keys
+    from .bundle import keys, shipped
     from .bundle.folder import read_json
 
-    configs = [read_json(Path(args.bundle) / "configs" / f"{name}.json") for name in ("evaluate", "inference", "train")]
+    bundle = shipped.find(args.bundle)
+    configs = [read_json(bundle / "configs" / f"{name}.json") for name in ("evaluate", "inference", "train")]
     print(keys.listed({name: value for config in configs for name, value in config.items()}))
 
 
 def package(args: argparse.Namespace) -> None:
     """Make a bundle of a trained adapter: its configuration continues that network, its metadata describe it."""
     from .bundle.package import package
+    from .bundle.shipped import find
 
-    print(package(args.bundle, args.output, args.adapter))
+    print(package(find(args.bundle), args.output, args.adapter, args.picture))
 
 
 def show(args: argparse.Namespace) -> None:
@@ -149,10 +162,11 @@ def plan(args: argparse.Namespace) -> None:
     """Print what a bundle's training of a folder would be, why, and how long it would take; nothing is trained."""
     from monai.bundle import ConfigWorkflow
 
+    from .bundle import shipped
     from .files import write_json
     from .results.report import show_plan
 
-    config = Path(args.bundle) / "configs" / "train.json"
+    config = shipped.find(args.bundle) / "configs" / "train.json"
     given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
     workflow = ConfigWorkflow(str(config), workflow_type="train", logging_file=False, **given)
     found = workflow.parser.get_parsed_content("plan")
@@ -161,32 +175,38 @@ def plan(args: argparse.Namespace) -> None:
         write_json(found.as_dict(), Path(args.json))
 
 
+DESCRIPTION = "Adapting SAM to medical images."
 ADAPTER = {"metavar": "ADAPTER", "help": "as bundles/ssam/models/model.pt, or .safetensors"}
 CHECKPOINT = {"help": "the base weights, if not in the cache folder"}
-BUNDLE = {"metavar": "BUNDLE", "help": "a bundle's folder, as bundles/ssam"}
+BUNDLE = {"metavar": "BUNDLE", "help": "ssam, ptsam, medsa, or the folder of a bundle"}
 # Each command is described by its function's docstring.
 COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] = {
+    new: {
+        "bundle": BUNDLE,
+        "output": {"metavar": "OUTPUT", "help": "the folder to make"},
+    },
+    package: {
+        "bundle": BUNDLE | {"help": "the bundle that the adapter was trained with: ssam, or its folder"},
+        "output": {"metavar": "OUTPUT", "help": "the folder to make"},
+        "--adapter": {"help": "the trained adapter (default: the bundle's models/model.pt)"},
+        "--picture": {"help": "for the model card, as output/validation/CASE.png; whoever gets the bundle sees it"},
+    },
+    show: {"adapter": ADAPTER},
+    verify: {"adapter": ADAPTER, "--checkpoint": CHECKPOINT},
+    verify_bundle: {"bundle": BUNDLE | {"help": "a bundle's folder"}},
+    keys: {"bundle": BUNDLE},
     weights: {},
     download: {
         "name": {"metavar": "NAME", "help": "as listed by the command weights"},
         "--folder": {"help": "where to put the file (default: the cache folder, where it is looked for)"},
     },
-    keys: {"bundle": BUNDLE},
     plan: {
         "folder": {"metavar": "FOLDER", "help": "the dataset's, with a dataset.json"},
-        "--bundle": {"default": "bundles/ssam", "help": "a bundle's folder (default: bundles/ssam)"},
+        "--bundle": {"default": "ssam", "help": "ssam, ptsam, medsa, or the folder of a bundle (default: ssam)"},
         "--minutes": {"type": float, "help": "time for the whole training (default: 15)"},
         "--steps": {"type": int, "help": "steps of the optimiser, in place of minutes"},
         "--json": {"metavar": "FILE", "help": "write it there too"},
     },
-    package: {
-        "bundle": BUNDLE | {"help": "the bundle that the adapter was trained with, as bundles/ssam"},
-        "output": {"metavar": "OUTPUT", "help": "the folder to make"},
-        "--adapter": {"help": "the trained adapter (default: the bundle's models/model.pt)"},
-    },
-    show: {"adapter": ADAPTER},
-    verify: {"adapter": ADAPTER, "--checkpoint": CHECKPOINT},
-    verify_bundle: {"bundle": BUNDLE},
     series: {"folder": {"metavar": "FOLDER"}},
     dataset: {
         "folder": {"metavar": "FOLDER", "help": "of images and labels, or a CSV or JSON list of them"},
@@ -214,9 +234,23 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
 }  # fmt: skip
 
 
+def listed() -> str:
+    """Every command, a line each."""
+    known = {name: front.help for name, front in FRONTS.items()}
+    known |= {command.__name__: command.__doc__ or "" for command in COMMANDS}
+    lines = [f"  {name.ljust(max(map(len, known)))}  {help}" for name, help in known.items()]
+    return "\n".join([DESCRIPTION, "", *lines, "", f"{program()} COMMAND --help says more of one."])
+
+
+def program() -> str:
+    return "sam-monai" if Path(sys.argv[0]).stem == "sam-monai" else "python -m sam_monai"
+
+
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m sam_monai", description="Adapting SAM to medical images.")
+    top = argparse.ArgumentParser(program(), description=DESCRIPTION)
     commands = top.add_subparsers(metavar="COMMAND", required=True)
+    for name in FRONTS:  # named here among the others; their words are read by themselves
+        commands.add_parser(name)
     for run, options in COMMANDS.items():
         command = commands.add_parser(run.__name__, help=run.__doc__, description=run.__doc__)
         command.set_defaults(run=run)
@@ -226,10 +260,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0, or 1 after printing what was wrong with the input as the last line of stderr."""
-    args = parser().parse_args(argv)
+    """Run one command; 0, or 1 after printing what was wrong with the input as the last line of stderr. Without one,
+    list them all."""
+    words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args.run(args)
+        if not words or words[0] in ("-h", "--help"):
+            print(listed())
+        elif words[0] in FRONTS:
+            start(words[0], words[1:])
+        else:
+            args = parser().parse_args(words)
+            args.run(args)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except Exception as error:
         if (line := told(error)) is None:
             raise

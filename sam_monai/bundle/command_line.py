@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import ast
 import atexit
-import difflib
 import inspect
 import logging
 import os
-import re
 import shlex
 import signal
 import sys
@@ -25,6 +23,7 @@ from monai.bundle import ConfigParser, run
 from ..errors import InputError, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
+from .typed import arguments, refuse_lone, refuse_unknown
 
 _python_hook = sys.excepthook
 SECONDS_TO_STOP = 15.0
@@ -49,7 +48,7 @@ def begin() -> None:
         refuse_unknown_keys(sys.argv[1:])
         stop_in_a_line(training=parser is not None and "record" not in parser, resumed=given.get("resume") == "True")
         if others[1:] and parser is not None and others[1] not in (*parser.get(), "None"):
-            raise InputError(f"{others[1]!r} stands alone: keys are given as --key value")
+            refuse_lone(others[1:])
     if parser is None:
         return
     configuration.refuse_overlay(parser)
@@ -132,33 +131,6 @@ def stop_in_a_line(training: bool, resumed: bool) -> None:
         signal.signal(number, stop)
 
 
-def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """Keys and values of a command line as they were typed, and the words that belong to no key, by the rules of fire,
-    which hands them to MONAI as what they look like in Python.
-
-    Args:
-        words: of the command line, after the program.
-    """
-    given, others = {}, []
-    words = [*words, "--"]
-    at = 0
-    while at < words.index("--"):
-        word, following = words[at], words[at + 1]
-        at += 1
-        if not is_flag(word):
-            others.append(word)
-            continue
-        key, has_value, value = word.lstrip("-").partition("=")
-        if not has_value:
-            value, at = ("True", at) if is_flag(following) else (following, at + 1)
-        given[key.replace("-", "_")] = value
-    return given, others
-
-
-def is_flag(word: str) -> bool:
-    return re.match(r"--|-[a-zA-Z]", word) is not None
-
-
 def refuse_unknown_keys(words: Sequence[str]) -> None:
     """MONAI adds an unknown ``--key`` to the configuration in silence, so a misspelt one would do nothing.
 
@@ -171,25 +143,4 @@ def refuse_unknown_keys(words: Sequence[str]) -> None:
     files = given.get("config_file") or "configs/train.json"
     if isinstance(files, str) and files[:1] in ("[", "("):
         files = ast.literal_eval(files)
-    config = ConfigParser.load_config_files(files)
-    options = set(inspect.signature(run).parameters)
-    for key in given:
-        path = key.lstrip("+").replace("::", "#").split("#")
-        # The last part of a nested key may be new: "_disabled_", or an argument that the file leaves at its default.
-        wanted = path[:1] if len(path) == 1 else path[:-1]
-        if key not in options and not _holds(config, wanted):
-            near = difflib.get_close_matches(path[0], [*config, *options], n=1)
-            hint = f"did you mean --{near[0]}?" if near else f"keys are {', '.join(k for k in config if k[0] != '_')}"
-            raise InputError(f"unknown key --{key}: {hint}")
-
-
-def _holds(config: Any, path: Sequence[str]) -> bool:
-    for part in path:
-        if isinstance(config, dict) and part in config:
-            config = config[part]
-        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
-            config = config[int(part)]
-        else:
-            # What a reference or an expression stands for is not known here.
-            return isinstance(config, str)
-    return True
+    refuse_unknown(given, ConfigParser.load_config_files(files), inspect.signature(run).parameters)

@@ -1,4 +1,7 @@
-"""A bundle's folder: where it is, its labels, its trained adapter, and how that wants its images."""
+"""A bundle's folder: where it is, its labels, its trained adapter, and how that wants its images.
+
+The command line reads metadata.json before it imports torch and MONAI, so this module must not import them at once.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
-
 from ..errors import InputError
-from ..networks import identity
-from ..networks.adapter_files import read_adapter
 from . import keys
 
 # What is read of metadata.json; the rest is for people.
@@ -29,6 +28,8 @@ AS_SHIPPED = "take the file of the bundle as it is shipped"
 def root(path: str) -> str:
     """The folder of the bundle whose configuration asks: where MONAI's workflow read it, whatever folder it runs in;
     without a workflow the current folder, if that is a bundle's, else ``path`` from there."""
+    from monai.bundle import ConfigWorkflow
+
     workflows = (frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None))
     configs = (workflow.config_root_path for workflow in workflows if isinstance(workflow, ConfigWorkflow))
     for folder in (*(Path(folder).parent for folder in configs), Path()):
@@ -37,8 +38,12 @@ def root(path: str) -> str:
     return path
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A bundle's file.
+def read_json(path: Path, remedy: str = AS_SHIPPED) -> dict[str, Any]:
+    """A bundle's file, or another one that holds an object.
+
+    Args:
+        path: of the file.
+        remedy: what the message of an error tells to do.
 
     Raises:
         InputError: it cannot be read, or holds no object.
@@ -47,9 +52,9 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"{path}: cannot be read ({reason}); {AS_SHIPPED}") from error
+        raise InputError(f"{path}: cannot be read ({reason}); {remedy}") from error
     if not isinstance(content, dict):
-        raise InputError(f"{path}: holds no object; {AS_SHIPPED}")
+        raise InputError(f"{path}: holds no object; {remedy}")
     return content
 
 
@@ -79,6 +84,9 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     Raises:
         InputError: a value that no configuration may take, or an adapter of another method than the bundle's.
     """
+    from ..networks import identity
+    from ..networks.adapter_files import read_adapter
+
     metadata = read_metadata(bundle_root)
     later = {key: field.absent for key, field in identity.COMMON.items() if field.absent is not ...}
     shipped = later | metadata["adapter"] | {"labels": metadata_labels(metadata)}

@@ -1,5 +1,8 @@
 """Every key that a user may set: what it may be, and what it does. The check, the documentation's table and the command
-``keys`` come from here, and so does the check of what an adapter's record brings into a configuration."""
+``keys`` come from here, and so does the check of what an adapter's record brings into a configuration.
+
+The command line answers a mistake before it imports torch and MONAI, so this module must not import them.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..backbones.weights import KNOWN_WEIGHTS
-from ..data.slicing import PLANES
 from ..errors import InputError
-from ..inference.openvino_encoder import ENGINES
-from ..networks import identity
 from ..networks.text import TEXT_WEIGHTS
+
+# The same as where they are used; a test compares.
+PLANES = ("axial", "coronal", "sagittal")
+ENGINES = ("torch", "openvino")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def is_path(value: Any) -> bool:
 
 
 def is_device(value: Any) -> bool:
+    import torch
+
     try:
         device = torch.device(value) if isinstance(value, str | torch.device) else None
     except RuntimeError:
@@ -269,6 +273,8 @@ def of_record(record: Mapping[str, Any], source: str | Path, own: Sequence[str] 
         InputError: a value that is missing or not allowed; ``source`` is named.
     """
     images = record.get("preprocessing")
+    from ..networks import identity  # imports torch
+
     images = {**identity.absent(identity.PREPARATION), **images} if isinstance(images, Mapping) else {}
     if any(key not in images for key in IMAGES):
         raise InputError(f"{source}: the record does not say how images are prepared ({', '.join(IMAGES)})")

@@ -1,25 +1,33 @@
-"""A bundle of one's own: a copy of the method's bundle that is about one trained adapter."""
+"""A bundle of one's own: the method's configurations with one trained adapter, and documents about that."""
 
 from __future__ import annotations
 
-import os
+import re
 import shlex
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from .. import __version__
 from ..distributed import first_process
 from ..errors import InputError
-from ..files import write_json
-from ..networks.adapter_files import read_adapter, read_training, write_adapter
+from ..files import write_aside, write_json
+from ..networks.adapter_files import BUFFERS, read_adapter, read_training, write_adapter
 from .folder import metadata_labels, read_json, read_metadata, record
-from .keys import quoted
+from .model_card import PICTURE, counted, images, model_card, needed
+from .shipped import copy, default_root, new_folder, shipped
 
-COPIED = ("LICENSE", "docs", "configs")
+MONAI_NAMES = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}  # which metadata.json names by themselves
+TEXT_LIBRARIES = {"minilm": ["tokenizers"], "clip": ["open-clip-torch"]}
 
 
-def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None) -> Path:
+def package(
+    bundle_root: str | Path, output: str | Path, adapter: str | Path | None = None, picture: str | Path | None = None
+) -> Path:
     """Make a bundle of a trained adapter: what is known of it becomes part of its configuration and metadata, so that
     further training, by a server too, continues this very network.
 
@@ -27,30 +35,29 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
         bundle_root: the bundle it was trained with.
         output: folder to make; there must be none, or an empty one.
         adapter: ``None``: the bundle's ``models/model.pt``.
+        picture: of a validation case, for the model card. Whoever gets the bundle sees it.
 
     Raises:
-        InputError: the output is there, the bundle is not one, the adapter is missing or of another method, or its
-            record holds what no configuration may take.
+        InputError: the output is there, the bundle is not one, the adapter is missing or of another method, its record
+            holds what no configuration may take, or the picture cannot be read.
     """
     root, output = Path(bundle_root), Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InputError(f"{output} is there already: name a folder that is not, or an empty one")
-    absent = [name for name in COPIED if not (root / name).exists()]
-    if absent:
-        raise InputError(f"{root} is no bundle of sam_monai: it has no {', '.join(absent)}")
     adapter = root / "models" / "model.pt" if adapter is None else Path(adapter)
     state, known = read_adapter(adapter), record(root, adapter)
     # What was checked one by one, and nothing else of the record: a configuration is code.
     values = {key: value for key, value in known.items() if key not in ("method", "preprocessing")}
     values |= known["preprocessing"]
-    metadata = described(read_metadata(root), known)
-    target = Path(os.path.abspath(output))
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
-        for name in COPIED:
-            (shutil.copytree if (root / name).is_dir() else shutil.copy)(root / name, part / name)
+    training = read_training(adapter)
+    template = shipped() / known["method"]
+    template = template if template.is_dir() else root
+    method, defaults = read_metadata(template)["name"], read_json(template / "configs" / "train.json")
+    metadata = named(described(read_metadata(root), known), output.absolute().name, method, known, training or {})
+    parameters = sum(tensor.numel() for key, tensor in state.items() if key not in BUFFERS)
+    card = model_card(
+        output.absolute().name, metadata, known, training or {}, parameters, defaults, picture is not None
+    )
+    with new_folder(output) as part:
+        copy(root, part)
         write_json(metadata, part / "configs" / "metadata.json")
         for file in sorted((part / "configs").glob("*.json")):
             config = read_json(file)
@@ -60,11 +67,24 @@ def package(bundle_root: str | Path, output: str | Path, adapter: str | Path | N
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
-        write_adapter(state, part / "models" / "model.pt", read_training(adapter))
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        write_aside(card, part / "docs" / "README.md")
+        if picture is not None:
+            add_picture(picture, part / "docs" / PICTURE)
+        write_adapter(state, part / "models" / "model.pt", training)
     return output
+
+
+def add_picture(source: str | Path, target: Path) -> None:
+    """A picture as it looks, without what else its file says.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with Image.open(source) as image:
+            Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(target)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{source}: no picture that can be read ({error})") from error
 
 
 def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
@@ -73,9 +93,9 @@ def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
     if first_process() and (Path(bundle_root) / "configs" / "metadata.json").is_file():
         metadata, ours = read_metadata(bundle_root), record(bundle_root, adapter)
         if metadata_labels(metadata) != ours["labels"] or any(ours.get(k) != v for k, v in metadata["adapter"].items()):
-            command = shlex.join(
-                ["python", "-m", "sam_monai", "package", str(bundle_root), "OUTPUT", "--adapter", str(adapter)]
-            )
+            ours_too = Path(bundle_root).resolve().parent == shipped().resolve()
+            bundle = Path(bundle_root).resolve().name if ours_too else str(bundle_root)
+            command = shlex.join(["sam-monai", "package", bundle, "OUTPUT", "--adapter", str(adapter)])
             print(f"metadata.json describes another adapter; for a bundle of this one: {command}", flush=True)
 
 
@@ -108,6 +128,60 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     return metadata
 
 
-def default_root(output: Path) -> str:
-    """The key ``bundle_root``."""
-    return f"$sam_monai.bundle.folder.root({quoted(str(output))})"
+def named(
+    metadata: dict[str, Any],
+    name: str,
+    method: str,
+    known: Mapping[str, Any],
+    training: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A bundle's metadata under a name, a version and a description of its own, with what was measured and all packages
+    that it needs.
+
+    Args:
+        metadata: as :func:`described` gives it.
+        name: for a bundle that still has that of its method.
+        method: the name of the method's bundle as it is shipped.
+        known: the adapter's record.
+        training: the summary of its training, where there is one.
+    """
+    labels, what = counted(known["labels"]), images(known["preprocessing"])
+    if metadata["name"] == method:  # the first bundle of this adapter
+        metadata["version"], metadata["changelog"] = "0.1.0", {}
+        metadata["name"] = re.sub("[$@%#]", "_", name)  # MONAI would run or look up what begins with these
+    else:
+        *first, last = re.findall(r"\d+", metadata["version"])
+        metadata["version"] = ".".join([*first, str(int(last) + 1)])
+    day = f" on {training['date'][:10]}" if training else ""
+    metadata["changelog"][metadata["version"]] = f"trained{day}: {labels}"
+    short = method.partition(":")[0]
+    metadata["description"] = f"Segments {labels} in {what.split(',')[0]}. An {short} adapter of {known['backbone']}."
+    metadata["image_classes"] = f"{what}; values in [0, 1]"
+    dice = {str(channel): one for channel, one in enumerate(training.get("dice_by_label", ()), 1) if one is not None}
+    measured = {"val_mean_dice": training.get("validation_dice"), "val_dice_by_channel": dice}
+    metadata["eval_metrics"] = {key: value for key, value in measured.items() if value not in (None, {})}
+    return metadata | versions(metadata["required_packages_version"], known)
+
+
+def versions(before: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle needs, its weights' packages too, in the versions that are installed.
+
+    Args:
+        before: what its metadata named.
+        known: the adapter's record.
+    """
+    names = {*before, *weights_packages(known)}
+    with suppress(PackageNotFoundError):
+        names |= {re.split(r"[^\w.-]", one)[0] for one in requires("sam_monai") or () if "extra ==" not in one}
+    found = {"sam_monai": __version__}
+    for name in sorted(names - {"sam_monai"}):
+        with suppress(PackageNotFoundError):
+            found[name] = (re.match(r"\d+(\.\d+)+", version(name)) or [f"{version(name)}.0"])[0]
+    own = {f"{key}_version": found.pop(name) for name, key in MONAI_NAMES.items() if name in found}
+    return own | {"required_packages_version": found}
+
+
+def weights_packages(known: Mapping[str, Any]) -> list[str]:
+    """The packages that bring an adapter's weights, and those that read them."""
+    from_packages = [file.package.split("/")[0].replace("_", "-") for file in needed(known) if file.package]
+    return from_packages + TEXT_LIBRARIES.get(known.get("text_encoder"), [])

@@ -81,8 +81,9 @@ def training_summary(
 ) -> dict[str, Any]:
     """What an adapter's file says of its training.
 
-    :class:`sam_monai.training.checkpoints.Checkpoints` adds ``training_hashes`` and ``validation_hashes``, of the
-    content of the images, by which an evaluation knows them; a hash tells nothing of a patient.
+    :class:`sam_monai.training.checkpoints.Checkpoints` adds ``dice_by_label``, the numbers among the ``settings``, and
+    ``training_hashes`` and ``validation_hashes``, of the content of the images, by which an evaluation knows them; a
+    hash tells nothing of a patient.
 
     Args:
         epochs: of the whole training.
@@ -140,6 +141,7 @@ def describe(path: str | Path) -> str:
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
     training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith("_hashes")}
+    dice, settings = training.pop("dice_by_label", []), training.pop("settings", {})
     rows = {
         "method": record["method"],
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
@@ -150,6 +152,8 @@ def describe(path: str | Path) -> str:
         "file": f"{Path(path).stat().st_size:,} bytes",
         "preprocessing": in_words(record["preprocessing"]) or "not recorded",
         "training": in_words(training) or "not recorded",
+        "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False))) or "not recorded",
+        "trained with": in_words(settings) or "not recorded",
     }
     width = max(map(len, rows))
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())

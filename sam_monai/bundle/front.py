@@ -1,0 +1,220 @@
+"""The commands that stand for a line of MONAI's program: train, segment, evaluate.
+
+A mistake is answered before torch and MONAI are imported, so this module must not import them at once.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import runpy
+import shlex
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from . import keys, shipped
+from .folder import AS_SHIPPED, read_json
+from .typed import arguments, is_flag, refuse_lone, refuse_unknown
+
+BUNDLE = "ssam"
+# Of MONAI's run. Which configuration it reads is decided here.
+OPTIONS = ("run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking", "args_file")
+
+
+class Front(NamedTuple):
+    """``configs``: what MONAI runs. ``folder``: what is looked at. ``output``: within the bundle's folder."""
+
+    help: str
+    configs: tuple[str, ...]
+    folder: str
+    output: str
+
+
+FRONTS = {
+    "train": Front(
+        "Train an adapter on a folder of labelled images.",
+        ("train",),
+        "a folder with a dataset.json (default: the demonstration)",
+        "output",
+    ),
+    "segment": Front(
+        "Write the masks of new images.",
+        ("inference",),
+        "a folder of images or of DICOM studies, or one file (default: the demonstration)",
+        "output/inference",
+    ),
+    "evaluate": Front(
+        "Measure an adapter on the cases that were set aside in training.",
+        ("train", "evaluate"),
+        "the folder that it was trained on (default: the demonstration)",
+        "output/evaluation",
+    ),
+}
+
+
+def start(name: str, words: Sequence[str]) -> None:
+    """Check a command, print the line of MONAI's program that it stands for, and run that.
+
+    Args:
+        name: of the command, in :data:`FRONTS`.
+        words: what was typed after it.
+
+    Raises:
+        InputError: an unknown key, a value that is not allowed, a folder that is not there, a configuration that
+            cannot be read.
+    """
+    if "--" in words:
+        raise InputError("-- stands alone: keys are given as --key value")
+    given, others = arguments(words)
+    bundle = shipped.find(given.pop("bundle", BUNDLE))
+    files = [bundle / "configs" / f"{config}.json" for config in FRONTS[name].configs]
+    config = merged(files)
+    if "network_def" not in config:
+        raise InputError(f"{files[0]}: there is no network_def in it; {AS_SHIPPED}")
+    if given.keys() & {"h", "help"}:
+        print(usage(name, config))
+        return
+    if others:
+        if "dataset_dir" in given:
+            raise InputError(f"two folders are given: {others[0]} and, by --dataset_dir, {given['dataset_dir']}")
+        if not os.path.lexists(others[0]):
+            raise InputError(f"{others[0]}: no such file or folder")
+        refuse_lone(others[1:])
+        given = {"dataset_dir": others[0], **given}
+    from_file = args_file(given["args_file"]) if "args_file" in given else {}
+    if "config_file" in given or "config_file" in from_file:
+        raise InputError(f"{name} reads the configuration of --bundle; for another one run python -m monai.bundle run")
+    refuse_unknown([*from_file, *given], config, OPTIONS)
+    if wrong := keys.problems(plain(given) | {k: v for k, v in from_file.items() if not is_expression(v)}):
+        raise InputError("; ".join(wrong))
+    given = {key: as_typed(key, value) for key, value in given.items()}
+    if not is_own(bundle):
+        given = beside(name, bundle, config, {**from_file, **given}) | given
+    if bundle.parent != shipped.shipped():
+        print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
+    warnings.filterwarnings("ignore", "parsing config_file")  # MONAI's own words on that, many more
+    run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
+
+
+def run(words: Sequence[str]) -> None:
+    """Run MONAI's program in this process, and say how the same is typed."""
+    print(shlex.join(["python", "-m", "monai.bundle", *words]), flush=True)
+    sys.argv[1:] = words
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def usage(name: str, config: Mapping[str, Any]) -> str:
+    front = FRONTS[name]
+    return (
+        f"{front.help}\n\nsam-monai {name} [FOLDER] [--bundle BUNDLE] [--KEY VALUE ...]\n\n"
+        f"FOLDER    {front.folder}\n"
+        f"--bundle  {', '.join(shipped.names())}, or the folder of a bundle (default: {BUNDLE})\n\n"
+        f"{keys.listed(config)}"
+    )
+
+
+def merged(files: Sequence[Path]) -> dict[str, Any]:
+    """The keys of some configurations; of nested ones that are changed, those of the first."""
+    config: dict[str, Any] = {}
+    for file in files:
+        for key, value in read_json(file).items():
+            if not key.startswith("+") and not re.search("#|::", key):
+                config[key] = value
+    return config
+
+
+def args_file(path: str) -> dict[str, Any]:
+    """Keys and values that are kept in a file.
+
+    Raises:
+        InputError: it cannot be read, or holds no keys.
+    """
+    remedy = "give the file that holds keys and values"
+    if not path.lower().endswith((".yml", ".yaml")):
+        return read_json(Path(path), remedy)
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds no object; {remedy}")
+    return content
+
+
+def plain(given: Mapping[str, str]) -> dict[str, Any]:
+    """The values that can be checked at once, as MONAI will take them."""
+    from fire.parser import DefaultParseValue
+
+    # Whether a device is there only torch can say.
+    known = [key for key in given if key in keys.KEYS and key not in (*keys.PATHS, "device")]
+    return {key: DefaultParseValue(given[key]) for key in known if not is_expression(given[key])} | {
+        key: given[key] for key in given if key in keys.PATHS and given[key] == ""
+    }
+
+
+def is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value[:1] in ("$", "@", "%")
+
+
+def as_typed(key: str, value: str) -> str:
+    """A value that MONAI does not take for something else than what it is.
+
+    Raises:
+        InputError: MONAI would read the value from a file.
+    """
+    if not is_expression(value):
+        return value
+    if key in keys.PATHS and (value[0] == "%" or os.path.lexists(value)):
+        return f"./{value}"
+    if value[0] == "%":
+        raise InputError(f"the key {key} is {value!r}, which MONAI would read from another file: give the value itself")
+    return value
+
+
+def is_own(bundle: Path) -> bool:
+    """Whether what is trained may lie in the bundle's folder: not in an installed package, whose next version would
+    come without it, nor where nothing can be written."""
+    return bundle.parent != shipped.PACKAGE / "_bundles" and os.access(bundle, os.W_OK)
+
+
+def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
+    """Where adapters and results lie that may not lie in the bundle's folder: in one of its name in the current one.
+
+    Args:
+        name: of the command.
+        bundle: its folder.
+        config: the configuration's keys.
+        given: keys that somebody set.
+    """
+    if "bundle_root" in given:
+        return {}
+    home = Path(bundle.name)
+    quick = ["quick"] * (name == "train" and str(given.get("quick")) == "True")
+    places = {"output_dir": home.joinpath(FRONTS[name].output, *quick)}
+    if "ckpt_dir" in config:  # which the adapter's place follows
+        places["ckpt_dir"] = home / "models"
+    else:
+        places["adapter"] = home / "models" / "model.pt"
+    chosen = {key: str(place) for key, place in places.items() if key not in given}
+    if chosen:
+        said = ", ".join(f"{key} is {place}" for key, place in chosen.items())
+        print(f"{bundle} is no place for what you make; in the current folder, {said}", flush=True)
+    return chosen
+
+
+def listed(files: Sequence[Path]) -> str:
+    """Files as an argument of MONAI's program."""
+    texts = [str(Path(os.path.relpath(file)) if Path(os.path.abspath(file)).is_relative_to(Path.cwd()) else file)
+             for file in files]  # fmt: skip
+    simple = len(texts) == 1 and re.fullmatch(r"[\w./-]*[a-zA-Z][\w./-]*", texts[0])
+    return texts[0] if simple else str(texts)
+
+
+def as_words(key: str, value: str) -> list[str]:
+    return [f"--{key}={value}"] if is_flag(value) else [f"--{key}", value]

@@ -1,0 +1,185 @@
+"""The document of a packaged bundle: what the adapter is for, what it was trained on, how good it is, whose it is."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
+from ..networks.text import TEXT_WEIGHTS
+from . import keys
+
+FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels")
+PICTURE = "validation.png"
+FILES = {
+    "configs/inference.json": "masks of new images",
+    "configs/train.json": "training and validation, with this adapter's labels and settings",
+    "configs/evaluate.json": "overlay of `train.json`: metrics of every validation case",
+    "configs/metadata.json": "what this document says, for programs",
+    "models/model.pt": "the adapter: a plain state dict, without the base weights",
+    "models/model.safetensors": "the same, with a description: `sam-monai show` prints it",
+}
+
+
+def model_card(
+    folder: str,
+    metadata: Mapping[str, Any],
+    known: Mapping[str, Any],
+    training: Mapping[str, Any],
+    parameters: int,
+    defaults: Mapping[str, Any],
+    picture: bool = False,
+) -> str:
+    """The document in Markdown.
+
+    Args:
+        folder: the name of the bundle's.
+        metadata: of the bundle, about this adapter.
+        known: the adapter's record, as :func:`sam_monai.bundle.folder.record` gives it.
+        training: the summary of its training; empty where there is none.
+        parameters: how many were trained.
+        defaults: the method's ``train.json`` as it is shipped.
+        picture: whether there is one beside the document, :data:`PICTURE`.
+    """
+    folder = shlex.quote(folder)
+    base = KNOWN_WEIGHTS.get(known["backbone"])
+    about = {
+        "labels": ", ".join(f"{i} {escaped(label)}" for i, label in enumerate(known["labels"], 1)),
+        "images": images(known["preprocessing"]),
+        "base": f"`{known['backbone']}`" + (f" ({base.provenance})" if base else ", weights that were given as a file"),
+        "sees": f"a square of {known['image_size']} px" + (", slices with their neighbours" * known["depth_attention"]),
+        "trained parameters": f"{parameters:,}",
+        "trained": when(training),
+        "training cases": training.get("training_cases", "not recorded"),
+        "validation cases": training.get("validation_cases", "not recorded"),
+    }
+    parts = [
+        f"# {escaped(metadata['name'])}\n\n{escaped(metadata['description'])}",
+        *([f"![A validation case]({PICTURE})"] if picture else []),
+        table(("", ""), about.items()),
+        f"## Results\n\n{results(known['labels'], training)}",
+        f"## Settings\n\n{settings(known, training, defaults)}",
+        f'## Use\n\n```bash\npip install "sam_monai[weights]"\nsam-monai segment new_scans --bundle {folder}\n```\n\n'
+        "writes the masks of `new_scans`, a folder of images or of DICOM studies, or one file. `sam-monai evaluate "
+        f"my_scans --bundle {folder}` measures it on labelled images, and `sam-monai train my_scans --bundle {folder}` "
+        f"trains it on. `sam-monai keys {folder}` lists the keys. In the bundle's folder, MONAI's own line is\n\n"
+        "```bash\npython -m monai.bundle run --config_file configs/inference.json --dataset_dir new_scans\n```",
+        f"## Intended use and limits\n\n{limits(metadata, known, training)}",
+        f"## Licence\n\n{licence(known)}",
+        "## How to cite\n\nCite sam_monai and what this adapter rests on:\n\n"
+        + "\n".join(f"- {linked(reference)}" for reference in metadata["references"]),
+        f"## Files\n\n{table(('file', 'content'), ((f'`{file}`', content) for file, content in FILES.items()))}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def images(preparation: Mapping[str, Any]) -> str:
+    """What images an adapter is for, in words."""
+    volumes = preparation["spatial_dims"] == 3
+    kind = {"ct": "CT", "mr": "MR", "picture": ""}[preparation["intensity"]]
+    words = [f"{kind} {'volumes' if volumes else 'pictures'}".strip()]
+    if preparation["intensity"] == "ct":
+        words.append("window {:g} to {:g} HU".format(*preparation["ct_window"]))
+    if volumes:
+        words.append(f"slices {preparation['orientation']}")
+        spacing = preparation["spacing"]
+        words.append(f"resampled to {' x '.join(f'{mm:g}' for mm in spacing)} mm" if spacing else "spacing of the file")
+    if preparation["channels"]:
+        words.append(f"channels {', '.join(map(str, preparation['channels']))}")
+    if preparation.get("image_channels"):
+        words.append("colour" if preparation["image_channels"] == 3 else "grey")
+    return ", ".join(words)
+
+
+def when(training: Mapping[str, Any]) -> str:
+    if not training:
+        return "not recorded"
+    made = f"on {training['date'][:10]} with sam_monai {training['sam_monai']}"
+    return f"{escaped(made)} for {training['epochs']} epochs, of which number {training['best_epoch']} was kept"
+
+
+def results(labels: list[str], training: Mapping[str, Any]) -> str:
+    dice = training.get("validation_dice")
+    if dice is None:
+        return "Not measured: there was no validation case, or none that holds a label. Run `sam-monai evaluate`."
+    by_label = training.get("dice_by_label") or []
+    rows = [(escaped(label), "not in the cases" if one is None else f"{one:.3f}")
+            for label, one in zip(labels, by_label, strict=False)]  # fmt: skip
+    cases = training["validation_cases"]
+    return (
+        table(("label", "Dice"), [*rows, ("mean", f"{dice:.3f}")])
+        + f"\n\nMean Dice over {cases} validation case{'s' * (cases != 1)}, which also decided which epoch was kept. "
+        "So the figures are higher than those of new images."
+    )
+
+
+def settings(known: Mapping[str, Any], training: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """Keys that were not at their default, where the default does not depend on the data."""
+    values = {**known, **known["preprocessing"], **training.get("settings", {})}
+    values |= {"epochs": training["epochs"]} if "epochs" in training else {}
+    rows = []
+    for key in keys.KEYS:
+        default = keys.default_of(key, defaults[key]) if key in defaults else ""
+        computed = default in (keys.KEYS[key].default, "as trained", "")
+        said = str(values.get(key))  # None: a setting that had no part in this training
+        if key in values and key not in FROM_DATA and not computed and said not in ("None", default.split(",")[0]):
+            rows.append((f"`{key}`", values[key], default))
+    if not rows:
+        return "All at their defaults."
+    return table(("key", "value", "default"), rows) + "\n\nAll others are at their defaults."
+
+
+def limits(metadata: Mapping[str, Any], known: Mapping[str, Any], training: Mapping[str, Any]) -> str:
+    cases = training.get("training_cases")
+    lines = [
+        metadata["intended_use"],
+        f"It is for images such as it was trained on: {images(known['preprocessing']).split(',')[0]}. On other "
+        "scanners, protocols, body parts or patients it was not tried, and it may fail there without a sign.",
+        "It marks the labels above and nothing else. In an image without a label it may still mark some of it.",
+        "The base weights may have seen such images in their own training.",
+    ]
+    if cases is not None:
+        lines.insert(1, f"It was trained on {cases} case{'s' * (cases != 1)}. Look at every mask before you use it.")
+    if training.get("quick"):
+        lines.insert(0, "**This adapter is of a trial run (`quick`), and its masks are worth nothing.**")
+    return "\n".join(f"- {line}" for line in lines) + (
+        "\n\nA configuration is code that MONAI runs: use only bundles you trust."
+    )
+
+
+def licence(known: Mapping[str, Any]) -> str:
+    """Of the bundle and of what it is used with."""
+    with_it = [file for file in needed(known) if file.licence]
+    lines = ["- This bundle: [LICENSE](../LICENSE). The terms of the images it was trained on are not recorded."]
+    lines += [f"- `{file.name}`: {file.licence}, {file.provenance}. It is not part of the bundle." for file in with_it]
+    if known["backbone"] not in KNOWN_WEIGHTS:
+        lines.append("- The base weights were given as a file. Their licence is not recorded.")
+    return "\n".join(lines)
+
+
+def needed(known: Mapping[str, Any]) -> list[KnownFile]:
+    """The known weights that an adapter works with."""
+    found = KNOWN_WEIGHTS.get(known["backbone"]), TEXT_WEIGHTS.get(known.get("text_encoder", ""))
+    return [file for file in found if file is not None]
+
+
+def table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def escaped(text: str) -> str:
+    """Words as Markdown shows them: an adapter's labels may come from anywhere."""
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", " ".join(text.split()))
+
+
+def linked(reference: str) -> str:
+    """A reference with a link to its paper."""
+    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", reference)
+
+
+def counted(words: list[str]) -> str:
+    """As in "liver, spleen and pancreas"."""
+    return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])

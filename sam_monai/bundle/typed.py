@@ -1,0 +1,81 @@
+"""What was typed on a command line: keys and values, and whether there are such keys.
+
+The command line answers a mistake before it imports torch and MONAI, so this module must not import them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from ..errors import InputError
+
+
+def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Keys and values of a command line as they were typed, and the words that belong to no key, by the rules of fire,
+    which hands them to MONAI as what they look like in Python.
+
+    Args:
+        words: of the command line, after the program.
+    """
+    given, others = {}, []
+    words = [*words, "--"]
+    at = 0
+    while at < words.index("--"):
+        word, following = words[at], words[at + 1]
+        at += 1
+        if not is_flag(word):
+            others.append(word)
+            continue
+        key, has_value, value = word.lstrip("-").partition("=")
+        if not has_value:
+            value, at = ("True", at) if is_flag(following) else (following, at + 1)
+        given[key.replace("-", "_")] = value
+    return given, others
+
+
+def is_flag(word: str) -> bool:
+    return re.match(r"--|-[a-zA-Z]", word) is not None
+
+
+def refuse_unknown(given: Collection[str], config: Mapping[str, Any], options: Collection[str]) -> None:
+    """
+    Args:
+        given: keys that were typed.
+        config: the configuration that they change.
+        options: what the program takes besides.
+
+    Raises:
+        InputError: a key that is neither in the configuration nor an option; names the nearest.
+    """
+    for key in given:
+        path = key.lstrip("+").replace("::", "#").split("#")
+        # The last part of a nested key may be new: "_disabled_", or an argument that the file leaves at its default.
+        wanted = path[:1] if len(path) == 1 else path[:-1]
+        if key not in options and not _holds(config, wanted):
+            near = difflib.get_close_matches(path[0], [*config, *options], n=1)
+            hint = f"did you mean --{near[0]}?" if near else f"keys are {', '.join(k for k in config if k[0] != '_')}"
+            raise InputError(f"unknown key --{key}: {hint}")
+
+
+def refuse_lone(others: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a word that belongs to no key.
+    """
+    if others:
+        raise InputError(f"{others[0]!r} stands alone: keys are given as --key value")
+
+
+def _holds(config: Any, path: Sequence[str]) -> bool:
+    for part in path:
+        if isinstance(config, Mapping) and part in config:
+            config = config[part]
+        elif isinstance(config, list) and part.isdigit() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            # What a reference or an expression stands for is not known here.
+            return isinstance(config, str)
+    return True

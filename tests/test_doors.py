@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,7 +27,8 @@ NAMES = ("a", "b")
 FLAT = {"spatial_dims": 2, "intensity": "picture", "ct_window": (-160, 240), "orientation": "coarsest", "spacing": None,
         "channels": None, "image_channels": None, "scale": "whole"}  # fmt: skip
 MR, CT = FLAT | {"spatial_dims": 3, "intensity": "mr"}, FLAT | {"spatial_dims": 3, "intensity": "ct"}
-Case, Settings = dict[str, str], Mapping[str, object]
+Case = dict[str, str]
+Settings = Mapping[str, Any]
 
 
 def network() -> SimpleNamespace:

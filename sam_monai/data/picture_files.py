@@ -28,16 +28,17 @@ def image_picture(picture: Image.Image) -> Image.Image:
     """An image's file as grey values, white the largest, or colours."""
     _check(picture)
     mode, bits, negative = picture.mode, _tiff(picture, TIFF_BITS, 8), _white_is_zero(picture)
+    name = _name(picture)  # which the upright one has not
     picture = ImageOps.exif_transpose(picture)
     if mode in TO_RGB:
         return picture.convert("RGB")
     if mode == "I" and bits == 32 and np.asarray(picture).min() < 0:
-        raise InputError(f"{_name(picture)}: holds whole numbers beyond 31 bits or below 0; save it with 16 bits")
+        raise InputError(f"{name}: holds whole numbers beyond 31 bits or below 0; save it with 16 bits")
     if mode.startswith("I;16"):
         values = np.asarray(picture).astype(np.uint16)
         return Image.fromarray(2**bits - 1 - values if negative else values)
     if negative and mode not in ("1", "L"):  # Pillow turns those
-        raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save it with black as zero")
+        raise InputError(f"{name}: is a TIFF in which white is zero; save it with black as zero")
     return picture
 
 

@@ -124,13 +124,6 @@ def test_a_ct_without_units_or_place_is_refused(tmp_path, changes, match):
         load_image(tmp_path / "s")
 
 
-def test_slices_of_two_kinds_are_refused(tmp_path):
-    files = write_series(tmp_path / "s", RAMP, AFFINE)
-    spoil(files, 2, PhotometricInterpretation="MONOCHROME1")
-    with pytest.raises(InputError, match="MONOCHROME1 and MONOCHROME2"):
-        load_image(tmp_path / "s")
-
-
 def test_a_multi_frame_ct_of_monochrome1_keeps_its_units(tmp_path):
     write_multiframe(tmp_path / "m.dcm", RAMP, AFFINE)
     before = load_image(tmp_path / "m.dcm")
@@ -165,10 +158,3 @@ def test_numbers_beyond_their_bits_are_refused_and_not_cut(tmp_path):
     with_overlay.add_new(0x60000102, "US", 15)
     with_overlay.save_as(tmp_path / "f.dcm")
     assert load_image(tmp_path / "f.dcm").max() == pixels.max()
-
-
-def test_slices_of_two_frames_of_reference_are_no_volume(tmp_path):
-    files = write_series(tmp_path / "s", RAMP, AFFINE)
-    spoil(files, 1, FrameOfReferenceUID="1.2.3")
-    with pytest.raises(InputError, match="2 frames of reference"):
-        load_image(tmp_path / "s")

@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+")
     parser.add_argument("--methods", nargs="*", default=["S-SAM"], choices=list(METHODS))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.json")
+    parser.add_argument("--without-rivals", action="store_true", help="no U-Net")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
@@ -127,6 +128,8 @@ def main() -> None:
         for seed in words.seeds:
             for folder in words.folders:
                 for name, command in contenders(folder, words.methods, settings).items():
+                    if words.without_rivals and name.startswith("U-Net"):
+                        continue
                     pool.submit(cell, folder, name, command, seed, words.output, words.threads)
     write_aside(table(words.output), words.output / "accuracy.md")
     print(table(words.output))

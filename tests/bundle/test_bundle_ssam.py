@@ -130,6 +130,7 @@ def spoil(folder, what: str) -> dict:
     match what:
         case "no dataset.json":
             (folder / "dataset.json").unlink()
+            (folder / "images").rename(folder / "scans")
         case "broken json":
             (folder / "dataset.json").write_text('{"labels": ')
         case "label beyond the list":

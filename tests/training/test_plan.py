@@ -8,7 +8,7 @@ import pytest
 
 from sam_monai.data.fingerprint import Fingerprint, LabelPrint
 from sam_monai.training.machine import Cost, Costs
-from sam_monai.training.plan import SIZES, Room, rules, wanted_size
+from sam_monai.training.rules import SIZES, Room, rules, wanted_size
 
 
 def data(

@@ -1,0 +1,198 @@
+"""The rules by which a training is planned: each is a function that says why, and where its number comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..data.fingerprint import Fingerprint, LabelPrint
+from .handlers import validation_interval
+from .machine import Costs
+
+SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)  # pixels, candidates for image_size
+SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewer is not told from its neighbours
+THICK = 2.0  # pixels: a thinner structure is lost between those of the mask
+SQUARE = {2: 128, 3: 64}  # pixels: no smaller without need, as SAM's features are those of larger images
+FINER = 2.0  # times as many pixels as the file has; more of them hold nothing new
+STEPS = 300  # at the least: with fewer the schedule ends before the last features have settled
+PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
+PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
+VALIDATIONS = 0.15  # share of the budget
+REPORT = 10.0  # seconds: pictures, tables and the report
+FULL = 0.8  # of the free memory may be used
+CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
+OVERHEAD = 0.15  # seconds a validation case: reading, metrics
+
+
+@dataclass(frozen=True)
+class Room:
+    """What fits into a budget of seconds.
+
+    ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
+    ``whole_only``: the method's prompts are not answered in patches. ``free``: bytes of memory, if known.
+    """
+
+    data: Fingerprint
+    costs: Costs
+    budget: float
+    batch: int
+    given_steps: int | None = None
+    given_size: int | None = None
+    whole_only: bool = False
+    free: int | None = None
+
+    def fits(self, size: int) -> bool:
+        """Whether a step of this size, with checkpointing, leaves some of the free memory."""
+        return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
+
+    def validation(self, size: int, scale: str) -> float:
+        """Seconds of one validation of all cases."""
+        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * self.costs(size).answer)
+
+    def validations(self, size: int, scale: str) -> int:
+        """How many of them, besides that of the best adapter at the end, take their share of the budget."""
+        each = self.validation(size, scale)
+        return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
+
+    def steps(self, size: int, scale: str) -> int:
+        """How many steps are left beside validations, and beside embedding every image once where that is done."""
+        if self.given_steps is not None:
+            return self.given_steps
+        cost, data = self.costs(size), self.data
+        once = 2 * data.seconds * (data.training + data.validation)
+        if cost.embeds_once:
+            once += cost.answer * data.slices * (8 * data.training + data.validation)
+        left = self.budget - once - (self.validations(size, scale) + 1) * self.validation(size, scale)
+        return max(1, int(left / cost.step))
+
+    def epochs(self, size: int, scale: str) -> int:
+        """The same in epochs."""
+        return max(1, round(self.steps(size, scale) / math.ceil(self.data.training / self.batch)))
+
+
+def answers(data: Fingerprint, size: int, scale: str) -> int:
+    """How many squares of the encoder's size a case is answered in: its slices, or patches of them that overlap by a
+    quarter."""
+    if scale == "whole":
+        return data.slices
+    return data.slices * math.prod(math.ceil(max(1, n - size / 4) / (0.75 * size)) for n in data.shape[:2])
+
+
+# -- the rules ---------------------------------------------------------------------------------------------------------
+
+
+def wanted_size(data: Fingerprint) -> int:
+    """The size at which every label's structures are recognised in whole slices: :data:`SEEN` pixels across and
+    :data:`THICK` pixels thick.
+
+    Not below :data:`SQUARE`, as SAM was trained on larger images, and not so large that a slice is only blown up.
+    """
+    seen = max([SQUARE[data.spatial_dims], *(needed_by(label, data) for label in data.labels)])
+    return next_size(min(seen, max(SIZES[0], FINER * data.side)))
+
+
+def needed_by(label: LabelPrint, data: Fingerprint) -> float:
+    """The size, in pixels, that a label's structures need."""
+    return data.side * max(SEEN / max(1.0, label.extent), THICK / max(1.0, label.thickness))
+
+
+def next_size(pixels: float) -> int:
+    return next((size for size in SIZES if size >= pixels), SIZES[-1])
+
+
+def affordable_size(room: Room, scale: str, largest: int) -> int:
+    """The largest size, up to that of the base weights, that fits the memory and leaves :data:`STEPS` steps in the
+    budget; the smallest of all where none does; or the size that is given."""
+    if room.given_size is not None:
+        return room.given_size
+    enough = (s for s in SIZES if s <= largest and room.fits(s) and room.steps(s, scale) >= STEPS)
+    return max(enough, default=SIZES[0])
+
+
+def fits_a_patch(data: Fingerprint, size: int) -> bool:
+    """Whether every label's structures are seen whole in a patch, with their surroundings, or are thin. A patch that
+    shows a part of a large structure does not tell what it is: a U-Net trained on such patches lost 0.1 to 0.4 Dice."""
+    return not any(is_too_large(label, size) for label in data.labels)
+
+
+def is_too_large(label: LabelPrint, patch: int) -> bool:
+    return label.large > PATCH_HOLDS * patch and label.thickness > PATCH_THIN * patch
+
+
+def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
+    """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices."""
+    data, size = room.data, affordable_size(room, "whole", largest)
+    smallest = max(data.labels, key=lambda label: needed_by(label, data), default=None)
+    if smallest is None or min(wanted_size(data), data.side) <= size:
+        return "whole", "every label is large enough in whole slices"
+    if room.whole_only:
+        return "whole", "clicks and boxes are answered in whole slices"
+    across, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
+    shown = f"in a whole slice of {size} px, {smallest.name} is {across:.2g} px across and {thick:.2g} px thick"
+    patch = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))
+    if fits_a_patch(data, patch):
+        return "patch", shown
+    widest = max((label for label in data.labels if is_too_large(label, patch)), key=lambda label: label.large)
+    return "whole", f"{shown}, but a patch of {patch} px does not hold {widest.name}, which is {widest.large:.0f} px"
+
+
+def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
+    """What is wanted, as far as the budget goes. A patch is as large as twice its largest structure, within
+    :data:`SQUARE` and what the budget allows."""
+    most = affordable_size(room, scale, largest)
+    if scale == "whole":
+        wanted = wanted_size(room.data)
+    else:
+        held = [label.large for label in room.data.labels if label.thickness > PATCH_THIN * SQUARE[2]]
+        wanted = next_size(max([SQUARE[2], *(extent / PATCH_HOLDS for extent in held)]))
+        most = max(most, SQUARE[2])
+    size = min(wanted, most, largest)
+    step = f"one step takes {room.costs(size).step:.2g} s here"
+    if size < wanted:
+        more = room.epochs(min(wanted, largest), scale)
+        return size, f"{step}; {wanted} would leave {more} visits of a case in the budget"
+    return size, step
+
+
+def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool = True) -> tuple[float, str]:
+    """Six validations, or as many as :data:`VALIDATIONS` of the budget allows."""
+    if not timed:
+        return validation_interval(epochs), "six validations"
+    number, each = room.validations(size, scale), room.validation(size, scale)
+    interval = max(1.0, epochs / number)
+    return int(interval) if interval == int(interval) else round(interval, 3), f"a validation takes {in_time(each)}"
+
+
+def rules(
+    room: Room, asked: Mapping[str, Any], largest: int, budget: float | None
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Every key in turn, around those that a user gave: values and reasons."""
+    why, values = dict.fromkeys(asked, "given"), dict(asked)
+    timed = not {"image_size", "epochs"} <= asked.keys()
+    if "scale" not in asked:
+        values["scale"], why["scale"] = chosen_scale(room, largest)
+    scale = values["scale"]
+    if "image_size" not in asked:
+        values["image_size"], why["image_size"] = chosen_size(room, scale, largest)
+    size = values["image_size"]
+    if "epochs" not in asked:
+        values["epochs"] = room.epochs(size, scale)
+        time_of = f"{room.given_steps} steps" if budget is None else f"{in_time(budget)} in all, validation included"
+        why["epochs"] = f"visits of each case; {time_of}"
+    if "val_interval" not in asked:
+        values["val_interval"], why["val_interval"] = chosen_interval(room, size, scale, values["epochs"], timed)
+    if "checkpointing" not in asked and not timed:
+        values["checkpointing"], why["checkpointing"] = False, "not measured, as size and epochs are given"
+    elif "checkpointing" not in asked:
+        kept, free = room.costs(size).kept, room.free
+        values["checkpointing"] = free is not None and kept > FULL * free
+        there = "" if free is None else f" of {free / 1e9:.1f} GB free"
+        why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
+    order = ("scale", "image_size", "epochs", "val_interval", "checkpointing")
+    return {key: values[key] for key in order}, {key: why[key] for key in order}
+
+
+def in_time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} minutes"

@@ -128,6 +128,7 @@ PLAN: dict[str, Field] = {
     "checkpointing": FLAG,
     "minutes": optional(number(0, 1e9)),
     "seconds": number(0, 1e9),
+    "validation": number(0, 1e9),
 }
 TRAINING: dict[str, Field] = {  # the summary beside a record
     "sam_monai": text("a version"),

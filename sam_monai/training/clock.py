@@ -11,11 +11,12 @@ from ignite.engine import Engine, Events
 from tqdm.auto import tqdm
 
 from .handlers import is_due
+from .rules import REPORT
 
 WARM_UP = 0.05  # share of the training in which the rate rises: first gradients are large
 TOLERANCE = 0.05  # share of the budget by which the expected end may be off before the schedule is changed
 LENGTHEN_UNTIL = 0.5  # of the training; later the rate is low, and epochs added to it are worth little
-RECENT = 3  # epochs whose mean time says how long the next ones take
+RECENT = 0.08  # share of the budget that the last epochs take by which the next ones are judged; single ones vary
 
 
 class Schedule:
@@ -66,8 +67,9 @@ class Schedule:
 class Clock:
     """Ends a training within its budget, also where the machine becomes slower or faster on the way.
 
-    After each epoch the clock expects the end from the last epochs and validations. Where that is off by more than a
-    twentieth of the budget, it changes the number of epochs and says so. Attach it after the validation's handler.
+    Every twelfth of the budget the clock expects the end from the epochs of that time and the last validation. Where
+    that is off by more than a twentieth of the budget, it changes the number of epochs and says so. Attach it after the
+    validation's handler.
 
     Args:
         plan: what :func:`sam_monai.training.plan.make_plan` gave; without ``minutes`` nothing is changed.
@@ -89,8 +91,8 @@ class Clock:
         self.budget = math.inf if plan.get("minutes") is None else 60.0 * plan["minutes"]
         self.now, self.begun = now, now() - plan.get("seconds", 0.0)
         self.before = 0.0  # seconds of the runs that this one resumes
-        self.epochs: list[float] = []  # seconds of each, without validation
-        self.validation = 0.0  # seconds of the last one
+        self.epochs: list[float] = []  # seconds of each since the clock last looked, without validation
+        self.validation = float(plan.get("validation", 0.0))  # seconds of the last one
         self.validating = 0.0  # seconds of those since the epoch began
         evaluator.add_event_handler(Events.STARTED, self.validation_starts)
         evaluator.add_event_handler(Events.COMPLETED, self.validation_ends)
@@ -124,8 +126,13 @@ class Clock:
     def epoch_ends(self, engine: Engine) -> None:
         self.epochs.append(self.now() - self.epoch_started - self.validating)
         done, planned = engine.state.epoch, self.schedule.epochs
-        if done >= planned or math.isinf(self.budget):
+        if done >= planned or math.isinf(self.budget) or sum(self.epochs) < RECENT * self.budget:
             return
+        self.judge(engine, done, planned)
+        self.epochs.clear()
+
+    def judge(self, engine: Engine, done: int, planned: int) -> None:
+        """Change the number of epochs where the planned ones would not end on time."""
         off = self.expected(done, planned) - self.budget
         too_late_for_more = off < 0 and self.schedule.progress(done) > LENGTHEN_UNTIL
         if abs(off) <= TOLERANCE * self.budget or too_late_for_more:
@@ -140,10 +147,9 @@ class Clock:
     def expected(self, done: int, epochs: int) -> float:
         """Seconds that the command will have taken, where ``done`` of ``epochs`` are done. The evaluation of the best
         adapter, for tables and pictures, is one more validation."""
-        recent = self.epochs[-RECENT:]
-        each = sum(recent) / len(recent)
+        each = sum(self.epochs) / len(self.epochs)
         validations = 1 + sum(is_due(self.interval, epoch, epochs) for epoch in range(done + 1, epochs + 1))
-        return self.elapsed() + each * (epochs - done) + self.validation * validations
+        return self.elapsed() + each * (epochs - done) + self.validation * validations + REPORT
 
     def fitting(self, done: int) -> int:
         """How many epochs in all end on time: at least one more."""

@@ -37,15 +37,22 @@ class Plan(Mapping[str, Any]):
     """Of the whole command; ``None`` where a number of epochs or steps was given."""
     seconds: float = 0.0
     """Of them that had passed when the plan was made."""
+    validation: float = 0.0
+    """Seconds that a validation should take."""
 
     def __getitem__(self, key: str) -> Any:
-        return {**self.values, "minutes": self.minutes, "seconds": self.seconds}[key]
+        return self.all[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.values, "minutes": 0, "seconds": 0})
+        return iter(self.all)
 
     def __len__(self) -> int:
-        return len(self.values) + 2
+        return len(self.all)
+
+    @property
+    def all(self) -> dict[str, Any]:
+        timing = {"minutes": self.minutes, "seconds": self.seconds, "validation": self.validation}
+        return {**self.values, **timing}
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -116,5 +123,6 @@ def make_plan(
         data, costs, budget - passed - REPORT, sample[0], steps, size, network_class.takes_prompts, free_on(device)
     )
     made = rules(room, asked, size or largest, budget if timed else None)
-    plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed)
+    validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
+    plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed, validation)
     return from_first(plan)

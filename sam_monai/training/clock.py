@@ -15,7 +15,7 @@ from .rules import REPORT
 
 WARM_UP = 0.05  # share of the training in which the rate rises: first gradients are large
 TOLERANCE = 0.05  # share of the budget by which the expected end may be off before the schedule is changed
-LENGTHEN_UNTIL = 0.5  # of the training; later the rate is low, and epochs added to it are worth little
+LENGTHEN_UNTIL = 0.7  # of the training; later the rate is low, and epochs added to it are worth little
 RECENT = 0.08  # share of the budget that the last epochs take by which the next ones are judged; single ones vary
 
 

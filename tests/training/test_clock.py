@@ -55,7 +55,7 @@ class Machine:
 def test_a_training_ends_within_its_budget_and_its_rate_at_its_end(minutes, speed):
     machine = Machine(round(60 * minutes / 6.0), minutes, speed, validation=5.0)
     assert machine.run() == pytest.approx(60 * minutes, rel=0.15)
-    assert machine.rates[-1] < 0.15 and max(machine.rates) > 0.95
+    assert machine.rates[-1] < 0.2 and max(machine.rates) > 0.95
     steps = [abs(a - b) for a, b in zip(machine.rates, machine.rates[1:], strict=False)]
     assert max(steps[len(steps) // 3 :]) < 0.3  # no jump, but where the end came near of a sudden
 

@@ -16,7 +16,8 @@ SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewe
 THICK = 2.0  # pixels: a thinner structure is lost between those of the mask
 SQUARE = {2: 128, 3: 64}  # pixels: no smaller without need, as SAM's features are those of larger images
 FINER = 2.0  # times as many pixels as the file has; more of them hold nothing new
-STEPS = 300  # at the least: with fewer the schedule ends before the last features have settled
+STEPS = 300  # that a size above SQUARE must leave: with fewer, what it shows is not learnt
+FEW = 100  # that SQUARE, or a smaller size, must leave: small squares lose more than short trainings
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 VALIDATIONS = 0.15  # share of the budget
@@ -104,10 +105,11 @@ def next_size(pixels: float) -> int:
 
 def affordable_size(room: Room, scale: str, largest: int) -> int:
     """The largest size, up to that of the base weights, that fits the memory and leaves :data:`STEPS` steps in the
-    budget; the smallest of all where none does; or the size that is given."""
+    budget, or :data:`FEW` up to :data:`SQUARE`; the smallest of all where none does; or the size that is given."""
     if room.given_size is not None:
         return room.given_size
-    enough = (s for s in SIZES if s <= largest and room.fits(s) and room.steps(s, scale) >= STEPS)
+    least = {size: FEW if size <= SQUARE[room.data.spatial_dims] else STEPS for size in SIZES if size <= largest}
+    enough = (size for size, steps in least.items() if room.fits(size) and room.steps(size, scale) >= steps)
     return max(enough, default=SIZES[0])
 
 

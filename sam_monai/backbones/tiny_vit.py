@@ -123,29 +123,16 @@ class SeamedTinyViT(TinyViT):
 
     def forward(self, x: Tensor, depth: int = 0) -> Tensor:
         layers: Any = self.layers
-        # Without gradients where nothing is trained there: its arrays are the largest.
-        learning = torch.is_grad_enabled() and any(p.requires_grad for p in first_stage(self))
-        with torch.set_grad_enabled(learning):
-            early = self.patch_embed(x)
-            for block in layers[0].blocks:
-                early = block(early)
-        x = layers[0].downsample(early)
-        for layer in layers[1:]:
+        x = early = self.patch_embed(x)
+        for layer in layers:
             for block in layer.blocks:
                 x = block(x, depth) if isinstance(block, Seam) else block(x)
+            early = x if layer is layers[0] else early
             x = x if layer.downsample is None else layer.downsample(x)
         x = x.unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
         assert self.neck is not None
         embedding = self.neck(channels_together(x))
         return embedding if self.detail is None else torch.cat([embedding, self.detail(early)], 1)
-
-
-def first_stage(encoder: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the patch embedding and the first stage's blocks of a TinyViT; none of another encoder."""
-    if not isinstance(encoder, TinyViT):
-        return []
-    layers: Any = encoder.layers
-    return [*encoder.patch_embed.parameters(), *layers[0].blocks.parameters()]
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:

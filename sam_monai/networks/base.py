@@ -168,7 +168,6 @@ class AdaptedSAM(nn.Module):
         training this network. One that already took steps cannot go on with other shapes, and torch says so.
         """
         before = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        resting = {name for name, p in self.named_parameters() if not p.requires_grad}
         self.preprocessing = self.preprocessing or record["preprocessing"]
         if record["image_size"] != self.backbone.image_size:
             device = self.backbone.pixel_mean.device
@@ -180,8 +179,6 @@ class AdaptedSAM(nn.Module):
         if not self.told["labels"] and (changed or tuple(record["labels"]) != self.labels):
             self.set_labels(record["labels"])
         for name, new in list(self.named_parameters()):
-            if name in resting:
-                new.requires_grad_(False)
             old = before.get(name)
             if old is not None and old is not new and new.requires_grad:
                 old.data, old.grad = new.data, None

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.backbone import WIDTH, Backbone
-from ..backbones.tiny_vit import first_stage
 from ..errors import InputError
 from .base import AdaptedSAM
 from .identity import LABELS, checked, one_of, optional
@@ -68,13 +67,6 @@ class SSAM(AdaptedSAM):
 
     def prompt_tokens(self) -> Tensor:
         return self.text_affine(self.label_vectors)[:, None]  # (L, 1, 256)
-
-    def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
-        """As of all networks. A TinyViT's first stage, whose arrays are the largest, is not trained from here on: a
-        step then takes two thirds of the time, and the same time trains half as many steps again."""
-        for parameter in first_stage(self.backbone.image_encoder):
-            parameter.requires_grad_(False)
-        return super().parameter_groups(learning_rate, prompt_learning_rate, weight_decay)
 
     def merged(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A plain SAM with the adaptation inside, at no cost over SAM.

@@ -217,7 +217,7 @@ KEYS: dict[str, Key] = {
     ),
     "overlap": Key(PART, "of neighbouring patches"),
     "minutes": Key(
-        or_none(Kind("a number above 0", lambda v: is_number(v) and v > 0), "15, or 2 for the demonstration"),
+        or_none(Kind("a number above 0", lambda v: is_number(v) and v > 0), "15, or 4 for the demonstration"),
         "time for the whole command, validation and report included; what is planned is planned for it",
     ),
     "steps": Key(or_none(whole(1), PLANNED), "steps of the optimiser, in place of minutes"),

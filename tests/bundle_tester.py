@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from contextlib import contextmanager
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +23,25 @@ from sam_monai.training.checkpoints import Checkpoints
 
 def weights(folder) -> dict[str, torch.Tensor]:
     return torch.load(folder / "model_resume.pt", weights_only=True)["network"]
+
+
+class Killed(Exception):
+    pass
+
+
+@contextmanager
+def killed_in_epoch_3():
+    """A training within ends before the files of its third epoch are written."""
+    save = Checkpoints.save
+
+    def die(self, engine):
+        if engine.state.epoch == 3:
+            raise Killed
+        save(self, engine)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((Killed, RuntimeError)):
+        patch.setattr(Checkpoints, "save", die)
+        yield
 
 
 class BundleTester:
@@ -95,24 +115,12 @@ class BundleTester:
         assert len(rows) == 2 and set(rows[0]) == {"case", "label", *METRICS, "ml", "false_positive"}
         assert [r["dice"] for r in rows] == [r["dice"] for r in csv.DictReader((trained / "output/cases.csv").open())]
 
-    def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(self, tmp_path, trained, monkeypatch):
+    def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(self, tmp_path, trained):
         settings = SMALL | {"epochs": 4, "dataset_dir": f"{trained}/data", "output_dir": f"{tmp_path}/o"}
         run(self.bundle, "train", ckpt_dir=f"{tmp_path}/whole", **settings)
 
-        class Killed(Exception):
-            pass
-
-        save = Checkpoints.save
-
-        def die_in_epoch_3(self, engine):
-            if engine.state.epoch == 3:
-                raise Killed
-            save(self, engine)
-
-        monkeypatch.setattr(Checkpoints, "save", die_in_epoch_3)
-        with pytest.raises((Killed, RuntimeError)):
+        with killed_in_epoch_3():
             run(self.bundle, "train", ckpt_dir=f"{tmp_path}/killed", **settings)
-        monkeypatch.setattr(Checkpoints, "save", save)
         torch.manual_seed(123)
         run(self.bundle, "train", ckpt_dir=f"{tmp_path}/killed", resume=True, **settings)
         whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")

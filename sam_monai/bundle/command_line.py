@@ -26,6 +26,7 @@ from . import configuration, keys
 from .typed import arguments, refuse_lone, refuse_unknown
 
 _python_hook = sys.excepthook
+_BEGAN = time.monotonic() - time.process_time()  # a program that imports does nothing else
 SECONDS_TO_STOP = 15.0
 
 
@@ -91,7 +92,7 @@ def refuse_outdated() -> NoReturn:
 
 def began() -> float:
     """When the command began, by ``time.monotonic``: what the program took to import its packages is part of it."""
-    return time.monotonic() - (time.process_time() if is_monai_bundle() else 0.0)
+    return _BEGAN if is_monai_bundle() else time.monotonic()
 
 
 def print_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

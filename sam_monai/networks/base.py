@@ -214,16 +214,10 @@ class AdaptedSAM(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 adapts = name.startswith("backbone.") and "prompt_encoder" not in name
-                kind = (
-                    detail
-                    if ".detail." in name
-                    else adapting
-                    if adapts
-                    else decayed
-                    if name in self.decayed
-                    else others
-                )
-                kind.append(parameter)
+                if ".detail." in name:
+                    detail.append(parameter)
+                else:
+                    (adapting if adapts else decayed if name in self.decayed else others).append(parameter)
         groups = [
             {"params": adapting, "lr": learning_rate, "weight_decay": 0.0},
             {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},

@@ -10,6 +10,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm.auto import tqdm
 
+from ..distributed import from_first
 from .handlers import is_due
 from .rules import REPORT
 
@@ -126,23 +127,25 @@ class Clock:
     def epoch_ends(self, engine: Engine) -> None:
         self.epochs.append(self.now() - self.epoch_started - self.validating)
         done, planned = engine.state.epoch, self.schedule.epochs
-        if done >= planned or math.isinf(self.budget) or sum(self.epochs) < RECENT * self.budget:
+        if done >= planned or math.isinf(self.budget):
             return
-        self.judge(engine, done, planned)
-        self.epochs.clear()
-
-    def judge(self, engine: Engine, done: int, planned: int) -> None:
-        """Change the number of epochs where the planned ones would not end on time."""
-        off = self.expected(done, planned) - self.budget
-        too_late_for_more = off < 0 and self.schedule.progress(done) > LENGTHEN_UNTIL
-        if abs(off) <= TOLERANCE * self.budget or too_late_for_more:
-            return
-        fitting = self.fitting(done)
+        fitting = from_first(self.judged(done, planned))  # several processes end together
         if fitting != planned:
             self.schedule.change(done, fitting)
             engine.state.max_epochs = fitting
             why = "faster" if fitting > planned else "slower"
             tqdm.write(f"epochs here are {why} than planned: {fitting} of them instead of {planned} end on time")
+
+    def judged(self, done: int, planned: int) -> int:
+        """How many epochs there should be in all: the planned ones, or those that end on time where these would not."""
+        if sum(self.epochs) < RECENT * self.budget:
+            return planned
+        off = self.expected(done, planned) - self.budget
+        too_late_for_more = off < 0 and self.schedule.progress(done) > LENGTHEN_UNTIL
+        keep = abs(off) <= TOLERANCE * self.budget or too_late_for_more
+        fitting = planned if keep else self.fitting(done)
+        self.epochs.clear()
+        return fitting
 
     def expected(self, done: int, epochs: int) -> float:
         """Seconds that the command will have taken, where ``done`` of ``epochs`` are done. The evaluation of the best

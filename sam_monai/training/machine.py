@@ -13,7 +13,6 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..memory import free_memory
 from ..networks.base import AdaptedSAM
 
@@ -127,5 +126,5 @@ def free_on(device: torch.device) -> int | None:
     """Free bytes of a GPU's memory, or of the machine's; ``None`` where that is not known."""
     try:
         return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-    except (RuntimeError, InputError):
+    except RuntimeError:
         return None

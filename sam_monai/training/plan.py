@@ -16,14 +16,16 @@ from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
 from ..data.demo import is_demo
 from ..distributed import from_first
+from ..errors import InputError
+from ..networks import identity
 from ..networks.base import AdaptedSAM
 from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
-from .resume import read_resume
+from .resume import REMEDY, read_resume
 from .rules import REPORT, SIZES, Room, rules
 
 MINUTES = 15.0  # a coffee break: long enough for a specialist, short enough to wait for
-DEMO_MINUTES = 4.0  # for a picture that convinces; with half of them the folds are not found yet
+DEMO_MINUTES = 4.0  # small enough to try, long enough for a picture
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,21 @@ class Plan(Mapping[str, Any]):
         return "\n".join([f"plan for {self.about}", *rows, end])
 
 
+def plan_kept_in(path: Path) -> dict[str, Any] | None:
+    """The plan in a training's state; ``None`` in that of an older version.
+
+    Raises:
+        InputError: it holds what no plan does.
+    """
+    clock = read_resume(path).get("clock")
+    if clock is None:
+        return None
+    plan = clock.get("plan") if isinstance(clock, Mapping) else None
+    if not isinstance(plan, Mapping):
+        raise InputError(f"{path}: its plan was changed by hand; {REMEDY}")
+    return identity.checked(plan, identity.PLAN, f"{path}: its plan")
+
+
 def make_plan(
     examined: Examined,
     given: Mapping[str, Any],
@@ -95,13 +112,16 @@ def make_plan(
         steps: of the optimiser, in place of minutes.
         resume: a training's state, whose plan holds, if it is there.
         begun: when the command began, by ``time.monotonic``.
+
+    Raises:
+        InputError: the state to resume from is none, or holds no plan of ours.
     """
     asked = {key: value for key, value in given.items() if value is not None}
     data = examined.fingerprint
-    if resume and Path(resume).is_file() and (kept := read_resume(Path(resume)).get("clock")):
-        old = kept["plan"]
+    passed = 0.0 if begun is None else time.monotonic() - begun
+    if resume and Path(resume).is_file() and (old := plan_kept_in(Path(resume))):
         timed = old["minutes"] if "epochs" not in asked else None
-        return Plan({**{key: old[key] for key in given}, **asked}, {}, "", timed)
+        return Plan({**{key: old[key] for key in given}, **asked}, {}, "", timed, passed, old["validation"])
     if data is None:
         values = {**otherwise, **asked}
         return Plan({"val_interval": validation_interval(values["epochs"]), **values})
@@ -117,12 +137,12 @@ def make_plan(
 
     size = asked.get("image_size")
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
-    passed = 0.0 if begun is None else time.monotonic() - begun
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
     room = Room(
         data, costs, budget - passed - REPORT, sample[0], steps, size, network_class.takes_prompts, free_on(device)
     )
     made = rules(room, asked, size or largest, budget if timed else None)
     validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
+    passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
     plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed, validation)
     return from_first(plan)

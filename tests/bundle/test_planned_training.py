@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 from bundle_runner import SMALL, run, start, volumes
-from bundle_tester import weights
+from bundle_tester import killed_in_epoch_3, weights
 
 from sam_monai import InputError
 from sam_monai.__main__ import main
@@ -16,7 +16,6 @@ from sam_monai.errors import told
 from sam_monai.networks.adapter_files import read_training
 from sam_monai.training import clock
 from sam_monai.training import plan as planning
-from sam_monai.training.checkpoints import Checkpoints
 from sam_monai.training.machine import Cost
 
 KEYS = {"scale", "image_size", "epochs", "val_interval", "checkpointing"}
@@ -57,20 +56,8 @@ def test_a_killed_run_goes_on_under_its_plan_and_ends_with_the_same_weights(data
     monkeypatch.setattr(clock, "TOLERANCE", math.inf)  # the clock decides nothing
     run("ssam", "train", ckpt_dir=f"{tmp_path}/whole", **settings)
 
-    class Killed(Exception):
-        pass
-
-    save = Checkpoints.save
-
-    def die_in_epoch_3(self, engine):
-        if engine.state.epoch == 3:
-            raise Killed
-        save(self, engine)
-
-    monkeypatch.setattr(Checkpoints, "save", die_in_epoch_3)
-    with pytest.raises((Killed, RuntimeError)):
+    with killed_in_epoch_3():
         run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", **settings)
-    monkeypatch.setattr(Checkpoints, "save", save)
     monkeypatch.setattr(planning.Room, "epochs", lambda *_: 9)  # the machine has become faster meanwhile
     run("ssam", "train", ckpt_dir=f"{tmp_path}/killed", resume=True, **settings)
     whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
@@ -108,3 +95,13 @@ def test_a_full_memory_of_a_gpu_is_a_line():
     except RuntimeError as error:
         line = told(error)
     assert line is not None and "--image_size" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("kept", [5, {}, {"plan": 3}, {"plan": {}}, {"plan": {"image_size": "$print(1)"}}])
+def test_a_plan_that_is_none_is_not_resumed(data, tmp_path, timed, kept):
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    run("ssam", "train", **where, steps=1, image_size=32)
+    state = torch.load(tmp_path / "m/model_resume.pt", weights_only=True)
+    torch.save(state | {"clock": kept}, tmp_path / "m/model_resume.pt")
+    with pytest.raises(InputError, match=r"model_resume\.pt: its plan"):
+        planning.plan_kept_in(tmp_path / "m/model_resume.pt")

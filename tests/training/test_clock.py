@@ -7,6 +7,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import LambdaLR
 
+from sam_monai.training import clock
 from sam_monai.training.clock import Clock, Schedule
 from sam_monai.training.rules import REPORT
 
@@ -77,3 +78,11 @@ def test_what_the_clock_decided_is_part_of_what_is_resumed():
     assert again.schedule.changes == machine.schedule.changes
     again.trainer.run([0], max_epochs=again.schedule.epochs, epoch_length=1)
     assert again.trainer.state.max_epochs <= machine.schedule.epochs
+
+
+def test_all_processes_end_when_the_first_does(monkeypatch):
+    """Their clocks differ, and the epochs of one more would wait for the others for ever."""
+    monkeypatch.setattr(clock, "from_first", lambda epochs: 7)
+    machine = Machine(20, 5, lambda t: 6.0)
+    machine.run()
+    assert len(machine.rates) == 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from sam_monai.networks.base import fast_bfloat16
+from sam_monai.networks.slicewise import fast_bfloat16
 
 from .measure import Run, device
 

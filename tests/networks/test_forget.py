@@ -16,7 +16,7 @@ from sam_monai.backbones.frozen import KEPT
 @pytest.mark.parametrize("backbone", ["vit", "tiny_vit"])
 @pytest.mark.parametrize("amp", [True, False])
 def test_after_forget_every_weight_counts_as_it_is(kind, backbone, amp, monkeypatch):
-    monkeypatch.setattr("sam_monai.networks.base.fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("sam_monai.networks.slicewise.fast_bfloat16", lambda device: True)
 
     def build():
         torch.manual_seed(0)

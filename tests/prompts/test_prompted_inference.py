@@ -66,7 +66,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_what_changed_is_encoded_anew(network, monkeypatch, change, mode):
-    monkeypatch.setattr("sam_monai.networks.base.fast_bfloat16", lambda device: True)
+    monkeypatch.setattr("sam_monai.networks.slicewise.fast_bfloat16", lambda device: True)
     inferer, x = PromptedInference(SimpleInferer()), image(1, 1, 30, 30)
     with mode():
         before = inferer(x, network, **CLICK)

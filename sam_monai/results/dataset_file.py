@@ -14,7 +14,7 @@ from ..data.made import is_output
 from ..data.unlabelled import KEY, NAME, UNLABELLED
 from ..errors import InputError
 from ..inference.outputs import Outputs
-from .pictures import chosen_slices, draw_rows, stretched, upright
+from .drawing import Row, chosen_slices, draw_rows, stretched, view
 
 FILE, PICTURE, CASES = "dataset.json", "dataset.png", 3
 
@@ -95,8 +95,9 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     for case in (cases[i] for i in chosen):
         loaded = load(case)
         loaded["label"] = loaded["label"].masked_fill(loaded["label"] == UNLABELLED, 0)
-        image, label = (upright(loaded[key], "coarsest") for key in ("image", "label"))
-        (k,) = chosen_slices(label[0], 1)
+        image, label = (view(loaded[key], "coarsest") for key in ("image", "label"))
+        (k,) = chosen_slices(label.planes[0], 1)
         name = os.path.relpath(case["image"], dataset.folder)
-        rows.append((stretched(image)[..., k], {name: None, "label": label[0, ..., k]}))
+        maps = {name: None, "label": label.planes[0, ..., k]}
+        rows.append(Row(stretched(image.planes)[..., k], maps, aspect=image.aspect))
     draw_rows(rows, dataset.labels, dataset.name, path)

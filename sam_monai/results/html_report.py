@@ -1,30 +1,20 @@
-"""A report to look at: one HTML file that needs nothing else, with pictures, tables and curves."""
+"""The reports of an evaluation and of a segmentation, each one page."""
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 import math
-import platform
+import statistics
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from ..inference.outputs import RUN, Outputs
-from .metrics import METRICS, mean, summary
+from .drawing import label_colours
+from .figures import agreement, boxes, curve
+from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
+from .page import about, cell, counted, picture, section, table, write_page
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: .6em 0 } th, td { padding: .2em .8em; text-align: right }
-th { border-bottom: 1px solid #999 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #f4f4f4 } img { max-width: 100% } .error { color: #a00 }
-section { border-top: 1px solid #ddd; margin-top: 1.5em } h2 { font-size: 1.1em } body { overflow-wrap: anywhere }
-"""
-HEADS = {"dice": "Dice", "hd95": "HD95", "surface_dice": "surface Dice", "ml": "prediction, ml",
-         "false_positive": "false positive"}  # fmt: skip
+MOST = 24  # labels with a figure of their own
 
 
 def evaluation_report(
@@ -34,39 +24,115 @@ def evaluation_report(
     history: Sequence[Mapping[str, float]],
     path: str | Path,
     curves: Sequence[Path] = (),
+    tolerance: float = TOLERANCE,
+    title: str = "Evaluation",
 ) -> Path:
     """Write what an evaluation found, the worst cases first.
 
     Args:
         rows: a case and label each, as in ``cases.csv``.
         pictures: of the cases, by their names.
-        settings: whatever the reader should know of the run.
+        settings: whatever the reader should know of the run; a mapping among them is a table of its own.
         history: of the training, an epoch each: ``epoch``, ``loss`` and, where there was a validation, ``dice``.
         path: of the HTML file.
         curves: further pictures, as far as they are there.
+        tolerance: of the surface Dice, in the unit of distances.
+        title: of the page.
     """
-    keys = [key for key in (*METRICS, "ml", "false_positive") if any(is_number(row.get(key)) for row in rows)]
+    unit = unit_of(rows)
+    length = LENGTHS[unit]
+    heads = {
+        "dice": "Dice",
+        "hd95": f"HD95, {length}",
+        "surface_dice": f"surface Dice at {tolerance:g} {length}",
+        f"reference_{unit}": f"reference, {unit}",
+        unit: f"prediction, {unit}",
+        "false_positive": f"false positive, {unit}",
+    }
+    keys = [key for key in heads if any(is_number(row.get(key)) for row in rows)]
     labels = list(dict.fromkeys(row["label"] for row in rows))
-    unit = "ml" if "ml" in keys else "pixels"
-    means = []
-    for name in labels:
-        of = [row for row in rows if row["label"] == name]
-        found = summary(of)
-        volume = mean([row.get("ml", math.nan) for row in of])
-        counts = [f"{found['held']} of {len(of)}", found["missed"], found["false_cases"], found["false_positive"]]
-        means.append([name, *(found[key] for key in METRICS), *counts, volume])
-    mean_heads = ["label", *(HEADS[key] for key in METRICS), "cases that hold it", "of these missed",
-                  "false positive in", f"false positive, {unit}", HEADS["ml"]]  # fmt: skip
-    cases = sorted({row["case"] for row in rows}, key=lambda name: worst_first(name, rows))
-    sections = [
-        section(case, table([[r["label"], *(r[k] for k in keys)] for r in rows if r["case"] == case],
-                            ["label", *(HEADS[k] for k in keys)]), pictures.get(case))
-        for case in cases
-    ]  # fmt: skip
-    curve = f"<h2>Training</h2>{picture(draw_history(history))}" if history else ""
-    curve += "".join(picture(file.read_bytes()) for file in curves if file.is_file())
-    body = [f"<h2>Means over {len(cases)} cases</h2>", table(means, mean_heads), curve]
-    return write_page(path, "Evaluation", [*body, "<h2>Cases, the worst first</h2>", *sections, about(settings)])
+    of_case: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        of_case.setdefault(row["case"], []).append(row)
+    cases = sorted(of_case, key=lambda case: (badness(of_case[case]), case))
+    drawn = [case for case in cases if case in pictures and pictures[case].is_file()]
+    own_heads = ["label", *(heads[key] for key in keys)]
+
+    def values(row: Mapping[str, Any]) -> list[Any]:
+        return [row["label"], *(row.get(key) for key in keys)]
+
+    body = [f"<p>{html.escape(in_short(rows, labels, len(cases)))}</p>", means(rows, labels, heads, unit)]
+    body += [figures(rows, labels, unit, heads["surface_dice"])]
+    training = [curve(history)] if history else []
+    training += [picture(file.read_bytes(), file.stem) for file in curves if file.is_file()]
+    body += [f'<h2>Training</h2><div class="figures">{"".join(training)}</div>'] if training else []
+    if drawn:
+        worst = "The case" if len(cases) == 1 else "All cases" if len(drawn) == len(cases) else "Cases"
+        body += [f"<h2>{worst}{', the worst first' * (len(cases) > 1)}</h2>"]
+        body += [section(c, table([values(row) for row in of_case[c]], own_heads), pictures[c]) for c in drawn]
+    body += [f"<h2>{'Every case, the worst first' if len(cases) > 1 else 'In numbers'}</h2>"]
+    body += [table([[case, *values(row)] for case in cases for row in of_case[case]], ["case", *own_heads])]
+    return write_page(path, title, [*body, about(settings)])
+
+
+def in_short(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], cases: int) -> str:
+    """The first sentences of a report."""
+    each = [summary([row for row in rows if row["label"] == label]) for label in labels]
+    dice, missed = mean([found["dice"] for found in each]), sum(found["missed"] for found in each)
+    of = f"{counted(cases, 'validation case')} and {counted(len(labels), 'label')}"
+    if math.isnan(dice):
+        return f"{of}: none of the cases holds a label, so there is no Dice."
+    what = "Mean Dice" if cases > 1 or len(labels) > 1 else "Dice"
+    lost = f" A label that is there was missed {counted(missed, 'time')}." if missed else " No label was missed."
+    return f"{what} {dice:.3f}, over {of}.{lost}"
+
+
+def means(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], heads: Mapping[str, str], unit: str) -> str:
+    """Of each label the mean and the spread over the cases that hold it."""
+    sizes = [key for key in (f"reference_{unit}", unit) if any(is_number(row.get(key)) for row in rows)]
+    lacking = any(math.isnan(row["dice"]) for row in rows)
+    lines = []
+    for label in labels:
+        of = [row for row in rows if row["label"] == label]
+        found, held = summary(of), [row for row in of if not math.isnan(row["dice"])]
+        line = [label, *(with_spread([row[key] for row in held]) for key in METRICS)]
+        line += [f"{found['held']} of {len(of)}", found["missed"] if held else None]
+        if lacking:
+            false = [f"{found['false_cases']} of {len(of) - len(held)}", found["false_positive"]]
+            line += false if len(held) < len(of) else [None, None]
+        lines.append([*line, *(with_spread([row.get(key, math.nan) for row in of]) for key in sizes)])
+    names = ["label", *(heads[key] for key in METRICS), "cases that hold it", "of these missed"]
+    names += ["false positive in", heads["false_positive"]] * lacking
+    names += [heads[key] for key in sizes]
+    notes = "A label that was missed has Dice 0 and no distance; it is counted apart."
+    if any("±" in str(value) for line in lines for value in line):
+        notes = f"Mean ± standard deviation over the cases. {notes}"
+    return f'<h2>By label</h2>{table(lines, names)}<p class="note">{notes}</p>'
+
+
+def with_spread(values: Sequence[float]) -> str:
+    known = finite(values)
+    if not known:
+        return cell(None)
+    middle = mean(known)
+    digits = 3 if abs(middle) < 1 else 2 if abs(middle) < 100 else 0
+    spread = f"\u00a0±\u00a0{statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
+    return f"{middle:.{digits}f}{spread}"
+
+
+def figures(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], unit: str, surface: str) -> str:
+    """Box plots over the cases, and how sizes agree, where there are cases to compare."""
+    drawn = []
+    held = [label for label in labels if sum(is_number(r["dice"]) for r in rows if r["label"] == label) > 1][:MOST]
+    if held:
+        drawn += [boxes(rows, held, "dice", "Dice"), boxes(rows, held, "surface_dice", surface)]
+    for label, colour in zip(labels[:MOST], label_colours(len(labels)), strict=False):
+        pairs = [r for r in rows if r["label"] == label and {unit, f"reference_{unit}"} <= r.keys()]
+        pairs = [r for r in pairs if is_number(r[unit]) and r[unit] + r[f"reference_{unit}"] > 0]
+        if len(pairs) > 1:
+            drawn.append(agreement(pairs, label, unit, colour))
+    more = f'<p class="note">Figures of the first {MOST} labels.</p>' if len(labels) > MOST else ""
+    return f'<h2>Over the cases</h2><div class="figures">{"".join(drawn)}</div>{more}' if drawn else ""
 
 
 def studies_report(
@@ -92,80 +158,15 @@ def studies_report(
             content = f'<p class="error">{html.escape(record["error"])}</p>'
         else:
             volumes = record.get("millilitres", {})
-            rows = [[name, record["voxels"].get(str(i), 0), volumes.get(str(i), 0.0 if volumes else None)]
+            rows = [[name, record["voxels"].get(str(i), 0), *([volumes.get(str(i), 0.0)] if volumes else [])]
                     for i, name in enumerate(labels[image], 1)]  # fmt: skip
-            content = table(rows, ["label", "voxels", "ml"]) + f"<p>mask: {html.escape(record['mask'])}</p>"
+            content = table(rows, ["label", "volume, voxels", "volume, ml"] if volumes else ["label", "area, pixels"])
+            content += f"<p>mask: {html.escape(record['mask'])}</p>"
         sections.append(section(image, content, pictures.get(image)))
     failed = sum(bool(record["error"]) for record in records)
-    summary = f"<p>{len(records) - failed} studies segmented, {failed} not.</p>"
-    return write_page(path, "Segmentation", [summary, *sections, about(settings)])
-
-
-def write_page(path: str | Path, title: str, body: Sequence[str]) -> Path:
-    path = Path(path)
-    head = f'<meta charset="utf-8"><title>sam_monai: {title}</title><style>{STYLE}</style>'
-    page = f"<!DOCTYPE html><html><head>{head}</head><body><h1>{title}</h1>{''.join(body)}</body></html>"
-    Outputs(path.parent).write(page, path, RUN)
-    return path
-
-
-def section(title: str, content: str, file: Path | None) -> str:
-    shown = picture(file.read_bytes()) if file is not None and file.is_file() else ""
-    return f"<section><h2>{html.escape(title)}</h2>{content}{shown}</section>"
-
-
-def picture(data: bytes) -> str:
-    return f'<img src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-
-
-def table(rows: Sequence[Sequence[Any]], heads: Sequence[str]) -> str:
-    lines = ["".join(f"<th>{html.escape(head)}</th>" for head in heads)]
-    lines += ["".join(f"<td>{html.escape(cell(value))}</td>" for value in row) for row in rows]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if value == math.inf:
-        return "missed"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def about(settings: Mapping[str, Any]) -> str:
-    versions = {name: version(name) for name in ("monai", "torch", "segment-anything", "kornia")}
-    from .. import __version__
-
-    rows = [[key, json.dumps(value, ensure_ascii=False, default=str)] for key, value in settings.items()]
-    rows += [["sam_monai", __version__], *map(list, versions.items()), ["Python", platform.python_version()]]
-    return "<section><h2>Settings and versions</h2>" + table(rows, ["", ""]) + "</section>"
+    done = f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"
+    return write_page(path, "Segmentation", [done, *sections, about(settings)])
 
 
 def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not math.isnan(value)
-
-
-def worst_first(case: str, rows: Sequence[Mapping[str, Any]]) -> tuple[float, float, str]:
-    """Lowest Dice first; cases that hold no label last, those with the most false positives before the others."""
-    of = [row for row in rows if row["case"] == case]
-    dice = mean([row["dice"] for row in of])
-    return (2.0 if math.isnan(dice) else dice, -summary(of)["false_positive"], case)
-
-
-def draw_history(history: Sequence[Mapping[str, float]]) -> bytes:
-    """Loss of every epoch and validation Dice of some, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    left = figure.subplots()
-    left.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="C0")
-    left.set(xlabel="epoch")
-    left.set_ylabel("training loss", color="C0")
-    validated = [h for h in history if "dice" in h]
-    if validated:
-        right = left.twinx()
-        right.plot([h["epoch"] for h in validated], [h["dice"] for h in validated], color="C1", marker="o", ms=3)
-        right.set_ylabel("validation Dice", color="C1")
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import statistics
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +18,16 @@ from torch import Tensor
 
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
-from ..inference.outputs import Outputs
+from ..inference.outputs import RUN, Outputs
+from ..training.cases import content
 from .tables import write_table
 
 METRICS = ("dice", "hd95", "surface_dice")
+# Of a label in the prediction and in the reference, and what is marked of it where the reference lacks it.
+SIZES = ("ml", "reference_ml", "pixels", "reference_pixels", "false_positive")
+TOLERANCE = 2.0
+LENGTHS = {"ml": "mm", "pixels": "px"}  # the unit of distances, by that of sizes
+ABOUT = "evaluation.json"  # beside cases.csv: what its numbers mean and which images they are of
 
 
 def case_metrics(
@@ -66,8 +74,10 @@ def case_metrics(
 class CaseTable:
     """Collects the metrics of every case of an evaluator's run, prints the means and writes ``cases.csv``.
 
-    There ``ml`` is the prediction's volume in millilitres, and ``false_positive`` what is marked of a label in a case
-    without it: millilitres in a volume, pixels in a picture.
+    There ``ml`` and ``reference_ml`` are the label's volume in millilitres, in the prediction and in the reference; in
+    pictures it is ``pixels`` and ``reference_pixels``. ``false_positive`` is what is marked of a label in a case
+    without it, in the same unit. ``evaluation.json`` beside it holds the unit, the tolerance, and a hash of the content
+    of each image, by which two evaluations are known to be of the same cases.
 
     Args:
         labels: names of the foreground labels.
@@ -75,7 +85,7 @@ class CaseTable:
         tolerance: of the surface Dice: millimetres for volumes, pixels for pictures.
     """
 
-    def __init__(self, labels: tuple[str, ...], folder: str | Path | None = None, tolerance: float = 2.0) -> None:
+    def __init__(self, labels: tuple[str, ...], folder: str | Path | None = None, tolerance: float = TOLERANCE) -> None:
         self.labels, self.tolerance = tuple(labels), tolerance
         self.folder = None if folder is None else Path(folder)
         self.names = CaseNames()
@@ -92,12 +102,14 @@ class CaseTable:
             label = case["label"]
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance)
-            if len(spacing) == 3:
-                for value, row in enumerate(metrics, 1):
-                    row["false_positive"] /= 1000
-                    row["ml"] = float((case["pred"] == value).sum()) * math.prod(spacing) / 1000
+            unit, each = ("ml", math.prod(spacing) / 1000) if len(spacing) == 3 else ("pixels", 1)
+            for value, row in enumerate(metrics, 1):
+                row["false_positive"] /= 1000 if unit == "ml" else 1
+                row[unit] = float((case["pred"] == value).sum()) * each
+                row[f"reference_{unit}"] = float((label == value).sum()) * each
             file = str(case["image"].meta["filename_or_obj"])
-            self.rows += [{"file": file, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
+            image = {"file": file, "image": content(file) if Path(file).exists() else ""}
+            self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
 
     def finish(self, engine: Engine) -> None:
         cases = [self.rows[i : i + len(self.labels)] for i in range(0, len(self.rows), len(self.labels))]
@@ -109,15 +121,24 @@ class CaseTable:
         print(self.table(), flush=True)
         if self.folder is None:
             return
-        path = self.folder / "cases.csv"
-        with Outputs(self.folder).writing(path) as part:
-            write_table(part, ["case", "label", *METRICS, "ml", "false_positive"], self.rows)
+        path, outputs = self.folder / "cases.csv", Outputs(self.folder)
+        sizes = [key for key in SIZES if any(key in row for row in self.rows)]
+        with outputs.writing(path) as part:
+            write_table(part, ["case", "label", *METRICS, *sizes], self.rows)
+        about = {
+            "unit": unit_of(self.rows),
+            "surface_tolerance": self.tolerance,
+            "images": {row["case"]: row.get("image", "") for row in self.rows},
+        }
+        outputs.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n", self.folder / ABOUT, RUN)
         print(f"every case: {path}", flush=True)
 
     def table(self) -> str:
         """Means over the cases that hold the label, how many of them were missed, and what is marked in the others."""
-        heads = ["label", "Dice", "HD95", "surface Dice", "cases", "missed", "false positives"]
-        unit = "ml" if any("ml" in row for row in self.rows) else "pixels"
+        unit = unit_of(self.rows)
+        length = LENGTHS[unit]
+        heads = ["label", "Dice", f"HD95 ({length})", f"surface Dice ({self.tolerance:g} {length})", "cases", "missed",
+                 "false positives"]  # fmt: skip
         lines = [heads]
         for name in self.labels:
             rows = [row for row in self.rows if row["label"] == name]
@@ -142,10 +163,40 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return means | {"held": len(held), "missed": missed, "false_cases": len(false), "false_positive": sum(false)}
 
 
+def unit_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Of the sizes: of volumes, or of pictures."""
+    return "ml" if any("ml" in row for row in rows) else "pixels"
+
+
 def mean(values: Sequence[float]) -> float:
     """Of the finite ones; NaN if there is none."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
+    return statistics.fmean(finite(values)) if finite(values) else math.nan
+
+
+def finite(values: Sequence[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]
+
+
+def overlap(pred: Tensor, label: Tensor, labels: int) -> list[dict[str, float]]:
+    """Dice and false positives alone, as in :func:`case_metrics` but in voxels: quick enough to rank cases by."""
+    rows = []
+    for value in range(1, labels + 1):
+        a, b = (torch.as_tensor(x).cpu() == value for x in (pred, label))
+        marked, held = int(a.sum()), int(b.sum())
+        dice = 2 * int((a & b).sum()) / (marked + held) if held else math.nan
+        rows.append({"dice": dice, "hd95": math.nan, "surface_dice": math.nan,
+                     "false_positive": math.nan if held else marked})  # fmt: skip
+    return rows
+
+
+def badness(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Sorts cases, the worst first: by mean Dice over the labels; those that hold none last, by what is marked in them.
+
+    Args:
+        rows: of one case, a label each.
+    """
+    dice = mean([row["dice"] for row in rows])
+    return (2.0 if math.isnan(dice) else dice, -summary(rows)["false_positive"])
 
 
 def short(name: str, most: int = 40) -> str:

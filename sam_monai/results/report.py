@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import json
+import platform
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import torch
 from ignite.engine import Engine
 from torch import nn
 
 from ..data.dataset import is_picture
 from ..data.names import CaseNames
 from ..distributed import first_process
+from ..errors import InputError
 from ..files import check_writable, release
 from ..inference.outputs import RUN, Outputs, picture_file
-from ..networks.adapter_files import load_adapter
+from ..networks import identity
+from ..networks.adapter_files import BUFFERS, load_adapter, read_adapter, read_training
 from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
 from ..training.resume import read_history
 from .html_report import evaluation_report
-from .metrics import CaseTable
+from .metrics import ABOUT, METRICS, SIZES, TOLERANCE, CaseTable
 from .pictures import Pictures
 from .tables import read_table
 
-FILES = ("plan.json", "cases.csv", "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
+FILES = ("plan.json", "cases.csv", ABOUT, "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
 
 
 def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
@@ -63,9 +70,10 @@ def show_result(
     settings: Mapping[str, Any],
     training: Sequence[Mapping[str, Any]],
     pictures: int = 4,
+    run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Evaluate the best adapter once more: Dice per label as a table, pictures of the first validation cases, and the
-    names of the cases that were trained on. Without validation cases only the names.
+    """Evaluate the best adapter once more: Dice per label as a table, pictures of the worst validation cases, a report,
+    and the names of the cases that were trained on. Without validation cases only the names.
 
     Args:
         evaluator: of the validation cases.
@@ -76,6 +84,7 @@ def show_result(
         settings: how the images were prepared.
         training: the cases trained on, listed in ``training_cases.txt``.
         pictures: cases to draw.
+        run: what :func:`of_run` takes.
     """
     path = Path(folder) / Checkpoints.BEST
     idist.barrier()  # until the first process has written it
@@ -99,12 +108,17 @@ def show_result(
     print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
     if evaluator.data_loader:
         print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
-        write_report(output_dir, folder, settings, Path(output_dir) / "validation")
+        write_report(output_dir, folder, settings, Path(output_dir) / "validation", path, run)
     release(output_dir)
 
 
 def write_report(
-    output_dir: str | Path, ckpt_dir: str | Path, settings: Mapping[str, Any], pictures: str | Path | None = None
+    output_dir: str | Path,
+    ckpt_dir: str | Path,
+    settings: Mapping[str, Any],
+    pictures: str | Path | None = None,
+    adapter: str | Path | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``report.html`` of an evaluation's ``cases.csv`` and pictures, and of the training that led to it.
 
@@ -113,17 +127,107 @@ def write_report(
         ckpt_dir: where the training's checkpoints are.
         settings: how the images were prepared.
         pictures: folder of the pictures, if another.
+        adapter: what was evaluated; ``None``: the one in ``ckpt_dir``.
+        run: what :func:`of_run` takes.
     """
     folder = Path(output_dir)
     if not first_process():
         return folder / "report.html"
-    rows = read_table(folder / "cases.csv")
-    for row in rows:
-        row.update({key: float(value or "nan") for key, value in row.items() if key not in ("case", "label")})
+    rows = read_rows(folder / "cases.csv")
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
-    history = read_history(Path(ckpt_dir), Checkpoints.RESUME)
+    file = Path(adapter) if adapter else Path(ckpt_dir) / Checkpoints.BEST
+    history = read_history(file.parent, Checkpoints.RESUME)
+    said = {**of_adapter(file), "Images and sizes": without_clock(settings), "This run": of_run(**run or {})}
+    title = " ".join(filter(None, ["Evaluation", *(["on", said["This run"]["data"]] if run else [])]))
+    tolerance = about_cases(folder).get("surface_tolerance", TOLERANCE)
     curves = [folder / "corrective_clicks.png"]
-    path = evaluation_report(rows, shown, settings, history, folder / "report.html", curves)
+    path = evaluation_report(rows, shown, said, history, folder / "report.html", curves, tolerance, title)
     print(f"report: {path}", flush=True)
     release(folder)
     return path
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a ``cases.csv``, with numbers.
+
+    Raises:
+        InputError: there is none, or something else is in it.
+    """
+    try:
+        rows = read_table(path)
+        for row in rows:
+            row.update({key: float(row[key] or "nan") for key in (*METRICS, *SIZES) if key in row})
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    if not rows or not {"case", "label", *METRICS} <= rows[0].keys():
+        raise InputError(f"{path}: is no table of an evaluation, which has a row for each case and label")
+    return rows
+
+
+def about_cases(folder: Path) -> dict[str, Any]:
+    """What lies beside a ``cases.csv`` about it; nothing beside one of an older version."""
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("surface_tolerance"), int | float):
+            return found
+    return {}
+
+
+def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
+    """What an adapter is and how it was trained, in groups, for people."""
+    state = read_adapter(path)
+    record, training = identity.from_tensor(state["identity"]), read_training(path) or {}
+    plan, settings = training.get("plan", {}), training.get("settings", {})
+    about = {
+        "method": record["method"],
+        "base": f"{record['backbone']} (weights {record['base'][:12]})",
+        "labels": record["labels"],
+        "trained parameters": f"{sum(x.numel() for name, x in state.items() if name not in BUFFERS):,}",
+        "file": path.name,
+    }
+    known = {*about, "backbone", "preprocessing"}
+    numbers = {key: value for key, value in record.items() if key not in known}
+    if not training:
+        return {"Adapter": about | numbers}
+    trained = {
+        "date": training["date"],
+        "sam_monai": training["sam_monai"],
+        "epochs": training["epochs"],
+        "kept": f"epoch {training['best_epoch']}",
+        "Dice then, by which it was chosen": training["validation_dice"],
+        "training cases": training["training_cases"],
+        "validation cases": training["validation_cases"],
+        **{key: plan[key] for key in ("scale", "minutes") if plan.get(key) is not None},
+        **({"quick": "a trial run: its figures mean nothing"} if training.get("quick") else {}),
+    }
+    chosen = {key: value for key, value in settings.items() if value is not None}
+    return {"Adapter": about | numbers, "Its training": trained, "Keys of its training": chosen}
+
+
+def of_run(dataset_dir: str | Path | None = None, device: Any = None, begun: float | None = None) -> dict[str, Any]:
+    """What a report says of the run that wrote it.
+
+    Args:
+        dataset_dir: its data, of which the folder's name alone is told.
+        device: that computed.
+        begun: when the command began, by ``time.monotonic``.
+    """
+    said: dict[str, Any] = {"date": datetime.now().astimezone().isoformat(" ", "minutes")}
+    said["data"] = Path(dataset_dir).resolve().name if dataset_dir else ""
+    if device is not None:
+        said["device"] = in_full(torch.device(device))
+    if begun is not None:
+        said["time"] = str(timedelta(seconds=round(time.monotonic() - begun)))
+    return said
+
+
+def in_full(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    threads = torch.get_num_threads()
+    return f"{device} ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
+
+
+def without_clock(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without what the plan reckoned with while it was made."""
+    return {key: value for key, value in settings.items() if key not in ("seconds", "validation")}

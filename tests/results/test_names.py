@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam_monai.results.drawing import View, case_rows, draw_rows, legible
 from sam_monai.results.html_report import evaluation_report
 from sam_monai.results.metrics import CaseTable
-from sam_monai.results.pictures import case_picture, legible
 from sam_monai.results.tables import read_table, write_table
 
 NAMES = [
@@ -36,7 +36,8 @@ def test_a_picture_is_drawn_without_a_warning(tmp_path, name):
     mask[5:12, 5:12] = 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        case_picture(image, {"prediction": mask}, ["other", name], name, tmp_path / "p.png")
+        rows = case_rows(View(image, [1], 1.0), {"prediction": mask})
+        draw_rows(rows, ["other", name], name, tmp_path / "p.png")
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width < 1500 and picture.height < 1500
 

@@ -1,0 +1,130 @@
+"""The report of an evaluation: settings, sizes beside those of the reference, the worst cases in pictures."""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from sam_monai import PTSAM
+from sam_monai.networks.adapter_files import training_summary, write_adapter
+from sam_monai.results.drawing import view
+from sam_monai.results.html_report import evaluation_report
+from sam_monai.results.metrics import CaseTable
+from sam_monai.results.pictures import Pictures
+from sam_monai.results.report import write_report
+
+SETTINGS = {"spatial_dims": 3, "orientation": "axial", "channels": None}
+AFFINE = np.diag([1.0, 1.0, 3.0, 1.0])
+
+
+def evaluated(folder, shifts, most=2, labels=("ball",)):
+    """An evaluation of made volumes, a case a shift of the mask; `None` misses it."""
+    (folder / "images").mkdir(exist_ok=True)
+    cases = []
+    for name, shift in shifts.items():
+        file = folder / "images" / f"{name}.nii.gz"
+        if not file.exists():
+            noise = np.random.default_rng(0).random((16, 12, 8), np.float32)
+            nib.save(nib.Nifti1Image(noise, AFFINE), file)
+        label = torch.zeros(1, 16, 12, 8)
+        label[:, 4:9, 3:8, 2:6] = 1
+        pred = torch.zeros_like(label) if shift is None else label.roll(shift, 1)
+        meta = {"filename_or_obj": str(file)}
+        one = [MetaTensor(x, affine=torch.tensor(AFFINE), meta=meta) for x in (pred, label)]
+        cases.append({"image": one[1], "pred": one[0], "label": one[1]})
+    table = CaseTable(labels, folder / "out")
+    pictures = Pictures(labels, folder / "out", SETTINGS, most=most)
+    pictures.begin()
+    for case in cases:
+        engine = SimpleNamespace(state=SimpleNamespace(output=[case]))
+        table.collect(engine)
+        pictures.draw(engine)
+    table.finish(engine)
+    pictures.draw_worst()
+    return table, pictures
+
+
+def words(page) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    network = PTSAM("lite_medsam", labels=["ball"], image_size=64, preprocessing=None)
+    training = training_summary(40, 30, 0.8, 7, 3) | {"settings": {"seed": 11, "learning_rate": 0.0075}}
+    path = tmp_path_factory.mktemp("models") / "model.pt"
+    write_adapter(network.state_dict(), path, training)
+    return path
+
+
+def test_the_worst_cases_are_drawn_and_no_picture_of_an_earlier_run_stays(tmp_path):
+    _, pictures = evaluated(tmp_path, {"a": 0, "b": 3, "c": 1, "d": None})
+    assert [file.name for file in pictures.written] == ["d.png", "b.png"]
+    _, pictures = evaluated(tmp_path, {"a": 2, "b": 0, "c": 3, "d": 1})
+    assert [file.name for file in pictures.written] == ["c.png", "a.png"]
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.png")) == ["a.png", "c.png"]
+
+
+def test_a_picture_that_somebody_changed_stays(tmp_path):
+    evaluated(tmp_path, {"a": 3, "b": 0}, most=1)
+    (tmp_path / "out/a.png").write_bytes(b"mine")
+    evaluated(tmp_path, {"a": 0, "b": 3}, most=1)
+    assert (tmp_path / "out/a.png").read_bytes() == b"mine" and (tmp_path / "out/b.png").is_file()
+
+
+@pytest.mark.parametrize("flip, first", [(1, 1), (-1, 8)])
+def test_slices_are_numbered_as_in_the_file(flip, first):
+    affine = np.diag([1.0, 2.0, 3.0 * flip, 1.0])
+    volume = MetaTensor(torch.zeros(1, 16, 12, 8), affine=torch.tensor(affine))
+    volume[..., first - 1] = 1
+    seen = view(volume, "axial")
+    (k,) = np.flatnonzero(seen.planes.any((0, 1, 2)))
+    assert seen.numbers[k] == first and sorted(seen.numbers) == list(range(1, 9))
+    assert seen.planes.shape[1:3] == (12, 16) and seen.aspect == 2  # rows are 2 mm apart, columns 1 mm
+
+
+def test_the_report_says_what_was_computed_with_and_how_sizes_agree(tmp_path, adapter):
+    table, _ = evaluated(tmp_path, {"a": 0, "b": 3, "c": 1, "d": None})
+    settings = SETTINGS | {"spacing": [1.0, 1.0, 3.0]}
+    run = {"dataset_dir": "/somewhere/private/my_scans", "device": "cpu", "begun": time.monotonic() - 75}
+    page = write_report(tmp_path / "out", adapter.parent, settings, adapter=adapter, run=run)
+    said, volume = words(page), 5 * 5 * 4 * 3 / 1000
+    for text in ("lite_medsam", "image_size 64", "epochs 40", "epoch 30", "seed 11", "learning_rate 0.0075",
+                 "training cases 7", "Evaluation on my_scans", "device cpu", "0:01:1", "surface Dice at 2 mm",
+                 "HD95, mm", "missed 1 time", "mean of reference and prediction, ml", "4 of 4"):  # fmt: skip
+        assert text in said, text
+    assert "private" not in said and "inf" not in said.replace("information", "")
+    assert [row["reference_ml"] for row in table.rows] == [pytest.approx(volume)] * 4
+    assert page.read_text().count("<svg") == 3 and page.read_text().count("data:image/png") == 2
+    text = page.read_text()
+    assert text.index("<h3>d<") < text.index("<h3>b<") and "width=device-width" in text and "color-scheme: dark" in text
+
+
+def test_one_case_is_told_in_words_that_fit(tmp_path, adapter):
+    evaluated(tmp_path, {"a": 1})
+    page = write_report(tmp_path / "out", adapter.parent, SETTINGS, adapter=adapter)
+    said = words(page)
+    measured = said.split("Settings and versions")[0]
+    assert "over 1 validation case and 1 label" in said and "cases" not in measured.replace("cases that hold it", "")
+    assert "worst" not in said and "±" not in said and "<svg" not in page.read_text() and "The case" in said
+
+
+def test_nothing_measured_makes_a_report_too(tmp_path):
+    row = {
+        "case": "a",
+        "label": "x",
+        "dice": math.nan,
+        "hd95": math.nan,
+        "surface_dice": math.nan,
+        "false_positive": 2.0,
+    }
+    page = evaluation_report([row], {}, {"group": {"key": [1, 2]}}, [], tmp_path / "r.html")
+    assert "no Dice" in words(page) and "false positive, pixels" in words(page) and "[1, 2]" in words(page)

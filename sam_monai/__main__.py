@@ -175,6 +175,13 @@ def plan(args: argparse.Namespace) -> None:
         write_json(found.as_dict(), Path(args.json))
 
 
+def compare(args: argparse.Namespace) -> None:
+    """Put evaluations of the same cases side by side: Dice by label, paired differences, the cases that differ most."""
+    from .results.compare import compare
+
+    print(compare(args.outputs, args.picture))
+
+
 DESCRIPTION = "Adapting SAM to medical images."
 ADAPTER = {"metavar": "ADAPTER", "help": "as bundles/ssam/models/model.pt, or .safetensors"}
 CHECKPOINT = {"help": "the base weights, if not in the cache folder"}
@@ -206,6 +213,11 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--minutes": {"type": float, "help": "time for the whole training (default: 15)"},
         "--steps": {"type": int, "help": "steps of the optimiser, in place of minutes"},
         "--json": {"metavar": "FILE", "help": "write it there too"},
+    },
+    compare: {
+        "outputs": {"nargs": "+", "metavar": "OUTPUT", "help": "an output_dir, or a report.html in it; the first is "
+                    "what the others are compared with"},
+        "--picture": {"metavar": "FILE", "help": "draw it, as compared.png"},
     },
     series: {"folder": {"metavar": "FOLDER"}},
     dataset: {

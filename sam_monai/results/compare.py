@@ -1,0 +1,175 @@
+"""Several evaluations of the same cases side by side."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..inference.outputs import Outputs
+from .metrics import mean, short
+from .report import about_cases, read_rows
+
+MOST = 10  # cases told by name
+
+
+class Run(NamedTuple):
+    """An evaluation: Dice by (case, label), NaN where the reference lacks the label."""
+
+    name: str
+    folder: Path
+    dice: dict[tuple[str, str], float]
+    images: Mapping[str, str]
+    """Hashes by case; none of an older version's."""
+    sizes: dict[tuple[str, str], float]
+    """Of the references, likewise."""
+
+
+def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> str:
+    """A table of evaluations, and a picture of it. The first is what the others are compared with.
+
+    Args:
+        paths: ``report.html``, ``cases.csv``, or the folder that they are in; two or more.
+        picture: file to draw; ``None``: no picture.
+
+    Returns:
+        The mean Dice of each label, over the same cases; for each further evaluation the paired difference with the
+        number of better and worse cases; and the cases that differ most.
+
+    Raises:
+        InputError: fewer than two evaluations, a folder without one, or evaluations of other cases or labels; those
+            are named.
+    """
+    runs = named([Path(path) for path in paths])
+    refuse_others(runs)
+    first, *others = runs
+    keys = [key for key, dice in first.dice.items() if dice == dice]
+    if not keys:
+        raise InputError(f"{first.folder}: no case holds a label, so there is no Dice to compare")
+    labels = list(dict.fromkeys(label for _, label in keys))
+    rows = [["", *(short(label, 20) for label in labels), "mean", "difference", "better", "worse"]]
+    for run in runs:
+        means = [mean([run.dice[key] for key in keys if key[1] == label]) for label in labels]
+        rows.append([run.name, *(f"{one:.4f}" for one in (*means, mean(means))), *difference(first, run, keys)])
+    cases = len({case for case, _ in keys})
+    lines = [f"Dice over the same {cases} case{'s' * (cases != 1)}, compared with {first.name}", *aligned(rows)]
+    apart = sorted(keys, key=lambda key: -max(abs(run.dice[key] - first.dice[key]) for run in others))
+    apart = [key for key in apart if any(run.dice[key] != first.dice[key] for run in others)][:MOST]
+    if apart:
+        found = [["case", "label", *(run.name for run in runs)]]
+        found += [[short(c), short(n, 20), *(f"{run.dice[c, n]:.4f}" for run in runs)] for c, n in apart]
+        lines += ["", "where they differ most", *aligned(found)]
+    if picture is not None:
+        draw(runs, keys, labels, Path(picture))
+        lines += ["", f"picture: {picture}"]
+    return "\n".join(lines)
+
+
+def read_run(path: Path) -> Run:
+    folder = path.parent if path.suffix in (".html", ".csv") else path
+    if not (folder / "cases.csv").is_file():
+        raise InputError(f"{folder}: there is no cases.csv in it; give the output_dir of a training or an evaluation")
+    dice, sizes = {}, {}
+    for row in read_rows(folder / "cases.csv"):
+        key = (row["case"], row["label"])
+        if key in dice:
+            raise InputError(
+                f"{folder / 'cases.csv'}: has the case {key[0]} twice for {key[1]}; it was changed by hand"
+            )
+        dice[key] = row["dice"]
+        size = next((row[name] for name in ("reference_ml", "reference_pixels") if name in row), None)
+        if size is not None:
+            sizes[key] = size
+    images = about_cases(folder).get("images", {})
+    return Run(str(folder), folder, dice, images if isinstance(images, dict) else {}, sizes)
+
+
+def named(paths: Sequence[Path]) -> list[Run]:
+    """Evaluations with the shortest names that tell them apart."""
+    runs = [read_run(path) for path in paths]
+    if len({run.folder.resolve() for run in runs}) < max(2, len(runs)):
+        raise InputError("give two or more different evaluations to compare")
+    parts = [run.folder.resolve().parts for run in runs]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len({*names}) == len(names) and not any(name in ("output", "evaluation") for name in names):
+            break
+    return [run._replace(name=name) for run, name in zip(runs, names, strict=True)]
+
+
+def refuse_others(runs: Sequence[Run]) -> None:
+    """
+    Raises:
+        InputError: evaluations whose cases, images or labels are not those of the first, or whose references are not.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        both = f"{first.folder} and {run.folder} cannot be compared"
+        for what, at in (("cases", 0), ("labels", 1)):
+            one, other = ({key[at]: None for key in x.dice} for x in (first, run))
+            if one.keys() != other.keys():
+                raise InputError(
+                    f"{both}, for their {what} are others: only the first has {listed(one, other)}, only the second "
+                    f"{listed(other, one)}. Evaluate both on the same validation cases: sam-monai evaluate FOLDER"
+                )
+        changed = [case for case, image in first.images.items() if image != run.images.get(case, image)]
+        if changed:
+            raise InputError(f"{both}: the images of {listed(changed, ())} are others, though they have the same name")
+        held = [{key for key, dice in x.dice.items() if dice == dice} for x in (first, run)]
+        relabelled = {case for case, _ in held[0] ^ held[1]}
+        relabelled |= {key[0] for key, size in first.sizes.items() if abs(run.sizes.get(key, size) - size) > 1e-6}
+        if relabelled:
+            raise InputError(f"{both}: the references of {listed(sorted(relabelled), ())} are others")
+
+
+def listed(some: Any, without: Any, most: int = 5) -> str:
+    names = [name for name in some if name not in without]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(names[:most]) or "none") + more
+
+
+def difference(first: Run, run: Run, keys: Sequence[tuple[str, str]]) -> list[str]:
+    """Of the Dice of a case, averaged over its labels: mean with the standard error of paired differences, and in how
+    many cases it is better or worse."""
+    if run is first:
+        return ["", "", ""]
+    by_case: dict[str, list[float]] = {}
+    for key in keys:
+        by_case.setdefault(key[0], []).append(run.dice[key] - first.dice[key])
+    each = [mean(values) for values in by_case.values()]
+    error = f" ± {statistics.stdev(each) / len(each) ** 0.5:.4f}" if len(each) > 1 else ""
+    return [f"{mean(each):+.4f}{error}", str(sum(one > 0 for one in each)), str(sum(one < 0 for one in each))]
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def draw(runs: Sequence[Run], keys: Sequence[tuple[str, str]], labels: Sequence[str], path: Path) -> None:
+    """A panel a label: Dice of every run, the cases joined by lines."""
+    from matplotlib.figure import Figure
+
+    from .drawing import label_colours, legible
+
+    columns = min(len(labels), 4)
+    lines = -(-len(labels) // columns)
+    figure = Figure(figsize=(1 + 2.6 * columns, 0.4 + 2.8 * lines), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
+    for axes in panels[len(labels) :]:
+        axes.set_axis_off()
+    for axes, label, colour in zip(panels, labels, label_colours(len(labels)), strict=False):
+        values = [[run.dice[key] for run in runs] for key in keys if key[1] == label]
+        places = range(len(runs))
+        for of_case in values:
+            axes.plot(places, of_case, color="0.75", linewidth=0.8, marker=".", zorder=1)
+        axes.plot(places, [mean(column) for column in zip(*values, strict=True)], color=colour, linewidth=2, marker="o")
+        axes.set_xticks(places, [legible(run.name, 18) for run in runs], rotation=20, ha="right", fontsize=8)
+        axes.set(ylim=(-0.02, 1.02))
+        axes.set_title(legible(label, 24), fontsize=10, parse_math=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("Dice")
+    with Outputs(path.parent).writing(path) as part:
+        figure.savefig(part, dpi=110, format="png")

@@ -1,0 +1,61 @@
+"""Evaluations side by side: of the same cases alone, and each number from the tables."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from PIL import Image
+
+from sam_monai.__main__ import main
+from sam_monai.results.metrics import METRICS
+from sam_monai.results.tables import write_table
+
+
+def evaluation(folder, dice, images="ab", labels=("liver",), size=4.0):
+    """Of cases c0, c1, ...; `images`: a letter each, what the image holds."""
+    folder.mkdir(parents=True)
+    rows = [
+        {"case": f"c{i}", "label": label, "dice": one, "hd95": 1.0, "surface_dice": 0.5, "reference_ml": size}
+        for i, one in enumerate(dice)
+        for label in labels
+    ]
+    write_table(folder / "cases.csv", ["case", "label", *METRICS, "reference_ml"], rows)
+    about = {"unit": "ml", "surface_tolerance": 2.0, "images": {f"c{i}": x for i, x in enumerate(images)}}
+    (folder / "evaluation.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_means_paired_differences_and_the_cases_that_differ_most(tmp_path, capsys):
+    one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9])
+    (one / "report.html").touch()
+    picture = tmp_path / "both.png"
+    assert main(["compare", str(one / "report.html"), str(other), "--picture", str(picture)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\none +0\.6000 +0\.6000\n", said)
+    assert re.search(r"\nother +0\.7500 +0\.7500 +\+0\.1500 ± 0\.0500 +2 +0\n", said)
+    assert re.search(r"c1 +liver +0\.7000 +0\.9000\nc0 +liver +0\.5000 +0\.6000", said) and "same 2 cases" in said
+    with Image.open(picture) as drawn:
+        assert drawn.format == "PNG"
+
+
+def refused(capsys, *folders) -> str:
+    assert main(["compare", *map(str, folders)]) == 1
+    return capsys.readouterr().err
+
+
+def test_evaluations_of_other_cases_are_refused_by_name(tmp_path, capsys):
+    first = evaluation(tmp_path / "first", [0.5, 0.7])
+    assert "only the second c2" in refused(capsys, first, evaluation(tmp_path / "more", [0.5, 0.7, 0.9], "abc"))
+    assert "the images of c1 are others" in refused(capsys, first, evaluation(tmp_path / "image", [0.5, 0.7], "ax"))
+    assert "only the first has liver, only the second spleen" in refused(
+        capsys, first, evaluation(tmp_path / "label", [0.5, 0.7], labels=("spleen",))
+    )
+    assert "the references of c0" in refused(capsys, first, evaluation(tmp_path / "lacks", [float("nan"), 0.7]))
+    larger = evaluation(tmp_path / "larger", [0.5, 0.7], size=5.0)
+    assert "the references of c0, c1" in refused(capsys, first, larger)
+    assert "two or more different" in refused(capsys, first, first)
+    assert "no cases.csv" in refused(capsys, first, tmp_path)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/cases.csv").write_text("case,label\na,b\n")
+    assert "no table of an evaluation" in refused(capsys, first, tmp_path / "bad")

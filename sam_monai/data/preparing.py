@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from .dicom import MODALITY
 from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
+logger = logging.getLogger(__name__)
 Settings = Mapping[str, Any]
 SMALLEST = 8  # pixels along the first two axes
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
@@ -99,6 +101,7 @@ class ScalePictured(MapTransform):
 class CheckKind(Transform):
     """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
     where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
+    Warns of a DICOM CT where MR is wanted.
 
     Three equal channels are grey, which many programs save as RGB.
     """
@@ -127,6 +130,12 @@ class CheckKind(Transform):
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
+        if self.intensity == "mr" and modality == "CT":
+            logger.warning(
+                "%s is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is likely to be "
+                "wrong. Take an adapter for CT, or train one with the key intensity ct",
+                file_of(image),
+            )
         return data
 
 

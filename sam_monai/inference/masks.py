@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from ..data.dicom import is_dicom
-from ..data.dicom_seg import check_source, write_segmentation
+from ..data.dicom_seg import check_source, segmentation_file
 from ..data.names import MARK, CaseNames
 from ..data.nifti import on_source
 from ..errors import InputError
@@ -27,7 +27,8 @@ class SaveMasks:
 
     Volumes become ``<case>_seg.nii.gz`` with both affines of a NIfTI image, or, from DICOM, one ``<case>_seg.dcm`` that
     refers to its series. Pictures become ``<case>_seg.png`` with the label's number as grey value. A file is whole or
-    not there. Where no DICOM SEG can be made for a series, its study fails before the network runs.
+    not there. Where no DICOM SEG can be made for a series, that is said before the network runs, and the mask becomes
+    NIfTI.
 
     Args:
         folder: where they go.
@@ -47,6 +48,8 @@ class SaveMasks:
             raise InputError(f"the key mask_format is 'nifti' or 'dicom_seg', not {mask_format!r}")
         self.folder, self.names, self.dicom = Path(folder), CaseNames(), mask_format == "dicom_seg"
         self.network, self.prompted = network, prompted
+        self.refused: dict[str, str] = {}
+        """Why there is no DICOM SEG of an image, by its path."""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
@@ -56,8 +59,18 @@ class SaveMasks:
     def check(self, engine: Engine) -> None:
         batch: Any = engine.state.batch
         for source in batch["image"].meta["filename_or_obj"]:
-            if self.suffix(batch["image"].ndim - 2, source) == ".dcm" and self.network is not None:
-                check_source(source, self.meanings(source, 1), f"sam_monai {self.network.method}")
+            if self.suffix(batch["image"].ndim - 2, source) == ".dcm":
+                try:
+                    check_source(source, self.meanings(source, 1), self.algorithm())
+                except InputError as error:
+                    self.keep_as_nifti(source, error)
+
+    def keep_as_nifti(self, source: str, error: InputError) -> None:
+        self.refused[source] = f"{error}. Its mask is kept as NIfTI"
+        tqdm.write(self.refused[source])
+
+    def algorithm(self) -> str:
+        return f"sam_monai {self.network.method}" if self.network is not None else "sam_monai"
 
     def __call__(self, engine: Engine) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -67,16 +80,22 @@ class SaveMasks:
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
-        path = self.folder / f"{self.names(source)}{MARK}{self.suffix(mask.ndim - 1, source)}"
         array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
+        affine, content = mask.affine.cpu().numpy(), b""
+        if self.suffix(mask.ndim - 1, source) == ".dcm":
+            try:
+                labels = self.meanings(source, int(array.max()))
+                content = segmentation_file(array, affine, source, labels, self.algorithm())
+            except InputError as error:
+                self.keep_as_nifti(source, error)
+        path = self.folder / f"{self.names(source)}{MARK}{self.suffix(mask.ndim - 1, source)}"
         with Outputs(self.folder).writing(path, source) as part:
-            if path.suffix == ".dcm" and self.network is not None:
-                labels, algorithm = self.meanings(source, int(array.max())), f"sam_monai {self.network.method}"
-                write_segmentation(array, mask.affine.cpu().numpy(), source, labels, part, algorithm)
+            if path.suffix == ".dcm":
+                part.write_bytes(content)
             elif path.suffix == ".png":
                 Image.fromarray(array).save(part)
             else:
-                nib.save(on_source(array, mask.affine.cpu().numpy(), source), part)
+                nib.save(on_source(array, affine, source), part)
         return path
 
     def meanings(self, source: str, most: int) -> Sequence[str]:
@@ -88,4 +107,5 @@ class SaveMasks:
     def suffix(self, spatial_dims: int, source: str) -> str:
         if spatial_dims == 2:
             return ".png"
-        return ".dcm" if self.dicom and is_dicom(source) else ".nii.gz"
+        seg = self.dicom and self.network is not None and source not in self.refused and is_dicom(source)
+        return ".dcm" if seg else ".nii.gz"

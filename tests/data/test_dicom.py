@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
@@ -26,6 +28,7 @@ from pydicom.data import get_testdata_file
 from sam_monai import InputError
 from sam_monai.data import LoadCased, check_dataset, images_to_segment, read_dataset
 from sam_monai.data.dicom import is_dicom_picture, list_series, series_of
+from sam_monai.data.preparing import CheckKind
 
 
 def test_several_series_of_a_folder_are_told_apart(tmp_path):
@@ -82,7 +85,7 @@ def test_wrong_geometry_is_refused_by_name(tmp_path):
     refused("none", "holds no DICOM image")
 
 
-def test_empty_uids_are_read_and_refused_only_where_a_mask_must_refer_to_them(tmp_path):
+def test_empty_uids_are_read_and_said_where_a_mask_must_refer_to_them(tmp_path, capsys):
     array = blob((8, 9, 6))
     empty = {"SOPClassUID": "", "SOPInstanceUID": "", "StudyInstanceUID": "", "SeriesInstanceUID": ""}
     files = write_series(tmp_path / "s", array, AFFINE)
@@ -91,8 +94,17 @@ def test_empty_uids_are_read_and_refused_only_where_a_mask_must_refer_to_them(tm
     image = LoadCased("image")({"image": tmp_path / "s"})["image"]
     assert image.pixdim.tolist() == pytest.approx([0.7, 0.7, 2.5], abs=1e-4)
     assert set(np.unique(image)) == {-100, 100}
-    with pytest.raises(InputError, match="has no SOPClassUID.*mask_format nifti"):
-        threshold(tmp_path / "s", tmp_path / "o", mask_format="dicom_seg", network=Named("bright"))
+    mask = threshold(tmp_path / "s", tmp_path / "o", mask_format="dicom_seg", network=Named("bright"))
+    assert mask.name == "s_seg.nii.gz" and "has no SOPClassUID" in capsys.readouterr().out
+    assert np.array_equal(np.asarray(nib.load(mask).dataobj) == 1, np.asarray(image[0]) > 0)
+
+
+@pytest.mark.parametrize("modality, warned", [("CT", True), ("MR", False)])
+def test_a_ct_that_is_prepared_as_mr_is_warned_of_by_name(tmp_path, caplog, modality, warned):
+    write_series(tmp_path / "s", blob((8, 9, 6)), AFFINE, Modality=modality)
+    image = LoadCased("image")({"image": tmp_path / "s"})
+    CheckKind({"spatial_dims": 3, "intensity": "mr"})(image)
+    assert bool(re.search(r"/s is a CT, and .*likely to be wrong", caplog.text)) is warned
 
 
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_jp2klossless.dcm", "693_J2KI.dcm", "MR_small_RLE.dcm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -142,23 +143,24 @@ def test_a_patient_of_any_name_gets_a_segmentation_with_labels_of_any_language(t
     assert str(written.PatientName) == person and written.SegmentSequence[0].SegmentLabel == "腎臓 rechts ä"
 
 
-def test_a_segmentation_that_cannot_be_written_is_found_out_before_the_network_runs(tmp_path):
+def test_a_segmentation_that_cannot_be_written_is_said_before_the_network_runs_and_the_mask_kept(tmp_path, capsys):
     files = write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE)
     for number in range(len(files)):
         spoil(files, number, StudyInstanceUID="")
-    calls = []
+    said = []
 
     def network(image):
-        calls.append(image)
-        return image
+        said.append(capsys.readouterr().out)
+        return torch.cat([torch.zeros_like(image), image - 0.4], 1)
 
     preparation = pipeline.preprocessing((), SETTINGS)
     loader = DataLoader(Dataset([{"image": str(tmp_path / "s")}], preparation), batch_size=1)
-    saving = SaveMasks(tmp_path / "o", "dicom_seg", Named("a"))
-    evaluator = SupervisedEvaluator(torch.device("cpu"), loader, network, val_handlers=[saving])
-    with pytest.raises(InputError, match="has no StudyInstanceUID.*mask_format nifti"):
-        evaluator.run()
-    assert not calls
+    saving, after = SaveMasks(tmp_path / "o", "dicom_seg", Named("a")), pipeline.postprocessing(preparation)
+    cpu = torch.device("cpu")
+    SupervisedEvaluator(cpu, loader, network, postprocessing=after, val_handlers=[saving]).run()
+    assert re.search("has no StudyInstanceUID.*kept as NIfTI", said[0], re.DOTALL)
+    assert [file.name for file in (tmp_path / "o").glob("*_seg*")] == ["s_seg.nii.gz"]
+    assert list(saving.refused) == [str(tmp_path / "s")]  # which a run over many studies reports
 
 
 def test_a_header_that_cannot_be_carried_over_is_named(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, copies_of, state_of
+from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, copies_of, kept, state_of
 from ..backbones.onednn import convolved, linear, product
 from ..backbones.weights import weights_folder
 
@@ -71,39 +71,125 @@ class SingularValueTuning:
 class Factors(torch.autograd.Function):
     """Tokens (..., in) times V diag(values) U', and a bias: (..., out), with gradients for tokens and values alone.
 
-    Values stay in float32: rounded to bf16 they would hide changes of less than half a percent from training.
+    Values are never rounded themselves: in bf16 they would hide changes of less than half a percent from training. They
+    scale the tokens, or the factor where it has fewer numbers.
+
+    Args:
+        x: tokens.
+        values: singular values in float32.
+        exact: V' and U in float32.
+        vh, u: the same in the precision to compute in, the bias's too.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, vh: Tensor, values: Tensor, u: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, exact: tuple[Tensor, Tensor], vh: Tensor, u: Tensor, bias: Tensor | None
+    ) -> Tensor:
         projected = product(x.to(vh.dtype), vh.T)
-        ctx.save_for_backward(projected, vh, values, u)
-        return product((projected * values).to(u.dtype), u.T, bias)
+        ctx.save_for_backward(projected, values, *exact, vh, u)
+        return scaled_product(projected, values, exact[1].T, u.T, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        projected, vh, values, u = ctx.saved_tensors
-        scaled = product(gradients[0].to(u.dtype), u).float()
-        of_values = (scaled * projected).view(-1, len(values)).sum(0)
-        return product((scaled * values).to(vh.dtype), vh), None, of_values, None, None
+        projected, values, exact_vh, _, vh, u = ctx.saved_tensors
+        of_scaled = product(gradients[0].to(u.dtype), u)
+        of_values = (of_scaled * projected).view(-1, len(values)).sum(0).to(values.dtype)
+        of_x = scaled_product(of_scaled, values, exact_vh, vh) if ctx.needs_input_grad[0] else None
+        return of_x, of_values, None, None, None, None
+
+
+def scaled_product(tokens: Tensor, values: Tensor, exact: Tensor, factor: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Tokens (..., rank) times diag(values) and a factor (rank, C), which is also given in float32."""
+    if tokens.numel() > factor.numel():
+        return product(tokens, (values[:, None] * exact).to(factor.dtype), bias)
+    return product((tokens * values).to(factor.dtype), factor, bias)
+
+
+class Formed(torch.autograd.Function):
+    """Tokens (..., in) times a formed weight (out, in), and a bias, with gradients for tokens and singular values. The
+    weight is rounded once, as in inference: early layers lose more where the tokens are rounded between the factors."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, weight: Tensor, vh: Tensor, u: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(product(x, vh.T), values, weight, u)
+        return product(x, weight.T, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        projected, values, weight, u = ctx.saved_tensors
+        gradient = gradients[0].to(u.dtype)
+        of_values = (product(gradient, u) * projected).view(-1, len(values)).sum(0).to(values.dtype)
+        of_x = product(gradient, weight) if ctx.needs_input_grad[0] else None
+        return of_x, of_values, None, None, None, None
+
+
+class RoundedGelu(torch.autograd.Function):
+    """GELU of :class:`Formed` in float32, in another precision, and without a gradient for the tokens (..., in).
+
+    Made of some tokens after the other: the whole in float32 is an array too large for the processor's own memory, and
+    would be written and read five times.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, values: Tensor, vh: Tensor, u: Tensor, bias: Tensor, precision: torch.dtype
+    ) -> Tensor:
+        weight = ((u * values) @ vh).T
+        before, after = (x.new_empty(*x.shape[:-1], len(u), dtype=precision) for _ in range(2))
+        for tokens, *parts in zip(*(t.flatten(0, -2).split(4096) for t in (x, before, after)), strict=True):
+            exact = torch.addmm(bias, tokens, weight)
+            parts[0].copy_(exact)
+            parts[1].copy_(F.gelu(exact))
+        ctx.save_for_backward(x, values, vh, u, before)
+        return after
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, values, vh, u, before = ctx.saved_tensors
+        x, vh, u = (tensor.to(before.dtype) for tensor in (x, vh, u))
+        of_scaled = torch.ops.aten.gelu_backward(gradients[0], before) @ u
+        of_values = (of_scaled * (x @ vh.T)).view(-1, len(values)).sum(0).to(values.dtype)
+        return None, of_values, None, None, None, None
 
 
 class SVDLinear(SingularValueTuning, FrozenLinear):
     def forward(self, input: Tensor, gelu: bool = False) -> Tensor:
-        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            return linear(input, self.known_weight(), None if self.bias is None else at_autocast(self.bias), gelu)
         bias = None if self.bias is None else at_autocast(self.bias)
-        factors = (at_autocast(self.svd_vh), self.singular_values(), at_autocast(self.svd_u))
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return linear(input, self.known_weight(), bias, gelu)
+        vh, values, u = at_autocast(self.svd_vh), self.singular_values(), at_autocast(self.svd_u)
         if torch.compiler.is_compiling():
-            applied = F.linear(F.linear(input, factors[0]) * factors[1], factors[2], bias)
+            applied = F.linear(F.linear(input, vh) * values, u, bias)
         else:
-            applied = Factors.apply(input, *factors, bias)
+            applied = Factors.apply(input, values, (self.svd_vh, self.svd_u), vh, u, bias)
         return F.gelu(applied) if gelu else applied
 
 
 class SVDConv2d(SingularValueTuning, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return convolved(self, input, self.tuned_weight(), self.bias)
+
+    def learning(self, input: Tensor, factor: Tensor, bias: Tensor) -> Tensor | None:
+        """The convolution whose output channels are multiplied by a frozen ``factor`` (out, 1), where its gradients are
+        made by the factors, at a fraction of the cost of the weight's: of kernels of one pixel, while gradients are
+        wanted. ``None`` elsewhere."""
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or self.kernel_size != (1, 1):
+            return None
+        with torch.no_grad():
+            weight = (self.tuned_weight().flatten(1) * factor).to(input.dtype)
+        vh, u = at_autocast(self.svd_vh), at_autocast(self.scaled_u(factor))
+        tokens = input.permute(0, 2, 3, 1)  # no copy where channels lie side by side
+        return Formed.apply(tokens, self.singular_values(), weight, vh, u, bias).permute(0, 3, 1, 2)
+
+    def rounded_gelu(self, input: Tensor, factor: Tensor, bias: Tensor, precision: torch.dtype) -> Tensor:
+        """GELU of :meth:`learning` in another precision, of an image that needs no gradient."""
+        given = (self.singular_values(), self.svd_vh, self.scaled_u(factor), bias, precision)
+        return RoundedGelu.apply(input.permute(0, 2, 3, 1), *given).permute(0, 3, 1, 2)
+
+    def scaled_u(self, factor: Tensor) -> Tensor:
+        return kept("scaled", lambda: self.svd_u * factor, self.svd_u, factor)
 
 
 def tune(layer: nn.Linear | nn.Conv2d, known: Mapping[str, Tensor] | None = None) -> None:

@@ -27,8 +27,11 @@ class FoldedConvBN(ConvBN):
         norm, precision = self.bn, autocast_precision(input)
         assert norm.running_mean is not None and norm.running_var is not None
         statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
-        bias = kept(("bias", precision), lambda: self.folded_bias().to(precision), *statistics)
+        bias = self.known_bias(precision)
         if hasattr(self.c, "tuned_weight"):
+            learning = self.c.learning(input.to(precision), self.known_factor(), bias)
+            if learning is not None:
+                return self.act(learning)
             weight = (self.c.tuned_weight() * self.factor()).to(precision)
         else:
             weight = kept(
@@ -44,13 +47,28 @@ class FoldedConvBN(ConvBN):
     def folded_bias(self) -> Tensor:
         return self.bn.bias - self.bn.running_mean * self.factor().flatten()  # type: ignore[operator]
 
+    def known_factor(self) -> Tensor:
+        """The factor of each output channel (out, 1), made once."""
+        return kept("factor", self.factor, self.bn.weight, self.bn.running_var).flatten(1)  # type: ignore[arg-type]
+
+    def known_bias(self, precision: torch.dtype) -> Tensor:
+        norm: Any = self.bn
+        statistics = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+        return kept(("bias", precision), lambda: self.folded_bias().to(precision), *statistics)
+
 
 class PreciseConvBN(FoldedConvBN):
     """In its input's precision, fp32, under autocast too. The first layers' features are close to the picture's own
     values: half of what bf16 loses of the embedding (in squares) it loses by rounding these."""
 
     def forward(self, input: Tensor) -> Tensor:
+        layer: Any = self.c
+        precision, learns = autocast_precision(input), torch.is_grad_enabled() and hasattr(layer, "rounded_gelu")
+        here = input.device.type == "cpu" and not torch.compiler.is_compiling()
         with torch.autocast(input.device.type, enabled=False):
+            if learns and here and not input.requires_grad and precision != input.dtype:
+                factor, bias = self.known_factor(), self.known_bias(input.dtype)
+                return layer.rounded_gelu(channels_together(input), factor, bias, precision)
             return super().forward(input)
 
 
@@ -59,6 +77,17 @@ def channels_together(x: Tensor) -> Tensor:
     first stride is not the usual one, and rearrange it."""
     n, c, h, w = x.shape
     return x.permute(0, 2, 3, 1).flatten().view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+class OwnPrecisionNorm(nn.LayerNorm):
+    """Torch's, in its input's precision under autocast too, on a CPU: the same numbers, as torch computes in float32
+    inside, and no copies in float32 between it and layers that take bf16."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cpu":
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input)
 
 
 class BiasedAttention(WindowAttention, Attention):
@@ -158,12 +187,14 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
         if isinstance(module, Attention):
             require("kornia", module, *ATTENTION_PARTS)
             module.__class__ = BiasedAttention
+            module.norm.__class__ = OwnPrecisionNorm
         elif isinstance(module, ConvBN):
             require("kornia", module, "c", "bn", "act")
             module.__class__ = FoldedConvBN
         elif isinstance(module, TinyViTBlock):
             require("kornia", module, *BLOCK_PARTS)
             module.__class__ = SeamedTinyBlock
+            module.mlp.norm.__class__ = OwnPrecisionNorm
             module.open_seam(module.mlp.fc1.in_features)
     encoder.__class__ = SeamedTinyViT
     encoder.register_module("detail", None)

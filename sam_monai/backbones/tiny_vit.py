@@ -80,11 +80,12 @@ def channels_together(x: Tensor) -> Tensor:
 
 
 class OwnPrecisionNorm(nn.LayerNorm):
-    """Torch's, in its input's precision under autocast too, on a CPU: the same numbers, as torch computes in float32
-    inside, and no copies in float32 between it and layers that take bf16."""
+    """Torch's, whose answer to bf16 is in bf16 under autocast too, on a CPU: the same numbers, as torch computes in
+    float32 inside, and no copies in float32 between it and layers that take bf16."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.device.type != "cpu":
+        same = input.dtype == self.weight.dtype or input.device.type != "cpu"
+        if same or torch.compiler.is_compiling():
             return super().forward(input)
         with torch.autocast("cpu", enabled=False):
             return super().forward(input)

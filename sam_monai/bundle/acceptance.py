@@ -138,7 +138,14 @@ def check_properties(root: Path, files: Sequence[str]) -> None:
     data: dict[str, Any] = {"dataset#data": [nowhere], "dataset_dir": literal(str(root))}
     if files[0] == "train":
         data = {"train#dataset#data": [nowhere], "validate#dataset#data": [nowhere], "cache_rate": 0.0}
-        data["plan"] = {"scale": "whole", "image_size": 64, "epochs": 1, "val_interval": 1, "checkpointing": False}
+        data["plan"] = {
+            "scale": "whole",
+            "image_size": 64,
+            "epochs": 1,
+            "val_interval": 1,
+            "mirror": "none",
+            "checkpointing": False,
+        }
     with TemporaryDirectory() as output:  # where handlers open their logs
         workflow = ConfigWorkflow(
             [str(root / "configs" / f"{name}.json") for name in files],

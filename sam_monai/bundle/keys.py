@@ -227,8 +227,14 @@ KEYS: dict[str, Key] = {
     "samples": Key(whole(1), "samples taken at each visit of a volume or, with patch, of a picture"),
     "augment": Key(
         FLAG,
-        "random flips, turns, zooms and intensities. Labels that differ in their side alone (left and right kidney) "
-        "change places in a mirrored sample; where one has no such partner nothing is mirrored",
+        "random zooms, small turns, intensities, and what `mirror` says. Labels that differ in their side alone (left "
+        "and right kidney) change places in a mirrored sample; where one has no such partner nothing is mirrored",
+    ),
+    "mirror": Key(
+        or_none(one_of("turns", "flips", "sides", "none"), PLANNED),
+        "how samples are mirrored: pictures by flips and quarter `turns`, by `flips`, from left to right (`sides`), or "
+        "`none`; volumes from side to side unless it is `none`",
+        "planned",
     ),
     "corrections": Key(whole(0), "clicks that correct an answer in training ([Med-SA](medsa.md))"),
     "learning_rate": Key(NOT_NEGATIVE, "for the encoder's adaptation"),

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
 from .slicing import ToSlices
 
+GRID = 16  # cells by which places in a picture are compared
+BLUR = 1.5  # cells: places need not be the same to be alike
 SLICES = 4  # of a volume, at most, in which a label is measured
 CASES = 24  # training cases, at most, in which labels are measured
+
+
+VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (..., rows, columns), all that keep a square
+    "sideways": lambda x: x[..., ::-1],
+    "upside down": lambda x: x[..., ::-1, :],
+    "by 180°": lambda x: x[..., ::-1, ::-1],
+    "by 90°": lambda x: np.rot90(x, 1, (-2, -1)),
+    "by 270°": lambda x: np.rot90(x, 3, (-2, -1)),
+    "transposed": lambda x: x.swapaxes(-2, -1),
+    "transposed by 180°": lambda x: x[..., ::-1, ::-1].swapaxes(-2, -1),
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,9 @@ class LabelPrint:
     """The same, which nine of ten slices stay below: what a patch has to hold."""
     thickness: float
     """Diameter of the largest disc inside a structure."""
+    moved: Mapping[str, float] = field(default_factory=dict)
+    """By the names of :data:`VIEWS`: how much less alike the places of the label are in two cases, from 0 to 1, when
+    one of the two is mirrored or turned."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,7 @@ class FingerprintTaker:
     spacings: list[tuple[float, ...]] = field(default_factory=list)
     channels: int = 1
     found: dict[int, list[tuple[float, ...]]] = field(default_factory=dict)
+    places: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, image: MetaTensor, label: MetaTensor) -> None:
         """An image (C, *spatial) and its label map (1, *spatial) on the same grid."""
@@ -111,6 +129,7 @@ class FingerprintTaker:
         for value, box in enumerate(ndimage.find_objects(volume, max_label=len(self.labels)), 1):
             if box is not None:
                 self.found.setdefault(value, []).extend(measures(volume[box] == value, volume[..., 0].size))
+                self.places.setdefault(value, []).append(place_of((volume == value).mean(2)))
 
     def result(self, validation: int, seconds: float) -> Fingerprint | None:
         """What was collected; nothing where no case was.
@@ -126,7 +145,16 @@ class FingerprintTaker:
             if value in self.found:
                 rows = np.array(self.found[value])
                 share, extent, thickness = map(float, np.median(rows, 0))
-                prints.append(LabelPrint(name, share, extent, float(np.quantile(rows[:, 1], 0.9)), thickness))
+                prints.append(
+                    LabelPrint(
+                        name,
+                        share,
+                        extent,
+                        float(np.quantile(rows[:, 1], 0.9)),
+                        thickness,
+                        moved_by_views(self.places[value]),
+                    )
+                )
         dims = len(self.shapes[0])
         shapes = [shape for shape in self.shapes if len(shape) == dims]
         spacing = tuple(float(x) for x in np.median(self.spacings, 0)) if self.spacings else ()
@@ -149,6 +177,25 @@ def measures(mask: np.ndarray, pixels: int) -> list[tuple[float, float, float]]:
         thick = 2 * np.asarray(ndimage.maximum(inside, structures, every)) - 1
         rows.append((plane.sum() / pixels, in_the_middle(extents, sizes), in_the_middle(thick, sizes)))
     return rows
+
+
+def place_of(mask: np.ndarray) -> np.ndarray:
+    """Where in a picture (H, W) a label is: a blurred map of few cells, of length 1."""
+    cells = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(mask.astype(np.float32))[None], GRID)[0].numpy()
+    blurred = ndimage.gaussian_filter(cells, BLUR)
+    return blurred / max(float(np.linalg.norm(blurred)), 1e-12)
+
+
+def moved_by_views(places: Sequence[np.ndarray]) -> dict[str, float]:
+    """:attr:`LabelPrint.moved`, of what :func:`place_of` gave for each case that holds the label."""
+    maps = np.stack(places)
+    others = ~np.eye(len(maps), dtype=bool)
+
+    def alike(views: np.ndarray) -> float:
+        each = maps.reshape(len(maps), -1) @ views.reshape(len(maps), -1).T
+        return float(each[others].mean()) if others.any() else 0.0
+
+    return {name: max(0.0, alike(maps) - alike(view(maps))) for name, view in VIEWS.items()}
 
 
 def in_the_middle(values: np.ndarray, weights: np.ndarray) -> float:

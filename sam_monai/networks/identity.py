@@ -93,6 +93,7 @@ def are_settings(value: Any) -> bool:
 
 
 FLAG = one_of(True, False)
+MIRROR = ("turns", "flips", "sides", "none")
 LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
 IMAGE_SIZE = whole(32, LARGEST)
 POSITIVE = number(1e-6, 1e6)
@@ -124,6 +125,7 @@ PLAN: dict[str, Field] = {
     "scale": PREPARATION["scale"],
     "image_size": IMAGE_SIZE,
     "epochs": COUNT,
+    "mirror": one_of(*MIRROR)._replace(absent="turns"),
     "val_interval": number(1, 1e9),
     "checkpointing": FLAG,
     "minutes": optional(number(0, 1e9)),

@@ -100,8 +100,8 @@ def make_plan(
 
     Args:
         examined: the cases.
-        given: ``scale``, ``image_size``, ``epochs``, ``val_interval`` and ``checkpointing``, ``None`` each where it is
-            to be planned.
+        given: ``scale``, ``image_size``, ``epochs``, ``mirror``, ``val_interval`` and ``checkpointing``, ``None`` each
+            where it is to be planned.
         method: of the network.
         network: arguments of its constructor, but labels, image size and checkpointing.
         sample: cases in a step, and of volumes the slices of each.

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..data.fingerprint import Fingerprint, LabelPrint
+from ..data.fingerprint import VIEWS, Fingerprint, LabelPrint
+from ..data.sides import side_pairs
+from ..networks.identity import MIRROR
 from .handlers import validation_interval
 from .machine import Costs
 
@@ -21,9 +23,11 @@ FEW = 100  # that SQUARE, or a smaller size, must leave
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 VALIDATIONS = 0.15  # share of the budget
+MOVED = 0.2  # less alike than this, a label's place in a mirrored case is another one
 REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
+SHOWN = dict(zip(MIRROR, (tuple(VIEWS), tuple(VIEWS)[:3], tuple(VIEWS)[:1], ()), strict=True))  # views of each
 OVERHEAD = 0.15  # seconds a validation case: reading, metrics
 
 
@@ -158,6 +162,30 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     return size, step
 
 
+def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
+    """The most views that leave every label where it is in the other cases, for whole pictures.
+
+    Of an organ that lies at one side in all pictures, a mirrored picture shows what no patient has, and takes from the
+    network what tells the organ from its like. Cells lie anywhere, and more views of few cases are more cases. A patch
+    does not show where in the picture it lies. Volumes are mirrored from side to side alone, as no patient lies upside
+    down.
+    """
+    if data.spatial_dims == 3:
+        return "sides", "no patient lies upside down"
+    if scale == "patch":
+        return "turns", "a patch does not show where in the picture it lies"
+    paired = side_pairs([label.name for label in data.labels])  # those change places when they are mirrored
+    decisive = [label for label in data.labels if label.name not in paired]
+    why = "labels lie anywhere, or the same way up and down and from side to side"
+    for kind, views in SHOWN.items():
+        moved = {(label.moved.get(view, 0.0), label.name, view) for label in decisive for view in views}
+        most, name, view = max(moved, default=(0.0, "", ""))
+        if most <= MOVED:
+            return kind, why
+        why = f"{name} lies at its place in most pictures, and not so {view}"
+    raise AssertionError("no view moves nothing")
+
+
 def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool = True) -> tuple[float, str]:
     """Six validations, or as many as :data:`VALIDATIONS` of the budget allows."""
     if not timed:
@@ -183,6 +211,8 @@ def rules(
         values["epochs"] = room.epochs(size, scale)
         time_of = f"{room.given_steps} steps" if budget is None else f"{in_time(budget)} in all, validation included"
         why["epochs"] = f"visits of each case; {time_of}"
+    if "mirror" not in asked:
+        values["mirror"], why["mirror"] = chosen_mirror(room.data, scale)
     if "val_interval" not in asked:
         values["val_interval"], why["val_interval"] = chosen_interval(room, size, scale, values["epochs"], timed)
     if "checkpointing" not in asked and not timed:
@@ -192,7 +222,7 @@ def rules(
         values["checkpointing"] = free is not None and kept > FULL * free
         there = "" if free is None else f" of {free / 1e9:.1f} GB free"
         why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
-    order = ("scale", "image_size", "epochs", "val_interval", "checkpointing")
+    order = ("scale", "image_size", "epochs", "mirror", "val_interval", "checkpointing")
     return {key: values[key] for key in order}, {key: why[key] for key in order}
 
 

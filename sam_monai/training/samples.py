@@ -98,6 +98,7 @@ def training_samples(
     samples: int = 1,
     augment: bool = True,
     views_only: bool = False,
+    mirror: str = "turns",
 ) -> Compose:
     """Files to training samples.
 
@@ -111,8 +112,10 @@ def training_samples(
         slices: thickness of a sample of a volume. With depth attention it should be the network's ``slices_per_batch``,
             for as many slices see each other when the network is used.
         samples: samples drawn from a case each time it is visited.
-        augment: random flips, turns, zooms and intensities.
+        augment: random zooms, shifts, small turns and intensities, and what ``mirror`` says.
         views_only: only the flips and quarter turns among these: they make few images of one, those of :func:`views`.
+        mirror: pictures get random ``"turns"`` (flips and quarter turns), ``"flips"``, flips from left to right
+            (``"sides"``) or ``"none"``. Volumes are mirrored from side to side unless it is ``"none"``.
     """
     keys = ("image", "label")
     check_scale(settings["scale"])
@@ -132,20 +135,21 @@ def training_samples(
         steps.append(SpatialPadd(keys, size))
         steps.append(CropAroundLabelsd(keys, "label", size, pos=2, neg=1, num_samples=samples))
     if augment:
-        mirror = mirrored_with_sides(mirroring(volume), labels, image_alone=views_only)
-        steps += mirror if views_only else [*mirror, *wobbling(volume, image_size)]
+        mirrors = mirrored_with_sides(mirroring(volume, mirror), labels, image_alone=views_only)
+        steps += mirrors if views_only else [*mirrors, *wobbling(volume, image_size)]
     return Compose([*steps, EnsureTyped(keys, track_meta=False)])
 
 
-def mirroring(volume: bool) -> list[Transform]:
-    """Random flips and quarter turns.
-
-    Volumes are mirrored left to right only, as no patient lies upside down. A picture has no up.
-    """
+def mirroring(volume: bool, mirror: str) -> list[Transform]:
+    """Random flips and quarter turns."""
     keys = ("image", "label")
+    if mirror == "none":
+        return []
     if volume:
         return [RandMirrord(keys, prob=0.5)]
-    return [RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.75, max_k=3)]
+    if mirror == "turns":
+        return [RandFlipd(keys, prob=0.5, spatial_axis=0), RandRotate90d(keys, prob=0.75, max_k=3)]
+    return [RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in ((1,) if mirror == "sides" else (0, 1))]
 
 
 class RandMirrord(RandFlipd):
@@ -159,12 +163,18 @@ class RandMirrord(RandFlipd):
         return out
 
 
-def views(labels: Sequence[str], spatial_dims: int, augment: bool) -> list[Callable[[Tensor], Tensor]]:
+def views(
+    labels: Sequence[str], spatial_dims: int, augment: bool, mirror: str = "turns"
+) -> list[Callable[[Tensor], Tensor]]:
     """All that the random flips and quarter turns of :func:`training_samples` can make of a sample (C, H, W[, D])."""
-    if not augment or has_sides(labels):
+    if not augment or mirror == "none" or has_sides(labels):
         return [torch.clone]
     if spatial_dims == 3:
         return [torch.clone, lambda x: x.flip(1 + sides_axis(x))]
+    if mirror == "sides":
+        return [torch.clone, lambda x: x.flip(2)]
+    if mirror == "flips":
+        return [torch.clone, lambda x: x.flip(1), lambda x: x.flip(2), lambda x: x.flip(1, 2)]
     turns: list[Callable[[Tensor], Tensor]] = [lambda x, k=k: x.rot90(k, (1, 2)) for k in range(4)]
     return [*turns, *(lambda x, turn=turn: turn(x.flip(1)) for turn in turns)]
 

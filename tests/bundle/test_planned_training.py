@@ -18,7 +18,7 @@ from sam_monai.training import clock
 from sam_monai.training import plan as planning
 from sam_monai.training.machine import Cost
 
-KEYS = {"scale", "image_size", "epochs", "val_interval", "checkpointing"}
+KEYS = {"scale", "image_size", "epochs", "mirror", "val_interval", "checkpointing"}
 
 
 @pytest.fixture

@@ -105,7 +105,14 @@ def resolve(bundle) -> None:
         parser.read_config(bundle / f"configs/{name}.json")
         parser.read_meta(bundle / "configs/metadata.json")
         parser["dataset_dir"] = None
-        parser["plan"] = {"scale": "whole", "image_size": 64, "epochs": 1, "val_interval": 1, "checkpointing": False}
+        parser["plan"] = {
+            "scale": "whole",
+            "image_size": 64,
+            "epochs": 1,
+            "val_interval": 1,
+            "mirror": "none",
+            "checkpointing": False,
+        }
         for key in ("record", *keys.KEYS):
             if key in parser:
                 parser.get_parsed_content(key)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
+import torch
+from monai.data import MetaTensor
 
-from sam_monai.data.fingerprint import Fingerprint, LabelPrint
+from sam_monai.data.fingerprint import Fingerprint, FingerprintTaker, LabelPrint
 from sam_monai.training.machine import Cost, Costs
-from sam_monai.training.rules import SIZES, Room, rules, wanted_size
+from sam_monai.training.rules import SIZES, Room, chosen_mirror, rules, wanted_size
 
 
 def data(
@@ -102,7 +105,8 @@ def test_a_small_volume_is_not_blown_up():
 
 @pytest.mark.parametrize(
     "asked", [{"image_size": 224}, {"scale": "patch"}, {"epochs": 7}, {"val_interval": 3}, {"checkpointing": True},
-              {"scale": "patch", "image_size": 64, "epochs": 3, "val_interval": 1, "checkpointing": False}]
+              {"scale": "patch", "image_size": 64, "epochs": 3, "mirror": "sides", "val_interval": 1,
+               "checkpointing": False}]
 )  # fmt: skip
 def test_what_is_given_wins_and_the_rest_is_planned_around_it(asked):
     plan = planned(data(512, *LARGE), machine(), **asked)
@@ -116,7 +120,8 @@ def test_nothing_is_timed_where_size_and_epochs_are_given():
         raise AssertionError("timed")
 
     plan = planned(data(512, *LARGE), Costs(never), image_size=64, epochs=12)
-    assert plan == {"scale": "whole", "image_size": 64, "epochs": 12, "val_interval": 2, "checkpointing": False}
+    fixed = {"scale": "whole", "image_size": 64, "epochs": 12, "val_interval": 2, "checkpointing": False}
+    assert plan == fixed | {"mirror": "turns"}
 
 
 def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():
@@ -153,3 +158,55 @@ def test_the_cost_of_other_sizes_follows_from_those_that_were_timed():
     assert costs(128).step == pytest.approx(4.5) and costs(256).step == pytest.approx(16.5)
     assert costs(256).kept == pytest.approx(256**2) and costs(32).answer == pytest.approx(0.25)
     assert all(costs(size).step > 0 for size in (32, *SIZES))
+
+
+def cases(draw, number: int = 10) -> Fingerprint:
+    """The fingerprint of pictures of 64 px, of which ``draw(random)`` gives label maps (64, 64) of two labels."""
+    taker, random = FingerprintTaker(["liver", "spleen"], "coarsest"), np.random.default_rng(0)
+    for _ in range(number):
+        label = torch.from_numpy(draw(random))[None]
+        taker.add(MetaTensor(torch.zeros(1, 64, 64)), MetaTensor(label))
+    found = taker.result(3, 0.1)
+    assert found is not None
+    return found
+
+
+def disc(row: float, column: float, radius: float = 8) -> np.ndarray:
+    rows, columns = np.mgrid[:64, :64]
+    return (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+
+
+def an_organ(random) -> np.ndarray:
+    """Upper left in every picture, as a liver is in a slice."""
+    return disc(*(18 + random.normal(0, 2, 2))).astype(np.float32)
+
+
+def cells(random) -> np.ndarray:
+    """Anywhere."""
+    return sum(disc(*random.uniform(0, 64, 2), 5) for _ in range(6)).clip(0, 1).astype(np.float32)
+
+
+def a_pair(random) -> np.ndarray:
+    """On the right or on the left of the upper half."""
+    return disc(16 + random.normal(0, 2), random.choice([12, 52]) + random.normal(0, 2)).astype(np.float32)
+
+
+def a_belt(random) -> np.ndarray:
+    """All the way from left to right, at half the height."""
+    return (abs(np.mgrid[:64, :64][0] - 32 - random.normal(0, 2)) < 5).astype(np.float32)
+
+
+@pytest.mark.parametrize("draw, mirror", [(an_organ, "none"), (a_pair, "sides"), (a_belt, "flips"), (cells, "turns")])
+def test_samples_are_mirrored_where_no_label_then_lies_where_it_never_does(draw, mirror):
+    found = cases(draw)
+    assert chosen_mirror(found, "whole")[0] == mirror
+    assert chosen_mirror(found, "patch")[0] == "turns"
+    assert planned(found, machine())["mirror"] == (mirror if planned(found, machine())["scale"] == "whole" else "turns")
+
+
+def test_labels_that_change_places_when_mirrored_do_not_forbid_it():
+    found = cases(lambda random: disc(32, 14).astype(np.float32) + 2 * disc(32, 50).astype(np.float32))
+    assert chosen_mirror(found, "whole")[0] == "none"
+    names = {"liver": "left kidney", "spleen": "right kidney"}
+    sided = [dataclasses.replace(label, name=names[label.name]) for label in found.labels]
+    assert chosen_mirror(dataclasses.replace(found, labels=tuple(sided)), "whole")[0] != "none"

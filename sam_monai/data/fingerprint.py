@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
-from .slicing import ToSlices
+from .slicing import ToSlices, sides_axis
 
 GRID = 16  # cells by which places in a picture are compared
 BLUR = 1.5  # cells: places need not be the same to be alike
@@ -49,7 +49,7 @@ class LabelPrint:
     """Diameter of the largest disc inside a structure."""
     moved: Mapping[str, float] = field(default_factory=dict)
     """By the names of :data:`VIEWS`: how much less alike the places of the label are in two cases, from 0 to 1, when
-    one of the two is mirrored or turned."""
+    one of the two is mirrored or turned. Of volumes only what is mirrored from the patient's one side to the other."""
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,11 @@ class FingerprintTaker:
         if len(self.shapes) > CASES:
             return
         volume = np.atleast_3d(array)
+        sides = sides_axis(turned) if array.ndim == 3 else 1
         for value, box in enumerate(ndimage.find_objects(volume, max_label=len(self.labels)), 1):
             if box is not None:
                 self.found.setdefault(value, []).extend(measures(volume[box] == value, volume[..., 0].size))
-                self.places.setdefault(value, []).append(place_of((volume == value).mean(2)))
+                self.places.setdefault(value, []).append(place_of(seen_with_sides(volume == value, sides)))
 
     def result(self, validation: int, seconds: float) -> Fingerprint | None:
         """What was collected; nothing where no case was.
@@ -177,6 +178,13 @@ def measures(mask: np.ndarray, pixels: int) -> list[tuple[float, float, float]]:
         thick = 2 * np.asarray(ndimage.maximum(inside, structures, every)) - 1
         rows.append((plane.sum() / pixels, in_the_middle(extents, sizes), in_the_middle(thick, sizes)))
     return rows
+
+
+def seen_with_sides(mask: np.ndarray, sides: int) -> np.ndarray:
+    """A mask (H, W, D) as seen from where the axis that runs from side to side is the columns: (rows, columns)."""
+    along = 2 if sides != 2 else 1
+    seen = mask.mean(along)
+    return seen if sides > 0 else seen.T
 
 
 def place_of(mask: np.ndarray) -> np.ndarray:

@@ -167,17 +167,16 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
 
     Of an organ that lies at one side in all pictures, a mirrored picture shows what no patient has, and takes from the
     network what tells the organ from its like. Cells lie anywhere, and more views of few cases are more cases. A patch
-    does not show where in the picture it lies. Volumes are mirrored from side to side alone, as no patient lies upside
-    down.
+    does not show where in the picture it lies. Volumes are mirrored from side to side or not at all, as no patient lies
+    upside down.
     """
-    if data.spatial_dims == 3:
-        return "sides", "no patient lies upside down"
-    if scale == "patch":
+    if scale == "patch" and data.spatial_dims == 2:
         return "turns", "a patch does not show where in the picture it lies"
     paired = side_pairs([label.name for label in data.labels])  # those change places when they are mirrored
     decisive = [label for label in data.labels if label.name not in paired]
-    why = "labels lie anywhere, or the same way up and down and from side to side"
-    for kind, views in SHOWN.items():
+    why = "labels lie anywhere, or as they do when they are mirrored"
+    for kind in MIRROR if data.spatial_dims == 2 else ("sides", "none"):
+        views = SHOWN[kind]
         moved = {(label.moved.get(view, 0.0), label.name, view) for label in decisive for view in views}
         most, name, view = max(moved, default=(0.0, "", ""))
         if most <= MOVED:

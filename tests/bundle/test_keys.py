@@ -55,6 +55,7 @@ BAD: dict[str, tuple] = {
     "backbone": ("vit_q", None, 1, ["lite_medsam"], ""),
     "text_encoder": ("bert", None, 0),
     "scale": ("middle", None, 1.0, True),
+    "mirror": ("left", "", True, 0, ["turns"]),
     "engine": ("x", None, 1),
     "mask_format": ("x", "dicom", None, 1),
     "val_interval": (0, -1, 0.5, NAN, INF, "abc", "1", None, True, [1]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -202,6 +203,24 @@ def test_samples_are_mirrored_where_no_label_then_lies_where_it_never_does(draw,
     assert chosen_mirror(found, "whole")[0] == mirror
     assert chosen_mirror(found, "patch")[0] == "turns"
     assert planned(found, machine())["mirror"] == (mirror if planned(found, machine())["scale"] == "whole" else "turns")
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIR", "ILA", "SRP"])
+@pytest.mark.parametrize("orientation", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("middle, mirror", [(20, "sides"), (9, "none")])
+def test_volumes_are_mirrored_where_no_label_is_on_one_side_alone(codes, orientation, middle, mirror):
+    """Also where the label lies in front, above and in the file's last slices."""
+    taker = FingerprintTaker(["tumour"], orientation)
+    label = np.zeros((40, 40, 40), np.float32)
+    label[middle - 4 : middle + 4, 26:34, 28:36] = 1
+    file = nib.Nifti1Image(label, np.eye(4)).as_reoriented(
+        nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(codes))
+    )
+    for _ in range(4):
+        volume = MetaTensor(torch.from_numpy(np.array(file.dataobj))[None], torch.from_numpy(file.affine))
+        taker.add(volume, volume)
+    found = taker.result(2, 0.1)
+    assert found is not None and chosen_mirror(found, "whole")[0] == mirror
 
 
 def test_labels_that_change_places_when_mirrored_do_not_forbid_it():

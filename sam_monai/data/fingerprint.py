@@ -14,6 +14,7 @@ from scipy import ndimage
 from .slicing import ToSlices, sides_axis
 
 GRID = 16  # cells by which places in a picture are compared
+ENOUGH = 5  # cases whose places are compared; those of fewer are alike by chance
 BLUR = 1.5  # cells: places need not be the same to be alike
 SLICES = 4  # of a volume, at most, in which a label is measured
 CASES = 24  # training cases, at most, in which labels are measured
@@ -195,13 +196,15 @@ def place_of(mask: np.ndarray) -> np.ndarray:
 
 
 def moved_by_views(places: Sequence[np.ndarray]) -> dict[str, float]:
-    """:attr:`LabelPrint.moved`, of what :func:`place_of` gave for each case that holds the label."""
+    """:attr:`LabelPrint.moved`, of what :func:`place_of` gave for each case that holds a label; nothing of too few."""
+    if len(places) < ENOUGH:
+        return {}
     maps = np.stack(places)
     others = ~np.eye(len(maps), dtype=bool)
 
     def alike(views: np.ndarray) -> float:
         each = maps.reshape(len(maps), -1) @ views.reshape(len(maps), -1).T
-        return float(each[others].mean()) if others.any() else 0.0
+        return float(each[others].mean())
 
     return {name: max(0.0, alike(maps) - alike(view(maps))) for name, view in VIEWS.items()}
 

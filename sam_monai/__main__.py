@@ -175,6 +175,13 @@ def plan(args: argparse.Namespace) -> None:
         write_json(found.as_dict(), Path(args.json))
 
 
+def adapters(args: argparse.Namespace) -> None:
+    """List the adapters in a folder, and the commands that train one on data that come with an extra."""
+    from .bundle.gallery import listed
+
+    print(listed(args.folder))
+
+
 def compare(args: argparse.Namespace) -> None:
     """Put evaluations of the same cases side by side: Dice by label, paired differences, the cases that differ most."""
     from .results.compare import compare
@@ -214,6 +221,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--steps": {"type": int, "help": "steps of the optimiser, in place of minutes"},
         "--json": {"metavar": "FILE", "help": "write it there too"},
     },
+    adapters: {"folder": {"nargs": "?", "default": ".", "metavar": "FOLDER", "help": "default: the current one"}},
     compare: {
         "outputs": {"nargs": "+", "metavar": "OUTPUT", "help": "an output_dir, or a report.html in it; the first is "
                     "what the others are compared with"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,18 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "checkpointing": identity.FLAG,
     "slices_per_batch": identity.whole(1, 4096),
 }
+
+
+OTHERS = "others: see :class:`AdaptedSAM`."
+
+
+def with_others(own: str, shared: str) -> str:
+    """A docstring that says itself what it refers to: the arguments of the base class that it does not describe."""
+    own, shared = inspect.cleandoc(own), inspect.cleandoc(shared)
+    listed = shared.partition("Args:\n")[2].partition("\n\n")[0]
+    entries = re.split(r"^(?=    \w)", listed, flags=re.MULTILINE)
+    more = [entry.rstrip() for entry in entries if entry and f"\n    {entry.split(':')[0].strip()}:" not in own]
+    return own.replace(f"    {OTHERS}", "\n".join(more))
 
 
 class AdaptedSAM(SliceNetwork):
@@ -72,6 +86,8 @@ class AdaptedSAM(SliceNetwork):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if cls.__doc__ and OTHERS in cls.__doc__:
+            cls.__doc__ = with_others(cls.__doc__, AdaptedSAM.__doc__ or "")
         if "method" in vars(cls):
             identity.METHODS[cls.method] = cls
 

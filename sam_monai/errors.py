@@ -11,6 +11,14 @@ class InputError(ValueError):  # pyright: ignore[reportRedeclaration]
 
     The message is written for a person and stands alone: what was wrong, where, and the remedy. The command line
     prints it as the last line in place of a traceback.
+
+    Example:
+        >>> from sam_monai.data import read_dataset
+        >>> try:
+        ...     read_dataset("no/such/folder")
+        ... except InputError as error:
+        ...     print(str(error).partition("folder: ")[2])
+        no such folder; the key dataset_dir names a folder of images and labels
     """
 
 

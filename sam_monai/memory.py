@@ -16,6 +16,9 @@ def keep_freed_memory() -> None:
     and torch takes large arrays in large pages. ``MALLOC_TRIM_THRESHOLD_``, ``MALLOC_MMAP_THRESHOLD_`` or
     ``GLIBC_TUNABLES`` in the environment leave the C library as they say, ``THP_MEM_ALLOC_ENABLE`` the pages. Bundles
     and benchmarks call this when they begin; ``import sam_monai`` does not. On other systems it does nothing.
+
+    Example:
+        >>> keep_freed_memory()  # at the start of a program of your own
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     if not os.environ.keys() & {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"}:

@@ -39,7 +39,13 @@ class Examined:
 
 
 def check_dataset(dataset: Dataset, *args: Any, **kwargs: Any) -> list[str]:
-    """The notes of :func:`examine`."""
+    """The notes of :func:`examine`.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> check_dataset(read_dataset(demo_dataset()))
+        []
+    """
     return examine(dataset, *args, **kwargs).notes
 
 
@@ -69,6 +75,12 @@ def examine(
     Raises:
         InputError: no cases; other labels than the dataset's; else one line for each problem, with the file and the
             remedy, at most 20 and the number of the others.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> examined = examine(read_dataset(demo_dataset()))
+        >>> examined.fingerprint.spatial_dims, examined.fingerprint.channels
+        (3, 1)
     """
     if not (dataset.training if cases is None else cases):
         raise InputError(NO_DATA)
@@ -154,6 +166,11 @@ def image_channels(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] |
 
     Returns:
         ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> image_channels(read_dataset(demo_dataset()).training)
+        1
     """
     try:
         return len(LoadCased("image", channels=channels)(cases[0])["image"]) if cases else None

@@ -34,6 +34,11 @@ class Dataset:
     Cases are dicts with the keys "image" and "label" (test cases: "image" alone), "fold" where the file has it, and
     "ignore" where a value in the label stands for voxels that nobody has annotated. Nothing else of an entry is kept: a
     dataset is data, and its keys shall meet none of the program's own.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> read_dataset(demo_dataset()).spatial_dims
+        3
     """
 
     folder: Path
@@ -80,6 +85,12 @@ def read_dataset(
     Raises:
         InputError: folder, file or keys that are missing or wrong, an unknown form, labels that are not 0..L, no
             training case.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset
+        >>> dataset = read_dataset(demo_dataset())
+        >>> dataset.labels, len(dataset.training), len(dataset.validation)
+        (('grey matter', 'white matter'), 4, 1)
     """
     if dataset_dir is None:
         return Dataset(Path(), "", (), "mr", [], [], [], ())

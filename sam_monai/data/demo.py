@@ -35,6 +35,10 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
 
     Raises:
         InputError: nilearn is not installed, or the folder cannot be written.
+
+    Example:
+        >>> sorted(path.name for path in demo_dataset().iterdir())
+        ['dataset.json', 'imagesTr', 'imagesTs', 'labelsTr']
     """
     parent = Path(cache).expanduser() if cache is not None else _default_cache()
     folder = parent / FOLDER

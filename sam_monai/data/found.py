@@ -49,6 +49,11 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
 
     Raises:
         InputError: nothing there, or nothing in it that looks like an image.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset
+        >>> [Path(case["image"]).name for case in images_to_segment(demo_dataset())]
+        ['test_1.nii.gz']
     """
     if not isinstance(source, str | Path) or not str(source):
         raise InputError(f"the key dataset_dir is {source!r}; give the path of a folder or of an image")

@@ -56,6 +56,13 @@ class LoadCased(MapTransform):
     Raises:
         InputError: at the call, where a file is missing, unreadable or does not fit: values that are not finite, an
             image of one value, an affine that is no place, a label on another grid. One line, with the remedy.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> dataset = read_dataset(demo_dataset())
+        >>> case = LoadCased(("image", "label"), labels=dataset.labels)(dataset.training[0])
+        >>> tuple(case["image"].shape), sorted(case["label"].unique().tolist())
+        ((1, 145, 179, 16), [0.0, 1.0, 2.0])
     """
 
     def __init__(

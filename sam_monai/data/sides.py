@@ -58,6 +58,10 @@ def has_sides(labels: Sequence[str]) -> bool:
     """Tell whether any label's name holds a side of the body: "left kidney", "ctx-rh-insula", "Niere links", "R eye".
 
     A mirrored sample shows such a label on the other side.
+
+    Example:
+        >>> has_sides(["liver", "left kidney"]), has_sides(["liver"])
+        (True, False)
     """
     return any(_sides(words) or SIDED & set(words) for words in map(words_of, labels)) or bool(_unsure(labels))
 
@@ -66,6 +70,10 @@ def side_pairs(labels: Sequence[str]) -> dict[str, str]:
     """Each label with a partner and its partner: labels that differ in one word alone, which names the side.
 
     Parts of the heart, the liver and the colon have none, as the left one is no mirror image of the right one.
+
+    Example:
+        >>> side_pairs(["kidney left", "kidney right", "spleen"])
+        {'kidney left': 'kidney right', 'kidney right': 'kidney left'}
     """
     groups: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for label in labels:

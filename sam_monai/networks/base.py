@@ -73,6 +73,10 @@ class AdaptedSAM(SliceNetwork):
 
     Raises:
         InputError: an argument of another type or range, or see :func:`build_backbone`.
+
+    Example:
+        >>> {"medsa", "ptsam", "ssam"} <= AdaptedSAM.methods().keys()
+        True
     """
 
     method: str

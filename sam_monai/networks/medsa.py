@@ -43,6 +43,13 @@ class MedSA(AdaptedSAM):
         thaw_decoder: train the whole mask decoder too, as the paper's public code does. For comparison.
         depth_attention: on by default; makes no difference to images of two axes.
         others: see :class:`AdaptedSAM`.
+
+    Example:
+        >>> network = MedSA("lite_medsam", labels=["liver", "spleen"], image_size=64)
+        >>> image = torch.rand(1, 1, 90, 100)
+        >>> click = {"point_coords": torch.tensor([[[40.0, 52.0]]]), "point_labels": torch.tensor([[1]])}
+        >>> tuple(network(image, **click).shape), tuple(network(image).shape)  # the object; both labels
+        ((1, 2, 90, 100), (1, 3, 90, 100))
     """
 
     method = "medsa"

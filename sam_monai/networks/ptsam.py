@@ -30,6 +30,11 @@ class PTSAM(AdaptedSAM):
         embedding_cache: folder (or cache) where embeddings are kept across runs; ``None``: nowhere. Not used with
             encoder prompts or depth attention, which change them.
         others: see :class:`AdaptedSAM`.
+
+    Example:
+        >>> network = PTSAM("lite_medsam", labels=["liver"], image_size=64)
+        >>> sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+        2048
     """
 
     method = "ptsam"

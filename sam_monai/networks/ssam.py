@@ -32,6 +32,11 @@ class SSAM(AdaptedSAM):
             ``labels`` are given: an adapter brings its vectors along.
         text_checkpoint: file of the text encoder's weights, for ``"clip"``.
         others: see :class:`AdaptedSAM`.
+
+    Example:
+        >>> network = SSAM("lite_medsam", labels=["liver", "spleen"], image_size=64)
+        >>> tuple(network(torch.rand(1, 1, 90, 100)).shape)  # background, liver, spleen
+        (1, 3, 90, 100)
     """
 
     method = "ssam"

@@ -114,6 +114,26 @@ def write_json(content: Any, path: Path) -> None:
     write_aside(json.dumps(content, indent=4, ensure_ascii=False) + "\n", path)
 
 
+def parse_json(text: str) -> Any:
+    """What JSON says. Python would read NaN too, and of a key that is there twice the last value.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+
+    def one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
+        return found
+
+    def no_number(name: str) -> None:
+        raise ValueError(f"{name} is no number")
+
+    return json.loads(text, object_pairs_hook=one_of_each, parse_constant=no_number)
+
+
 @contextmanager
 def locked(folder: str | Path, work: str) -> Iterator[None]:
     """Have a folder, which is made if it is not there, for one piece of work alone.

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
-from dicom_maker import decimal, spoil, write_series
 from PIL import Image
 
 RNG = np.random.default_rng(0)
@@ -62,6 +59,21 @@ def cut(made: Make, share: float = 0.5) -> Make:
     return make
 
 
+def changed_end(made: Make, end: bytes) -> Make:
+    """A compressed file with another checksum and size, its last 8 bytes."""
+
+    def make(folder: Path) -> Path:
+        path = Path(made(folder))
+        path.write_bytes(path.read_bytes()[:-8] + end)
+        return path
+
+    return make
+
+
+def renamed(made: Make, name: str) -> Make:
+    return lambda folder: Path(made(folder)).rename(folder / name)
+
+
 def text(name: str, content: bytes = b"not an image" * 100) -> Make:
     def make(folder: Path) -> Path:
         (folder / name).write_bytes(content)
@@ -81,23 +93,6 @@ def place(name: str, kind: str) -> Make:
     return make
 
 
-def series(change: Callable[[list[Path]], object] = len, **attributes) -> Make:
-    """A CT of which files are changed."""
-
-    def make(folder: Path) -> Path:
-        files = write_series(folder / "x", (VOLUME - 100).round().astype(np.int16), AFFINE, **attributes)
-        change(files)
-        return folder / "x"
-
-    return make
-
-
-def without(files: list[Path], name: str, number: int = 3) -> None:
-    dataset = pydicom.dcmread(files[number])
-    delattr(dataset, name)
-    dataset.save_as(files[number])
-
-
 GEOMETRY: dict[str, tuple[Make, str]] = {}  # filled below, for images and labels alike
 for said, fields in {
     "affine holds NaN": {"srow_x": [np.nan, 0, 0, 0]}, "affine holds NaN or infinite": {"srow_y": [0, 1, 0, np.inf]},
@@ -107,7 +102,11 @@ for said, fields in {
     "gives a voxel no size": {"sform_code": 0, "qform_code": 1, "pixdim": [1, 0, 1, 1, 1, 1, 1, 1]},
     "pixdim is 0 or NaN": {"sform_code": 0, "qform_code": 0, "pixdim": [1, 1, np.nan, 1, 1, 1, 1, 1]},
     "scl_slope or scl_inter": {"scl_slope": np.nan}, "scl_slope or": {"scl_slope": np.inf},
-    "scl_inter|invalid intercept": {"scl_inter": -np.inf},
+    "scl_inter|invalid intercept": {"scl_inter": -np.inf}, "mm away": {"srow_x": [0.8, 0, 0, 1e9]},
+    "mm, which cannot be": {"xyzt_units": 1},
+    "affine holds NaN or": {"sform_code": 0, "qform_code": 1, "quatern_b": np.nan},
+    "cannot be read": {"sform_code": 0, "qform_code": 1, "quatern_b": 1, "quatern_c": 1},
+    "scl_inter is": {"scl_slope": 0, "scl_inter": np.nan},
 }.items():  # fmt: skip
     GEOMETRY[str(fields)] = (lambda folder, fields=fields: nifti(LABEL.astype(np.float32), **fields)(folder), said)
 
@@ -131,6 +130,18 @@ FILES: dict[str, tuple[Make, str]] = {  # of images and labels alike
     "of negative size": (nifti(VOLUME, dim=[3, -12, 10, 9, 1, 1, 1, 1]), "cannot be read"),
     "of no size": (nifti(VOLUME, dim=[3, 0, 10, 9, 1, 1, 1, 1]), "cannot be read|has the shape"),
     "of a size far beyond the file": (nifti(VOLUME, dim=[3, 30000, 30000, 9, 1, 1, 1, 1]), "cannot be read"),
+    "of a size below the file": (nifti(VOLUME, dim=[3, 12, 10, 5, 1, 1, 1, 1]), "holds more values"),
+    "of eight dimensions": (nifti(VOLUME, dim=[8, 12, 10, 9, 1, 1, 1, 1]), "cannot be read"),
+    "of six dimensions": (nifti(VOLUME.reshape(12, 10, 3, 1, 1, 3)), "6 dimensions"),
+    "of two axes": (nifti(VOLUME[..., 0]), "has two axes"),
+    "values that begin in the header": (nifti(VOLUME, vox_offset=0), "vox_offset is 0"),
+    "values that begin behind": (nifti(VOLUME, vox_offset=400), "cannot be read"),
+    "values that begin nowhere": (nifti(VOLUME, vox_offset=np.nan), "cannot be read"),
+    "a wrong checksum": (changed_end(nifti(VOLUME, "x.nii.gz"), b"\0" * 8), "cannot be read .CRC"),
+    "no checksum": (changed_end(nifti(VOLUME, "x.nii.gz"), b""), "cannot be read"),
+    "not compressed": (renamed(nifti(VOLUME), "x.nii.gz"), "cannot be read"),
+    "compressed with another name": (renamed(nifti(VOLUME, "x.nii.gz"), "y.nii"), "cannot be read"),
+    "complex of 16 bytes": (nifti(VOLUME.astype(np.complex128)), "complex numbers"),
     "no DICOM": (text("x.dcm"), "cannot be read|no reader"),
     "of an unknown type": (text("x.xyz"), "cannot be read|no reader"),
 }  # fmt: skip
@@ -151,37 +162,10 @@ IMAGES: dict[str, tuple[Make, str]] = {
     "two channels": (nifti(RNG.random((12, 10, 9, 1, 2)).astype(np.float32)), "2 channels"),
     "seven channels": (nifti(RNG.random((12, 10, 9, 1, 7)).astype(np.float32)), "7 channels"),
     "times and channels": (nifti(RNG.random((12, 10, 9, 2, 3)).astype(np.float32)), "2D or 3D image"),
+    "colours and alpha": (nifti(np.zeros(SHAPE, [(name, "u1") for name in "RGBA"])), "4 channels"),
+    "beyond single precision": (nifti(VOLUME.astype(float) * 1e300), "NaN or infinite"),
     "too small": (nifti(VOLUME[:7]), "the first two axes need 8"),
     "one row": (nifti(VOLUME[:, :1]), "the first two axes need 8"),
-}  # fmt: skip
-
-DICOM: dict[str, tuple[Make, str]] = {
-    "a slice is missing": (series(lambda files: files[4].unlink()), "missing between"),
-    "a slice is there twice": (series(lambda files: shutil.copy(files[3], files[3].with_name("copy"))), "same place"),
-    "a slice lies elsewhere": (
-        series(lambda files: spoil(files, 5, ImagePositionPatient=decimal([0, 0, 10.9]))), "uneven slice spacing"),
-    "a slice lies aside": (
-        series(lambda files: spoil(files, 5, ImagePositionPatient=decimal([5, 0, 10]))), "right angles"),
-    "a slice of another spacing": (series(lambda files: spoil(files, 2, PixelSpacing=[1, 2])), "pixel spacings"),
-    "no spacing": (series(PixelSpacing=[0, 0]), "pixel spacings"),
-    "a slice of another frame": (
-        series(lambda files: spoil(files, 2, FrameOfReferenceUID="1.2")), "frames of reference"),
-    "a slice that is inverted": (series(lambda f: spoil(f, 2, PhotometricInterpretation="MONOCHROME1")), "MONOCHROME1"),
-    "no units": (series(lambda files: without(files, "RescaleSlope")), "no RescaleSlope"),
-    "other units": (series(RescaleType="MGML"), "units of MGML"),
-    "fewer pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 40)), "cannot be read"),
-    "no pixels": (series(lambda files: without(files, "PixelData")), "cannot be read"),
-    "fewer bits than numbers": (series(BitsStored=8, HighBit=7), "beyond the 8 bits"),
-    "bits at another place": (series(BitsStored=12, HighBit=15), "HighBit is 15"),
-    "another modality": (series(Modality="MR"), "is MR and no CT"),
-    "two series": (
-        series(lambda files: [spoil(files, n, SeriesInstanceUID="1.2") for n in range(4)]), "holds 2 DICOM images"),
-    "no orientation": (
-        series(lambda files: [without(files, "ImageOrientationPatient", n) for n in range(9)]), "no DICOM image"),
-    "files that are cut": (
-        series(lambda files: [f.write_bytes(f.read_bytes()[:300]) for f in files]), "no DICOM image"),
-    "a file that is cut in its pixels": (
-        series(lambda files: files[2].write_bytes(files[2].read_bytes()[:-90])), "cannot be read"),
 }  # fmt: skip
 
 TWO = {"save_all": True, "append_images": [Image.fromarray(GREY // 2)]}
@@ -198,6 +182,9 @@ PICTURES: dict[str, tuple[Make, str]] = {
     "colours and alpha": (whole("x.png", Image.fromarray(COLOUR).convert("RGBA")), "4 channels"),
     "two pages": (whole("x.tif", Image.fromarray(GREY), **TWO), "2 pages"),
     "two frames": (whole("x.png", Image.fromarray(GREY), **TWO), "2 pages"),
+    "an animation with another name": (renamed(whole("x.gif", Image.fromarray(GREY), **TWO), "x.png"), "2 pages"),
+    "a NIfTI file with another name": (renamed(nifti(VOLUME), "x.png"), "cannot be read"),
+    "of two axes": (nifti(VOLUME[..., 0]), "has two axes"),
     "too narrow": (whole("x.png", Image.fromarray(GREY[:, :7])), "the first two axes need 8"),
     "too low": (whole("x.bmp", Image.fromarray(GREY[:1])), "the first two axes need 8"),
     "a fraction that is no number": (whole("x.tif", Image.fromarray(voxel(GREY[..., None], np.nan)[..., 0])), "NaN"),
@@ -216,6 +203,18 @@ LABELS: dict[str, tuple[Make, str]] = {
     "one infinity": (nifti(voxel(LABEL, np.inf)), "NaN or infinite"),
     "a mask of 255 for two labels": (nifti((LABEL > 0) * np.uint8(255)), "0, 255, known are 0 to 2"),
     "two channels": (nifti(np.stack([LABEL, LABEL], -1)), "2 channels"),
+    "one channel for each label": (nifti(np.stack([LABEL == n for n in range(3)], -1).astype(np.uint8)), "3 channels"),
+    "the same, as vectors": (
+        nifti(np.stack([LABEL == n for n in range(3)], -1)[..., None, :].astype(np.uint8)), "3 channels"),
+    "colours": (nifti(np.zeros(SHAPE, [(name, "u1") for name in "RGB"])), "3 channels"),
+    "shifted below 0": (nifti(LABEL, scl_slope=1, scl_inter=-1), "-1, 0, 1"),
+    "probabilities": (nifti((LABEL / 2).astype(np.float32)), "not whole numbers"),
+    "an image": (nifti(VOLUME), "not whole numbers"),
+    "beyond 32 bits": (nifti(LABEL * 2.0**40), "known are 0 to 2"),
+    "in microns": (nifti(LABEL, xyzt_units=3), "affine differs|cannot be"),
+    "mirrored about another point": (nifti(LABEL, srow_x=[-0.8, 0, 0, 0]), "affine differs"),
+    "without a place": (nifti(LABEL, sform_code=0, qform_code=0), "affine differs"),
+    "with its axes in another order": (nifti(np.ascontiguousarray(LABEL.swapaxes(0, 1))), "is 10 x 12 x 9"),
     "of another size": (nifti(LABEL[:, :9]), "is 12 x 9 x 9"),
     "another number of slices": (nifti(LABEL[..., :8]), "is 12 x 10 x 8"),
     "a picture": (whole("x.png", Image.fromarray(MASK)), "is 24 x 20"),
@@ -224,7 +223,6 @@ LABELS: dict[str, tuple[Make, str]] = {
     "a colour mask": (whole("x.png", Image.fromarray(COLOUR)), "3 channels"),
     "a palette": (whole("x.png", Image.fromarray(MASK).convert("P")), "palette"),
     "a blurred mask": (whole("x.jpg", Image.fromarray(MASK * 80), quality=30), "JPEG"),
-    "a DICOM image": (series(), "known are 0 to 2|whole numbers"),
 }  # fmt: skip
 
 MASKS: dict[str, tuple[Make, str]] = {  # labels of pictures
@@ -246,5 +244,10 @@ MASKS: dict[str, tuple[Make, str]] = {  # labels of pictures
     "a fraction": (whole("x.tif", Image.fromarray(MASK.astype(np.float32) / 3)), "not whole numbers"),
     "white is zero": (whole("x.tif", Image.fromarray(MASK), tiffinfo={262: 0}), "white is zero|known are 0 to 2"),
     "two pages": (whole("x.tif", Image.fromarray(MASK), **TWO), "2 pages"),
+    "below 0": (whole("x.tif", Image.fromarray(MASK.astype(np.int32) - 1)), "known are 0 to 2"),
+    "JPEG with another name": (renamed(whole("x.jpg", Image.fromarray(MASK * 80)), "x.png"), "known are 0 to 2"),
+    "three equal channels": (whole("x.png", Image.fromarray(np.stack([MASK] * 3, -1))), "3 channels"),
+    "an animation": (renamed(whole("x.gif", Image.fromarray(MASK), **TWO), "x.png"), "2 pages"),
+    "of two axes": (nifti(np.ascontiguousarray(LABEL[..., 0])), "has two axes"),
     "a volume": (nifti(LABEL), "is 12 x 10 x 9"),
 }  # fmt: skip

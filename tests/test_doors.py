@@ -12,7 +12,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bad_inputs import AFFINE, DICOM, GREY, IMAGES, LABEL, LABELS, MASK, MASKS, PICTURES, VOLUME
+from bad_dicom import DICOM, series
+from bad_inputs import AFFINE, GREY, IMAGES, LABEL, LABELS, MASK, MASKS, PICTURES, VOLUME
+from bad_itk_files import ITK
 from monai.data import DataLoader, Dataset
 from PIL import Image
 
@@ -56,7 +58,14 @@ DOORS: dict[str, Callable[[Case, Settings], object]] = {
         {"image": case["image"], "image_path": case["image"], "foreground": [], "background": []}
     ),
 }
-SEEN_PREPARED = ("another modality", "a volume")  # against the adapter's settings, which a dataset has not yet
+# Against the adapter's settings, which a dataset has not yet.
+SEEN_PREPARED = ("another modality", "a volume", "bytes in another order", "unsigned", "scaled to 1 before")
+    "another modality",
+    "a volume",
+    "bytes in another order",
+    "unsigned",
+    "scaled to 1 before",
+)  # against the adapter's settings, which a dataset has not yet
 
 
 def lines(door: Callable[[Case, Settings], object], case: Case, settings: Settings) -> list[str]:
@@ -95,9 +104,11 @@ def partner(folder: Path, part: str, settings: Settings, like: str = "") -> str:
 
 TABLE = [
     *(("image", MR, name, *row) for name, row in IMAGES.items()),
+    *(("image", MR, name, *row) for name, row in ITK.items()),
     *(("image", CT, name, *row) for name, row in DICOM.items()),
     *(("image", FLAT, name, *row) for name, row in PICTURES.items()),
     *(("label", MR, name, *row) for name, row in LABELS.items()),
+    ("label", MR, "a DICOM image", series(), "known are 0 to 2|whole numbers"),
     *(("label", FLAT, name, *row) for name, row in MASKS.items()),
 ]
 
@@ -121,7 +132,7 @@ def test_every_door_says_the_same_of_what_cannot_be_right(tmp_path, part, settin
 
 
 def test_the_table_is_large_and_what_is_right_passes_every_door(tmp_path):
-    assert sum(len(DOORS if row[0] == "image" else WITH_LABELS) for row in TABLE) > 700 and len(TABLE) > 150
+    assert sum(len(DOORS if row[0] == "image" else WITH_LABELS) for row in TABLE) > 1000 and len(TABLE) > 230
     for number, settings in enumerate((MR, FLAT)):
         (folder := tmp_path / str(number)).mkdir()
         case = {part: partner(folder, part, settings) for part in ("image", "label")}

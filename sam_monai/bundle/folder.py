@@ -5,12 +5,12 @@ The command line reads metadata.json before it imports torch and MONAI, so this 
 
 from __future__ import annotations
 
-import json
 import traceback
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parse_json
 from . import keys
 
 # What is read of metadata.json; the rest is for people.
@@ -49,7 +49,7 @@ def read_json(path: Path, remedy: str = AS_SHIPPED) -> dict[str, Any]:
         InputError: it cannot be read, or holds no object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InputError(f"{path}: cannot be read ({reason}); {remedy}") from error

@@ -14,6 +14,7 @@ from ..errors import InputError
 # doubt. A tenth stays well below that, and well above what programs lose when they round a header.
 TOLERANCE = 0.1
 SPACINGS = (1e-5, 500.0)  # millimetres, from light microscopy to any slice distance
+FARTHEST = 1e6  # millimetres from the origin; farther away, numbers do not tell neighbouring voxels apart
 
 
 def apart(one: Any, other: Any, shape: Sequence[int]) -> float:
@@ -46,6 +47,8 @@ def check_affine(affine: Any, path: str) -> None:
         raise InputError(
             f"{path}: its header gives voxels of {sizes} mm, which cannot be; correct the spacing or the unit of length"
         )
+    if np.abs(affine[:3, 3]).max() > FARTHEST:
+        raise InputError(f"{path}: its affine puts it {np.abs(affine[:3, 3]).max():.3g} mm away; correct its origin")
     axes = affine[:3, :3] / spacing
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-2):
         raise InputError(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
+import zlib
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from ..errors import InputError
-from .dataset import NO_DATA, Dataset, is_picture
+from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .grids import on_grid_of
 from .load import LoadCased
@@ -96,7 +98,8 @@ def examine(
         )
     load_image = LoadCased("image", channels=channels)
     load_label = LoadCased("label", labels=dataset.labels)
-    problems: list[str] = []
+    problems: list[str] = _listed_twice(dataset.training)
+    same: dict[tuple, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
@@ -109,8 +112,7 @@ def examine(
             image = load_image(case)["image"]
             check_size(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0])
-            if image.ndim == 3 and not is_picture(case["image"]):
-                problems.append(f"{case['image']}: has two axes; save it, and its label, as a volume of depth 1")
+            same[image.shape, zlib.crc32(np.ascontiguousarray(image))].append(case["image"])
         except InputError as e:
             problems.append(str(e))
         try:
@@ -151,6 +153,13 @@ def examine(
         for i, name in enumerate(dataset.labels, 1)
         if i not in trained
     ]
+    notes += [
+        f"{' and '.join(dict.fromkeys(paths))} hold the same image; a copy among the validation cases flatters"
+        for paths in same.values()
+        if len(set(paths)) > 1
+    ]
+    cases_of = Counter(os.path.realpath(case["label"]) for case in dataset.training)
+    notes += [f"{label} is the label of {n} cases" for label, n in cases_of.items() if n > 1]
     for note in notes:
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
@@ -185,6 +194,15 @@ def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
     if not labels:
         raise InputError("cases are given for training and no labels: name them by the key labels")
     return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], ())
+
+
+def _listed_twice(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is wrong with a list, whatever is in the files."""
+    images = [os.path.realpath(case["image"]) for case in cases]
+    labels = {os.path.realpath(case["label"]) for case in cases}
+    return [f"{image}: is listed twice; keep it once" for image, n in Counter(images).items() if n > 1] + [
+        f"{image}: is listed as an image and as a label; correct the list" for image in images if image in labels
+    ]
 
 
 def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:

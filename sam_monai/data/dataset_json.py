@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parse_json
 from ..networks.identity import RUN
-from .names import PICTURE_SUFFIXES
+from .names import PICTURE_SUFFIXES, folded
 from .unlabelled import NAME, is_ignored
 
 LONGEST_NAME = 200  # of a label
@@ -33,14 +34,14 @@ class NotParsed(InputError):
 def parse(file: Path, kind: type = dict) -> Any:
     """The object, or the list where ``kind`` is that, of a JSON file."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8-sig"))
+        content = parse_json(file.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as e:
         raise NotParsed(f"{file}: broken JSON at line {e.lineno}, column {e.colno}: {e.msg}; correct it") from e
     except (OSError, UnicodeDecodeError) as e:
         raise NotParsed(f"{file}: cannot be read ({e}); save it as a UTF-8 text file") from e
     except RecursionError as e:
         raise NotParsed(f"{file}: is nested too deep; write a plain list of cases") from e
-    except ValueError as e:  # a number of thousands of digits
+    except ValueError as e:  # a key twice, a number of thousands of digits
         raise NotParsed(f"{file}: cannot be read ({e}); correct it") from e
     if not isinstance(content, kind):
         shape = 'one JSON object, {"labels": ..., "training": [...]}' if kind is dict else "one JSON list"
@@ -81,7 +82,8 @@ def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
             f"{file}: the label {acted_upon[0]!r} is what a configuration would run or look up (as it does what begins "
             "with $, @ or %); rename it"
         )
-    if "" in foreground or len({name.casefold() for name in foreground}) < len(foreground):
+    background, *others = (folded(names[value].strip()) for value in range(len(names)))
+    if "" in others or len({background, *others}) <= len(foreground):
         raise InputError(f'{file}: "labels" has an empty name or the same name twice; give each label its own name')
     if any(map(is_ignored, foreground[:-1])) or all(map(is_ignored, foreground)):
         raise InputError(

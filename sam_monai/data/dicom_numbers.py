@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+RLE = "1.2.840.10008.1.2.5"
 QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are shown
 
 
@@ -28,17 +31,44 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
         InputError: slices of several photometric interpretations; a CT that is not in Hounsfield units; numbers of
             more bits than the header says.
     """
-    shown = {str(dataset.get("PhotometricInterpretation")) for dataset in datasets}
-    if len(shown) > 1:
-        raise InputError(f"{where}: its slices are {' and '.join(sorted(shown))}; export the series again")
-    for file, dataset in zip(files, datasets, strict=True):
+    for key in ("PhotometricInterpretation", "Modality"):
+        shown = {str(dataset.get(key)) for dataset in datasets}
+        if len(shown) > 1:
+            raise InputError(f"{where}: its slices are {' and '.join(sorted(shown))}; export the series again")
+    known = [rescales(dataset) for dataset in datasets]
+    for file, dataset, found in zip(files, datasets, known, strict=True):
         check_bits(file, dataset)
-        if dataset.get("Modality") != "CT" or "SharedFunctionalGroupsSequence" in dataset:
-            continue
-        if str(dataset.get("RescaleType") or "HU") not in ("HU", "US"):
-            raise InputError(f"{where}: is in units of {dataset.RescaleType} and not in Hounsfield units; give the CT")
-        if not ({"RescaleSlope", "ModalityLUTSequence"} & set(dir(dataset)) or dataset.get("PixelRepresentation")):
+        if bool(found) != bool(known[0]):
+            raise InputError(f"{where}: some slices have a RescaleSlope and {file.name} differs; export it again")
+        for slope, intercept, units in found:
+            if not (np.isfinite([slope, intercept]).all() and slope):
+                values = f"RescaleSlope {slope} and RescaleIntercept {intercept}"
+                raise InputError(f"{file}: has the {values}, so its values are not known; export it again")
+            if dataset.get("Modality") == "CT" and units not in ("HU", "US"):
+                raise InputError(f"{file}: is in units of {units} and not in Hounsfield units; give the CT")
+        frames = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
+        if frames and frames != number(dataset.get("NumberOfFrames")):
+            said = dataset.get("NumberOfFrames")
+            raise InputError(f"{file}: describes {frames} frames and says that it has {said}; export it again")
+        signed = dataset.get("PixelRepresentation") and "SharedFunctionalGroupsSequence" not in dataset
+        if dataset.get("Modality") == "CT" and not (found or "ModalityLUTSequence" in dataset or signed):
             raise InputError(f"{file}: has no RescaleSlope, so its Hounsfield units are not known; export it again")
+
+
+def rescales(dataset: Dataset) -> list[tuple[float, float, str]]:
+    """Slopes, intercepts and units of a file, of which one with several frames may have a set for each. An empty value
+    is NaN."""
+    groups = [*dataset.get("SharedFunctionalGroupsSequence", ()), *dataset.get("PerFrameFunctionalGroupsSequence", ())]
+    found = [one for group in groups for one in group.get("PixelValueTransformationSequence", ())]
+    return [
+        (number(one.get("RescaleSlope")), number(one.get("RescaleIntercept")), str(one.get("RescaleType") or "HU"))
+        for one in [dataset, *found]
+        if "RescaleSlope" in one or "RescaleIntercept" in one
+    ]
+
+
+def number(value: object) -> float:
+    return math.nan if value is None or value == "" else float(str(value))
 
 
 def check_bits(file: Path, dataset: Dataset) -> None:
@@ -56,10 +86,21 @@ def check_bits(file: Path, dataset: Dataset) -> None:
         )
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     overlay = any(tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 for tag in dataset.keys())
-    if allocated not in (8, 16, 32) or not 0 < stored < allocated or syntax is None or syntax.is_compressed or overlay:
+    if allocated not in (8, 16, 32) or not 0 < stored < allocated or syntax is None or overlay:
         return
     size = allocated // 8
     kind, data = f"{'<' if syntax.is_little_endian else '>'}u{size}", dataset.get("PixelData") or b""
+    if syntax == RLE:  # of compressed forms the one that keeps all bits and does not say how many count
+        from pydicom.pixels import pixel_array
+
+        whole = copy.copy(dataset)
+        whole.BitsStored, whole.HighBit, whole.PixelRepresentation = allocated, allocated - 1, 0
+        try:
+            data = pixel_array(whole, raw=True).astype(kind).tobytes()
+        except Exception:  # which the reader says
+            return
+    elif syntax.is_compressed:
+        return
     numbers = np.frombuffer(data[: len(data) // size * size], kind)
     beyond = numbers >> stored
     wrong = beyond != 0

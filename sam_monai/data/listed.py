@@ -121,7 +121,10 @@ def read_csv(file: Path) -> Listed | None:
     """A CSV with the columns image, label and perhaps split; ``None`` where it has other columns."""
     lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
     delimiter = max(",;\t", key=(lines or [""])[0].count)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it") from error
     columns = [cell.lower() for cell in rows[0]] if rows else []
     if not {"image", "label"} <= set(columns):
         return None

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +20,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
 from ..errors import InputError
+from . import itk_headers
 from .affines import check_affine
 from .dicom import FRAME, DicomReader, is_dicom
 from .dicom_seg import is_segmentation, read_segmentation
@@ -121,6 +123,8 @@ class LoadCased(MapTransform):
         try:
             # Given at the call, a reader is the only one tried: no other format's reader gets a damaged file.
             tensor = cast(MetaTensor, self._load(path, reader=reader))
+            if path.lower().endswith(itk_headers.SUFFIXES):
+                tensor.meta[TIME_POINTS] = itk_headers.time_points(path)
         except InputError:
             raise
         except Image.DecompressionBombError as e:
@@ -129,11 +133,15 @@ class LoadCased(MapTransform):
         except Exception as e:
             if reader is None and importlib.util.find_spec("itk") is None:
                 raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI") from e
-            cause = (str(e).strip() or type(e).__name__).splitlines()[0]
+            lines = re.sub(r"\(0x\w+\)", "", str(e).strip() or type(e).__name__).splitlines()
+            # ITK's errors begin with a line of its own source.
+            cause = next((line for line in lines if not line.endswith(":")), lines[0])
             raise InputError(f"{path}: cannot be read ({cause}); copy it again or remove it from dataset.json") from e
         if tensor.ndim not in (3, 4) or tensor.numel() == 0:
             size = " x ".join(str(n) for n in tensor.shape)
             raise InputError(f"{path}: has the shape {size} (channels first); save it as a 2D or 3D image")
+        if tensor.ndim == 3 and not isinstance(reader, PILReader | DicomReader):
+            raise InputError(f"{path}: has two axes; save it, and its label, as a volume of depth 1 or as a picture")
         if tensor.ndim == 4:
             check_affine(tensor.affine, path)
         if isinstance(reader, PILReader):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ OTHER_SUFFIXES = (
 )  # fmt: skip
 MARK = "_seg"  # what is added to a case's name in the name of its mask
 LONGEST = 180  # bytes: file systems take 255, and suffixes are added
+RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"  # on Windows, whatever the suffix
 SUFFIXES = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"), key=len, reverse=True)
 
 
@@ -44,19 +46,19 @@ class CaseNames:
         if len(self._names) != len(self.files):  # some were added
             for name, owner in self.files.items():
                 self._names.setdefault(owner, name)
-                self._taken.add(_folded(name))
+                self._taken.add(folded(name))
         if file not in self._names:
             tree = _tree(file, self.top)
             name = next(tree + name for name in _candidates(file) if self._free(name, tree))
             self.files[name], self._names[file] = file, name
-            self._taken.add(_folded(name))
+            self._taken.add(folded(name))
         return self._names[file]
 
     def _free(self, name: str, tree: str) -> bool:
         """Whether a name is a good one that no file in the same folder has."""
-        folded = _folded(tree + name)
         good = name.strip(". ") and name.isprintable() and len(name.encode(errors="replace")) <= LONGEST
-        return bool(good) and not folded.endswith(MARK) and folded not in self._taken
+        good = good and not re.fullmatch(RESERVED, name, re.IGNORECASE)
+        return bool(good) and not name.casefold().endswith(MARK) and folded(tree + name) not in self._taken
 
 
 def stem_of(file: Path) -> str:
@@ -81,5 +83,6 @@ def _candidates(file: Path) -> Iterator[str]:
     yield from (f"{short}-{digest[:length]}" for length in (8, 12))
 
 
-def _folded(name: str) -> str:
+def folded(name: str) -> str:
+    """A name without what some systems, and people, do not see: capitals, and Unicode's forms of one letter."""
     return unicodedata.normalize("NFKC", name).casefold()

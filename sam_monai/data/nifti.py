@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import nibabel as nib
@@ -68,6 +69,17 @@ def _check_numbers(path: str, header: Any) -> None:
         raise InputError(f"{path}: is a field of displacements and no image; give the image")
     with Opener(path) as file:  # nibabel repairs what it loads and does not say so
         raw = type(header).from_fileobj(file, check=False)
+        end = int(raw["sizeof_hdr"])
+        while part := file.read(2**24):  # to the end, where a compressed file has its checksum
+            end += len(part)
+    sizes = [int(size) for size in raw["dim"][1 : 1 + int(raw["dim"][0])]]
+    if max(sizes[5:], default=1) > 1:
+        raise InputError(f"{path}: has {len(sizes)} dimensions, more than space, time and channels; save each image")
+    begin, kind = int(raw["vox_offset"]), raw.get_data_dtype()
+    if raw.is_single and begin < raw.single_vox_offset:
+        raise InputError(f"{path}: its vox_offset is {begin}, so where its values begin is not known; convert it again")
+    if raw.is_single and min(sizes) > 0 and end - begin >= (math.prod(sizes) + math.prod(sizes[:2])) * kind.itemsize:
+        raise InputError(f"{path}: holds more values than its header says (dim); convert it again")
     if not np.isfinite([raw["scl_slope"], raw["scl_inter"]]).all():
         raise InputError(f"{path}: its scl_slope or scl_inter is not a number, so its values are not known; convert it")
     axes = slice(1, 1 + min(3, int(raw["dim"][0])))

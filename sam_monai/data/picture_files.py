@@ -49,7 +49,7 @@ def full_scale(mode: str | None) -> float | None:
 
 def _check(picture: Image.Image) -> None:
     pages = getattr(picture, "n_frames", 1)
-    if picture.format in ("TIFF", "PNG") and pages > 1:
+    if picture.format != "MPO" and pages > 1:  # a camera's JPEG with previews
         raise InputError(
             f"{_name(picture)}: has {pages} pages; save each page as a file, or the stack as a NIfTI volume"
         )

@@ -25,6 +25,7 @@ from .slicing import ToSlicesd
 logger = logging.getLogger(__name__)
 Settings = Mapping[str, Any]
 SMALLEST = 8  # pixels along the first two axes
+MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 64536
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
@@ -135,6 +136,11 @@ class CheckKind(Transform):
                 "%s is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is likely to be "
                 "wrong. Take an adapter for CT, or train one with the key intensity ct",
                 file_of(image),
+            )
+        if self.intensity == "ct" and image.max() > MOST_HU:
+            raise InputError(
+                f"{file_of(image)}: holds values up to {float(image.max()):.0f}, which are no Hounsfield units; were "
+                "negative ones saved without their sign?"
             )
         return data
 

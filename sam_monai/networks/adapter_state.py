@@ -5,6 +5,7 @@ They are plain functions, so that a copied or pickled network runs its own.
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 # What an adapter and its network agree in.
 BOUND = ("base", "resize", "image_size", "depth_attention", "detail", "labels")
+# And in what their images are, where both say so: what a server sends is of other sites' images.
+IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "image_channels")
 
 
 def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
@@ -53,6 +56,14 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
         else:
             was, now = theirs[key], ours[key]
         raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
+    was, now = theirs["preprocessing"], json.loads(json.dumps(ours["preprocessing"]))  # with lists for tuples
+    for key in IMAGES:
+        unknown = key not in was or key not in now or (key == "image_channels" and None in (was[key], now[key]))
+        if not unknown and was[key] != now[key]:
+            raise InputError(
+                f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}: give "
+                "both the same"
+            )
     for name, tensor in state.items():
         if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import parse_json
 
 EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
 KEYS = ("points", "labels", "box")
@@ -31,7 +31,7 @@ def read_objects(path: Path, dims: int) -> list[Object]:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MB; {remedy}")
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = parse_json(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
         raise InputError(f"{path}: is nested too deep; {remedy}") from error
     except (OSError, ValueError) as error:  # among these what is not UTF-8

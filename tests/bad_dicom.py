@@ -1,0 +1,124 @@
+"""DICOM images that cannot be right, each made in small, with what is said of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from bad_inputs import AFFINE, VOLUME, Make, nifti
+from dicom_maker import decimal, spoil, write_multiframe, write_series
+
+
+def series(change: Callable[[list[Path]], object] = len, **attributes) -> Make:
+    """A CT of which files are changed."""
+
+    def make(folder: Path) -> Path:
+        files = write_series(folder / "x", (VOLUME - 100).round().astype(np.int16), AFFINE, **attributes)
+        change(files)
+        return folder / "x"
+
+    return make
+
+
+UNITS, PLACE = "PixelValueTransformationSequence", "PlanePositionSequence"
+
+
+def frames(change: Callable[[pydicom.Dataset], object]) -> Make:
+    """A CT in one file that is changed."""
+
+    def make(folder: Path) -> Path:
+        write_multiframe(folder / "x.dcm", (VOLUME - 100).round().astype(np.int16), AFFINE)
+        dataset = pydicom.dcmread(folder / "x.dcm")
+        change(dataset)
+        dataset.save_as(folder / "x.dcm")
+        return folder / "x.dcm"
+
+    return make
+
+
+def move(dataset: pydicom.Dataset, place: list[float]) -> None:
+    dataset.PerFrameFunctionalGroupsSequence[4][PLACE][0].ImagePositionPatient = place
+
+
+def swap(file: Path) -> None:
+    dataset = pydicom.dcmread(file)
+    dataset.PixelData = dataset.pixel_array.astype(">u2").tobytes()
+    dataset.save_as(file)
+
+
+def compress(file: Path) -> None:
+    """Losslessly, with a header that gives the numbers fewer bits than they have."""
+    dataset = pydicom.dcmread(file)
+    dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
+    dataset.BitsStored, dataset.HighBit = 8, 7
+    dataset.save_as(file)
+
+
+def without(files: list[Path], name: str, number: int = 3) -> None:
+    dataset = pydicom.dcmread(files[number])
+    delattr(dataset, name)
+    dataset.save_as(files[number])
+
+
+DICOM: dict[str, tuple[Make, str]] = {
+    "a slice is missing": (series(lambda files: files[4].unlink()), "missing between"),
+    "a slice is there twice": (series(lambda files: shutil.copy(files[3], files[3].with_name("copy"))), "same place"),
+    "a slice lies elsewhere": (
+        series(lambda files: spoil(files, 5, ImagePositionPatient=decimal([0, 0, 10.9]))), "uneven slice spacing"),
+    "a slice lies aside": (
+        series(lambda files: spoil(files, 5, ImagePositionPatient=decimal([5, 0, 10]))), "right angles"),
+    "a slice of another spacing": (series(lambda files: spoil(files, 2, PixelSpacing=[1, 2])), "pixel spacings"),
+    "no spacing": (series(PixelSpacing=[0, 0]), "pixel spacings"),
+    "a slice of another frame": (
+        series(lambda files: spoil(files, 2, FrameOfReferenceUID="1.2")), "frames of reference"),
+    "a slice that is inverted": (series(lambda f: spoil(f, 2, PhotometricInterpretation="MONOCHROME1")), "MONOCHROME1"),
+    "no units": (series(lambda files: without(files, "RescaleSlope")), "RescaleSlope nan"),
+    "other units": (series(RescaleType="MGML"), "units of MGML"),
+    "fewer pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 40)), "cannot be read"),
+    "no pixels": (series(lambda files: without(files, "PixelData")), "cannot be read"),
+    "fewer bits than numbers": (series(BitsStored=8, HighBit=7), "beyond the 8 bits"),
+    "bits at another place": (series(BitsStored=12, HighBit=15), "HighBit is 15"),
+    "another modality": (series(Modality="MR"), "is MR and no CT"),
+    "two series": (
+        series(lambda files: [spoil(files, n, SeriesInstanceUID="1.2") for n in range(4)]), "holds 2 DICOM images"),
+    "no orientation": (
+        series(lambda files: [without(files, "ImageOrientationPatient", n) for n in range(9)]), "no DICOM image"),
+    "files that are cut": (
+        series(lambda files: [f.write_bytes(f.read_bytes()[:300]) for f in files]), "no DICOM image"),
+    "a file that is cut in its pixels": (
+        series(lambda files: files[2].write_bytes(files[2].read_bytes()[:-90])), "cannot be read"),
+    "a slope of 0": (series(RescaleSlope=0), "RescaleSlope 0.0"),
+    "an empty slope": (series(RescaleSlope=None), "RescaleSlope nan"),
+    "no intercept": (series(lambda files: [without(files, "RescaleIntercept", n) for n in range(9)]), "Intercept nan"),
+    "a slice of another modality": (series(lambda files: spoil(files, 2, Modality="MR")), "slices are CT and MR"),
+    "a negative spacing": (series(PixelSpacing=[-0.8, 0.8]), "pixel spacings"),
+    "voxels of a kilometre": (series(PixelSpacing=["1e6", "1e6"]), "which cannot be"),
+    "an orientation of other lengths": (series(ImageOrientationPatient=[2, 0, 0, 0, 2, 0]), "right angles"),
+    "an orientation of nothing": (series(ImageOrientationPatient=[0] * 6), "same place"),
+    "a skew orientation": (series(ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "orthogonal|right angles"),
+    "a slice of another orientation": (
+        series(lambda files: spoil(files, 2, ImageOrientationPatient=[0, 1, 0, 1, 0, 0])), "holds 2 DICOM images"),
+    "a slice without a place": (series(lambda files: without(files, "ImagePositionPatient")), "holds 2 DICOM images"),
+    "no photometric interpretation": (
+        series(lambda files: [without(files, "PhotometricInterpretation", n) for n in range(9)]), "cannot be read"),
+    "colours that are none": (series(PhotometricInterpretation="RGB"), "cannot be read"),
+    "more pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 480)), "cannot be read"),
+    "bytes in another order": (series(lambda files: [swap(file) for file in files]), "no Hounsfield units"),
+    "unsigned": (nifti((VOLUME - 1000).astype(np.int16).view(np.uint16) // 2 * 2), "no Hounsfield units"),
+    "scaled to 1 before": (nifti(VOLUME / 1000), "shows nothing"),
+    "frames without units": (frames(lambda d: d.SharedFunctionalGroupsSequence[0].pop(UNITS)), "no RescaleSlope"),
+    "frames of other units": (
+        frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleType", "MGML")), "of MGML"),
+    "frames of a slope of 0": (
+        frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleSlope", "0")), "Slope 0.0"),
+    "fewer frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 12)), "9 frames and says that it has 12"),
+    "more frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 5)), "9 frames and says that it has 5"),
+    "frames at one place": (frames(lambda d: move(d, [0, 0, -6])), "cannot be read"),
+    "frames of uneven spacing": (frames(lambda d: move(d, [0, 0, -8.7])), "cannot be read"),
+    "frames without a size": (
+        frames(lambda d: delattr(d.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence")), "cannot be read"),
+    "compressed beyond its bits": (series(lambda files: [compress(file) for file in files]), "beyond the 8 bits"),
+}  # fmt: skip

@@ -1,0 +1,90 @@
+"""NRRD and MetaImage volumes that cannot be right, each made in small, with what is said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+SHAPE = (12, 10, 9)
+VOLUME = np.random.default_rng(0).normal(100, 30, SHAPE).astype(np.float32)
+Make = Callable[[Path], Path | str]
+
+
+def nrrd(data: bytes = VOLUME.tobytes("F"), name: str = "x.nrrd", **changes: str | None) -> Make:
+    """A volume, with fields of its header changed, or left out."""
+    fields: dict[str, str | None] = {
+        "type": "float", "dimension": "3", "space": "left-posterior-superior", "sizes": "12 10 9",
+        "space directions": "(0.8,0,0) (0,0.8,0) (0,0,2)", "kinds": "domain domain domain", "endian": "little",
+        "encoding": "raw", "space origin": "(0,0,0)",
+    }  # fmt: skip
+    fields |= {key.replace("_", " "): value for key, value in changes.items()}
+    header = "".join(f"{key}: {value}\n" for key, value in fields.items() if value is not None)
+    return written(name, f"NRRD0004\n{header}\n", data)
+
+
+def mha(data: bytes = VOLUME.tobytes("F"), name: str = "x.mha", **changes: str) -> Make:
+    """Likewise."""
+    fields = {
+        "ObjectType": "Image", "NDims": "3", "BinaryData": "True", "BinaryDataByteOrderMSB": "False",
+        "CompressedData": "False", "TransformMatrix": "1 0 0 0 1 0 0 0 1", "Offset": "0 0 0",
+        "ElementSpacing": "0.8 0.8 2", "DimSize": "12 10 9", "ElementType": "MET_FLOAT",
+    }  # fmt: skip
+    last = changes.pop("ElementDataFile", "LOCAL")
+    header = "".join(f"{key} = {value}\n" for key, value in {**fields, **changes}.items())
+    return written(name, f"{header}ElementDataFile = {last}\n", data)
+
+
+def written(name: str, header: str, data: bytes) -> Make:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(header.encode() + data)
+        return folder / name
+
+    return make
+
+
+def with_nan() -> bytes:
+    changed = VOLUME.copy()
+    changed[3, 3, 3] = np.nan
+    return changed.tobytes("F")
+
+
+FOUR = {"NDims": "4", "TransformMatrix": "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "Offset": "0 0 0 0"}
+ITK: dict[str, tuple[Make, str]] = {
+    "cut": (nrrd(VOLUME.tobytes()[:500]), "cannot be read"),
+    "empty": (written("x.nrrd", "", b""), "cannot be read"),
+    "text": (written("x.mha", "hello", b""), "cannot be read"),
+    "one NaN": (nrrd(with_nan()), "NaN or infinite"),
+    "no size": (nrrd(space_directions="(0,0,0) (0,0.8,0) (0,0,2)"), "cannot be read"),
+    "a size of NaN": (nrrd(space_directions="(nan,0,0) (0,0.8,0) (0,0,2)"), "cannot be read"),
+    "a voxel of a kilometre": (nrrd(space_directions="(1e6,0,0) (0,0.8,0) (0,0,2)"), "which cannot be"),
+    "sheared": (nrrd(space_directions="(0.8,0,0) (0.8,0.8,0) (0,0,2)"), "right angles"),
+    "far away": (nrrd(space_origin="(1e9,0,0)"), "mm away"),
+    "metres": (nrrd(space_units='"m" "m" "m"'), "lengths are in m "),
+    "microns": (nrrd(space_units='"um" "um" "um"'), "lengths are in um"),
+    "images along a list": (
+        nrrd(dimension="4", sizes="3 12 10 3", kinds="list domain domain domain",
+             space_directions="none (0.8,0,0) (0,0.8,0) (0,0,2)"), "3 time points"),
+    "images along time": (
+        nrrd(dimension="4", sizes="12 10 3 3", kinds="domain domain domain time"), "cannot be read|time points"),
+    "two channels": (
+        nrrd(dimension="4", sizes="2 12 10 9", kinds="vector domain domain domain", data=2 * VOLUME.tobytes(),
+             space_directions="none (0.8,0,0) (0,0.8,0) (0,0,2)"), "2 channels"),
+    "of a type that is none": (nrrd(type="quadruple"), "cannot be read"),
+    "data that are not there": (nrrd(b"", "x.nhdr", data_file="no.raw"), "cannot be read"),
+    "MetaImage, cut": (mha(VOLUME.tobytes()[:500]), "cannot be read"),
+    "MetaImage, one NaN": (mha(with_nan()), "NaN or infinite"),
+    "MetaImage, no size": (mha(ElementSpacing="0 0.8 2"), "cannot be read"),
+    "MetaImage, sheared": (mha(TransformMatrix="1 1 0 0 1 0 0 0 1"), "right angles"),
+    "MetaImage, singular": (mha(TransformMatrix="0 0 0 0 0 0 0 0 0"), "cannot be read"),
+    "MetaImage, time points": (mha(**FOUR, DimSize="12 10 3 3", ElementSpacing="0.8 0.8 2 1"), "3 time points"),
+    "MetaImage, two channels": (mha(2 * VOLUME.tobytes(), ElementNumberOfChannels="2"), "2 channels"),
+    "MetaImage, microns": (mha(DistanceUnits="um"), "lengths are in um"),
+    "MetaImage, scaled": (mha(ElementToIntensityFunctionSlope="2"), "scales the values, by 2"),
+    "MetaImage, shifted": (mha(ElementToIntensityFunctionOffset="-1024"), "scales the values, by 1 and -1024"),
+    "MetaImage, two axes": (
+        mha(NDims="2", DimSize="12 90", TransformMatrix="1 0 0 1", Offset="0 0", ElementSpacing="0.8 0.8"), "two axes"),
+    "MetaImage, data that are not there": (mha(b"", "x.mhd", ElementDataFile="no.raw"), "cannot be read"),
+    "MetaImage, data elsewhere": (mha(b"", "x.mhd", ElementDataFile="../x.raw"), "cannot be read"),
+}  # fmt: skip

@@ -115,7 +115,7 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """What JSON says. Python would read NaN too, and of a key that is there twice the last value.
+    """What JSON says, but for a key that is there twice, of which Python would take the last value.
 
     Raises:
         ValueError: says what is wrong.
@@ -128,10 +128,7 @@ def parse_json(text: str) -> Any:
             raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r:.80} is there twice")
         return found
 
-    def no_number(name: str) -> None:
-        raise ValueError(f"{name} is no number")
-
-    return json.loads(text, object_pairs_hook=one_of_each, parse_constant=no_number)
+    return json.loads(text, object_pairs_hook=one_of_each)
 
 
 @contextmanager

@@ -60,12 +60,6 @@ DOORS: dict[str, Callable[[Case, Settings], object]] = {
 }
 # Against the adapter's settings, which a dataset has not yet.
 SEEN_PREPARED = ("another modality", "a volume", "bytes in another order", "unsigned", "scaled to 1 before")
-    "another modality",
-    "a volume",
-    "bytes in another order",
-    "unsigned",
-    "scaled to 1 before",
-)  # against the adapter's settings, which a dataset has not yet
 
 
 def lines(door: Callable[[Case, Settings], object], case: Case, settings: Settings) -> list[str]:

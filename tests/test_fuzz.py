@@ -14,6 +14,7 @@ import pydicom
 import pytest
 import safetensors.torch
 import torch
+from bad_itk_files import mha, nrrd
 from dicom_maker import write_series
 from fuzz import ODD, changed, damaged, outcome
 from network_tester import tiny_backbone
@@ -110,6 +111,13 @@ def test_pictures(tmp_path, name):
     Image.fromarray(RNG.integers(0, 256, (24, 20, 3), dtype=np.uint8)).save(file)
     data = file.read_bytes()
     each(600, lambda rng: file.write_bytes(damaged(data, rng)), lambda: check_image(file, FLAT))
+
+
+@pytest.mark.parametrize("make", [nrrd(), mha()], ids=["NRRD", "MetaImage"])
+def test_itk_files(tmp_path, make):
+    file = make(tmp_path)
+    data = file.read_bytes()
+    each(300, lambda rng: file.write_bytes(damaged(data, rng)), lambda: check_image(file))
 
 
 def test_dicom(tmp_path):

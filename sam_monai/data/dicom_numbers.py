@@ -42,8 +42,10 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
             raise InputError(f"{where}: some slices have a RescaleSlope and {file.name} differs; export it again")
         for slope, intercept, units in found:
             if not (np.isfinite([slope, intercept]).all() and slope):
-                values = f"RescaleSlope {slope} and RescaleIntercept {intercept}"
-                raise InputError(f"{file}: has the {values}, so its values are not known; export it again")
+                raise InputError(
+                    f"{file}: has no RescaleSlope and RescaleIntercept that can be meant ({slope} and {intercept}), so "
+                    "its values are not known; export it again"
+                )
             if dataset.get("Modality") == "CT" and units not in ("HU", "US"):
                 raise InputError(f"{file}: is in units of {units} and not in Hounsfield units; give the CT")
         frames = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())

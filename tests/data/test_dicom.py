@@ -170,8 +170,8 @@ def test_colours_of_a_dicom_picture_are_its_channels(tmp_path):
 
 
 def test_x_rays_are_checked_as_pictures(tmp_path):
-    for name in "ab":
-        pixels = np.random.default_rng(0).integers(0, 99, (16, 18))
+    for seed, name in enumerate("ab"):
+        pixels = np.random.default_rng(seed).integers(0, 99, (16, 18))
         slice_file(pixels, Modality="DX").save_as(tmp_path / f"{name}.dcm", enforce_file_format=True)
         Image.fromarray((pixels > 50).astype(np.uint8)).save(tmp_path / f"{name}.png")
     cases = [{"image": f"{name}.dcm", "label": f"{name}.png"} for name in "ab"]

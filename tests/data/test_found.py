@@ -111,7 +111,7 @@ def test_a_folder_of_any_name_is_the_folder_that_is_read(tmp_path, name, monkeyp
     array = np.random.default_rng(0).normal(size=(9, 9, 3)).astype(np.float32)
     folder.mkdir()
     for i in range(3):
-        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), folder / f"{name}{i}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(array + i, np.eye(4)), folder / f"{name}{i}.nii.gz")
         nibabel.save(nibabel.Nifti1Image((array > 0).astype(np.uint8), np.eye(4)), folder / f"l{i}.nii.gz")
     write_series(folder / "dicom", array * 100, np.eye(4))
     monkeypatch.chdir(tmp_path)

@@ -46,6 +46,13 @@ def test_a_name_from_an_earlier_run_stays_that_of_its_file(tmp_path):
     assert names(tmp_path / "old" / "a.png") == "a"
 
 
+def test_a_name_that_windows_keeps_for_itself_is_not_given():
+    names = CaseNames()
+    for stem in ("CON", "nul", "Lpt1", "aux.x"):
+        assert names(f"/x/{stem}.png") == f"x_{stem}"
+    assert names("/x/console.png") == "console"
+
+
 def test_ten_thousand_cases_are_named_at_once():
     names = CaseNames()
     order = np.random.default_rng(0).permutation(10000)

@@ -192,6 +192,20 @@ def test_an_adapter_of_another_method_is_a_line_that_names_both(one, other, stri
         KINDS[other](tiny_backbone()).load_state_dict(state, strict=strict)
 
 
+@pytest.mark.parametrize(
+    ("key", "was", "now"),
+    [("intensity", "ct", "mr"), ("spacing", [1, 1, 2], (1, 1, 3)), ("ct_window", [-160, 240], [-100, 240]),
+     ("spatial_dims", 2, 3), ("image_channels", 3, 1)],
+)  # fmt: skip
+def test_an_adapter_of_images_that_were_prepared_otherwise_is_refused(key, was, now):
+    """As where a server of federated learning sends what it has of another site."""
+    sent = PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was}).state_dict()
+    with pytest.raises(InputError, match=f"prepared with {key} .* and here {key} is"):
+        PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: now}).load_state_dict(sent)
+    PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was, "scale": "patch"}).load_state_dict(sent)
+    PTSAM(tiny_backbone(), labels=LABELS).load_state_dict(sent)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("strict", [True, False])
 def test_an_adapter_that_is_not_finite_is_refused_by_its_tensor_and_changes_nothing(kind, value, strict):

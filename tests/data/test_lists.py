@@ -1,0 +1,81 @@
+"""A list of cases that says something twice is not guessed at."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from sam_monai.data import check_dataset, read_dataset
+from sam_monai.errors import InputError
+
+LABEL = np.random.default_rng(0).integers(0, 2, (9, 9, 3)).astype(np.uint8)
+CASES = [{"image": f"{name}.nii", "label": f"l{name}.nii"} for name in "abc"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for seed, name in enumerate("abc"):
+        image = np.random.default_rng(seed).random(LABEL.shape).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), tmp_path / f"{name}.nii")
+        nib.save(nib.Nifti1Image(LABEL, np.eye(4)), tmp_path / f"l{name}.nii")
+    return tmp_path
+
+
+def notes(folder, training) -> list[str]:
+    content = {"labels": {"0": "background", "1": "x"}, "training": training, "validation": CASES[2:]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return check_dataset(read_dataset(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"labels": {"0": "background", "1": "x"}, "training": [], "training": []}', "'training'"),
+        ('{"labels": {"0": "background", "1": "x", "1": "y"}, "training": []}', "'1'"),
+        (
+            '{"labels": {"0": "background", "1": "x"}, "training": [{"image": "a", "label": "", "label": ""}]}',
+            "'label'",
+        ),
+    ],
+)
+def test_a_key_that_is_there_twice_is_named(tmp_path, text, key):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(InputError, match=f"dataset.json.*the key {key} is there twice"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("labels", [["fo\u0301o", "f\u00f3o"], ["Background", "x"], ["x", "\uff38"]])
+def test_labels_that_people_cannot_tell_apart_are_refused(tmp_path, labels):
+    content = {"labels": {"0": "background"} | {str(i): name for i, name in enumerate(labels, 1)}, "training": CASES}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="same name twice"):
+        read_dataset(tmp_path)
+
+
+def test_an_image_that_is_listed_twice_or_is_a_label_too_is_refused(folder):
+    (folder / "link.nii").symlink_to(folder / "a.nii")
+    again = [*CASES[:2], {"image": "link.nii", "label": "lb.nii"}]
+    for training, said in (([*CASES[:2], CASES[0]], "twice"), (again, "twice")):
+        with pytest.raises(InputError, match=f"a.nii: is listed {said}"):
+            notes(folder, training)
+    with pytest.raises(InputError, match="lb.nii: is listed as an image and as a label"):
+        notes(folder, [CASES[0], {"image": "lb.nii", "label": "lb.nii"}])
+
+
+def test_copies_and_shared_labels_are_notes(folder):
+    assert notes(folder, CASES[:2]) == []
+    shutil.copy(folder / "c.nii", folder / "copy.nii")
+    (found,) = notes(folder, [CASES[0], {"image": "copy.nii", "label": "lb.nii"}])
+    assert "copy.nii and" in found and "hold the same image" in found
+    (found,) = notes(folder, [CASES[0], {"image": "b.nii", "label": "la.nii"}])
+    assert found.endswith("la.nii is the label of 2 cases")
+
+
+def test_a_csv_that_cannot_be_parsed_is_a_line(tmp_path):
+    (tmp_path / "list.csv").write_text(f"image,label\n{'x' * 200_000},l\n")
+    with pytest.raises(InputError, match="list.csv: cannot be read as CSV"):
+        read_dataset(tmp_path / "list.csv")

@@ -72,6 +72,16 @@ class PreciseConvBN(FoldedConvBN):
             return super().forward(input)
 
 
+def fold_norms(module: nn.Module) -> None:
+    """Put what folded batch norms make of their convolutions in the place of these, in place: plain layers."""
+    for layer in [layer for layer in module.modules() if isinstance(layer, FoldedConvBN)]:
+        with torch.no_grad():
+            bias = layer.folded_bias()
+            layer.c.weight.mul_(layer.factor())
+        layer.c.bias, layer.bn = nn.Parameter(bias, requires_grad=False), nn.Identity()
+        layer.__class__ = ConvBN
+
+
 def channels_together(x: Tensor) -> Tensor:
     """(N, C, h, w) whose channels lie side by side in memory. Torch's convolutions do not see it of one image whose
     first stride is not the usual one, and rearrange it."""

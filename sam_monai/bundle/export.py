@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from ..adaptations import ssam_singular_values as svd
+from ..backbones.tiny_vit import fold_norms
 from ..errors import InputError
 from ..inference.openvino_encoder import quiet
 from ..networks.base import AdaptedSAM
@@ -50,8 +52,8 @@ def export(
     Inputs, float32 but for the int64 ``point_labels``: ``image`` (batch, C, H, W), or (1, C, H, W, D), values in
     [0, 1]. ``prompted``: also ``point_coords`` (1, clicks, 2 or 3), ``point_labels`` (1, clicks) and ``boxes``
     (1, 1, 4 or 6), NaN for none. Output ``logits`` (batch, L + 1, H, W[, D]), prompted (1, 2, H, W[, D]). Dynamic are
-    the batch of pictures, the clicks, and D where the network has no depth attention. S-SAM's weights are folded, in
-    place.
+    the batch of pictures, the clicks, and D where the network has no depth attention. S-SAM's weights and batch norms
+    are folded, in place.
 
     Args:
         network: is put in eval mode and computes in float32 from here on.
@@ -86,17 +88,28 @@ def export(
     if deep:
         network.slices_per_batch = size[2]  # the file's slices all see each other, and so do torch's to compare with
     svd.fold(network.backbone)
+    fold_norms(network.backbone)
     program: nn.Module = Prompted(network) if isinstance(network, MedSA) and prompted else network
     axes = dynamic_axes(len(size), prompted, deep)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}", dir=path.parent) as folder, torch.no_grad(), quiet():
+    with (
+        tempfile.TemporaryDirectory(prefix=f".{path.stem}", dir=path.parent) as folder,
+        torch.no_grad(),
+        quiet(),
+        tqdm(total=3, leave=False, bar_format="{desc} {n}/{total} {elapsed}") as bar,
+    ):
+        bar.set_description("tracing the network")
         aside = Path(folder) / path.name
         example = inputs(size, channels, 2, prompted, deep)
         exported = torch.export.export(program, example, dynamic_shapes=dimensions(axes), strict=False)
+        bar.update()
+        bar.set_description("writing the program")
         run = WRITERS[path.suffix](exported, aside, axes, opset)
         lines = [f"{path}: {'opset ' + str(opset) + ', ' if path.suffix != '.pt2' else ''}{megabytes(folder)}"]
         for name, tensor in zip(axes, example, strict=True):
             lines.append(f"  {name} {described(tensor, axes[name])} {str(tensor.dtype)[6:]}")
+        bar.update()
+        bar.set_description("comparing it with torch")
         for many in (1, 3) if any(axes.values()) else (1,):
             given = inputs(size, channels, many, prompted, deep)
             expected, found = program(*given), run(given)

@@ -127,3 +127,13 @@ def test_layers_that_need_no_gradients_use_the_fast_operators_in_training_too(mo
     monkeypatch.setattr(onednn, "usable", lambda *given: used.append(usable(*given)) or used[-1])
     torch.testing.assert_close(encoder(x), expected)
     assert used and all(used)
+
+
+def test_folded_for_an_export_it_is_plain_layers_with_the_same_answers(encoder):
+    x = image(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = encoder(x)
+        svd.fold(encoder)
+        tiny_vit.fold_norms(encoder)
+        assert far(encoder(x), expected) < 1e-3
+    assert not any(isinstance(module, (torch.nn.BatchNorm2d, tiny_vit.FoldedConvBN)) for module in encoder.modules())

@@ -53,6 +53,19 @@ def test_ssam_to_onnx_takes_any_batch_and_holds_no_decomposition(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_default_network_is_a_program_of_few_steps(tmp_path):
+    network, x = SSAM(image_size=64, labels=LABELS, amp=False).eval(), image(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(x)
+    export.export(network, tmp_path / "m.pt2")  # folds the network itself
+    program = torch.export.load(tmp_path / "m.pt2")
+    with torch.no_grad():
+        same(program.module()(x), expected)
+    steps = sum(len(part.graph.nodes) for part in program.graph_module.modules() if hasattr(part, "graph"))
+    assert steps < 2500  # twice as many with norms beside the convolutions and with windows in parts
+
+
+@pytest.mark.slow
 def test_ptsam_to_openvino_takes_any_depth(tmp_path):
     import openvino
 

@@ -33,6 +33,11 @@ def run(code: str, **environment: str) -> str:
     return subprocess.run(command, env=known | environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
+def test_importing_the_package_imports_nothing_that_takes_time():
+    heavy = {"torch", "monai", "ignite", "numpy", "pandas", "matplotlib", "tensorboard", "transformers", "highdicom"}
+    assert run(f"import sys, sam_monai, sam_monai.__main__; print(sorted({heavy} & set(sys.modules)))").strip() == "[]"
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory as it likes")
 def test_freed_memory_serves_the_next_array_once_a_bundle_begins_unless_the_environment_says_otherwise():
     kept = int(run(TAKEN_ANEW.format(BEGIN)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import os
@@ -212,6 +213,15 @@ def test_an_answer_does_not_wait_for_torch(words, tmp_path):
     done = subprocess.run([*PYTHON, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "is imported" not in done.stderr and "Traceback" not in done.stderr
     assert done.returncode == int("error: " in done.stderr) and time.monotonic() - begun < 10
+
+
+def test_an_import_goes_without_a_package_that_is_found_again_afterwards(monkeypatch):
+    monkeypatch.delitem(sys.modules, "wave", raising=False)
+    with front.without("wave"), pytest.raises(ImportError):
+        importlib.import_module("wave")
+    module = importlib.import_module("wave")
+    with front.without("wave"):
+        assert importlib.import_module("wave") is module
 
 
 def test_without_a_command_each_is_a_line(capsys):

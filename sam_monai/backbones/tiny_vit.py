@@ -78,7 +78,9 @@ def fold_norms(module: nn.Module) -> None:
         with torch.no_grad():
             bias = layer.folded_bias()
             layer.c.weight.mul_(layer.factor())
-        layer.c.bias, layer.bn = nn.Parameter(bias, requires_grad=False), nn.Identity()
+        del layer.c.bias
+        layer.c.register_buffer("bias", bias, persistent=False)  # not in the adapter's state
+        layer.bn = nn.Identity()
         layer.__class__ = ConvBN
 
 

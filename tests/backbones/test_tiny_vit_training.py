@@ -130,10 +130,11 @@ def test_layers_that_need_no_gradients_use_the_fast_operators_in_training_too(mo
 
 
 def test_folded_for_an_export_it_is_plain_layers_with_the_same_answers(encoder):
-    x = image(1, 3, 64, 64)
+    x, before = image(1, 3, 64, 64), encoder.state_dict().keys()
     with torch.no_grad():
         expected = encoder(x)
         svd.fold(encoder)
         tiny_vit.fold_norms(encoder)
         assert far(encoder(x), expected) < 1e-3
+    assert encoder.state_dict().keys() <= before
     assert not any(isinstance(module, (torch.nn.BatchNorm2d, tiny_vit.FoldedConvBN)) for module in encoder.modules())

@@ -105,7 +105,7 @@ def run(words: Sequence[str]) -> None:
     """Run MONAI's program in this process, and say how the same is typed."""
     print(shlex.join(["python", "-m", "monai.bundle", *words]), flush=True)
     sys.argv[1:] = words
-    with without("transformers"):  # a fifth of the time of MONAI's imports, for a network that no bundle has
+    with without("transformers"):  # a tenth of the time of all imports, for a network that no bundle has
         import monai.bundle  # noqa: F401
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
 

@@ -154,7 +154,9 @@ def export(args: argparse.Namespace) -> None:
             raise InputError("with depth attention the number of slices is fixed in the file: give --size H W D")
         args.size = [network.image_size, network.image_size, 1]
     usual = 3 if images.get("intensity", "picture") == "picture" else 1
-    channels = args.channels or images.get("image_channels") or usual
+    if network.channel_names and args.channels:
+        raise InputError(f"the adapter takes the channels {', '.join(network.channel_names)}: leave --channels out")
+    channels = args.channels or len(network.channel_names or ()) or images.get("image_channels") or usual
     print(export(network, args.output, args.size, channels, args.prompted, args.opset))
 
 
@@ -232,8 +234,9 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "folder": {"metavar": "FOLDER", "help": "of images and labels, or a CSV or JSON list of them"},
         "--labels": {"metavar": "NAME,NAME", "help": "names in the order of the masks' values 1, 2, ...; where each "
                      "label has a mask file, those to take"},
-        "--modality": {"help": "of the images, such as CT, MR or RGB (default: as the folder says)"},
-        "--channel": {"type": int, "metavar": "N", "help": "to take where a case has several files, from 0 on"},
+        "--modality": {"help": "of the images, such as CT, MR or RGB, or of each channel: T1,T2 (default: as the "
+                       "folder says)"},
+        "--channel": {"type": int, "metavar": "N", "help": "to take alone where a case has several files, from 0 on"},
         "--output": {"help": "the folder to write to (default: FOLDER)"},
     },
     merge: {
@@ -247,7 +250,8 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--checkpoint": CHECKPOINT,
         "--size": {"type": int, "nargs": "+", "metavar": "N", "help": "H W, or H W D for volumes (default: the "
                    "encoder's square, and for volumes any number of slices)"},
-        "--channels": {"type": int, "choices": (1, 3), "help": "of the image (default: what it was trained on)"},
+        "--channels": {"type": int, "choices": (1, 3), "help": "of the image, grey or colours (default: what it was "
+                       "trained on)"},
         "--prompted": {"action": "store_true", "help": "Med-SA by clicks and a box, which become inputs"},
         "--opset": {"type": int, "default": 18, "help": "of ONNX (default: 18)"},
     },

@@ -34,7 +34,13 @@ Settings = Mapping[str, Any]
 
 
 def network() -> SimpleNamespace:
-    sizes = {"image_size": 32, "resize": "stretch", "depth_attention": False, "slices_per_batch": 8}
+    sizes = {
+        "image_size": 32,
+        "resize": "stretch",
+        "depth_attention": False,
+        "slices_per_batch": 8,
+        "channel_names": None,
+    }
     return SimpleNamespace(**sizes, backbone=SimpleNamespace(pixel_mean=torch.zeros(3, 1, 1)))
 
 

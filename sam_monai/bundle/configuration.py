@@ -13,6 +13,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver, run
 
+from ..data.channels import kinds_taken
 from ..data.dataset import read_dataset
 from ..errors import InputError, innermost, input_error_in
 from ..files import check_writable, hold
@@ -165,11 +166,12 @@ def warn_of_other_images(parser: ConfigParser) -> None:
     if not (folder / "dataset.json").is_file():
         return
     adapter, data = parser.get_parsed_content("record")["preprocessing"], read_dataset(folder)
-    if adapter["intensity"] != data.intensity:
+    found = kinds_taken(data.intensity, adapter["channels"])
+    if adapter["intensity"] != found:
         logger.warning(
             "%s holds images of the kind %s, and the adapter was trained on images of the kind %s: its masks are "
             "likely to be wrong. Segment with an adapter for such images, or correct the modality in dataset.json",
             folder,
-            data.intensity,
+            found,
             adapter["intensity"],
         )

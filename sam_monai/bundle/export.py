@@ -59,7 +59,7 @@ def export(
         network: is put in eval mode and computes in float32 from here on.
         path: ``.onnx``, ``.xml`` (OpenVINO, with a ``.bin`` beside it) or ``.pt2``.
         size: H, W for pictures; H, W, D for volumes. ``None``: pictures of the encoder's square.
-        channels: C, 1 or 3.
+        channels: C, 1 or 3; where the network has ``channel_names``, it is their number.
         prompted: Med-SA by clicks and a box.
         opset: of ONNX.
 
@@ -78,6 +78,7 @@ def export(
             importlib.import_module(package)
         except ImportError as error:
             raise InputError(f'{path.suffix} needs {package}: pip install "sam_monai[export]"') from error
+    channels = len(network.channel_names or ()) or channels
     size = tuple(size or (network.image_size, network.image_size))
     if len(size) not in (2, 3) or min(size) < 1:
         raise InputError(f"the size is H W for pictures or H W D for volumes, not {' '.join(map(str, size))}")

@@ -90,7 +90,7 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     metadata = read_metadata(bundle_root)
     later = {key: field.absent for key, field in identity.COMMON.items() if field.absent is not ...}
     shipped = later | metadata["adapter"] | {"labels": metadata_labels(metadata)}
-    own = [key for key in shipped if key not in (*keys.NETWORK, "method", "preprocessing")]
+    own = [key for key in shipped if key not in (*keys.NETWORK, *keys.IMAGES, "method", "preprocessing")]
     if not Path(adapter).is_file():
         return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)
     trained = identity.from_tensor(read_adapter(adapter)["identity"])

@@ -22,6 +22,7 @@ from ..networks.text import TEXT_WEIGHTS
 # The same as where they are used; a test compares.
 PLANES = ("axial", "coronal", "sagittal")
 ENGINES = ("torch", "openvino")
+MOST_CHANNELS = 64
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,10 @@ RATIO = Kind("a number above 0, at most 1", lambda v: is_number(v) and 0 < v <= 
 DEVICE = Kind("cpu, or cuda, cuda:1 or mps where this machine has it", is_device)
 WINDOW = Kind("two numbers, the lower first: [-160, 240]", lambda v: is_list(v, (2,), is_number) and v[0] < v[1])
 SPACING = Kind("three numbers above 0: [1.0, 1.0, 2.0]", lambda v: is_list(v, (3,), POSITIVE.allows))
-CHANNELS = Kind("a list of 1 or 3 channels, counted from 0: [0]", lambda v: is_list(v, (1, 3), whole(0).allows))
+CHANNELS = Kind(
+    "a list of channels, counted from 0: [0]", lambda v: is_list(v, range(1, MOST_CHANNELS + 1), whole(0).allows)
+)
+INTENSITY = one_of("ct", "mr", "picture")
 ORIENTATION = Kind(
     f"coarsest, {', '.join(PLANES)}, or three axis codes such as RAS",
     lambda v: isinstance(v, str) and v in ("coarsest", *PLANES) or are_axis_codes(v),
@@ -127,7 +131,17 @@ PATHS = ("dataset_dir", "ckpt_dir", "adapter", "output_dir", "bundle_root", "che
 # What an adapter's record says of its network and of its images, under the names that configurations use.
 NETWORK = ("labels", "backbone", "image_size", "depth_attention", "detail", "text_encoder", "tokens", "encoder_prompts",
            "ratio", "thaw_decoder")  # fmt: skip
-IMAGES = ("spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels", "scale")
+IMAGES = (
+    "spatial_dims",
+    "intensity",
+    "ct_window",
+    "orientation",
+    "spacing",
+    "channels",
+    "image_channels",
+    "channel_names",
+    "scale",
+)
 
 KEYS: dict[str, Key] = {
     "dataset_dir": Key(or_none(PATH, "cases come from a server"), "your folder", "the MNI152 demonstration"),
@@ -152,16 +166,29 @@ KEYS: dict[str, Key] = {
         or_none(NAMES, "the adapter's"), "names of the foreground labels", "the dataset's; at inference the adapter's"
     ),
     "channels": Key(
-        or_none(CHANNELS, "as in the file"), "which channels of the image to use, and in what order; 3 are colour"
+        or_none(CHANNELS, "as in the file"),
+        "which channels of the image to use, and in what order; 3 are colour where they are not named",
+    ),
+    "channel_names": Key(
+        or_none(
+            Kind(f"a list of at least two names: {NAMES.words}", lambda v: NAMES.allows(v) and len(v) > 1),
+            "grey or colours",
+        ),
+        "names of the channels of an image, in order, where they are several and no colours; others are refused",
+        "from the dataset's `channel_names` or `modality`; at inference the adapter's",
     ),
     "image_channels": Key(
-        or_none(one_of(1, 3), "not checked"),
-        "1 for images of grey, 3 for colours, counted after `channels`; others are refused",
+        or_none(whole(1, MOST_CHANNELS), "not checked"),
+        "how many channels an image has, counted after `channels`: 1 is grey, 3 are colours where they are not named; "
+        "others are refused",
         "that of the first training image; at inference the adapter's",
     ),
     "spatial_dims": Key(one_of(2, 3), "2 for pictures, 3 for volumes", "the dataset's"),
     "intensity": Key(
-        one_of("ct", "mr", "picture"),
+        Kind(
+            f"{INTENSITY.words}, or a list with one for each channel",
+            lambda v: INTENSITY.allows(v) or is_list(v, range(2, MOST_CHANNELS + 1), INTENSITY.allows),
+        ),
         "what the image's numbers are: Hounsfield units, arbitrary, or brightness",
         "from the dataset's `modality`",
     ),

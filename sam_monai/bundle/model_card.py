@@ -11,7 +11,8 @@ from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
 from ..networks.text import TEXT_WEIGHTS
 from . import keys
 
-FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels")
+FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
+             "channel_names")  # fmt: skip
 PICTURE = "validation.png"
 FILES = {
     "configs/inference.json": "masks of new images",
@@ -78,9 +79,11 @@ def model_card(
 def images(preparation: Mapping[str, Any]) -> str:
     """What images an adapter is for, in words."""
     volumes = preparation["spatial_dims"] == 3
-    kind = {"ct": "CT", "mr": "MR", "picture": ""}[preparation["intensity"]]
+    kinds = preparation["intensity"]
+    kinds = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
+    kind = " and ".join(filter(None, ({"ct": "CT", "mr": "MR", "picture": ""}[kind] for kind in kinds)))
     words = [f"{kind} {'volumes' if volumes else 'pictures'}".strip()]
-    if preparation["intensity"] == "ct":
+    if "ct" in kinds:
         words.append("window {:g} to {:g} HU".format(*preparation["ct_window"]))
     if volumes:
         words.append(f"slices {preparation['orientation']}")
@@ -88,7 +91,9 @@ def images(preparation: Mapping[str, Any]) -> str:
         words.append(f"resampled to {' x '.join(f'{mm:g}' for mm in spacing)} mm" if spacing else "spacing of the file")
     if preparation["channels"]:
         words.append(f"channels {', '.join(map(str, preparation['channels']))}")
-    if preparation.get("image_channels"):
+    if names := preparation.get("channel_names"):
+        words.append(f"the channels are {', '.join(map(escaped, names))}")
+    elif preparation.get("image_channels"):
         words.append("colour" if preparation["image_channels"] == 3 else "grey")
     return ", ".join(words)
 

@@ -118,11 +118,14 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     for tensor in (pred, image):
         tensor["spatial_shape"] = shape
     intensity = known["preprocessing"]["intensity"]
-    image["modality"] = {"ct": "CT", "mr": "MR", "picture": "RGB"}[intensity]
+    kinds = {"ct": "CT", "mr": "MR", "picture": "RGB"}
+    each = [intensity] if isinstance(intensity, str) else dict.fromkeys(intensity)
+    image["modality"] = ", ".join(kinds[kind] for kind in each)
     number = known["preprocessing"]["image_channels"] or (3 if intensity == "picture" else 1)
+    names = known["preprocessing"]["channel_names"]
     colours = ("red", "green", "blue") if intensity == "picture" else ("first", "second", "third")
     image["num_channels"] = number
-    image["channel_def"] = {"0": "image"} if number == 1 else {str(i): name for i, name in enumerate(colours)}
+    image["channel_def"] = {"0": "image"} if number == 1 else {str(i): name for i, name in enumerate(names or colours)}
     metadata["data_type"] = "nifti" if dims == 3 else "png"
     metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     return metadata

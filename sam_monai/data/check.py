@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
+from .channels import refuse_others, taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .grids import on_grid_of
@@ -57,6 +58,7 @@ def examine(
     labels: Sequence[str] | None = None,
     cases: Sequence[dict] | None = None,
     orientation: str = "coarsest",
+    channel_names: Sequence[str] | None = None,
 ) -> Examined:
     """Load every training and validation case, say all that is wrong with them, and take the training cases'
     fingerprint; test images need only exist.
@@ -70,13 +72,14 @@ def examine(
         cases: what is trained on; ``None``: the dataset's training cases. Where they are not among those, as when a
             server gives them, they are checked in the dataset's place.
         orientation: in which volumes are sliced.
+        channel_names: as in `LoadCased`; ``None``: those of the dataset that ``channels`` chooses.
 
     Returns:
         With notes, also logged, on cases whose label is empty and on labels that occur in no training case.
 
     Raises:
-        InputError: no cases; other labels than the dataset's; else one line for each problem, with the file and the
-            remedy, at most 20 and the number of the others.
+        InputError: no cases; other labels or channels than the dataset's; else one line for each problem, with the file
+            and the remedy, at most 20 and the number of the others.
 
     Example:
         >>> from sam_monai.data import demo_dataset, read_dataset
@@ -96,7 +99,9 @@ def examine(
             f"{dataset.folder}: its dataset.json has the labels {', '.join(dataset.labels)}, the key labels is "
             f"{', '.join(labels)}: give both the same, in one order"
         )
-    load_image = LoadCased("image", channels=channels)
+    channel_names = taken(dataset.channels, channels) if channel_names is None else channel_names
+    refuse_others(dataset.channels, channels, channel_names, dataset.folder)
+    load_image = LoadCased("image", channels=channels, channel_names=channel_names)
     load_label = LoadCased("label", labels=dataset.labels)
     problems: list[str] = _listed_twice(dataset.training)
     same: dict[tuple, list[str]] = defaultdict(list)
@@ -166,12 +171,17 @@ def examine(
     return Examined(dataset, notes, taker.result(len(dataset.validation), seconds))
 
 
-def image_channels(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> int | None:
-    """How many channels the images have that a network is trained on: 1, grey, or 3, colours.
+def image_channels(
+    cases: Sequence[Mapping[str, Any]],
+    channels: Sequence[int] | None = None,
+    channel_names: Sequence[str] | None = None,
+) -> int | None:
+    """How many channels the images have that a network is trained on: 1, grey, 3, colours, or those that are named.
 
     Args:
         cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
         channels: as in `LoadCased`.
+        channel_names: likewise.
 
     Returns:
         ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
@@ -181,6 +191,8 @@ def image_channels(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] |
         >>> image_channels(read_dataset(demo_dataset()).training)
         1
     """
+    if channel_names is not None:
+        return len(channel_names)
     try:
         return len(LoadCased("image", channels=channels)(cases[0])["image"]) if cases else None
     except (InputError, KeyError):

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
-from .dataset_json import cases_of, intensity_of, labels_of
+from .channels import stated_names
+from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
 from .dicom import is_dicom_picture
 from .folders import label_names, understand
 from .listed import Listed
@@ -31,9 +32,10 @@ logger = logging.getLogger(__name__)
 class Dataset:
     """What a `dataset.json`, or a folder of another form, says, checked, with absolute paths.
 
-    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), "fold" where the file has it, and
-    "ignore" where a value in the label stands for voxels that nobody has annotated. Nothing else of an entry is kept: a
-    dataset is data, and its keys shall meet none of the program's own.
+    Cases are dicts with the keys "image" and "label" (test cases: "image" alone), "channel_files" where an image has a
+    file for each channel, "fold" where the file has it, and "ignore" where a value in the label stands for voxels that
+    nobody has annotated. Nothing else of an entry is kept: a dataset is data, and its keys shall meet none of the
+    program's own.
 
     Example:
         >>> from sam_monai.data import demo_dataset, read_dataset
@@ -45,13 +47,16 @@ class Dataset:
     name: str
     labels: tuple[str, ...]
     """Names of the foreground labels; labels[i] has the value i + 1 in the label files."""
-    intensity: str
-    """What the numbers of an image are: "ct" (Hounsfield units), "mr" (arbitrary) or "picture" (brightness)."""
+    intensity: str | list[str]
+    """What the numbers of an image are: "ct" (Hounsfield units), "mr" (arbitrary) or "picture" (brightness); a list
+    where they are not the same in all channels."""
     training: list[dict]
     validation: list[dict]
     test: list[dict]
     reserved: tuple[str, ...]
     """File names of the training cases set aside for validation, where the file lists no `validation`."""
+    channels: tuple[str, ...] = ()
+    """Names of an image's channels where they are several and no colours."""
 
     @property
     def spatial_dims(self) -> int:
@@ -126,13 +131,23 @@ def dataset_of(
     folder = file if os.path.isdir(file) else file.parent
     if known.unlabelled:
         more = f", nor have {len(known.unlabelled) - 1} more" if len(known.unlabelled) > 1 else ""
-        raise InputError(f"{known.unlabelled[0]}: has no label{more}; add it, or move the image to those for testing")
+        raise InputError(
+            f"{known.unlabelled[0].image}: has no label{more}; add it, or move the image to those for testing"
+        )
     labels = labels_of(content.get("labels"), file) if "labels" in content or not known.how else None
     training = cases_of(content, "training", file, ("image", "label"))
     validation = cases_of(content, "validation", file, ("image", "label"))
     test = cases_of(content, "test", file, ("image",))
     if not training:
         raise InputError(f'{file}: "training" is missing or empty; list at least one {{"image", "label"}} pair')
+    names_of_channels = content.get("channel_names", content.get("modality", ""))
+    modality, first = content.get("modality", names_of_channels), training[0]["image"]
+    kind = stated_kind(modality, file)
+    channels = stated_names(names_of_channels, [*training, *validation, *test], kind == "picture", file)
+    if isinstance(modality, dict | list) and len(modality) > 1:
+        kind = None  # of each channel by itself
+    usual = kind or usual_intensity(first)
+    intensity = intensities_of(channels, usual) if channels else intensity_of(modality, first, file)
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
     if is_ignored(labels[-1]):
@@ -178,11 +193,12 @@ def dataset_of(
         folder=folder,
         name=content["name"] if isinstance(content.get("name"), str) and content["name"] else folder.name,
         labels=labels,
-        intensity=intensity_of(content.get("modality", content.get("channel_names", "")), training[0]["image"], file),
+        intensity=intensity,
         training=training,
         validation=validation,
         test=test,
         reserved=reserved,
+        channels=channels,
     )
 
 

@@ -7,12 +7,14 @@ import logging
 import os
 import re
 import reprlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import parse_json
 from ..networks.identity import RUN
+from .channels import FILES, case_of
 from .names import PICTURE_SUFFIXES, folded
 from .unlabelled import NAME, is_ignored
 
@@ -102,33 +104,66 @@ def cases_of(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, .
     for number, entry in enumerate(entries):
         if wanted == ("image",) and isinstance(entry, str):
             entry = {"image": entry}
-        if not isinstance(entry, dict) or not all(_is_path(entry.get(k)) for k in wanted):
+        if not isinstance(entry, dict) or not all(_is_path(entry.get(k), k == "image") for k in wanted):
             raise InputError(
                 f'{file}: entry {number} of "{key}" is {reprlib.repr(entry)}; '
-                f"it must give {shape} as paths relative to the folder"
+                f"it must give {shape} as paths relative to the folder (a list of them for an image of several files)"
             )
-        paths = {k: os.path.abspath(file.parent / entry[k]) for k in wanted}
+        image = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
+        paths = case_of([os.path.abspath(file.parent / one) for one in image])
+        paths |= {k: os.path.abspath(file.parent / entry[k]) for k in wanted if k != "image"}
+        if len({*paths.get(FILES, [])}) < len(paths.get(FILES, [])):
+            raise InputError(
+                f'{file}: entry {number} of "{key}" lists a file of its image twice; list each channel once'
+            )
         cases.append({**paths, "fold": entry["fold"]} if "label" in wanted and "fold" in entry else paths)
     return cases
 
 
-def _is_path(value: object) -> bool:
+def _is_path(value: object, or_several: bool = False) -> bool:
+    if or_several and isinstance(value, list):
+        return bool(value) and all(map(_is_path, value))
     try:
         return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
     except UnicodeEncodeError:  # half of a pair of surrogates
         return False
 
 
+def intensities_of(names: Sequence[str], usual: str) -> str | list[str]:
+    """What the numbers of each of an image's channels are, by their names; one word where they are all alike.
+
+    Args:
+        names: of the channels.
+        usual: of a channel whose name does not say.
+    """
+    kinds = [_kind([name]) or usual for name in names]
+    return kinds if len({*kinds}) > 1 else kinds[0]
+
+
 def intensity_of(entry: Any, image: str, file: Path) -> str:
-    entry = "" if entry is None else entry
-    texts = entry.values() if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry]
-    if not all(isinstance(text, str) for text in texts):
-        raise InputError(f'{file}: "modality" must name each channel, as in {{"0": "CT"}} or {{"0": "RGB"}}')
-    words = {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
-    kinds = {kind for kind, known in _INTENSITY_WORDS.items() for word in words if re.fullmatch(known, word)}
-    if len(kinds) == 1:
-        return kinds.pop()
-    kind = "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
-    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if any(texts) else "nothing says CT, MR or RGB"
+    """What the numbers of all channels are, by the "modality"; where it does not say, by the file's type."""
+    if kind := stated_kind(entry, file):
+        return kind
+    kind = usual_intensity(image)
+    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if entry else "nothing says CT, MR or RGB"
     logger.info('%s: %s; intensities are treated as "%s", which the key intensity changes', file, what, kind)
     return kind
+
+
+def stated_kind(entry: Any, file: Path) -> str | None:
+    """The kind of numbers that a "modality" names, if it is one."""
+    texts = list(entry.values()) if isinstance(entry, dict) else entry if isinstance(entry, list) else [entry or ""]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f'{file}: "modality" must name each channel, as in {{"0": "CT"}} or {{"0": "RGB"}}')
+    return _kind(texts)
+
+
+def usual_intensity(image: str) -> str:
+    """What the numbers of an image are where nothing says it."""
+    return "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
+
+
+def _kind(texts: Iterable[str]) -> str | None:
+    words = {word for text in texts for word in re.findall(r"[a-z0-9]+", text.lower())}
+    kinds = {kind for kind, known in _INTENSITY_WORDS.items() for word in words if re.fullmatch(known, word)}
+    return kinds.pop() if len(kinds) == 1 else None

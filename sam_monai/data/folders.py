@@ -23,7 +23,7 @@ from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datali
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import MARK, stem_of
-from .nnunet import one_channel, read_nnunet
+from .nnunet import by_case, read_nnunet
 from .unlabelled import is_ignored
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
@@ -75,24 +75,29 @@ def _pairs(folder: Path, channel: int | None) -> Listed | None:
     if not any(split == "training" and at is not None for split, _, at in parts):
         return None
     cases: list[Case] = []
+    tests: list[Path] = []
     for split, image_folder, label_folder in parts:
         found = entries(image_folder)
         if split == "test" or label_folder is None:
-            cases += [Case(image, None, split) for image in found.values()]
+            tests += found.values() if split == "test" else ()
+            cases += [Case(image, None, split) for image in found.values()] if split != "test" else []
         else:
-            cases += [Case(*pair, split) for pair in _paired(found, image_folder, label_folder, channel)]
-    tests = entries(_only(inside, ("imagests",)))
-    tests = tests if channel is None else one_channel(tests, folder, channel)
-    cases += [Case(image, None, "test") for image in tests.values()]
+            pairs = _paired(found, image_folder, label_folder, channel)
+            cases += [Case(files[0], label, split, others=files[1:]) for files, label in pairs]
+    several = channel is not None or any(case.others for case in cases)  # so tests have a file for each channel too
+    tests += list(entries(_only(inside, ("imagests",))).values())
+    grouped = by_case({stem_of(at): at for at in tests}, folder, channel) if several else {at: [at] for at in tests}
+    cases += [Case(files[0], None, "test", others=files[1:]) for files in grouped.values()]
     where = [f"{one.relative_to(folder)}/ with {at.relative_to(folder)}/" for _, one, at in parts if at is not None]
     return listed(folder, f"images and labels of the same names, {', '.join(where)}", cases)
 
 
 def _paired(
     images: dict[str, Path], image_folder: Path, label_folder: Path, channel: int | None
-) -> list[tuple[Path, Path | None]]:
-    """Images and the labels of the same name. Where no name is the same, labels may end in `_mask` or the like, and
-    images in the number of a channel."""
+) -> list[tuple[list[Path], Path | None]]:
+    """The files of images and the labels of the same name. Where no name is the same, labels may end in `_mask` or the
+    like, and images in the number of a channel."""
+    files = {stem: [path] for stem, path in images.items()}
     labels = entries(label_folder)
     if labels and not images.keys() & labels.keys():
         plain: dict[str, Path] = {}
@@ -102,13 +107,13 @@ def _paired(
                 raise InputError(f"{path}: {other.name} seems to be of the same image; list the pairs in a CSV")
         labels = plain if images.keys() & plain.keys() else labels
         if labels is not plain and images and all(re.fullmatch(r".+_\d{4}", stem) for stem in images):
-            images = one_channel(images, image_folder.parent, channel)
-    for stem in sorted(labels.keys() - images.keys()):
+            files = by_case(images, image_folder.parent, channel)
+    for stem in sorted(labels.keys() - files.keys()):
         raise InputError(
-            f"{labels[stem]}: no image in {image_folder} has this name (there is {next(iter(images), 'none')}); give "
+            f"{labels[stem]}: no image in {image_folder} has this name (there is {next(iter(files), 'none')}); give "
             "both the same name, or list the pairs in a CSV with the columns image and label"
         )
-    return [(image, labels.get(stem)) for stem, image in images.items()]
+    return [(channels, labels.get(stem)) for stem, channels in files.items()]
 
 
 def _mask_trees(folder: Path) -> Listed | None:
@@ -136,7 +141,7 @@ def _mask_trees(folder: Path) -> Listed | None:
     if odd:
         raise InputError(odd[0])
     form = "a folder for each case, with an image and a mask for each label"
-    return listed(folder, form, cases, modality=sorted({stem_of(case.image) for case in cases}), tree=True)
+    return listed(folder, form, cases, modality=" ".join(sorted({stem_of(case.image) for case in cases})), tree=True)
 
 
 def _stated_splits(file: Path) -> dict[str, str]:
@@ -172,7 +177,7 @@ def _bids(folder: Path) -> Listed | None:
         return None
     cases = [Case(image, labels[key][0] if key in labels else None) for key in images for image in images[key]]
     kinds = sorted({stem_of(case.image).rpartition("_")[2] for case in cases})
-    return listed(folder, "a BIDS folder", cases, modality=kinds, tree=True)
+    return listed(folder, "a BIDS folder", cases, modality=" ".join(kinds), tree=True)
 
 
 def _lists(folder: Path) -> Listed | None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
+from .channels import FILES, case_of, in_folders, refuse_others, stated_names
 from .dataset import read_dataset
+from .dataset_json import stated_kind
 from .dicom import Series, is_dicom, is_dicom_picture, sort_folder
 from .folders import understand
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES
@@ -19,21 +22,31 @@ OTHER_NAMES = ("dicomdir", "license", "readme")
 logger = logging.getLogger(__name__)
 
 
-class Images(list[dict[str, str]]):
-    """Cases with the one key "image", an absolute path, as of :func:`images_to_segment`."""
+class Images(list[dict[str, Any]]):
+    """Cases with the key "image", an absolute path, and the files of its channels where these are listed, as of
+    :func:`images_to_segment`."""
 
     def __init__(
-        self, paths: list[Path], passed_over: list[tuple[Path, str]] | None = None, top: Path | None = None
+        self,
+        cases: Sequence[Path | dict[str, Any]],
+        passed_over: list[tuple[Path, str]] | None = None,
+        top: Path | None = None,
     ) -> None:
-        super().__init__({"image": str(path)} for path in paths)
+        super().__init__(case if isinstance(case, dict) else case_of(case) for case in cases)
         self.passed_over = [(str(path), reason) for path, reason in passed_over or []]
         """What lies in the folder and is not among the cases: a path and the reason."""
         self.top = top
         """The folder whose tree the results keep, see :class:`sam_monai.data.names.CaseNames`."""
 
 
-def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) -> Images:
-    """List the images to run a network on, as dicts with the one key "image" and an absolute path.
+def images_to_segment(
+    source: str | Path,
+    seed: int = 0,
+    spatial_dims: int = 2,
+    channel_names: Sequence[str] | None = None,
+    channels: Sequence[int] | None = None,
+) -> Images:
+    """List the images to run a network on, as dicts with the key "image" and an absolute path.
 
     Args:
         source: a folder or list of cases that :func:`read_dataset` knows (its test images and those without a label
@@ -41,14 +54,18 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
             all folders within, and the DICOM series there, each told by its folder or, where that holds several, by a
             file); or one image file.
         seed: that of `read_dataset`, for a dataset without `validation` and `test`.
+        channel_names: what the network takes, for images of several channels. The files of one image are put together
+            by their names (:func:`sam_monai.data.channels.beside`).
+        channels: the key.
         spatial_dims: with 3, DICOM pictures without a place in the patient, such as dose reports, are passed over.
 
     Returns:
         The list. Its ``passed_over`` holds whatever else lies there and may be an image, with the reason: DICOM that
-        cannot be read, a series that lies in several folders, files of an unknown type, pictures in folders within.
+        cannot be read, a series that lies in several folders, files of an unknown type, pictures in folders within,
+        images of which a channel is missing.
 
     Raises:
-        InputError: nothing there, or nothing in it that looks like an image.
+        InputError: nothing there, or nothing in it that looks like an image; or a dataset whose channels are others.
 
     Example:
         >>> from sam_monai.data import demo_dataset
@@ -65,9 +82,16 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
     if (known := understand(path)) is not None:
         if not known.how:
             dataset = read_dataset(path, seed=seed)
-            return Images([Path(case["image"]) for case in dataset.test or dataset.validation])
+            refuse_others(dataset.channels, channels, channel_names, known.source)
+            return Images([case_of(case.get(FILES, case["image"])) for case in dataset.test or dataset.validation])
+        cases = known.to_segment()
+        if cases:
+            modality = known.content["modality"]
+            colours = stated_kind(modality, known.source) == "picture"
+            names = stated_names(modality, cases, colours, known.source)
+            refuse_others(names, channels, channel_names, known.source)
         logger.info("%s: %s. Segmented are its images for testing, else those for validation", path, known.how)
-        return Images(known.to_segment(), top=known.source if known.tree else None)
+        return Images(cases, top=known.source if known.tree else None)
     images: list[Path] = []
     found: list[Series] = []
     passed_over: list[tuple[Path, str]] = []
@@ -99,6 +123,9 @@ def images_to_segment(source: str | Path, seed: int = 0, spatial_dims: int = 2) 
             )
         else:
             images.append(one.path)
+    if channel_names is not None:
+        images, lacking = in_folders(images, channel_names, channels)
+        passed_over += lacking
     passed_over = _together(passed_over)
     for file, reason in passed_over:
         logger.warning("%s: not segmented, %s", file, reason)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from .channels import FILES, case_of
 from .dataset_json import cases_of, parse
 from .made import LISTS, Written, is_output
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
@@ -31,6 +32,15 @@ class Case:
     label: Path | None
     split: str = "training"
     fold: int | None = None
+    others: Sequence[Path] = ()
+    """Files of further channels."""
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """As in a `dataset.json`."""
+        image = [str(self.image), *map(str, self.others)] if self.others else str(self.image)
+        entry = {"image": image} if self.label is None else {"image": image, "label": str(self.label)}
+        return entry if self.fold is None else entry | {"fold": self.fold}
 
 
 @dataclass(frozen=True)
@@ -47,16 +57,16 @@ class Listed:
     """That validates where the caller names none."""
     stated: bool = True
     """Whether the data say which cases validate."""
-    unlabelled: list[Path] = field(default_factory=list)
-    """Images that have no label and are not among those of the test."""
+    unlabelled: list[Case] = field(default_factory=list)
+    """Those that have no label and are not among those of the test."""
     tree: bool = False
     """Whether each case has a folder of its own, so that file names alone do not tell cases apart."""
 
-    def to_segment(self) -> list[Path]:
-        """The test images and those without a label or, where there are none, the validation images."""
-        tests = [*(Path(case["image"]) for case in self.content["test"]), *self.unlabelled]
+    def to_segment(self) -> list[dict[str, Any]]:
+        """The test cases and those without a label or, where there are none, the validation cases; their images."""
+        tests = [*self.content["test"], *(case.entry for case in self.unlabelled)]
         validation = self.content["validation"] or [c for c in self.content["training"] if c.get("fold") == self.fold]
-        return tests or [Path(case["image"]) for case in validation]
+        return [case_of(entry["image"]) for entry in tests or validation]
 
 
 def listed(
@@ -84,19 +94,18 @@ def listed(
     """
     content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
     content |= {} if labels is None else {"labels": labels}
-    unlabelled: list[Path] = []
+    unlabelled: list[Case] = []
     seen: set[Path] = set()
     for case in cases:
         if case.image in seen:
             raise InputError(f"{source}: {case.image} is listed twice; keep it once")
         seen.add(case.image)
         if case.split == "test":
-            content["test"].append({"image": str(case.image)})
+            content["test"].append({"image": case.entry["image"]})
         elif case.label is None:
-            unlabelled.append(case.image)
+            unlabelled.append(case)
         else:
-            entry = {"image": str(case.image), "label": str(case.label)}
-            content[case.split].append(entry if case.fold is None else entry | {"fold": case.fold})
+            content[case.split].append(case.entry)
     if not seen:
         raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
     training, fold = content["training"], None
@@ -153,14 +162,21 @@ def read_datalist(file: Path) -> Listed | None:
     content["test"] = content.get("test") or content.get("testing")
     parts = {"training": ("image", "label"), "validation": ("image", "label"), "test": ("image",)}
     cases = [
-        Case(Path(case["image"]), Path(case["label"]) if "label" in case else None, part, case.get("fold"))
+        Case(
+            Path(case["image"]),
+            Path(case["label"]) if "label" in case else None,
+            part,
+            case.get("fold"),
+            [Path(file) for file in case.get(FILES, ())[1:]],
+        )
         for part, keys in parts.items()
         for case in cases_of(content, part, file, keys)
     ]
     odd = [case.fold for case in cases if case.fold is not None and not isinstance(case.fold, int)]
     if odd:
         raise InputError(f'{file}: "fold" is {odd[0]!r}; give whole numbers from 0 on')
-    return listed(file, f"the datalist {file.name}", cases, content.get("labels"), content.get("modality", ""))
+    names = content.get("channel_names", content.get("modality", ""))
+    return listed(file, f"the datalist {file.name}", cases, content.get("labels"), names)
 
 
 def entries(folder: Path | None) -> dict[str, Path]:

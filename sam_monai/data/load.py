@@ -20,6 +20,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
 from ..errors import InputError
+from . import channels as channel_files
 from . import itk_headers
 from .affines import check_affine
 from .dicom import FRAME, DicomReader, is_dicom
@@ -44,7 +45,8 @@ class LoadCased(MapTransform):
     a folder or any file of it, see :mod:`sam_monai.data.dicom`. A DICOM SEG is read as a label on its image's grid.
     A folder with a mask for each label is read as one label map, see :mod:`sam_monai.data.mask_folders`.
     A label volume that is its image's grid but for the order and direction of the axes is turned.
-    An image has 1 or 3 channels. A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
+    An image has 1 or 3 channels, or those that are named, in one file or in a file for each
+    (:mod:`sam_monai.data.channels`). A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
     as {0, 1}. A case with the key "ignore", the value L + 1, gets :data:`~sam_monai.data.unlabelled.UNLABELLED` there.
 
     Training, evaluation, inference and servers load through here, so this is where every file is checked.
@@ -53,11 +55,13 @@ class LoadCased(MapTransform):
         keys: keys that hold paths. "label" is read as a label, every other key as an image.
         labels: names or number of the foreground labels; not needed without the key "label".
         channels: channels of the file to take for an image, as indices from 0: [0] picks, [0, 0, 0] repeats.
+        channel_names: of the channels that an image then has, where they are several and no colours.
         allow_missing_keys: leave out keys that a case does not have.
 
     Raises:
         InputError: at the call, where a file is missing, unreadable or does not fit: values that are not finite, an
-            image of one value, an affine that is no place, a label on another grid. One line, with the remedy.
+            image of one value, an affine that is no place, a label on another grid, a missing channel. One line, with
+            the remedy.
 
     Example:
         >>> from sam_monai.data import demo_dataset, read_dataset
@@ -73,6 +77,7 @@ class LoadCased(MapTransform):
         labels: Sequence[str] | int | None = None,
         channels: Sequence[int] | None = None,
         allow_missing_keys: bool = False,
+        channel_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if "label" in self.keys and labels is None:
@@ -80,8 +85,13 @@ class LoadCased(MapTransform):
         self.labels = labels if isinstance(labels, int) or labels is None else len(labels)
         self.names = None if isinstance(labels, int) or labels is None else tuple(labels)
         self.channels = None if channels is None else [int(c) for c in channels]
-        if self.channels is not None and (len(self.channels) not in (1, 3) or min(self.channels) < 0):
-            raise InputError(f"key channels is {self.channels}; give 1 or 3 indices from 0, as in [0] or [0, 1, 2]")
+        self.channel_names = None if channel_names is None else tuple(channel_names)
+        lengths = (1, 3) if self.channel_names is None else (len(self.channel_names),)
+        if self.channels is not None and (len(self.channels) not in lengths or min(self.channels) < 0):
+            raise InputError(
+                f"key channels is {self.channels}; give {' or '.join(map(str, lengths))} indices from 0, as in [0] or "
+                "[0, 1, 2]; other numbers where dataset.json names the channels"
+            )
         self._load = LoadImage(ensure_channel_first=True)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -105,8 +115,44 @@ class LoadCased(MapTransform):
                     label = label.masked_fill(label == ignored, UNLABELLED)
                 case[key] = on_grid_of(label, case.get("image"), path, image_path)
             else:
-                case[key] = _accepted(self._pick(self._read(path, image_picture), path), path)
+                case[key] = self._image(path, case.pop(channel_files.FILES, None))
         return case
+
+    def _image(self, path: str, files: Sequence[str] | None) -> torch.Tensor:
+        """The image of a file, or of a file for each channel."""
+        names = self.channel_names
+        if files is None:
+            image = self._read(path, image_picture)
+            if names is None:
+                return _accepted(self._pick(image, path), path)
+            complete = _complete(path, names, self.channels)
+            if len(image) > 1 and complete is None:
+                image = self._pick(image, path)
+                for name, channel in zip(names, image, strict=True):
+                    _accepted(channel, f"{path} (channel {name})")
+                return image
+            if len(image) > 1:
+                raise InputError(
+                    f"{path}: holds {len(image)} channels, and the files beside it are named as if each held one; "
+                    "rename them"
+                )
+            files = list(map(str, channel_files.beside(Path(path), names, self.channels) or ()))
+            if not files:
+                raise InputError(
+                    f"{path}: has 1 channel where {len(names)} are needed, {', '.join(names)}; give one file of them "
+                    "all, or a file for each, named CASE_0000, CASE_0001 or CASE_NAME, or list them in dataset.json"
+                )
+        elif self.channels is not None:
+            if max(self.channels) >= len(files):
+                raise InputError(f"{path}: has {len(files)} files; correct key channels, {self.channels}")
+            files = [files[i] for i in self.channels]
+        if len(files) != len(names or (self.channels or [0])) or (names is None and len({*files}) > 1):
+            wanted = f"{len(names)} channels, {', '.join(names)}" if names else "images of one channel or of colours"
+            raise InputError(
+                f"{path}: has {len(files)} channel files where {wanted} are taken; choose by key channels, as in [0]"
+            )
+        images = [_accepted(self._read(file, image_picture), file) for file in files]
+        return channel_files.joined(images, files, path)
 
     def _read(self, path: str, converter: Any) -> MetaTensor:
         if not path:  # what MONAI Label makes of a name that its datastore does not know
@@ -163,23 +209,40 @@ class LoadCased(MapTransform):
         return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
 
     def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:
-        found = image.shape[0]
+        found, names = image.shape[0], self.channel_names
         if self.channels is not None:
             if max(self.channels) >= found:
                 raise InputError(f"{path}: has channels 0 to {found - 1}; correct key channels, {self.channels}")
             return image[self.channels]
+        if names is not None:
+            if found != len(names):
+                raise InputError(
+                    f"{path}: has {found} channels where {len(names)} are needed, {', '.join(names)}; pick with key "
+                    "channels"
+                )
+            return image
         times = image.meta.get(TIME_POINTS, 1)
         if times > 1:
             raise InputError(
                 f"{path}: has {times} time points (or scans) along its fourth dimension, and those are no channels; "
-                "save each as a file, or pick with key channels, as in [0]"
+                "save each as a file, or pick with key channels, as in [0]; if they are channels, name them in "
+                'dataset.json: "channel_names": {"0": "T1", "1": "T2"}'
             )
         if found not in (1, 3):
             raise InputError(
                 f"{path}: has {found} channels where 1 or 3 are needed; pick with key channels, "
-                f"as in {'[0, 1, 2]' if found > 3 else '[0]'}"
+                f"as in {'[0, 1, 2]' if found > 3 else '[0]'}, or name them in dataset.json: "
+                '"channel_names": {"0": "T1", "1": "T2"}'
             )
         return image
+
+
+def _complete(path: str, names: Sequence[str], numbers: Sequence[int] | None) -> list[Path] | None:
+    """The files of all channels, if they lie beside each other."""
+    try:
+        return None if os.path.isdir(path) else channel_files.beside(Path(path), names, numbers)
+    except InputError:
+        return None
 
 
 def _accepted(image: Any, path: str) -> Any:

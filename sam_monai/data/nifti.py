@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -86,6 +87,17 @@ def _check_numbers(path: str, header: Any) -> None:
     spacing = raw["pixdim"][axes][raw["dim"][axes] > 1]
     if raw["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing != 0)).all():
         raise InputError(f"{path}: its header gives a voxel no size (pixdim is 0 or NaN); correct it")
+
+
+def has_fourth_axis(path: str | Path) -> bool:
+    """Whether a file, by its header, holds several volumes: channels or time points. Not where it cannot be read."""
+    if not str(path).lower().endswith((".nii", ".nii.gz")):
+        return False
+    try:
+        image: Any = nib.load(path)
+    except Exception:  # whatever is wrong is said where the file is opened
+        return False
+    return int(np.prod(image.shape[3:])) > 1
 
 
 def on_source(mask: np.ndarray, affine: np.ndarray, path: str) -> nib.Nifti1Image:

@@ -21,10 +21,10 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
     Args:
         folder: with `dataset.json` and `imagesTr`.
         content: of the `dataset.json`.
-        channel: to take where a case has several files, counted from 0.
+        channel: to take alone where a case has several files, counted from 0.
 
     Raises:
-        InputError: a case has several channels and none is chosen, a file is missing, or the splits fit no case.
+        InputError: a file is missing, or the splits fit no case.
     """
     if "training" in content and not _lists_other_names(folder, content["training"]):
         return None  # a Decathlon folder
@@ -33,8 +33,8 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
         return None
     names = content.get("channel_names", content.get("modality"))
     names = names if isinstance(names, dict) else {}
-    chosen = one_channel(images, folder, channel, names)
-    cases = {case: Case(image, labels.get(case)) for case, image in chosen.items()}
+    chosen = by_case(images, folder, channel, names)
+    cases = {case: Case(files[0], labels.get(case), others=files[1:]) for case, files in chosen.items()}
     for case in sorted(labels.keys() - cases.keys()):
         raise InputError(f"{labels[case]}: has no image {case}_0000 in imagesTr; add it or remove the label")
     form = "nnU-Net's raw data"
@@ -42,25 +42,25 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
     if os.path.isfile(file):
         form += f" with {file.name}"
         _set_folds(parse(file, list), cases, file)
-    tests = one_channel(entries(folder / "imagesTs"), folder, channel, names)
-    every = [*cases.values(), *(Case(image, None, "test") for image in tests.values())]
+    tests = by_case(entries(folder / "imagesTs"), folder, channel, names)
+    every = [*cases.values(), *(Case(files[0], None, "test", others=files[1:]) for files in tests.values())]
     modality = list(names.values()) if channel is None else names.get(str(channel), "")
     return listed(folder / "dataset.json", form, every, content.get("labels", {}), modality, content.get("name"))
 
 
-def one_channel(
+def by_case(
     images: Mapping[str, Path], top: Path, channel: int | None, names: Mapping[str, Any] | None = None
-) -> dict[str, Path]:
-    """The file of one channel of each case, by the case's name, from names like `CASE_0000`.
+) -> dict[str, list[Path]]:
+    """The files of each case's channels, or of one of them, by the case's name, from names like `CASE_0000`.
 
     Args:
         images: by name.
         top: folder of the dataset.
-        channel: to take; ``None``: the only one.
+        channel: to take; ``None``: all.
         names: of the channels, by number.
 
     Raises:
-        InputError: a file has no number, there are several channels and none is chosen, or a case lacks it.
+        InputError: a file has no number, or a case lacks one.
     """
     cases: dict[str, dict[int, Path]] = defaultdict(dict)
     for stem, path in images.items():
@@ -70,17 +70,17 @@ def one_channel(
     last = max((number for files in cases.values() for number in files), default=0)
     if not all(path.name.lower().endswith(PICTURE_SUFFIXES) for path in images.values()):
         last = max(last, len(names or {}) - 1)  # a picture holds its colours in one file
-    if channel is None and last > 0:
-        each = ", ".join(f"_{n:04d} ({(names or {}).get(str(n), 'no name')})" for n in range(last + 1))
-        raise InputError(
-            f"{top}: a case has {last + 1} channel files, {each}, and one is taken: choose it by "
-            f"python -m sam_monai dataset {top} --channel 0 --output NEW_FOLDER, and give the new folder"
-        )
-    number = channel or 0
-    lacking = [case for case, files in cases.items() if number not in files]
-    if lacking:
-        raise InputError(f"{top}: the case {lacking[0]} has no file {lacking[0]}_{number:04d}; copy it there")
-    return {case: files[number] for case, files in cases.items()}
+    numbers = range(last + 1) if channel is None else [channel]
+    for case, files in cases.items():
+        for number in numbers:
+            if number not in files:
+                what = f" ({name})" if (name := (names or {}).get(str(number))) else ""
+                one = f"; or train on one channel: python -m sam_monai dataset {top} --channel 0 --output NEW_FOLDER"
+                raise InputError(
+                    f"{top}: the case {case} has no file {case}_{number:04d}{what}; copy it there"
+                    f"{one if channel is None else ''}"
+                )
+    return {case: [files[number] for number in numbers] for case, files in cases.items()}
 
 
 def _lists_other_names(folder: Path, training: Any) -> bool:

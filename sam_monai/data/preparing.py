@@ -29,12 +29,15 @@ MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 6
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
-def scale_intensity(intensity: str, ct_window: Sequence[float]) -> Transform:
+def scale_intensity(intensity: str | Sequence[str], ct_window: Sequence[float]) -> Transform:
     """Intensities to [0, 1].
 
     ``"ct"``: a window (lower, upper) in Hounsfield units. ``"mr"``: the volume's own range, as MR has no unit, see
-    :func:`mr_range`. ``"picture"``: values of 8 bits divided by 255, deeper ones by their own range.
+    :func:`mr_range`. ``"picture"``: values of 8 bits divided by 255, deeper ones by their own range. A list has one for
+    each channel, which is scaled by itself.
     """
+    if not isinstance(intensity, str):
+        return ScaleEachChannel([scale_intensity(kind, ct_window) for kind in intensity])
     if intensity == "ct":
         numbers = [x for x in ct_window if isinstance(x, int | float) and np.isfinite(x)]
         if len(ct_window) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
@@ -68,6 +71,19 @@ def mr_range(values: np.ndarray) -> tuple[float, float]:
         if 2 * inside.size < values.size:
             return float(ends[0]), float(ends[1])
     return float(low), float(high)
+
+
+class ScaleEachChannel(Transform):
+    """Scales every channel of an image by a transform of its own."""
+
+    def __init__(self, scales: Sequence[Transform]) -> None:
+        self.scales = scales
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        image = data["image"].clone()
+        for i, scale in enumerate(self.scales):
+            image[i : i + 1] = scale({"image": image[i : i + 1]})["image"]
+        return {**data, "image": image}
 
 
 class ScaleMRd(MapTransform):
@@ -109,7 +125,7 @@ class CheckKind(Transform):
 
     def __init__(self, settings: Settings) -> None:
         self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
-        self.channels = settings.get("image_channels")
+        self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         image = data["image"]
@@ -120,6 +136,12 @@ class CheckKind(Transform):
                 "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
             )
         check_size(image)
+        if self.names is not None:
+            if len(image) != len(self.names):
+                raise InputError(
+                    f"{file_of(image)} has {len(image)} channel(s) and the adapter takes {', '.join(self.names)}"
+                )
+            return self.check_modality(data)
         is_grey = len(image) == 1 or (self.channels == 1 and bool((image == image[:1]).all()))
         if self.channels not in (None, 1 if is_grey else len(image)):
             kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"}
@@ -128,6 +150,10 @@ class CheckKind(Transform):
                 f"{kinds[self.channels]}: give such images; or say by the key channels what to take of a file, as in "
                 f"{'[0]' if self.channels == 1 else '[0, 0, 0]'}"
             )
+        return self.check_modality(data)
+
+    def check_modality(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        image = data["image"]
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
@@ -205,7 +231,15 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
         if settings["spacing"] is not None:
             modes = ["bilinear" if key == "image" else "nearest" for key in keys]
             steps.append(SpacingOfKeysd(keys, pixdim=settings["spacing"], mode=modes))
-    return [*steps, scale_intensity(settings["intensity"], settings["ct_window"]), CheckPrepared(keys)]
+    intensity, names = settings["intensity"], settings.get("channel_names")
+    if names is not None and isinstance(intensity, str):
+        intensity = [intensity] * len(names)
+    elif not isinstance(intensity, str) and len(intensity) != len(names or ()):
+        raise InputError(
+            f"the key intensity lists {len(intensity)} kinds and the channels are {', '.join(names or ['not named'])}; "
+            "give one for all, or one for each"
+        )
+    return [*steps, scale_intensity(intensity, settings["ct_window"]), CheckPrepared(keys)]
 
 
 def check_scale(scale: str) -> None:

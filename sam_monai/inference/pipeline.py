@@ -25,14 +25,19 @@ from .slabs import SlabInferer, ToFileGridd
 
 def preprocessing(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
-    load = LoadCased(("image", "label"), labels, settings["channels"], allow_missing_keys=True)
+    load = LoadCased(("image", "label"), labels, settings["channels"], True, settings.get("channel_names"))
     return Compose([load, *preparing(settings), KeepClicks()])
 
 
 def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network, and their labels on the same grid."""
     keys = ("image", "label")
-    return Compose([LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)])
+    return Compose(
+        [
+            LoadCased(keys, labels, settings["channels"], channel_names=settings.get("channel_names")),
+            *preparing(settings, keys),
+        ]
+    )
 
 
 def postprocessing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:

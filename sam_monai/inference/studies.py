@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..backbones.weights import content_hash
+from ..data.channels import files_of
 from ..data.dicom import is_dicom, series_of
 from ..data.made import Written, is_output
 from ..data.names import MARK
@@ -74,7 +75,8 @@ class Studies:
         self.outputs, self.folder = Outputs(masks.folder), masks.folder / "manifest"
         masks.names.top = getattr(cases, "top", None)
         self.report_file = masks.folder / "report.html"
-        self.spatial_dims: int = settings["preparation"]["spatial_dims"]
+        self.preparation: Mapping[str, Any] = settings["preparation"]
+        self.spatial_dims: int = self.preparation["spatial_dims"]
         self.write_report = report
         self.raised: Exception | None = None
         # With a handler ignite ends a run in order, and the next one can start.
@@ -112,7 +114,7 @@ class Studies:
         with locked(self.masks.folder, "segmenting") if rank == 0 else nullcontext():  # the others belong to it
             self.name_cases()
             mine = self.cases[rank::processes]
-            records = [self.done(case["image"]) for case in mine]
+            records = [self.done(case) for case in mine]
             todo = [case for case, record in zip(mine, records, strict=True) if record is None]
             self.outputs.check(claim for case in todo for claim in self.claims(case["image"]))
             self.outputs.check([(self.report_file, RUN)])
@@ -177,7 +179,7 @@ class Studies:
         started = time.perf_counter()
         record: Record = {"image": case["image"], "made by": self.made_by, "error": ""}
         try:
-            state = fingerprint(case["image"])
+            state = self.fingerprint(case)
             self.evaluator.data_loader = DataLoader(Dataset([case], self.transform), batch_size=1)
             self.evaluator.state.epoch_length = 1
             self.raised = None
@@ -223,13 +225,18 @@ class Studies:
     def path(self, image: str) -> Path:
         return self.folder / f"{self.masks.names(image)}.json"
 
-    def done(self, image: str) -> Record | None:
-        """The record of an image that needs no more work."""
+    def fingerprint(self, case: Mapping[str, Any]) -> list[int]:
+        """Of all files of a case."""
+        return fingerprint(*files_of(case, self.preparation.get("channel_names"), self.preparation.get("channels")))
+
+    def done(self, case: Mapping[str, Any]) -> Record | None:
+        """The record of a case that needs no more work."""
+        image = case["image"]
         record = read_record(self.path(image))
         if record is None or record["image"] != image or record.get("made by") != self.made_by or record["error"]:
             return None
         try:
-            unchanged = record["state"] == fingerprint(image)
+            unchanged = record["state"] == self.fingerprint(case)
         except (OSError, ValueError):
             return None
         return record if unchanged and (self.masks.folder / record["mask"]).is_file() else None
@@ -265,11 +272,12 @@ def named(record: Record) -> str:
     return error if error.startswith(image) else f"{image}: {error}"
 
 
-def fingerprint(image: str | Path) -> list[int]:
-    """Files, bytes and time of the last change of an image's file or folder, and of the prompts beside it."""
-    path = Path(image)
-    files = list(series_of(path).files) if path.is_dir() or is_dicom(path) else [path]
-    files += [file for file in [prompts_beside(path)] if file.exists()]
+def fingerprint(*images: str | Path) -> list[int]:
+    """Files, bytes and time of the last change of an image's files or folders, and of the prompts beside the first."""
+    files: list[Path] = []
+    for path in map(Path, images):
+        files += series_of(path).files if path.is_dir() or is_dicom(path) else [path]
+    files += [file for file in [prompts_beside(Path(images[0]))] if file.exists()]
     states = [file.stat() for file in files]
     return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .base import AdaptedSAM
 
 # What an adapter and its network agree in.
-BOUND = ("base", "resize", "image_size", "depth_attention", "detail", "labels")
+BOUND = ("base", "resize", "image_size", "depth_attention", "detail", "channel_names", "labels")
 # And in what their images are, where both say so: what a server sends is of other sites' images.
 IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "image_channels")
 
@@ -51,8 +51,8 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
             continue
         if key == "base":
             was, now = (f"{r['backbone']} (weights {r['base'][:12]})" for r in (theirs, ours))
-        elif key == "labels":
-            was, now = (", ".join(r["labels"]) for r in (theirs, ours))
+        elif key in ("labels", "channel_names"):
+            was, now = (", ".join(r[key] or ["grey or colours"]) for r in (theirs, ours))
         else:
             was, now = theirs[key], ours[key]
         raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")

@@ -16,6 +16,7 @@ from ..backbones.frozen import forget
 from ..errors import InputError
 from . import identity
 from .adapter_state import check_identity, forgive_missing_base, keep_adapter_only
+from .mixture import ChannelMixture
 from .slicewise import SliceNetwork
 
 ARGUMENTS = {  # of the constructor, beside those of an adapter's record
@@ -24,6 +25,7 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "image_size": identity.optional(identity.IMAGE_SIZE),
     "depth_attention": identity.FLAG,
     "detail": identity.FLAG,
+    "channel_names": identity.CHANNEL_NAMES,
     "preprocessing": identity.optional(identity.mapping(identity.PREPARATION)),
     "amp": identity.FLAG,
     "checkpointing": identity.FLAG,
@@ -69,6 +71,8 @@ class AdaptedSAM(SliceNetwork):
         detail: bring the encoder's early, fine features to the masks (:mod:`sam_monai.adaptations.detail`).
         checkpointing: keep nothing of the encoder's attention blocks for the backward pass, which computes them again:
             less memory, more time, the same gradients.
+        channel_names: of images of several channels that are no colours, in their order. They are brought to SAM's
+            three by a trained mixture (:mod:`sam_monai.networks.mixture`). ``None``: images are grey or colours.
         preprocessing: how the images were prepared for training; kept in the adapter for inference, not interpreted.
 
     Raises:
@@ -108,6 +112,7 @@ class AdaptedSAM(SliceNetwork):
         detail: bool = False,
         checkpointing: bool = False,
         preprocessing: Mapping[str, Any] | None = None,
+        channel_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         given = {key: getattr(self, key) for key in self.own} | {
@@ -116,6 +121,7 @@ class AdaptedSAM(SliceNetwork):
             "image_size": image_size,
             "depth_attention": depth_attention,
             "detail": detail,
+            "channel_names": channel_names,
             "preprocessing": preprocessing,
             "amp": amp,
             "checkpointing": checkpointing,
@@ -139,6 +145,9 @@ class AdaptedSAM(SliceNetwork):
         else:
             self.told["image_size"] = True
         self.set_backbone(backbone)
+        self.channel_names = None if channel_names is None else tuple(channel_names)
+        if self.channel_names is not None:
+            self.mixture = ChannelMixture(len(self.channel_names)).to(backbone.pixel_mean.device)
         self.set_labels(labels if labels is not None else default_labels)
         self.register_state_dict_post_hook(keep_adapter_only)
         self.register_load_state_dict_pre_hook(check_identity)
@@ -248,5 +257,6 @@ class AdaptedSAM(SliceNetwork):
             "resize": self.backbone.weights.resize,
             "depth_attention": self.depth_attention,
             "detail": self.detail,
+            "channel_names": None if self.channel_names is None else list(self.channel_names),
             "preprocessing": self.preprocessing,
         }

@@ -26,6 +26,7 @@ from ..errors import InputError
 
 LENGTH = 4096  # the same for every adapter: MONAI skips a tensor of another shape in silence
 RUN = re.compile(r"\s*[$@%]|.*[@%][\w.]*#|_\w+_$", re.DOTALL)  # what MONAI's configurations run, look up or act upon
+MOST_CHANNELS = 64  # of an image
 METHODS: dict[str, Any] = {}  # network classes by their method; every subclass of AdaptedSAM enters itself
 
 
@@ -95,17 +96,25 @@ def are_settings(value: Any) -> bool:
 FLAG = one_of(True, False)
 MIRROR = ("turns", "flips", "sides", "none")
 LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
+CHANNEL_NAMES = optional(
+    Field("a list of at least two names, each there once, as in ['T1', 'T2']", lambda v: are_labels(v) and len(v) > 1)
+)
+INTENSITY = one_of("ct", "mr", "picture")
 IMAGE_SIZE = whole(32, LARGEST)
 POSITIVE = number(1e-6, 1e6)
 WINDOW = listed(number(-1e6, 1e6), 2, 2)
 PREPARATION: dict[str, Field] = {
     "spatial_dims": one_of(2, 3),
-    "intensity": one_of("ct", "mr", "picture"),
+    "intensity": Field(
+        f"{INTENSITY.words}, or a list of these, one for each channel",
+        lambda v: INTENSITY.fits(v) or listed(INTENSITY, 2, MOST_CHANNELS).fits(v),
+    ),
     "ct_window": optional(Field("a lower and a higher number", lambda v: WINDOW.fits(v) and v[0] < v[1])),
     "orientation": text("coarsest, a plane, or MONAI's axis codes", "coarsest|axial|coronal|sagittal|[RLAPSI]{3}"),
     "spacing": optional(listed(POSITIVE, 2, 3)),
-    "channels": optional(listed(whole(0, 9999), 1, 3)),
-    "image_channels": optional(one_of(1, 3))._replace(absent=None),  # what is taken of a file: grey, or colours
+    "channels": optional(listed(whole(0, 9999), 1, MOST_CHANNELS)),
+    "image_channels": optional(whole(1, MOST_CHANNELS))._replace(absent=None),  # 1: grey; 3: colours, where not named
+    "channel_names": CHANNEL_NAMES._replace(absent=None),
     "scale": one_of("whole", "patch"),
 }
 COMMON: dict[str, Field] = {
@@ -117,6 +126,7 @@ COMMON: dict[str, Field] = {
     "resize": one_of("pad", "stretch"),
     "depth_attention": FLAG,
     "detail": FLAG._replace(absent=False),
+    "channel_names": CHANNEL_NAMES._replace(absent=None),
     "preprocessing": mapping(PREPARATION),
 }
 COUNT = whole(0, 10**9)

@@ -28,7 +28,7 @@ class PTSAM(AdaptedSAM):
         tokens: decoder prompts of a label, each of width 256. The paper's 8 make 2,048 numbers.
         encoder_prompts: deep prompts of every encoder block; the paper's 8 make 73,728 numbers on ViT-B. 0: none.
         embedding_cache: folder (or cache) where embeddings are kept across runs; ``None``: nowhere. Not used with
-            encoder prompts or depth attention, which change them.
+            encoder prompts, depth attention or channel names, which change them.
         others: see :class:`AdaptedSAM`.
 
     Example:
@@ -55,7 +55,7 @@ class PTSAM(AdaptedSAM):
         self.tokens, self.encoder_prompts = tokens, encoder_prompts
         if isinstance(embedding_cache, str | Path):
             embedding_cache = EmbeddingCache(embedding_cache)
-        changes = encoder_prompts or others.get("depth_attention") or others.get("detail")
+        changes = encoder_prompts or any(map(others.get, ("depth_attention", "detail", "channel_names")))
         self.embedding_cache = None if changes else embedding_cache or None  # False from a command line
         super().__init__(backbone, checkpoint, labels, image_size, **others)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from monai.data import MetaTensor
@@ -21,22 +21,29 @@ def slices_of(tensor: Tensor) -> Tensor:
     return tensor.movedim(4, 1).flatten(0, 1) if tensor.ndim == 5 else tensor
 
 
-def as_slices(image: Tensor) -> Tensor:
-    """An image or volume as three-channel slices (B * D, 3, H, W)."""
+def as_slices(image: Tensor, names: Sequence[str] | None = None) -> Tensor:
+    """An image or volume as slices (B * D, 3, H, W), of grey or colours; or (B * D, C, H, W) of the channels named."""
     if image.ndim not in (4, 5):
         raise InputError(
             f"the network takes (B, C, H, W) or (B, C, H, W, D), got a tensor of shape {tuple(image.shape)}"
         )
-    if image.shape[1] not in (1, 3):
+    if names is not None:
+        if image.shape[1] != len(names):
+            raise InputError(
+                f"the network takes {len(names)} channels ({', '.join(names)}), got {image.shape[1]}: give these, in "
+                "this order"
+            )
+    elif image.shape[1] not in (1, 3):
         raise InputError(
-            f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`"
+            f"the network takes 1 or 3 channels, got {image.shape[1]}: pick or repeat some by the key `channels`, or "
+            "train with `channel_names`"
         )
     if not all(image.shape):
         raise InputError(f"the image is empty: it has the shape {tuple(image.shape)}")
     if isinstance(image, MetaTensor):
         image = image.as_tensor()
     slices = slices_of(image)
-    return slices.expand(-1, 3, -1, -1)
+    return slices if names is not None else slices.expand(-1, 3, -1, -1)
 
 
 def check_values(image: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..adaptations import detail as fine
 from ..backbones.backbone import WIDTH, Backbone
 from ..errors import InputError
+from .mixture import ChannelMixture
 from .slices import as_slices, check_embedding, check_values, from_slices, passes, pieces, slices_of, together
 
 
@@ -31,6 +32,8 @@ class SliceNetwork(nn.Module):
     slices_per_batch: int
     depth_attention: bool
     detail: bool
+    channel_names: tuple[str, ...] | None
+    mixture: ChannelMixture
 
     @property
     def resize(self) -> str:
@@ -69,8 +72,10 @@ class SliceNetwork(nn.Module):
                 yield part, first
                 first += len(part)
             return
-        slices = as_slices(image)
+        slices = as_slices(image, self.channel_names)
         check_values(image)
+        if self.channel_names is not None:
+            slices = self.mixture(slices)
         volume = image.ndim == 5 and self.depth_attention
         depth = image.shape[4] if volume else 1
         if exporting:
@@ -95,8 +100,8 @@ class SliceNetwork(nn.Module):
         """Segment images or volumes.
 
         Args:
-            image: (B, C, H, W) or (B, C, H, W, D), C 1 or 3, values in [0, 1], any size. Rows are what a person sees
-                as rows; depth is the last axis.
+            image: (B, C, H, W) or (B, C, H, W, D), values in [0, 1], any size. C is 1 or 3, or the number of
+                ``channel_names``. Rows are what a person sees as rows; depth is the last axis.
             embedding: what :meth:`encode` gave for this image, to save the encoder.
             point_coords: clicks; this method takes none.
             point_labels: likewise.
@@ -122,7 +127,7 @@ class SliceNetwork(nn.Module):
     ) -> Tensor:
         """Logits, the background's included, where ``decode`` makes those of a part from its embeddings, the number of
         its first slice, and (H, W)."""
-        as_slices(image)
+        as_slices(image, self.channel_names)
         shape = (image.shape[2], image.shape[3])
         with self.autocast(image.device):
             masks = [

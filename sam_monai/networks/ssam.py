@@ -89,6 +89,8 @@ class SSAM(AdaptedSAM):
             raise InputError("a network with depth attention does not merge into a plain SAM, which has none")
         if self.detail:
             raise InputError("a network with a path for detail does not merge into a plain SAM, which has none")
+        if self.channel_names:
+            raise InputError("a network with channels of its own does not merge into a plain SAM, which takes colours")
         with torch.no_grad():
             tokens = self.prompt_tokens()
         return svd.merged_state(self.backbone), dict(zip(self.labels, tokens, strict=True))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..data.channels import FILES
 from ..data.dataset import FORMS, Dataset, dataset_of, shown
 from ..data.folders import understand
 from ..data.load import LoadCased
@@ -32,8 +34,8 @@ def write_dataset(
         folder: in any known form; a `dataset.json` that this function wrote is left out of account.
         labels: names in the order of the masks' values; of folders of masks they choose some. ``None``: as stated or
             found.
-        modality: of the images, such as CT; ``None``: as stated.
-        channel: to take where a case has several files, counted from 0.
+        modality: of the images, such as CT, or of each of several channels, as in "T1,T2"; ``None``: as stated.
+        channel: to take alone where a case has several files, counted from 0.
         output: folder to write to; ``None``: the folder itself.
 
     Returns:
@@ -56,13 +58,14 @@ def write_dataset(
     if known is None:
         raise InputError(f"{source}: has no known form: {FORMS}")
     if modality is not None:
-        known.content["modality"] = {"0": modality}
+        known.content.pop("channel_names", None)
+        known.content["modality"] = {str(i): name.strip() for i, name in enumerate(modality.split(","))}
     dataset = dataset_of(known, names=labels)
-    modalities = known.content.get("modality") or known.content.get("channel_names") or ""
-    if isinstance(modalities, list):
+    modalities = dataset.channels or known.content.get("modality") or known.content.get("channel_names") or ""
+    if isinstance(modalities, list | tuple):
         modalities = {str(i): name for i, name in enumerate(modalities)}
     relative = {
-        part: [{key: os.path.relpath(case[key], out) for key in ("image", "label") if key in case} for case in cases]
+        part: [relative_to(out, case) for case in cases]
         for part, cases in (("training", dataset.training), ("validation", dataset.validation), ("test", dataset.test))
     }
     ignored = (NAME,) if KEY in dataset.training[0] else ()
@@ -76,21 +79,30 @@ def write_dataset(
     with outputs.writing(out / PICTURE) as part:
         draw_cases(dataset, part)
     outputs.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n", target)
+    kinds = dataset.intensity if isinstance(dataset.intensity, str) else ", ".join(dataset.intensity)
     return [
         f"{known.source}: {known.how or 'a dataset.json'}",
         f"labels: {shown(dataset.labels, 200)}",
-        f"intensities: {dataset.intensity} (modality {json.dumps(modalities, ensure_ascii=False)}; --modality CT, MR "
+        f"intensities: {kinds} (modality {json.dumps(modalities, ensure_ascii=False)}; --modality CT, MR "
         "or RGB says another)",
         f"written: {target}",
         f"look at {CASES} of its cases: {out / PICTURE}",
     ]
 
 
+def relative_to(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
+    """A case as a `dataset.json` in a folder lists it."""
+    entry: dict[str, Any] = {key: os.path.relpath(case[key], folder) for key in ("image", "label") if key in case}
+    if FILES in case:
+        entry["image"] = [os.path.relpath(file, folder) for file in case[FILES]]
+    return entry
+
+
 def draw_cases(dataset: Dataset, path: Path) -> None:
     """Draw the first, the middle and the last case, each at the slice in the middle of its labels."""
     cases = [*dataset.training, *dataset.validation]
     chosen = sorted({round(i * (len(cases) - 1) / (CASES - 1)) for i in range(CASES)})
-    load = LoadCased(labels=dataset.labels)
+    load = LoadCased(labels=dataset.labels, channels=[0] if dataset.channels else None)
     rows = []
     for case in (cases[i] for i in chosen):
         loaded = load(case)

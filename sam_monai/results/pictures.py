@@ -46,7 +46,8 @@ class Pictures:
         self.prompted = prompted
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
-        self.load = LoadCased(("image",), (), settings["channels"])
+        channels = settings["channels"] if settings.get("channel_names") is None else [0]  # the first stands for all
+        self.load = LoadCased(("image",), (), channels)
         self.names = names or CaseNames()
         self.written: list[Path] = []
         self.seen: list[tuple[Path, int]] = []  # files with a reference, and their number of dimensions

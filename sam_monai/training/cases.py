@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.channels import FILES
 from ..data.dataset import Dataset, read_dataset
 from ..data.dicom import is_dicom, series_of
 from ..data.mask_folders import is_mask_folder, mask_files
@@ -53,9 +54,14 @@ def file_content(path: Path) -> str:
 
 
 def contents(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Of each case the name of its image, and what image and label hold; without what is not a file."""
+    """Of each case the name of its image, and what image, label and further channels hold; without what is not a
+    file."""
     return [
-        [Path(case["image"]).name, *(content(case[key]) for key in ("image", "label") if key in case)]
+        [
+            Path(case["image"]).name,
+            *(content(case[key]) for key in ("image", "label") if key in case),
+            *(content(file) for file in case.get(FILES, ())[1:]),
+        ]
         for case in cases
         if isinstance(case.get("image"), (str, Path)) and Path(case["image"]).exists()
     ]

@@ -132,7 +132,8 @@ def make_plan(
 
     def measure(size: int) -> Cost:
         built = network_class(default_labels=examined.dataset.labels, image_size=size, **network)
-        shape = (sample[0], 1 if data.channels == 1 else 3, size, size, *sample[1 : data.spatial_dims - 1])
+        channels = data.channels if network.get("channel_names") or data.channels == 1 else 3
+        shape = (sample[0], channels, size, size, *sample[1 : data.spatial_dims - 1])
         return cost_of(built, shape, inferer, loss, device)
 
     size = asked.get("image_size")

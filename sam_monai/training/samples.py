@@ -73,7 +73,8 @@ class ToEncoderSquared(MapTransform):
     def __init__(self, network: AdaptedSAM) -> None:
         super().__init__(("image", "label"))
         self.image_size, self.rule = network.image_size, network.resize
-        self.mean = network.backbone.pixel_mean.cpu()
+        mean = network.backbone.pixel_mean.cpu()
+        self.mean = mean if network.channel_names is None else mean.mean()  # SAM's three are not yet mixed here
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -127,7 +128,11 @@ def training_samples(
             slices,
             network.slices_per_batch,
         )
-    steps: list[Transform] = [NameCase(), LoadCased(keys, labels, settings["channels"]), *preparing(settings, keys)]
+    steps: list[Transform] = [
+        NameCase(),
+        LoadCased(keys, labels, settings["channels"], channel_names=settings.get("channel_names")),
+        *preparing(settings, keys),
+    ]
     if settings["scale"] == "whole":
         steps.append(ToEncoderSquared(network))
     if volume or settings["scale"] == "patch":

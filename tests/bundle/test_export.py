@@ -94,6 +94,22 @@ def test_medsa_by_clicks_and_a_box_to_onnx_takes_any_number_of_clicks(tmp_path):
         same(session.run(None, {"image": x.numpy()} | {k: v.numpy() for k, v in prompts.items()})[0], expected)
 
 
+@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)])
+def test_the_mixture_of_channels_is_in_the_file(tmp_path, suffix):
+    network, twin = trained(PTSAM, channel_names=("T1", "T2", "FLAIR", "PD"))
+    said = export.export(network, tmp_path / f"m{suffix}", (40, 48))
+    assert "(batch, 4, 40, 48)" in said
+    x = image(3, 4, 40, 48)
+    with torch.no_grad():
+        expected = twin(x)
+        if suffix == ".onnx":
+            found = onnx_session(tmp_path / "m.onnx").run(None, {"image": x.numpy()})[0]
+        else:
+            found = torch.export.load(tmp_path / "m.pt2").module()(x)
+        same(np.asarray(found), expected)
+        assert (expected - twin(x.flip(1))).abs().max() > 1e-3 * expected.abs().max()  # each channel has its weight
+
+
 def test_medsa_without_a_prompt_to_pt2_with_all_slices_seeing_each_other(tmp_path):
     network, twin = trained(MedSA)
     said = export.export(network, tmp_path / "m.pt2", (64, 64, 11), channels=1)

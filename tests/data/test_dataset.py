@@ -118,7 +118,11 @@ def test_a_seed_draws_the_same_training_cases_every_time(tmp_path):
         ({"training": {"0": case(0)}}, "training"),
         ({"training": ["a.nii.gz"]}, "entry 0"),
         ({"training": [case(0), {"image": "a.nii.gz"}]}, "entry 1"),
-        ({"training": [{"image": ["t1.nii.gz", "t2.nii.gz"], "label": "l.nii.gz"}]}, "entry 0"),
+        ({"training": [{"image": [], "label": "l.nii.gz"}]}, "entry 0"),
+        ({"training": [{"image": ["t1.nii.gz", 2], "label": "l.nii.gz"}]}, "entry 0"),
+        ({"training": [{"image": ["t1.nii.gz", "t1.nii.gz"], "label": "l.nii.gz"}]}, "lists a file of its image twice"),
+        ({"training": [{"image": "t1.nii.gz", "label": ["l.nii.gz"]}]}, "entry 0"),
+        ({"training": [case(0), {"image": ["t1.nii.gz", "t2.nii.gz"], "label": "l.nii.gz"}]}, r"has 2 file\(s\)"),
         ({"training": [case(0)], "validation": None}, "add a second case"),
         ({"training": [case(10), {**case(9), "image": "imagesTr/../imagesTr/11.nii.gz"}]}, "list others for training"),
         ({"validation": ["a.nii.gz"]}, '"validation"'),
@@ -171,7 +175,7 @@ def test_intensity_follows_the_modality(tmp_path, caplog, text, suffix, intensit
 
 
 @pytest.mark.parametrize(("suffix", "intensity"), [(".PNG", "picture"), (".nii.gz", "mr"), (".nrrd", "mr")])
-@pytest.mark.parametrize("text", [{"0": "OCT"}, {"0": "CT", "1": "MR"}, None])
+@pytest.mark.parametrize("text", [{"0": "OCT"}, "CT or MR", None])
 def test_an_unknown_modality_is_decided_by_the_file_type_and_logged(tmp_path, caplog, text, suffix, intensity):
     with caplog.at_level(logging.INFO):
         assert read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)])).intensity == intensity

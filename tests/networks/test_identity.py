@@ -21,6 +21,7 @@ PREPARATION = {
     "orientation": "coarsest",
     "spacing": [1.0, 1.0, 2.5],
     "channels": [0],
+    "channel_names": None,
     "scale": "whole",
 }
 PLANTED = [
@@ -69,13 +70,13 @@ def planted(record):
     """Records with something planted, each with the key that its refusal names."""
     for key, value in record.items():
         for thing in PLANTED:
-            if thing not in ({}, None) or key != "preprocessing":
+            if thing not in ({}, None) or key not in ("preprocessing", "channel_names"):
                 yield key, {**record, key: thing}
             if isinstance(value, list):
                 yield key, {**record, key: [*value[:-1], thing]}
     for key in PREPARATION:
         for thing in PLANTED:
-            if thing is not None or key not in ("ct_window", "spacing", "channels"):
+            if thing is not None or key not in ("ct_window", "spacing", "channels", "channel_names"):
                 yield key, {**record, "preprocessing": {**PREPARATION, key: thing}}
     for key in ("train", "network_def", "imports", "_target_", "$x", "bundle_root", "dataset_dir"):
         yield key, {**record, key: {"_target_": "os.system"}}

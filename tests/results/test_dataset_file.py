@@ -70,7 +70,10 @@ def test_what_the_command_wrote_it_may_replace_and_nothing_else(tmp_path, capsys
 def test_one_channel_of_nnunets_data_is_a_dataset_beside_it(tmp_path, capsys):
     folder = nnunet(tmp_path / "Dataset001", channels=2)
     before = (folder / "dataset.json").read_text()
-    assert "2 channel files" in failed(capsys, folder, "--output", tmp_path / "one")
+    assert main(["dataset", str(folder), "--output", str(tmp_path / "both")]) == 0
+    both = read_dataset(tmp_path / "both")
+    assert both.channels == ("CT", "T2") and both.intensity == ["ct", "mr"] and check_dataset(both) == []
+    assert [[path[-12:] for path in case["channel_files"]] for case in both.test] == [["_0000.nii.gz", "_0001.nii.gz"]]
     assert "--output" in failed(capsys, folder, "--channel", 1)
     assert main(["dataset", str(folder), "--channel", "1", "--output", str(tmp_path / "one")]) == 0
     dataset = read_dataset(tmp_path / "one")

@@ -19,7 +19,13 @@ SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": [-160, 240], "ori
 
 def network(**options):
     mean = SimpleNamespace(cpu=lambda: torch.zeros(3, 1, 1))
-    known = {"image_size": 32, "resize": "stretch", "depth_attention": False, "slices_per_batch": 8}
+    known = {
+        "image_size": 32,
+        "resize": "stretch",
+        "depth_attention": False,
+        "slices_per_batch": 8,
+        "channel_names": None,
+    }
     return SimpleNamespace(**known | options, backbone=SimpleNamespace(pixel_mean=mean))
 
 

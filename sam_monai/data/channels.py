@@ -1,0 +1,242 @@
+"""Images of several channels that are no colours: how the channels are named, and which files hold them.
+
+A case names its first file under "image", by which everything knows it. All of its files are under :data:`FILES`. Where
+a case does not list them, as when a server gives a path, they are found by their names (:func:`beside`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+from monai.utils import ImageMetaKey
+
+from ..errors import InputError
+from ..networks.identity import MOST_CHANNELS, RUN
+from .affines import TOLERANCE, apart
+from .names import IMAGE_SUFFIXES, stem_of
+from .nifti import FULL_SCALE, has_fourth_axis
+
+FILES = "channel_files"  # of a case: a file for each channel, in their order
+LONGEST_NAME = 60  # of a channel
+
+
+def case_of(image: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """A case with an image of one file, or of a file for each channel."""
+    if isinstance(image, str | Path):
+        return {"image": str(image)}
+    files = [str(file) for file in image]
+    return {"image": files[0], FILES: files} if len(files) > 1 else {"image": files[0]}
+
+
+def stated_names(entry: Any, cases: Sequence[Mapping[str, Any]], colours: bool, source: Path) -> tuple[str, ...]:
+    """Names of the channels of a dataset's images; none where an image is grey or in colour.
+
+    Args:
+        entry: "channel_names" or "modality" of a `dataset.json`.
+        cases: all of them.
+        colours: whether the entry names red, green and blue.
+        source: what errors name.
+
+    Raises:
+        InputError: cases have different numbers of files, or not as many as there are names; or a name is none.
+    """
+    if isinstance(entry, Mapping):
+        numbered = all(str(key).isdecimal() for key in entry)
+        entry = [entry[key] for key in (sorted(entry, key=int) if numbered else entry)]
+    names = [str(name).strip() for name in entry] if isinstance(entry, list | tuple) else []
+    numbers = [len(case.get(FILES, ("",))) for case in cases]
+    odd = next((case for case, number in zip(cases, numbers, strict=True) if number != numbers[0]), None)
+    if odd is not None:
+        raise InputError(
+            f"{source}: the image {odd['image']} has {len(odd.get(FILES, ('',)))} file(s) where that of "
+            f"{cases[0]['image']} has {numbers[0]}; list a file for each channel of every image"
+        )
+    several = numbers[0] if cases else 1
+    if several == 1 and (len(names) < 2 or (colours and len(names) == 3)):
+        return ()
+    if several > 1 and len(names) > 1 and len(names) != several:
+        raise InputError(
+            f"{source}: names the {len(names)} channels {', '.join(names)}, and an image has {several} files, as that "
+            f"of {cases[0]['image']}; name as many"
+        )
+    if several > 1 and len(names) < 2:
+        names = [f"channel {i}" for i in range(several)]
+    if len({name.casefold() for name in names}) < len(names):
+        names = [f"{name} {i}" for i, name in enumerate(names)]
+    for name in names:
+        if not name or len(name) > LONGEST_NAME or not name.isprintable() or RUN.match(name):
+            raise InputError(
+                f"{source}: the channel {name[:80]!r} has no name that can be used; names have 1 to {LONGEST_NAME} "
+                "characters that print, and begin with none of $, @ and %"
+            )
+    if len(names) > MOST_CHANNELS:
+        raise InputError(
+            f"{source}: has {len(names)} channels; up to {MOST_CHANNELS} are taken: choose by key channels"
+        )
+    return tuple(names)
+
+
+def taken(names: Sequence[str], channels: Sequence[int] | None = None) -> list[str] | None:
+    """Names of the channels that enter a network; ``None`` where they are one, or colours.
+
+    Args:
+        names: of a dataset's channels.
+        channels: the key: which of them, in what order; ``None``: all.
+    """
+    if channels is None:
+        return list(names) or None
+    if not names or len(channels) < 2 or len({*channels}) < len(channels):
+        return None
+    if max(channels) >= len(names):
+        raise InputError(f"key channels is {list(channels)}, and there are 0 to {len(names) - 1}: {', '.join(names)}")
+    return [names[i] for i in channels]
+
+
+def kinds_taken(kinds: str | Sequence[str], channels: Sequence[int] | None = None) -> str | list[str]:
+    """What the numbers of the channels are that enter a network; one word where they are all alike.
+
+    Args:
+        kinds: of a dataset's channels, `Dataset.intensity`.
+        channels: as in :func:`taken`.
+    """
+    if isinstance(kinds, str) or channels is None:
+        return kinds if isinstance(kinds, str) else list(kinds)
+    if max(channels) >= len(kinds):
+        raise InputError(f"key channels is {list(channels)}, and the dataset has the channels 0 to {len(kinds) - 1}")
+    chosen = [kinds[i] for i in channels]
+    return chosen if len({*chosen}) > 1 else chosen[0]
+
+
+def refuse_others(
+    names: Sequence[str], channels: Sequence[int] | None, wanted: Sequence[str] | None, source: Path
+) -> None:
+    """Refuse data whose channels are not those of an adapter.
+
+    Args:
+        names: of the data's channels; none: they are not stated, and each file tells.
+        channels: the key.
+        wanted: names of the channels that the network takes; ``None``: grey or colours.
+        source: what errors name.
+    """
+    found = taken(names, channels)
+    if names and found != (None if wanted is None else list(wanted)) and not (wanted is None and channels):
+        raise InputError(
+            f"{source}: its images have the channels {', '.join(found or names)}, and the adapter takes "
+            f"{', '.join(wanted or ['grey images or colours'])}, in this order: give such images, or choose by the key "
+            "channels"
+        )
+
+
+def beside(path: Path, names: Sequence[str], numbers: Sequence[int] | None = None) -> list[Path] | None:
+    """The files of all channels of an image, of which one is given: `a_0000`, `a_0001`, as nnU-Net names them, or
+    `a_T1`, `a_FLAIR`, by the channels' names. ``None`` where the file has no such name.
+
+    Args:
+        path: of any of the files.
+        names: of the channels.
+        numbers: of the channels, where these are not all that there are.
+
+    Raises:
+        InputError: a file is missing; names it.
+    """
+    stem = stem_of(path)
+    known = sorted(names, key=len, reverse=True)
+    by_name = next((m for n in known if (m := re.fullmatch(rf"(.+?[_. -]){re.escape(n)}", stem, re.IGNORECASE))), None)
+    if by_name is not None:
+        wanted = [by_name[1] + name for name in names]
+    elif by_number := re.fullmatch(r"(.+)_\d{4}", stem):
+        wanted = [f"{by_number[1]}_{number:04d}" for number in numbers or range(len(names))]
+    else:
+        return None
+    suffix = path.name[len(stem) :]
+    here = {file.name.casefold(): file for file in path.parent.iterdir()}
+    found = []
+    for name, want in zip(names, wanted, strict=True):
+        file = next((here[f] for s in (suffix, *IMAGE_SUFFIXES) if (f := f"{want}{s}".casefold()) in here), None)
+        if file is None:
+            raise InputError(
+                f"{path.parent / (want + suffix)}: no such file, and it would hold the channel {name} of {path.name}; "
+                f"copy it there (an image has the channels {', '.join(names)})"
+            )
+        found.append(file)
+    return found
+
+
+def files_of(case: Mapping[str, Any], names: Sequence[str] | None, numbers: Sequence[int] | None = None) -> list[str]:
+    """The files of a case's image as far as they are there."""
+    if FILES in case or names is None:
+        return list(case.get(FILES, [case["image"]]))
+    try:
+        return [str(file) for file in beside(Path(case["image"]), names, numbers) or [case["image"]]]
+    except (InputError, OSError):
+        return [case["image"]]
+
+
+def joined(images: Sequence[MetaTensor], files: Sequence[str], path: str) -> MetaTensor:
+    """One image (C, *spatial) of a file for each channel.
+
+    Args:
+        images: of one channel each; three equal ones are one.
+        files: their paths.
+        path: by which the case is known.
+
+    Raises:
+        InputError: a file has several channels, or lies on another grid than the first.
+    """
+    grey: list[torch.Tensor] = []
+    first = images[0]
+    for image, file in zip(images, files, strict=True):
+        if not (image == image[:1]).all():
+            raise InputError(
+                f"{file}: has {len(image)} channels, and it is one of {len(files)} files of a channel each"
+            )
+        if image.shape[1:] != first.shape[1:]:
+            sizes = [" x ".join(str(n) for n in one.shape[1:]) for one in (image, first)]
+            raise InputError(
+                f"{file}: is {sizes[0]}, and {files[0]}, another channel of it, is {sizes[1]}; resample it"
+            )
+        if image.ndim == 4 and (far := apart(first.affine, image.affine, first.shape[1:])) > TOLERANCE:
+            raise InputError(
+                f"{file}: lies up to {far:.3g} voxels from its other channel {files[0]}; resample it onto that grid"
+            )
+        grey.append(image[:1].as_tensor())
+    whole = MetaTensor(torch.cat(grey), meta=dict(first.meta))
+    whole.meta[ImageMetaKey.FILENAME_OR_OBJ] = path
+    if len({image.meta.get(FULL_SCALE) for image in images}) > 1:  # of 8 and of 16 bits: each by its own range
+        whole.meta.pop(FULL_SCALE, None)
+    return whole
+
+
+def in_folders(
+    images: Sequence[Path], names: Sequence[str], numbers: Sequence[int] | None = None
+) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Images of a folder with the files of one image together: the first file of each, and of those that lack a channel
+    the reason.
+
+    Args:
+        images: paths.
+        names: of the channels.
+        numbers: see :func:`beside`.
+    """
+    cases: list[Path] = []
+    unfit: list[tuple[Path, str]] = []
+    seen: set[Path] = set()
+    for path in images:
+        if path in seen:
+            continue
+        try:
+            files = None if os.path.isdir(path) or has_fourth_axis(path) else beside(path, names, numbers)
+        except InputError as error:
+            reason = str(error)
+            if all(reason.partition(":")[0] != other.partition(":")[0] for _, other in unfit):
+                unfit.append((path, reason))  # once for each file that is missing
+            continue
+        seen.update(files or ())
+        cases.append(files[0] if files else path)
+    return cases, unfit

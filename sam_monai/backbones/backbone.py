@@ -18,7 +18,7 @@ ENCODER = "1"  # of what the image encoders compute; raise it where that changes
 LARGEST = 4096  # side in pixels of an encoder's square
 WIDTH = 256  # of the image embedding and of the prompt tokens, in every SAM
 PROMPT_PARTS = ("pe_layer.forward_with_coords", "get_dense_pe", "input_image_size", "point_embeddings",
-                "not_a_point_embed.weight", "no_mask_embed.weight")  # fmt: skip
+                "not_a_point_embed.weight", "no_mask_embed.weight", "mask_downscaling")  # fmt: skip
 DECODER_PARTS = ("iou_token.weight", "mask_tokens.weight", "output_upscaling", "output_hypernetworks_mlps",
                  "transformer.layers", "transformer.norm_final_attn")  # fmt: skip
 
@@ -80,11 +80,12 @@ class Backbone(nn.Module):
         shape: tuple[int, int],
         counted: Tensor | None = None,
         condition: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> Tensor:
         """Mask logits of every image under every prompt, in one pass.
 
         segment-anything's mask decoder takes one image and many prompts; here it is N images and L prompts each.
-        SAM's single-mask output and its dense embedding for "no mask" are used.
+        SAM's single-mask output is used.
 
         Args:
             embedding: (N, 256, h, w), or (N, 768, h, w) with :mod:`~sam_monai.adaptations.detail`.
@@ -92,12 +93,19 @@ class Backbone(nn.Module):
             shape: (H, W) of the image's own grid.
             counted: bool (N, L, T), which tokens take part; ``None``: all.
             condition: (N, L, 256) for the adapters that make their weights from the prompt.
+            masks: (N, L, 4 h, 4 w) mask prompts as logits over the square. NaN: none, which has SAM's own embedding;
+                ``None``: none at all.
 
         Returns:
             float32 logits (N, L, H, W).
         """
         embedding, detail = embedding[:, :WIDTH], embedding[:, WIDTH:]
-        source = embedding + self.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1)
+        dense = self.prompt_encoder.no_mask_embed.weight.view(1, 1, -1, 1, 1)
+        if masks is not None:
+            given = self.prompt_encoder.mask_downscaling(masks.nan_to_num().flatten(0, 1)[:, None])
+            none = masks.isnan().any(3).any(2)[..., None, None, None]
+            dense = torch.where(none, dense, given.unflatten(0, masks.shape[:2]))
+        source = embedding[:, None] + dense
         with torch.autocast(embedding.device.type, enabled=False):
             # In bf16 the position encoding of a cell is off by up to 0.14.
             position = self.prompt_encoder.get_dense_pe()

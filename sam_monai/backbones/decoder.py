@@ -97,7 +97,8 @@ def decode_masks(
 
     Args:
         decoder: after :func:`share_image_tokens`.
-        source: image embedding (N, 256, h, w), the dense prompt's added.
+        source: image embedding with the dense prompt added, (N, 1, 256, h, w), or (N, L, 256, h, w) where each prompt
+            has a dense one of its own.
         position: dense position encoding (1, 256, h, w).
         tokens: sparse prompts (N, L, T, 256).
         counted: bool (N, L, T), which of these tokens the others see; ``None``: all.
@@ -114,7 +115,7 @@ def decode_masks(
     prompts = torch.cat([output.expand(*tokens.shape[:2], -1, -1), tokens], 2)
     if counted is not None:
         counted = torch.cat([counted.new_ones(*counted.shape[:2], len(output)), counted], 2)
-    image, place = (x.to(precision).flatten(2).transpose(1, 2)[:, None].contiguous() for x in (source, position))
+    image, place = (x.to(precision).flatten(3).transpose(2, 3).contiguous() for x in (source, position[:, None]))
     queries = prompts
     for layer in transformer.layers:
         queries, image = layer(queries, image, prompts, place, counted, condition)
@@ -127,7 +128,7 @@ def decode_masks(
     weights = decoder.output_hypernetworks_mlps[0](queries[:, :, 1]).flatten(0, 1)  # (N L, 32)
     with torch.autocast(masks.device.type, enabled=False):
         logits = (weights.float()[:, None] @ masks.flatten(1, -2).float().transpose(1, 2))[:, 0]
-    rows, columns = source.shape[2:]
+    rows, columns = source.shape[3:]
     places = logits.unflatten(1, (rows, columns, 2, 2, 2, 2)).permute(0, 1, 3, 5, 2, 4, 6)
     return places.reshape(*tokens.shape[:2], 4 * rows, 4 * columns)
 

@@ -168,6 +168,11 @@ class AdaptedSAM(SliceNetwork):
                 fine.add_detail(backbone.image_encoder)
         for block in attention_blocks(backbone.image_encoder):
             block.checkpointing = self.checkpointing
+        self.note_frozen()
+
+    def note_frozen(self) -> None:
+        """Note which parameters and buffers of the backbone are frozen, and which modules have others."""
+        backbone = self.backbone
         named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
         self.frozen_keys = frozenset(name for name, tensor in named if not tensor.requires_grad)
         self.adapted_modules = {name.rpartition(".")[0] for name, tensor in named if tensor.requires_grad}

@@ -14,8 +14,17 @@ from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from .base import AdaptedSAM
 from .identity import FLAG, number, whole
-from .prompt_tokens import WIDTHS, check_prompts, in_part, near_clicks, obey_clicks, sparse_prompts
+from .prompt_tokens import (
+    WIDTHS,
+    check_prompts,
+    in_part,
+    near_clicks,
+    obey_clicks,
+    sparse_prompts,
+    to_low_resolution,
+)
 from .resemblance import margins, resemblances
+from .slices import slices_of
 
 GAIN_ON_NEW_IMAGES = 2.0
 
@@ -25,10 +34,10 @@ class MedSA(AdaptedSAM):
 
     Trained: two adapters in every attention block of the image encoder, three in every block of the mask decoder, of
     which the first, HyP-Adpt, has weights made from the prompt; with ``depth_attention`` the attention over slices
-    (SD-Trans); the tokens that stand for each label where there is no prompt; and SAM's five tokens that say what a
-    click or a corner is. Frozen: all else of SAM.
+    (SD-Trans); the tokens that stand for each label where there is no prompt; SAM's five tokens that say what a click
+    or a corner is; and SAM's three small convolutions of a mask prompt. Frozen: all else of SAM.
 
-    Called with clicks or boxes it segments the object they mean, called without it segments the labels.
+    Called with clicks, boxes or a rough mask it segments the object they mean, called without it segments the labels.
 
     Where it departs from the paper: without a prompt each label has eight tokens of its own, as in PTSAM, where the
     paper has none. SAM's tokens of clicks and corners are trained, from where SAM has them, because LiteMedSAM was made
@@ -41,6 +50,8 @@ class MedSA(AdaptedSAM):
         scale: of the adapters beside an MLP.
         hyper_width, hyper_steps: reduced dimension and number of steps of HyP-Adpt; the paper publishes neither.
         thaw_decoder: train the whole mask decoder too, as the paper's public code does. For comparison.
+        mask_prompts: train with masks as prompts, which then refine answers and carry them through a volume. An adapter
+            that is loaded says it itself; those of earlier versions were trained without.
         depth_attention: on by default; makes no difference to images of two axes.
         others: see :class:`AdaptedSAM`.
 
@@ -60,6 +71,7 @@ class MedSA(AdaptedSAM):
         "hyper_width": whole(1, 4096),
         "hyper_steps": whole(1, 64),
         "thaw_decoder": FLAG,
+        "mask_prompts": FLAG._replace(absent=False),
     }
     decayed = ("label_tokens",)
 
@@ -75,11 +87,13 @@ class MedSA(AdaptedSAM):
         hyper_steps: int = 2,
         thaw_decoder: bool = False,
         depth_attention: bool = True,
+        mask_prompts: bool = True,
         **others: Any,
     ) -> None:
         self.ratio, self.scale, self.thaw_decoder = ratio, scale, thaw_decoder
-        self.hyper_width, self.hyper_steps = hyper_width, hyper_steps
+        self.hyper_width, self.hyper_steps, self.mask_prompts = hyper_width, hyper_steps, mask_prompts
         super().__init__(backbone, checkpoint, labels, image_size, depth_attention=depth_attention, **others)
+        self.told["mask_prompts"] = False
 
     def adapt(self) -> None:
         adapters.adapt_image_encoder(self.backbone.image_encoder, self.ratio, self.scale)
@@ -89,6 +103,12 @@ class MedSA(AdaptedSAM):
             decoder.requires_grad_(True)
         self.backbone.prompt_encoder.point_embeddings.requires_grad_(True)
         self.backbone.prompt_encoder.not_a_point_embed.requires_grad_(True)
+        self.backbone.prompt_encoder.mask_downscaling.requires_grad_(self.mask_prompts)
+
+    def adopt(self, record: dict[str, Any]) -> None:
+        super().adopt(record)
+        self.backbone.prompt_encoder.mask_downscaling.requires_grad_(self.mask_prompts)
+        self.note_frozen()
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
@@ -108,8 +128,9 @@ class MedSA(AdaptedSAM):
         automatic: Tensor | None = None,
         part: tuple[int, int] | None = None,
         resemblance: Tensor | None = None,
+        masks: Tensor | None = None,
     ) -> Tensor:
-        """Segment images or volumes, by clicks and boxes or by themselves.
+        """Segment images or volumes, by clicks, boxes and masks or by themselves.
 
         Coordinates are voxels of ``image`` in the order of its axes (i, j[, k]); whole numbers are centres.
 
@@ -125,6 +146,8 @@ class MedSA(AdaptedSAM):
                 whose voxels the prompts are in: so a volume is answered part by part.
             resemblance: of the objects to the labels in the whole volume, the sum of what :meth:`resemblance` gives
                 for its parts. ``None``: that of the image given.
+            masks: (B, 1, *spatial of ``image``) logits of what is known of the object: an earlier answer, a neighbouring
+                slice's, a rough drawing. NaN in a slice: none.
 
         Returns:
             float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else
@@ -133,14 +156,14 @@ class MedSA(AdaptedSAM):
         Raises:
             InputError: shapes that do not fit.
         """
-        if point_coords is None and point_labels is None and boxes is None:
+        if point_coords is None and point_labels is None and boxes is None and masks is None:
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
                 return self.backbone.decode(features, tokens, shape, condition=condition.expand(len(features), -1, -1))
 
             return self.segment(image, embedding, by_labels)
-        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part)
+        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         point_coords = in_part(point_coords, part)
         if resemblance is None:
             resemblance = resemblances(objects, automatic, point_coords, point_labels, boxes)
@@ -156,24 +179,29 @@ class MedSA(AdaptedSAM):
         boxes: Tensor | None,
         automatic: Tensor | None = None,
         part: tuple[int, int] | None = None,
+        masks: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The prompted objects' logits (R, *spatial) as the decoder gives them, and the labels' (B, L + 1, *spatial).
         Arguments as in :meth:`forward`."""
-        count = check_prompts(image, point_coords, point_labels, boxes)
+        count = check_prompts(image, point_coords, point_labels, boxes, masks)
         first, depth = part or (0, image.shape[-1])
         shape = (*image.shape[2:4], depth) if image.ndim == 5 else tuple(image.shape[2:])
         with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels
-            prompts = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes)
+            masked = None if masks is None else ~masks.flatten(1).isnan().all(1)
+            prompts = sparse_prompts(self.backbone, shape, point_coords, point_labels, boxes, masked)
         if image.ndim == 5:
             prompts = [each[:, first : first + image.shape[4]] for each in prompts]
+        if masks is not None:
+            low = to_low_resolution(slices_of(masks), self.backbone)
+            prompts = [*prompts, low.unflatten(0, (count, -1))]
         if count == len(image):
             prompts = [each.flatten(0, 1)[:, None] for each in prompts]
         else:  # (D, objects, ...)
             prompts = [each.transpose(0, 1) for each in prompts]
 
         def prompted(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-            tokens, counted, condition = (each[first : first + features.shape[0]] for each in prompts)
-            return self.backbone.decode(features, tokens, shape, counted, condition)
+            tokens, *others = (each[first : first + features.shape[0]] for each in prompts)
+            return self.backbone.decode(features, tokens, shape, *others)
 
         logits = self.segment(image, embedding, prompted)
         objects = logits[:, 1] if count == len(image) else logits[0, 1:]
@@ -190,10 +218,11 @@ class MedSA(AdaptedSAM):
         point_labels: Tensor | None = None,
         boxes: Tensor | None = None,
         part: tuple[int, int] | None = None,
+        masks: Tensor | None = None,
     ) -> Tensor:
         """:func:`resemblances` of prompted objects in a part of a volume, to be added to those of its other parts.
         Arguments as in :meth:`forward`."""
-        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, None, part)
+        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, None, part, masks)
         return resemblances(objects, automatic, in_part(point_coords, part), point_labels, boxes)
 
     def guided(

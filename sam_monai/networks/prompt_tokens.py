@@ -9,21 +9,28 @@ import torch
 from torch import Tensor
 
 from ..backbones.backbone import Backbone
-from ..backbones.resize import resized_shape
+from ..backbones.resize import resized_shape, to_square
 from ..errors import InputError
 
 WIDTHS = ((1 / 64, 0.5), (1 / 32, 1.0), (1 / 16, 2.0))  # in the plane, of its longer side; and in slices
+CERTAIN = 8.0  # logit of a mask prompt at most
 OBEYED = 1.0  # logit on its side that a click's voxel has at least, once the network answers a user
 APART = 2 / 7  # width of a click's influence, of the distance to the nearest opposite click, which then loses 0.2 %
 ROUNDS = 12
 
 
-def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None) -> int:
+def check_prompts(
+    image: Tensor,
+    point_coords: Tensor | None,
+    point_labels: Tensor | None,
+    boxes: Tensor | None,
+    masks: Tensor | None = None,
+) -> int:
     """Number of objects asked for.
 
     Raises:
         InputError: shapes that do not fit each other or the image, coordinates that are not finite, labels other than
-            -1, 0 and 1, or boxes whose lower corner lies above the upper one.
+            -1, 0 and 1, boxes whose lower corner lies above the upper one, or masks with infinite values.
     """
     dims, checked = image.ndim - 2, not torch.compiler.is_compiling()
     if (point_coords is None) != (point_labels is None):
@@ -50,6 +57,15 @@ def check_prompts(image: Tensor, point_coords: Tensor | None, point_labels: Tens
         if checked and not (ordered | boxes.isnan().all(2)).all():
             raise InputError("a box is its lower corner, then its upper one, in finite numbers; or all NaN for none")
         sizes.append(len(boxes))
+    if masks is not None:
+        if masks.shape[1:] != (1, *image.shape[2:]):
+            raise InputError(
+                f"masks are (B, 1, {', '.join(map(str, image.shape[2:]))}), logits on the image's own grid, "
+                f"not {tuple(masks.shape)}"
+            )
+        if checked and masks.isinf().any():
+            raise InputError("masks hold infinite numbers: they are logits, NaN in a slice without a mask")
+        sizes.append(len(masks))
     if len(set(sizes)) != 1 or (len(image) != 1 and sizes[0] != len(image)):
         raise InputError(
             f"prompts for {sizes} objects do not fit {len(image)} images: one object an image, or several of one image"
@@ -63,13 +79,15 @@ def sparse_prompts(
     point_coords: Tensor | None,
     point_labels: Tensor | None,
     boxes: Tensor | None,
+    masked: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Prompt tokens of every slice of every object, and the prompt that conditions the weights.
 
     A click belongs to the slice that it lies in, a box to the slices between its corners. Beyond a box its corners are
-    a negative click's token without a position. As in SAM, an object without a box has one token more, of padding. What
-    else pads objects and slices to as many tokens as the others have does not count, so no object's answer depends on
-    the prompts of others. A slice with no prompt of its own is conditioned on the nearest slice's.
+    a negative click's token without a position. As in SAM, an object without a box has one token more, of padding,
+    unless a mask is its only prompt. What else pads objects and slices to as many tokens as the others have does not
+    count, so no object's answer depends on the prompts of others. A slice with no prompt of its own is conditioned on
+    the nearest slice's.
 
     Args:
         backbone: whose prompt encoder embeds.
@@ -77,6 +95,7 @@ def sparse_prompts(
         point_coords: (R, N, 2 or 3) in voxels, in the order of the axes.
         point_labels: (R, N): 1, 0, or -1 for padding.
         boxes: (R, M, 4 or 6), lower corner then upper, both inside; NaN for none.
+        masked: bool (R,), which objects have a mask too; ``None``: none.
 
     Returns:
         tokens (R, D, T, 256), which of them count, bool (R, D, T), and what the weights are conditioned on
@@ -84,14 +103,17 @@ def sparse_prompts(
     """
     encoder: Any = backbone.prompt_encoder
     depth = shape[2] if len(shape) == 3 else 1
-    like = point_coords if point_coords is not None else boxes
-    assert like is not None
+    like = next(each for each in (point_coords, boxes, masked) if each is not None)
     padding = encoder.not_a_point_embed.weight[0]
     boxed = torch.zeros(len(like), dtype=torch.bool, device=like.device)
     if boxes is not None:
         boxed = ~boxes.isnan().any(2).all(1)
+    padded = ~boxed
+    if masked is not None:
+        clicked = (point_labels != -1).any(1) if point_labels is not None else torch.zeros_like(boxed)
+        padded = padded & (clicked | ~masked)
     parts = [padding.expand(len(like), depth, 1, -1)]
-    counted = [~boxed[:, None, None].expand(-1, depth, -1)]
+    counted = [padded[:, None, None].expand(-1, depth, -1)]
     real = [torch.zeros_like(counted[0])]
     if point_coords is not None and point_labels is not None:
         points, labels = to_slices(point_coords, point_labels, depth)
@@ -152,6 +174,16 @@ def to_slices(coords: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tenso
     placed = torch.where(own, labels[:, None].expand_as(own), -1).gather(2, order)
     plane = coords[:, None, :, :2].expand(-1, depth, -1, -1).gather(2, order[..., None].expand(-1, -1, -1, 2))
     return plane, placed
+
+
+def to_low_resolution(masks: Tensor, backbone: Backbone) -> Tensor:
+    """Logits (N, 1, H, W) on an image's grid as SAM takes them for mask prompts: (N, 4 h, 4 w) over the encoder's
+    square, at most :data:`CERTAIN` in size, and :data:`CERTAIN` below 0 where the square is padded."""
+    cells = backbone.prompt_encoder.image_embedding_size[0]
+    size: int = 4 * cells  # type: ignore[assignment,operator]
+    with torch.autocast(masks.device.type, enabled=False):
+        square = to_square(masks.float().clamp(-CERTAIN, CERTAIN) + CERTAIN, size, backbone.weights.resize)
+    return square[:, 0] - CERTAIN
 
 
 def to_pixels(coords: Tensor, shape: tuple[int, ...], backbone: Backbone) -> Tensor:

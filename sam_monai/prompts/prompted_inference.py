@@ -1,4 +1,4 @@
-"""Answers to clicks and boxes, and how a volume follows from a few of them."""
+"""The inferer that answers clicks, boxes and masks where an image has some."""
 
 from __future__ import annotations
 
@@ -9,24 +9,19 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from ..errors import InputError
 from ..networks.slices import MOST_BYTES
-from .drawn import Prompts
+from .answering import answered
 from .requests import clicks_of_request
-
-ABSENT = -20.0  # logit of an object that was followed to its end
-PART = 16  # slices of a volume that a prompt is answered for at a time, where the whole would be large
 
 
 class PromptedInference(Inferer):
     """Segments by the prompts given, or without, by another inferer.
 
-    Several objects of an image become one answer. In a volume an object with clicks on some slices and no box is
-    followed from slice to slice: the box about the mask of one is the prompt of the next, until nothing is left of it.
-    Memory is bounded by the volume itself, whatever the number of labels and objects. Each object's answer is the one
-    that it has alone.
+    Several objects of an image become one answer. Each object's is the one that it has alone
+    (:func:`~sam_monai.prompts.answering.answered`). Memory is bounded by the volume itself, whatever the number of
+    labels and objects.
 
     The last image's embedding is kept, so a further click on it costs the decoder alone. It serves only while the
     image's values, the network's settings and every one of its tensors are the same. It is not kept where that cannot
@@ -35,11 +30,10 @@ class PromptedInference(Inferer):
 
     Args:
         automatic: inferer for images without prompts.
-        follow: whether to.
     """
 
-    def __init__(self, automatic: Inferer, follow: bool = True) -> None:
-        self.automatic, self.follow = automatic, follow
+    def __init__(self, automatic: Inferer) -> None:
+        self.automatic = automatic
         self.last: tuple[Tensor, list[Any], list[weakref.ref[Any]], Tensor, Tensor | None] | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
@@ -58,31 +52,15 @@ class PromptedInference(Inferer):
         large = in_parts(inputs, network, len(objects))
         embedding, automatic = self.prepared(inputs, network, large)
         if not large:
-            logits = network(inputs, embedding, automatic=automatic, **prompts)
-            for one, answer in zip(objects, logits[:, 1], strict=True):
-                self.follow_up(network, inputs, embedding, automatic, answer, one)
-            return torch.cat([logits[:1, 0], logits[:, 1]])[None]
+            answers = [answered(network, inputs, embedding, automatic, one) for one in objects]
+            return torch.stack([torch.zeros_like(answers[0]), *answers])[None]
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)
         for number, one in enumerate(objects, 1):
-            answer = by_parts(network, inputs, embedding, one)
-            self.follow_up(network, inputs, embedding, None, answer, one)
+            answer = answered(network, inputs, embedding, None, one)
             found[answer > best] = number
             torch.maximum(best, answer, out=best)
         return found[None, None]
-
-    def follow_up(
-        self,
-        network: Callable[..., Tensor],
-        image: Tensor,
-        embedding: Tensor,
-        automatic: Tensor | None,
-        answer: Tensor,
-        prompts: Prompts,
-    ) -> None:
-        if self.follow and image.ndim == 5 and ("boxes" not in prompts or prompts["boxes"].isnan().all()):
-            clicks = {key: value for key, value in prompts.items() if key != "boxes"}
-            follow(network, image, embedding, automatic, answer, clicks)
 
     def prepared(self, image: Tensor, network: Callable[..., Tensor], large: bool) -> tuple[Tensor, Tensor | None]:
         """Embedding of an image and, if it is not large, the network's answer without a prompt; kept from the last call
@@ -122,52 +100,3 @@ def in_parts(image: Tensor, network: Callable[..., Tensor], objects: int = 1) ->
     """Whether a volume's prompts are answered part by part: its logits, for labels and objects, would be large."""
     labels = len(getattr(network, "module", network).labels)
     return image.ndim == 5 and 4 * image[0, 0].numel() * (labels + objects + 2) > MOST_BYTES
-
-
-def by_parts(network: Callable[..., Tensor], image: Tensor, embedding: Tensor, prompts: Prompts) -> Tensor:
-    """Logits (H, W, D) of one object, the same as from the whole volume at once, made of :data:`PART` slices a time."""
-    module, depth = getattr(network, "module", network), image.shape[4]
-    parts = [(first, slice(first, first + PART)) for first in range(0, depth, PART)]
-    resemblance = sum(
-        module.resemblance(image[..., here], embedding[..., here], part=(first, depth), **prompts)
-        for first, here in tqdm(parts, desc="comparing with the labels", unit="part", leave=False)
-    )
-    logits = torch.empty(image.shape[2:], device=image.device)
-    for first, here in tqdm(parts, desc="answering the prompt", unit="part", leave=False):
-        known = {"part": (first, depth), "resemblance": resemblance}
-        logits[..., here] = network(image[..., here], embedding[..., here], **known, **prompts)[0, 1]
-    return logits
-
-
-def follow(
-    network: Callable[..., Tensor],
-    image: Tensor,
-    embedding: Tensor,
-    automatic: Tensor | None,
-    logits: Tensor,
-    prompts: Prompts,
-) -> None:
-    """In the logits (H, W, D) of one object, answer slices without a positive click anew, in place, from the nearest
-    slice with one outwards: each by the box about its neighbour's mask, and negative clicks of its own."""
-    coords, labels = prompts["point_coords"][0], prompts["point_labels"][0]
-    at = coords[:, 2].round().int()
-    seeds = sorted(set(at[labels == 1].tolist()))
-    if not seeds:
-        return
-    nearest = {k: min(seeds, key=lambda seed: abs(seed - k)) for k in range(logits.shape[2])}
-    for k in sorted(set(nearest) - set(seeds), key=lambda k: abs(k - nearest[k])):
-        neighbour = k + (1 if k < nearest[k] else -1)
-        inside = (logits[..., neighbour] > 0).nonzero()
-        if not len(inside):
-            logits[..., k] = ABSENT
-            continue
-        corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
-        slice_prompts = {"boxes": torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]}
-        own = (at == k) & (labels == 0)
-        if own.any():
-            plane = coords[own] * torch.tensor([1, 1, 0], device=coords.device)  # alone, the slice is number 0
-            slice_prompts |= {"point_coords": plane[None], "point_labels": labels[own][None]}
-        here = slice(k, k + 1)
-        known = None if automatic is None else automatic[..., here]
-        answer = network(image[..., here], embedding[..., here], automatic=known, **slice_prompts)
-        logits[..., k] = answer[0, 1, ..., 0]

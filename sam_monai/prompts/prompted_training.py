@@ -12,14 +12,19 @@ from torch import Tensor, nn
 
 from ..data.unlabelled import UNLABELLED
 from .drawn import corrective_click, draw_prompts, pick_object
+from .rough_masks import draw_mask
+
+MASKED = 0.3  # of the draws begin with a rough mask alone
+REFINED = 0.75  # of the corrections are given with the answer that they correct
 
 
 class PromptedTraining(Inferer):
     """The trainer's inferer: answers every batch without a prompt and, from the same embedding, with drawn ones.
 
     An object an image is drawn, and a kind of prompt; then up to ``corrections`` times a click is added where the
-    answer was wrong, and the last answer counts (Med-SA's training). This is done several times a batch, because a
-    prompt costs the decoder alone.
+    answer was wrong, and the last answer counts (Med-SA's training). A network that takes masks as prompts gets rough
+    ones in some draws, and with most corrections the answer that they correct. This is done several times a batch,
+    because a prompt costs the decoder alone.
 
     Args:
         labels: number of foreground labels.
@@ -37,18 +42,24 @@ class PromptedTraining(Inferer):
         ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean, 1 on them
         and unlabelled where the label is."""
         rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
-        embedding = getattr(network, "module", network).encode(inputs)
+        module: Any = getattr(network, "module", network)
+        embedding = module.encode(inputs)
         automatic = network(inputs, embedding)
         known = automatic.detach()
         unlabelled = label == UNLABELLED
         objects, answers = [], []
         for _ in range(self.draws):
             target = pick_object(label, rng, self.labels)
-            prompts = draw_prompts(target, rng)
+            masked = module.mask_prompts and rng.rand() < MASKED
+            prompts = draw_mask(target, rng) if masked else draw_prompts(target, rng)
+            if module.mask_prompts and not masked:  # with no mask too every trained layer takes part, as DDP asks for
+                prompts["masks"] = torch.full_like(inputs[:, :1], torch.nan)
             for _ in range(rng.randint(self.corrections + 1)):
                 with torch.no_grad():
                     answer = network(inputs, embedding.detach(), automatic=known, **prompts)
                 prompts = corrective_click(target, (answer[:, 1:] > 0) & ~unlabelled, prompts)
+                if module.mask_prompts and rng.rand() < REFINED:
+                    prompts["masks"] = answer[:, 1:]
             objects.append(target.to(label.dtype).masked_fill(unlabelled, UNLABELLED))
             answers.append(network(inputs, embedding, automatic=known, **prompts))
         return {

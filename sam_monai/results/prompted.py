@@ -22,7 +22,8 @@ from ..inference.outputs import Outputs
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
 from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
-from ..prompts.prompted_inference import by_parts, follow, in_parts
+from ..prompts.answering import answered
+from ..prompts.prompted_inference import in_parts
 from .tables import write_table
 
 AUTOMATIC = "no prompt"
@@ -53,18 +54,13 @@ def answers(
     """
 
     def ask(prompts: Prompts) -> Tensor:
-        if automatic is None:
-            return by_parts(network, image, embedding, prompts)[None, None]
-        return network(image, embedding, automatic=automatic, **prompts)[:, 1:]
+        return answered(network, image, embedding, automatic, prompts)[None, None]
 
     for name, draw in ASKED.items():
         for _ in range(DRAWS[name]):
             yield name, (ask(draw(mask, rng)) > 0) & known
     if image.ndim == 5:
-        prompts = draw_clicks(mask, rng, 1, share=0.0)
-        logits = ask(prompts)[0, 0]
-        follow(network, image, embedding, automatic, logits, prompts)
-        yield ONE_SLICE, (logits > 0)[None, None] & known
+        yield ONE_SLICE, (ask(draw_clicks(mask, rng, 1, share=0.0)) > 0) & known
     prompts = draw_box(mask, rng, 0.5)
     for clicks in range(max(CORRECTIONS) + 1):
         answer = (ask(prompts) > 0) & known

@@ -226,7 +226,7 @@ class AdaptedSAM(SliceNetwork):
         adapting, decayed, others, detail = [], [], [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                adapts = name.startswith("backbone.") and "prompt_encoder" not in name
+                adapts = name.startswith("backbone.") and ("prompt_encoder" not in name or "mask_downscaling" in name)
                 if ".detail." in name:
                     detail.append(parameter)
                 else:

@@ -1,4 +1,4 @@
-"""Prompts from training to inference: drawn, read from a file, followed through a volume."""
+"""Prompts from training to inference: drawn, read from a file, answered."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import MedSA
 from sam_monai.inference import pipeline
-from sam_monai.prompts import prompted_inference as prompted
-from sam_monai.prompts.prompted_inference import PromptedInference, by_parts, follow
+from sam_monai.prompts import answering, prompted_inference
+from sam_monai.prompts.answering import by_parts
+from sam_monai.prompts.prompted_inference import PromptedInference
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
 from sam_monai.prompts.requests import prompts_beside, read_prompts, with_prompts
 from sam_monai.training.losses import SoftmaxDiceFocalLoss
@@ -60,49 +61,6 @@ def test_the_same_seed_draws_the_same_prompts(network):
     assert torch.equal(*answers)
 
 
-class Bright:
-    """Answers a box by what is bright inside of it, and a click by the square about it."""
-
-    labels = ("bright",)
-
-    def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None, automatic=None):
-        inside = torch.zeros_like(image, dtype=torch.bool)
-        if boxes is not None:
-            i0, j0, k0, i1, j1, k1 = boxes[0, 0].int().tolist()
-            inside[..., i0 - 1 : i1 + 2, j0 - 1 : j1 + 2, k0 : k1 + 1] = True
-        elif point_coords is not None:
-            for i, j, k in point_coords[0].int().tolist():
-                inside[..., i - 2 : i + 3, j - 2 : j + 3, k] = True
-        mask = torch.where(inside & (image > 0.5), 5.0, -5.0)
-        return torch.cat([torch.zeros_like(mask), mask], 1)
-
-    def encode(self, image):
-        return image
-
-
-def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends():
-    """A bright bar that moves by a voxel a slice, from slice 2 to 6, and another one that is never touched."""
-    volume = torch.zeros(1, 1, 20, 20, 9)
-    for k in range(2, 7):
-        volume[..., 6 + k - 2 : 9 + k - 2, 8:11, k] = 1
-    bar = volume > 0.5
-    volume[..., 1:3, 1:3, :] = 1
-    prompts = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])}
-    network = Bright()
-    first = network(volume, volume, **prompts)[0, 1]
-    follow(network, volume, volume, volume, first, prompts)
-    assert torch.equal(first > 0, bar[0, 0])
-    corrected = {"point_coords": torch.tensor([[[9.0, 9.0, 5.0], [18.0, 18.0, 3.0]]]),
-                 "point_labels": torch.tensor([[1, 0]])}  # fmt: skip
-    seed = network(volume, volume, corrected["point_coords"][:, :1], corrected["point_labels"][:, :1])[0, 1]
-    follow(network, volume, volume, volume, seed, corrected)
-    assert torch.equal(seed > 0, bar[0, 0])
-    logits = PromptedInference(SimpleInferer())(volume, network, **prompts)
-    assert torch.equal(logits.argmax(1, keepdim=True) == 1, bar)
-    alone = PromptedInference(SimpleInferer(), follow=False)(volume, network, **prompts)
-    assert (alone.argmax(1) == 1).any((0, 1, 2)).tolist() == [k == 4 for k in range(9)]
-
-
 def test_several_objects_become_one_label_map(network):
     x = image(1, 1, 30, 30)
     prompts = {"point_coords": torch.tensor([[[5.0, 5.0]], [[20.0, 20.0]]]), "point_labels": torch.ones(2, 1).long()}
@@ -134,11 +92,11 @@ def test_a_volume_answered_in_parts_has_the_same_answer(network, monkeypatch, pr
         embedding = network.encode(volume)
         whole = network(volume, embedding, **prompts)[:, 1]
         followed = PromptedInference(SimpleInferer())(volume, network, **prompts).argmax(1, keepdim=True)
-        monkeypatch.setattr(prompted, "PART", 3)
+        monkeypatch.setattr(answering, "PART", 3)
         for k, one in enumerate(whole):
             parts = by_parts(network, volume, embedding, {key: value[k : k + 1] for key, value in prompts.items()})
             torch.testing.assert_close(parts, one, atol=1e-4, rtol=1e-4)
-        monkeypatch.setattr(prompted, "MOST_BYTES", 0)
+        monkeypatch.setattr(prompted_inference, "MOST_BYTES", 0)
         labels = PromptedInference(SimpleInferer())(volume, network, **prompts)
     assert labels.dtype == torch.int16 and followed.any()
     assert (labels == followed).float().mean() > 0.999

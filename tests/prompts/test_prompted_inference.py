@@ -94,8 +94,9 @@ def test_a_network_built_in_inference_mode_answers():
         assert not torch.equal(inferer(image(1, 1, 30, 30), network, **CLICK), first)
 
 
-@pytest.mark.parametrize("follow", [True, False])
-def test_each_object_has_the_answer_that_it_has_alone_whatever_the_volumes_size(network, monkeypatch, follow):
+@pytest.mark.parametrize("mask_prompts", [True, False])
+def test_each_object_has_the_answer_that_it_has_alone_whatever_the_volumes_size(network, monkeypatch, mask_prompts):
+    network.mask_prompts = mask_prompts
     perturb(network)
     volume = image(1, 1, 32, 30, 5)
     coords = torch.tensor([[[9.0, 9, 1], [14, 11, 3]], [[20.0, 5, 4], [0, 0, 0]], [[25.0, 25, 0], [3, 20, 0]]])
@@ -104,7 +105,7 @@ def test_each_object_has_the_answer_that_it_has_alone_whatever_the_volumes_size(
 
         def ask(k):
             prompts = {"point_coords": coords[k], "point_labels": labels[k]}
-            return PromptedInference(SimpleInferer(), follow)(volume, network, **prompts)
+            return PromptedInference(SimpleInferer())(volume, network, **prompts)
 
         alone = [ask([k])[0, 1] for k in range(3)]
         together = ask([0, 1, 2])

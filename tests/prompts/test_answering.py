@@ -1,0 +1,145 @@
+"""An object's answer is a function of the list of its prompts; clicks refine it, and masks carry it through volumes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from network_tester import LABELS, image, perturb, tiny_backbone
+
+from sam_monai import MedSA
+from sam_monai.prompts.answering import answered, follow, numbered, stages
+from sam_monai.prompts.prompted_inference import PromptedInference
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    network = MedSA(tiny_backbone(), labels=LABELS, amp=False).eval()
+    perturb(network)
+    return network
+
+
+class Bright:
+    """Answers a box by what is bright inside of it, a click by the square about it, and a mask by what is bright in it
+    and a voxel around."""
+
+    labels = ("bright",)
+
+    def __init__(self, mask_prompts):
+        self.mask_prompts, self.asked = mask_prompts, []
+
+    def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None, automatic=None,
+                 part=(0, 0), resemblance=None, masks=None):  # fmt: skip
+        self.asked.append({"clicks": None if point_labels is None else int((point_labels != -1).sum()), "masks": masks})
+        inside = torch.zeros_like(image, dtype=torch.bool)
+        if masks is not None:
+            known = torch.nn.functional.max_pool2d((masks[0].movedim(3, 1) > 0).float(), 3, 1, 1)
+            inside |= known.movedim(1, 3)[None] > 0
+        if boxes is not None:
+            i0, j0, k0, i1, j1, k1 = boxes[0, 0].int().tolist()
+            inside[..., i0 - 1 : i1 + 2, j0 - 1 : j1 + 2, k0 : k1 + 1] = True
+        elif point_coords is not None:
+            for (i, j, k), label in zip(point_coords[0].int().tolist(), point_labels[0].tolist(), strict=True):
+                if label == 1 and 0 <= k - part[0] < image.shape[4]:
+                    inside[..., i - 2 : i + 3, j - 2 : j + 3, k - part[0]] = True
+        mask = torch.where(inside & (image > 0.5), 5.0, -5.0)
+        return torch.cat([torch.zeros_like(mask), mask], 1)
+
+    def encode(self, image):
+        return image
+
+
+def bar():
+    """A bright bar that moves by a voxel a slice, from slice 2 to 6, and another one that is never touched."""
+    volume = torch.zeros(1, 1, 20, 20, 9)
+    for k in range(2, 7):
+        volume[..., 6 + k - 2 : 9 + k - 2, 8:11, k] = 1
+    mask = volume > 0.5
+    volume[..., 1:3, 1:3, :] = 1
+    return volume, mask[0, 0]
+
+
+@pytest.mark.parametrize("mask_prompts", [True, False])
+def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends(mask_prompts):
+    volume, mask = bar()
+    automatic = torch.cat([torch.zeros_like(volume), volume], 1)
+    prompts = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0], [18.0, 18, 3]]]), "point_labels": torch.tensor([[1, 0]])}
+    network = Bright(mask_prompts)
+    logits = torch.where(mask, 5.0, -5.0)
+    logits[..., [k for k in range(9) if k != 4]] = 3.0  # to be answered anew
+    follow(network, volume, volume, automatic, logits, {4}, prompts)
+    assert torch.equal(logits > 0, mask)
+    assert [call["clicks"] for call in network.asked].count(1) == 1  # the negative click, in its slice
+    answer = PromptedInference(SimpleInferer())(volume, Bright(mask_prompts), **prompts)
+    assert torch.equal(answer.argmax(1)[0] == 1, mask)
+
+
+def test_the_mask_of_a_slice_is_the_prompt_of_the_next():
+    volume, _ = bar()
+    network, automatic = Bright(True), torch.cat([torch.zeros_like(volume), volume], 1)
+    prompts = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])}
+    logits = answered(network, volume, volume, automatic, prompts)
+    first, *others = network.asked
+    assert first["masks"] is None and [call["clicks"] for call in others] == [None] * 6
+    passed_on = [call["masks"][0, 0, ..., 0] for call in others]
+    assert all(any(torch.equal(mask, logits[..., k]) for k in range(9)) for mask in passed_on)
+
+
+@pytest.mark.parametrize("shape", [(24, 20), (24, 20, 5)])
+@pytest.mark.parametrize("box", [True, False])
+def test_any_order_of_undo_and_redo_gives_the_same_mask(network, shape, box):
+    coords = torch.tensor([[[9.0, 9, 2], [14, 11, 2], [20, 3, 2], [5, 17, 1], [12, 12, 2]]])[..., : len(shape)]
+    labels = torch.tensor([[1, 0, 1, 1, 0]])
+    corners = torch.tensor([[[4.0, 4, 1, 18, 16, 3]]])[..., [a for a in range(6) if a % 3 < len(shape)]]
+    x, fixed = image(1, 1, *shape), {"boxes": corners} if box else {}
+
+    def ask(inferer, count):
+        with torch.no_grad():
+            return inferer(x, network, point_coords=coords[:, :count], point_labels=labels[:, :count], **fixed)
+
+    expected = {count: ask(PromptedInference(SimpleInferer()), count) for count in (1, 2, 3, 5)}
+    inferer = PromptedInference(SimpleInferer())
+    for count in (1, 2, 3, 2, 1, 5, 3, 5, 2):
+        assert torch.equal(ask(inferer, count), expected[count])
+    assert not torch.equal(expected[1], expected[2]) and not torch.equal(expected[3], expected[5])
+
+
+def test_a_click_refines_the_answer_to_those_before_it(network, monkeypatch):
+    """The mask prompt of three clicks is the answer to two, whose own is that to one, whose own is that to the box."""
+    x = image(1, 1, 30, 30)
+    coords, labels = torch.tensor([[[9.0, 9.0], [20.0, 4.0], [15.0, 25.0]]]), torch.tensor([[1, 0, 1]])
+    box = torch.tensor([[[4.0, 4.0, 20.0, 20.0]]])
+    with torch.no_grad():
+        embedding, automatic = network.encode(x), network(x)
+        expected = network(x, embedding, automatic=automatic, boxes=box)
+        for count in (1, 2, 3):
+            clicks = {"point_coords": coords[:, :count], "point_labels": labels[:, :count]}
+            expected = network(x, embedding, automatic=automatic, boxes=box, masks=expected[:, 1:], **clicks)
+        prompts = {"point_coords": coords, "point_labels": labels, "boxes": box}
+        found = answered(network, x, embedding, automatic, prompts)
+        plain = network(x, embedding, automatic=automatic, **prompts)[0, 1]
+    torch.testing.assert_close(found, expected[0, 1], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "alone", "shown"),
+    [([1], False, [1]), ([1], True, [0, 1]), ([1, 0, 1, -1], False, [1, 2, 4]), ([-1], False, [0]), ([-1], True, [0]),
+     ([1] * 1000, False, [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024])],
+)  # fmt: skip
+def test_many_clicks_cost_a_few_answers(network, labels, alone, shown):
+    prompts = {"point_coords": torch.zeros(1, len(labels), 2), "point_labels": torch.tensor([labels])}
+    assert stages(network, numbered(prompts), alone) == shown
+
+
+def test_a_correction_of_a_box_reaches_the_slices_near_it_and_no_others(network):
+    volume = image(1, 1, 24, 20, 14)
+    box = {"boxes": torch.tensor([[[4.0, 4, 0, 18, 16, 13]]])}
+    click = {"point_coords": torch.tensor([[[9.0, 9, 2]]]), "point_labels": torch.tensor([[0]])}
+    with torch.no_grad():
+        embedding, automatic = network.encode(volume), network(volume)
+        before = answered(network, volume, embedding, automatic, box)
+        after = answered(network, volume, embedding, automatic, {**box, **click})
+    changed = (before != after).flatten(0, 1).any(0)
+    assert changed[:7].all() and not changed[7:].any()

@@ -8,16 +8,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from matplotlib.path import Path as Outline
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch import Tensor
 
 from ..errors import InputError
+from .rough_masks import signed_distance
 from .schema import Object, check_objects, read_objects
 
 SUFFIX = ".prompts.json"
 CLICKS = {"foreground": 1, "background": 0}
+DRAWN = ("scribbles", "lasso")
+LASSO_SLOPE = 2.0  # logits a voxel, from the line inwards
 
 
 def prompts_beside(path: str | Path) -> Path:
@@ -58,10 +63,11 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
 
 
 class KeepClicks(Transform):
-    """Leaves the clicks of a MONAI Label request with the image, which alone reaches the inferer."""
+    """Leaves the clicks, scribbles and lasso of a MONAI Label request with the image, which alone reaches the
+    inferer."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        clicks = {key: data[key] for key in CLICKS if key in data and data[key] not in (None, [], "")}
+        clicks = {key: data[key] for key in (*CLICKS, *DRAWN) if key in data and data[key] not in (None, [], "")}
         if clicks:
             data["image"].meta["clicks"] = clicks
         return data
@@ -71,7 +77,7 @@ def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
     """Keyword arguments of the network for the clicks that :class:`KeepClicks` left with an image (C, *spatial).
 
     MONAI Label gives ``foreground`` and ``background`` as lists of voxels (i, j, k) of the image's file; of a picture,
-    (column, row).
+    (column, row). ``scribbles`` and ``lasso`` are as in a prompts file, with voxels likewise.
 
     Raises:
         InputError: points that do not fit the image.
@@ -83,15 +89,30 @@ def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
     if not all(isinstance(clicks.get(key, []), list) for key in CLICKS):
         raise InputError(f"{where}: foreground and background are lists of points, as in [[40, 52, 7]]")
     points = [point for key in CLICKS for point in clicks.get(key, [])]
-    if image.ndim == 3:  # some viewers add a slice to a picture's points
-        points = [point[1::-1] if isinstance(point, list) and len(point) in (2, 3) else point for point in points]
+    drawn = {key: clicks[key] for key in DRAWN if key in clicks}
+    if image.ndim == 3:
+        points = by_rows(points)
+        drawn = {key: by_rows(value) for key, value in drawn.items()}
     labels = [value for key, value in CLICKS.items() for _ in clicks.get(key, [])]
-    objects = check_objects([{"points": points, "labels": labels}], image.ndim - 1, where)
+    objects = check_objects([{"points": points, "labels": labels, **drawn}], image.ndim - 1, where)
     return prompts_on_grid(objects, image, where)
 
 
+def by_rows(points: Any) -> Any:
+    """Points (column, row) of a picture, or of the paths of scribbles, as (row, column). Some viewers add a slice to
+    them. What is neither stays as it is."""
+    if isinstance(points, dict):
+        return {key: by_rows(value) for key, value in points.items()}
+    if not isinstance(points, list):
+        return points
+    if len(points) in (2, 3) and not any(isinstance(one, list | dict) for one in points):
+        return points[1::-1]
+    return [by_rows(one) for one in points]
+
+
 def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Tensor]:
-    """Keyword arguments of the network for objects with ``points``, ``labels`` and ``box`` in voxels of the file.
+    """Keyword arguments of the network for objects with ``points``, ``labels``, ``box`` and ``lasso`` in voxels
+    of the file.
 
     Args:
         objects: as :func:`sam_monai.prompts.schema.check_objects` gives them.
@@ -122,6 +143,12 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
             f"{tuple(image.shape[1:])} after loading; give voxels of the file, from 0 on"
         )
     prompts = {}
+    if any("lasso" in one for one in objects):
+        prompts["masks"] = torch.full((len(objects), 1, *image.shape[1:]), torch.nan)
+        for i, one in enumerate(objects):
+            if "lasso" in one:
+                corners_of_lasso = move(torch.tensor(one["lasso"], dtype=torch.float32))
+                inside_lasso(corners_of_lasso, prompts["masks"][i, 0], f"{path}: the lasso of object {i + 1}")
     if (kinds != -1).any():
         prompts |= {"point_coords": coords, "point_labels": kinds}
     if not corners.isnan().all():
@@ -146,6 +173,31 @@ def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, whi
     thin = upper < lower
     corners = torch.stack([torch.where(thin, middle, lower), torch.where(thin, middle, upper)])
     return corners.clamp(torch.zeros(len(size)), size - 1.0).flatten()
+
+
+def inside_lasso(corners: Tensor, out: Tensor, which: str) -> None:
+    """Write into ``out`` (*spatial), in the slice of the lasso, logits that are positive inside of it.
+
+    Args:
+        corners: of the lasso's polygon (N, dims) in voxels of ``out``.
+
+    Raises:
+        InputError: the lasso holds no voxel, or does not lie in one slice as the network sees the volume.
+    """
+    plane = out
+    if out.ndim == 3:
+        at = corners[:, 2]
+        if at.max() - at.min() > 1:
+            raise InputError(f"{which} does not lie in one slice of the volume, in the plane that the network sees")
+        k = int(at.mean().round())
+        if not 0 <= k < out.shape[2]:
+            raise InputError(f"{which} lies outside the image, whose grid is {tuple(out.shape)} after loading")
+        plane = out[..., k]
+    voxels = np.stack(np.mgrid[: plane.shape[0], : plane.shape[1]], 2).reshape(-1, 2)
+    inside = Outline(corners[:, :2].numpy()).contains_points(voxels).reshape(tuple(plane.shape))
+    if not inside.any():
+        raise InputError(f"{which} holds no voxel of the image, whose grid is {tuple(out.shape)} after loading")
+    plane.copy_(torch.as_tensor(LASSO_SLOPE * signed_distance(inside[..., None])[..., 0]))
 
 
 def to_network_grid(image: MetaTensor) -> Any:

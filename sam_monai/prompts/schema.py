@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from ..files import parse_json
 
 EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
-KEYS = ("points", "labels", "box")
+SCRIBBLE = '{"path": [[38, 50, 7], [44, 55, 7]], "label": 1}'
+KEYS = ("points", "labels", "box", "scribbles", "lasso")
 MOST_BYTES = 2**24  # of a file
 MOST_CLICKS = 10_000  # of all objects, each with as many as the one with the most
+OF_A_SCRIBBLE, APART = 8, 4.0  # clicks at most, and voxels from one to the next at least
 LARGEST = 2**24  # coordinate; beyond it float32 does not hold every voxel
 
 Object = dict[str, list]
@@ -43,7 +47,8 @@ def read_objects(path: Path, dims: int) -> list[Object]:
 
 
 def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
-    """Objects with ``points``, ``labels`` and ``box``, each of which may be missing.
+    """Objects with ``points``, ``labels``, ``box`` and ``lasso``, of which the last two may be missing. Scribbles have
+    become points.
 
     Args:
         objects: of JSON.
@@ -64,7 +69,7 @@ def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
 def check_object(one: Any, dims: int, where: str) -> Object:
     remedy = f"write it like {EXAMPLE}"
     if not isinstance(one, dict):
-        raise InputError(f"{where} is no object with points or a box; {remedy}")
+        raise InputError(f"{where} is no object with points, a box, scribbles or a lasso; {remedy}")
     unknown_key(one, KEYS, where)
     points, labels, box = one.get("points", []), one.get("labels", []), one.get("box", [])
     if not isinstance(points, list) or not all(are_voxels(point, dims) for point in points):
@@ -73,15 +78,53 @@ def check_object(one: Any, dims: int, where: str) -> Object:
         raise InputError(f"{where}: its labels are no list of the whole numbers 1 (on it) and 0 (beside it); {remedy}")
     if len(points) != len(labels):
         raise InputError(f"{where}: has {len(points)} points and {len(labels)} labels; give each point a label")
+    for path, label in check_scribbles(one.get("scribbles", []), dims, where):
+        drawn = along(path)
+        points, labels = points + drawn, labels + [label] * len(drawn)
+    found = {"points": points, "labels": labels}
+    if "lasso" in one:
+        found["lasso"] = check_lasso(one["lasso"], dims, where)
     if "box" not in one:
-        if not points:
-            raise InputError(f"{where}: has neither points nor a box; {remedy}")
-        return {"points": points, "labels": labels}
+        if not points and "lasso" not in one:
+            raise InputError(f"{where}: has neither points nor a box, a scribble or a lasso; {remedy}")
+        return found
     if not are_voxels(box, 2 * dims):
         raise InputError(f"{where}: its box is no list of {2 * dims} finite numbers; {remedy}")
     if any(low > high for low, high in zip(box[:dims], box[dims:], strict=True)):
         raise InputError(f"{where}: its box {box} has its corners swapped; give the lower corner first on every axis")
-    return {"points": points, "labels": labels, "box": box}
+    return {**found, "box": box}
+
+
+def check_scribbles(scribbles: Any, dims: int, where: str) -> list[tuple[list, int]]:
+    """Path and label of each scribble."""
+    if not isinstance(scribbles, list):
+        raise InputError(f"{where}: its scribbles are no list; give them like [{SCRIBBLE}]")
+    for one in scribbles:
+        if not isinstance(one, dict) or set(one) != {"path", "label"}:
+            raise InputError(f"{where}: a scribble is no object with a path and a label; give it like {SCRIBBLE}")
+        path = one["path"]
+        if not isinstance(path, list) or not path or not all(are_voxels(point, dims) for point in path):
+            raise InputError(f"{where}: a scribble's path is no list of voxels with {dims} finite numbers each")
+        if type(one["label"]) is not int or one["label"] not in (0, 1):
+            raise InputError(f"{where}: a scribble's label is neither 1 (on the object) nor 0 (beside it)")
+    return [(one["path"], one["label"]) for one in scribbles]
+
+
+def check_lasso(lasso: Any, dims: int, where: str) -> list:
+    """A polygon's corners."""
+    if not isinstance(lasso, list) or len(lasso) < 3 or not all(are_voxels(point, dims) for point in lasso):
+        raise InputError(f"{where}: its lasso is no list of three or more voxels with {dims} finite numbers each")
+    return lasso
+
+
+def along(path: list) -> list:
+    """Places at equal distances along a path of voxels, :data:`APART` or more, from its one end to the other; at most
+    :data:`OF_A_SCRIBBLE` of them."""
+    corners = np.asarray(path, float)
+    passed = np.concatenate([[0.0], np.linalg.norm(np.diff(corners, axis=0), axis=1).cumsum()])
+    count = min(OF_A_SCRIBBLE, 1 + int(passed[-1] / APART))
+    at = np.linspace(0, passed[-1], count) if count > 1 else passed[-1:] / 2
+    return np.stack([np.interp(at, passed, axis) for axis in corners.T], 1).tolist()
 
 
 def are_voxels(numbers: Any, count: int) -> bool:

@@ -10,9 +10,9 @@ import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..networks.slices import MOST_BYTES
 from .answering import answered
+from .patches import cut_out, in_patch, patch_about
 from .requests import clicks_of_request
 
 
@@ -20,8 +20,8 @@ class PromptedInference(Inferer):
     """Segments by the prompts given, or without, by another inferer.
 
     Several objects of an image become one answer. Each object's is the one that it has alone
-    (:func:`~sam_monai.prompts.answering.answered`). Memory is bounded by the volume itself, whatever the number of
-    labels and objects.
+    (:func:`~sam_monai.prompts.answering.answered`). Where the network was trained on patches, that is the answer in
+    the patch about the object. Memory is bounded by the volume itself, whatever the number of labels and objects.
 
     The last image's embedding is kept, so a further click on it costs the decoder alone. It serves only while the
     image's values, the network's settings and every one of its tensors are the same. It is not kept where that cannot
@@ -38,28 +38,34 @@ class PromptedInference(Inferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
         """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial). Of a volume whose logits
-        would be large the labels alone are kept, int16 (1, 1, H, W, D), as :mod:`sam_monai.inference.slabs` does.
+        would be large, and where the network sees patches, the labels alone are kept, int16 (1, 1, *spatial), as
+        :mod:`sam_monai.inference.slabs` does.
 
         Without prompts those that :class:`sam_monai.prompts.requests.KeepClicks` left with the image count.
         """
         prompts = prompts or {k: v.to(inputs.device) for k, v in clicks_of_request(inputs[0]).items()}
         if not prompts:
             return self.automatic(inputs, network, *args)
-        if isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer):
-            raise InputError("prompts are answered for the whole image: an adapter trained with scale patch takes none")
+        patches = isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer)
         count = len(next(iter(prompts.values())))
         objects = [{key: value[k : k + 1] for key, value in prompts.items()} for k in range(count)]
-        large = in_parts(inputs, network, len(objects))
-        embedding, automatic = self.prepared(inputs, network, large)
-        if not large:
+        if not patches and not in_parts(inputs, network, count):
+            embedding, automatic = self.prepared(inputs, network, False)
             answers = [answered(network, inputs, embedding, automatic, one) for one in objects]
             return torch.stack([torch.zeros_like(answers[0]), *answers])[None]
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)
         for number, one in enumerate(objects, 1):
-            answer = answered(network, inputs, embedding, None, one)
-            found[answer > best] = number
-            torch.maximum(best, answer, out=best)
+            rows, columns = slice(0, inputs.shape[2]), slice(0, inputs.shape[3])
+            if patches:
+                rows, columns = patch_about(one, inputs.shape[2:], getattr(network, "module", network).image_size)
+            image, own = cut_out(inputs, (rows, columns)), in_patch(one, (rows, columns))
+            embedding, automatic = self.prepared(image, network, in_parts(image, network, count))
+            answer = answered(network, image, embedding, automatic, own)
+            before, numbers = best[rows, columns], found[rows, columns]  # views, without what lies beyond the image
+            answer = answer[: before.shape[0], : before.shape[1]]
+            numbers[answer > before] = number
+            torch.maximum(before, answer, out=before)
         return found[None, None]
 
     def prepared(self, image: Tensor, network: Callable[..., Tensor], large: bool) -> tuple[Tensor, Tensor | None]:

@@ -63,8 +63,8 @@ def test_a_file_of_a_thousand_million_points_is_not_even_read(tmp_path):
 @pytest.mark.parametrize(
     ("one", "said"),
     [
-        ([], "no object with points or a box"),
-        (None, "no object with points or a box"),
+        ([], "no object with points, a box"),
+        (None, "no object with points, a box"),
         ({}, "neither points nor a box"),
         ({"points": [], "labels": []}, "neither points nor a box"),
         ({"points": [[1, 2]], "lables": [1]}, "did you mean 'labels'"),

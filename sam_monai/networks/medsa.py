@@ -146,8 +146,8 @@ class MedSA(AdaptedSAM):
                 whose voxels the prompts are in: so a volume is answered part by part.
             resemblance: of the objects to the labels in the whole volume, the sum of what :meth:`resemblance` gives
                 for its parts. ``None``: that of the image given.
-            masks: (B, 1, *spatial of ``image``) logits of what is known of the object: an earlier answer, a neighbouring
-                slice's, a rough drawing. NaN in a slice: none.
+            masks: (B, 1, *spatial of ``image``) logits of what is known of the object: an earlier answer, that of a
+                neighbouring slice, a rough drawing. NaN in a slice: none.
 
         Returns:
             float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else

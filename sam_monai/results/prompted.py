@@ -21,8 +21,8 @@ from ..errors import InputError
 from ..inference.outputs import Outputs
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
-from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from ..prompts.answering import answered
+from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from ..prompts.prompted_inference import in_parts
 from .tables import write_table
 

@@ -56,8 +56,8 @@ def answered(network: Network, image: Tensor, embedding: Tensor, automatic: Tens
 
 def in_volume(network: Network, image: Tensor, embedding: Tensor, automatic: Tensor | None, prompts: Prompts) -> Tensor:
     depth, whole = image.shape[4], boxed(prompts)
-    known = prompts.get("masks", torch.full((1, 1, *image.shape[2:]), torch.nan, device=image.device)).clone()
-    drawn = set((~known[0, 0].isnan()).flatten(0, 1).all(0).nonzero().flatten().tolist())
+    masks = prompts.get("masks")
+    drawn = set() if masks is None else set((~masks[0, 0, 0, 0].isnan()).nonzero().flatten().tolist())
     at, kinds = clicks_of(prompts)
     seeds = drawn | {k for k, kind in zip(at, kinds, strict=True) if kind == 1 and 0 <= k < depth}
     numbers = numbered(prompts)
@@ -67,6 +67,9 @@ def in_volume(network: Network, image: Tensor, embedding: Tensor, automatic: Ten
             follow(network, image, embedding, automatic, logits, seeds, prompts)
         return logits
     logits = torch.full(image.shape[2:], ABSENT, device=image.device)
+    for k in drawn if masks is not None else ():
+        logits[..., k] = masks[0, 0, ..., k]
+    known = set(drawn)
     counts = {k: sum(i == k and kind != -1 for i, kind in zip(at, kinds, strict=True)) for k in seeds | set(at)}
     before = 0
     for count in stages(network, numbers, whole or bool(drawn)):
@@ -76,10 +79,11 @@ def in_volume(network: Network, image: Tensor, embedding: Tensor, automatic: Ten
         live = [k for k in live if 0 <= k < depth] if whole else [k for k in live if k in seeds]
         shown = first_clicks(prompts, numbers, count)
         for first, last in runs(live):
-            masks = known[..., first:last]
-            given = shown if masks.isnan().all() else {**shown, "masks": masks}
+            before_them = logits[None, None, ..., first:last].clone()
+            before_them[..., [k - first for k in range(first, last) if k not in known]] = torch.nan
+            given = shown if known.isdisjoint(range(first, last)) else {**shown, "masks": before_them}
             logits[..., first:last] = on_slices(network, image, embedding, automatic, given, first, last)
-            known[0, 0, ..., first:last] = logits[..., first:last]
+            known.update(range(first, last))
         before = count
     if not whole:
         follow(network, image, embedding, automatic, logits, seeds, prompts)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..networks.slices import MOST_BYTES
 from .answering import answered
 from .patches import cut_out, in_patch, patch_about
-from .requests import clicks_of_request
+from .requests import clicks_of_request, lasso_as_mask
 
 
 class PromptedInference(Inferer):
@@ -51,11 +51,12 @@ class PromptedInference(Inferer):
         objects = [{key: value[k : k + 1] for key, value in prompts.items()} for k in range(count)]
         if not patches and not in_parts(inputs, network, count):
             embedding, automatic = self.prepared(inputs, network, False)
-            answers = [answered(network, inputs, embedding, automatic, one) for one in objects]
+            answers = [answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)) for one in objects]
             return torch.stack([torch.zeros_like(answers[0]), *answers])[None]
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)
         for number, one in enumerate(objects, 1):
+            one = lasso_as_mask(one, inputs)
             rows, columns = slice(0, inputs.shape[2]), slice(0, inputs.shape[3])
             if patches:
                 rows, columns = patch_about(one, inputs.shape[2:], getattr(network, "module", network).image_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from matplotlib.path import Path as Outline
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import InputError
 from .rough_masks import signed_distance
@@ -144,11 +145,11 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
         )
     prompts = {}
     if any("lasso" in one for one in objects):
-        prompts["masks"] = torch.full((len(objects), 1, *image.shape[1:]), torch.nan)
-        for i, one in enumerate(objects):
-            if "lasso" in one:
-                corners_of_lasso = move(torch.tensor(one["lasso"], dtype=torch.float32))
-                inside_lasso(corners_of_lasso, prompts["masks"][i, 0], f"{path}: the lasso of object {i + 1}")
+        lassos = [move(torch.tensor(one.get("lasso", []), dtype=torch.float32).reshape(-1, dims)) for one in objects]
+        for i, lasso in enumerate(lassos):
+            if len(lasso):
+                inside_lasso(lasso, image.shape[1:], f"{path}: the lasso of object {i + 1}")
+        prompts["lasso"] = pad_sequence(lassos, batch_first=True, padding_value=torch.nan)
     if (kinds != -1).any():
         prompts |= {"point_coords": coords, "point_labels": kinds}
     if not corners.isnan().all():
@@ -175,29 +176,41 @@ def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, whi
     return corners.clamp(torch.zeros(len(size)), size - 1.0).flatten()
 
 
-def inside_lasso(corners: Tensor, out: Tensor, which: str) -> None:
-    """Write into ``out`` (*spatial), in the slice of the lasso, logits that are positive inside of it.
+def inside_lasso(corners: Tensor, shape: Sequence[int], which: str = "a lasso") -> tuple[Tensor, int]:
+    """Logits (H, W) that are positive inside of a lasso, and the number of its slice, 0 in a picture.
 
     Args:
-        corners: of the lasso's polygon (N, dims) in voxels of ``out``.
+        corners: of its polygon (N, dims) in the image's voxels.
+        shape: of the image.
 
     Raises:
         InputError: the lasso holds no voxel, or does not lie in one slice as the network sees the volume.
     """
-    plane = out
-    if out.ndim == 3:
+    k = 0
+    if len(shape) == 3:
         at = corners[:, 2]
+        k = int(at.mean().round())
         if at.max() - at.min() > 1:
             raise InputError(f"{which} does not lie in one slice of the volume, in the plane that the network sees")
-        k = int(at.mean().round())
-        if not 0 <= k < out.shape[2]:
-            raise InputError(f"{which} lies outside the image, whose grid is {tuple(out.shape)} after loading")
-        plane = out[..., k]
-    voxels = np.stack(np.mgrid[: plane.shape[0], : plane.shape[1]], 2).reshape(-1, 2)
-    inside = Outline(corners[:, :2].numpy()).contains_points(voxels).reshape(tuple(plane.shape))
+        if not 0 <= k < shape[2]:
+            raise InputError(f"{which} lies outside the image, whose grid is {tuple(shape)} after loading")
+    voxels = np.stack(np.mgrid[: shape[0], : shape[1]], 2).reshape(-1, 2)
+    inside = Outline(corners[:, :2].cpu().numpy()).contains_points(voxels).reshape(tuple(shape[:2]))
     if not inside.any():
-        raise InputError(f"{which} holds no voxel of the image, whose grid is {tuple(out.shape)} after loading")
-    plane.copy_(torch.as_tensor(LASSO_SLOPE * signed_distance(inside[..., None])[..., 0]))
+        raise InputError(f"{which} holds no voxel of the image, whose grid is {tuple(shape)} after loading")
+    return torch.as_tensor(LASSO_SLOPE * signed_distance(inside[..., None])[..., 0], dtype=torch.float32), k
+
+
+def lasso_as_mask(prompts: dict[str, Tensor], image: Tensor) -> dict[str, Tensor]:
+    """One object's prompts with its lasso as a mask on the grid of an image (1, C, *spatial)."""
+    found = {key: value for key, value in prompts.items() if key != "lasso"}
+    if "lasso" in prompts and not prompts["lasso"].isnan().all():
+        corners = prompts["lasso"][0]
+        plane, k = inside_lasso(corners[~corners.isnan().any(1)], image.shape[2:])
+        masks = torch.full((1, 1, *image.shape[2:]), torch.nan, device=image.device)
+        (masks[..., k] if image.ndim == 5 else masks).copy_(plane)
+        found["masks"] = masks
+    return found
 
 
 def to_network_grid(image: MetaTensor) -> Any:

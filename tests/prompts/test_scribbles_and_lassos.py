@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 
 from sam_monai import InputError
 from sam_monai.inference import pipeline
-from sam_monai.prompts.requests import KeepClicks, clicks_of_request, prompts_beside, read_prompts
+from sam_monai.prompts.requests import KeepClicks, clicks_of_request, lasso_as_mask, prompts_beside, read_prompts
 from sam_monai.prompts.schema import along, check_objects
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,
@@ -46,8 +46,10 @@ def test_a_lasso_of_a_file_is_a_mask_in_its_slice_after_turning(tmp_path):
     objects = [{"lasso": lasso}, {"points": [[3, 3, 3]], "labels": [1]}]
     prompts_beside(path).write_text(json.dumps({"objects": objects}))
     loaded = pipeline.preprocessing((), SETTINGS)({"image": str(path)})["image"]
-    masks = read_prompts(prompts_beside(path), loaded)["masks"]
-    assert masks.shape == (2, 1, *loaded.shape[1:]) and masks[1].isnan().all()
+    prompts = read_prompts(prompts_beside(path), loaded)
+    with_lasso, without = (lasso_as_mask({"lasso": one[None]}, loaded[None]) for one in prompts["lasso"])
+    masks = with_lasso["masks"]
+    assert masks.shape == (1, 1, *loaded.shape[1:]) and not without
     given = ~masks[0, 0].isnan()
     assert given.flatten(0, 1).any(0).sum() == 1 and torch.equal(masks[0, 0] > 0, torch.as_tensor(loaded[0] > 0.5))
 
@@ -57,7 +59,7 @@ def test_a_request_draws_on_a_picture_by_columns_and_rows():
     request = {"image": image, "lasso": [[j, i] for i, j in SQUARE], "scribbles": [{"path": [[2, 9]], "label": 0}]}
     kept = copy.deepcopy(request["scribbles"])
     prompts = clicks_of_request(KeepClicks()(request)["image"])
-    inside = prompts["masks"][0, 0] > 0
+    inside = lasso_as_mask(prompts, image[None])["masks"][0, 0] > 0
     assert inside[9, 8] and inside[13, 8] and not inside[8, 13] and not inside[2, 8]
     assert prompts["point_coords"].tolist() == [[[9, 2]]] and prompts["point_labels"].tolist() == [[0]]
     assert clicks_of_request(image)["point_coords"].tolist() == [[[9, 2]]]  # asked again

@@ -23,7 +23,7 @@ from .prompt_tokens import (
     sparse_prompts,
     to_low_resolution,
 )
-from .resemblance import margins, resemblances
+from .resemblance import likeness, margins, resemblances
 from .slices import slices_of
 
 GAIN_ON_NEW_IMAGES = 2.0
@@ -255,12 +255,10 @@ class MedSA(AdaptedSAM):
             resemblance: (R, L, 5) of :func:`resemblances`.
             point_coords, point_labels: of the R objects, as in :meth:`forward`.
         """
-        common, found, there, held, clicks = resemblance.unbind(2)
-        likeness = 2 * common / (found + there).clamp(min=1e-5)
-        likeness = torch.where(clicks > 0, (likeness + held / clicks.clamp(min=1)) / 2, likeness)
-        most = likeness.amax(1, keepdim=True).clamp(min=1e-5)
+        alike = likeness(resemblance)
+        most = alike.amax(1, keepdim=True).clamp(min=1e-5)
         gains = self.label_gains if self.training else GAIN_ON_NEW_IMAGES * self.label_gains
-        weights = gains * most * (likeness / most) ** 4
+        weights = gains * most * (alike / most) ** 4
         weights = weights.reshape(*weights.shape, *[1] * (prompted.ndim - 1))
         answer = prompted + (weights * margins(automatic.detach())).sum(1)
         if point_coords is not None and point_labels is not None:

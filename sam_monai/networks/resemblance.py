@@ -44,3 +44,11 @@ def resemblances(
         on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
     share = (at_clicks(there, point_coords) * on).sum(2)
     return torch.stack([*sums, share, on.sum(2).expand_as(common)], 2)
+
+
+def likeness(resemblance: Tensor) -> Tensor:
+    """How much objects are like labels (R, L), from 0 to 1, by the sums of :func:`resemblances`: the soft Dice of the
+    two, and where there are clicks and no box its mean with the label's share in the positive clicks."""
+    common, found, there, held, clicks = resemblance.unbind(2)
+    dice = 2 * common / (found + there).clamp(min=1e-5)
+    return torch.where(clicks > 0, (dice + held / clicks.clamp(min=1)) / 2, dice)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..networks.prompt_tokens import in_part
-from ..networks.resemblance import resemblances
 from .drawn import Prompts
 
 ABSENT = -20.0  # logit of an object that was followed to its end
 PART = 16  # slices of a volume that a prompt is answered for at a time, where the whole would be large
-REACH = 4  # slices to either side of a click in which it corrects the answer to a box
 
 Network = Callable[..., Tensor]
 
@@ -23,12 +20,9 @@ Network = Callable[..., Tensor]
 def answered(network: Network, image: Tensor, embedding: Tensor, automatic: Tensor | None, prompts: Prompts) -> Tensor:
     """Logits (*spatial) of one object. They depend on the image and the list of the object's prompts alone.
 
-    A click refines what is there. The answer to n clicks of a slice has as its mask prompt the answer to the first 1,
-    2, 4, 8, ... of them, the largest of these numbers below n. Where there is a box or a mask, the first answer is the
-    one to it alone. So many clicks cost a few passes of the decoder more than one, and what is undone leaves no trace.
-
-    In a volume a box is answered in all slices, and clicks correct it up to :data:`REACH` slices away. Without a box
-    the slices with a positive click or a mask are answered, and the object is followed from them: :func:`follow`.
+    In a picture, and in a slice of a volume, a click refines what is there: :func:`click_by_click`. In a volume an
+    object with a box is answered in all slices. Without a box it is followed from the slices with a positive click or a
+    mask: :func:`follow`.
 
     A network that was trained without mask prompts answers all of the prompts at once.
 
@@ -41,61 +35,65 @@ def answered(network: Network, image: Tensor, embedding: Tensor, automatic: Tens
     """
     if "masks" in prompts and prompts["masks"].isnan().all():
         prompts = {key: value for key, value in prompts.items() if key != "masks"}
-    if image.ndim == 5:
-        return in_volume(network, image, embedding, automatic, prompts)
-    masks, answer = prompts.get("masks"), automatic
-    numbers = numbered(prompts)
-    for count in stages(network, numbers, "masks" in prompts or boxed(prompts)):
-        shown = first_clicks(prompts, numbers, count)
-        shown = shown if masks is None else {**shown, "masks": masks}
-        answer = network(image, embedding, automatic=automatic, **shown)
-        masks = answer[:, 1:]
-    assert answer is not None
-    return answer[0, 1]
+    numbers, boxed = numbered(prompts), "boxes" in prompts and not bool(prompts["boxes"].isnan().all())
+    if image.ndim == 4:
 
+        def ask_picture(shown: Prompts) -> Tensor:
+            return network(image, embedding, automatic=automatic, **shown)[:, 1:]
 
-def in_volume(network: Network, image: Tensor, embedding: Tensor, automatic: Tensor | None, prompts: Prompts) -> Tensor:
-    depth, whole = image.shape[4], boxed(prompts)
-    masks = prompts.get("masks")
-    drawn = set() if masks is None else set((~masks[0, 0, 0, 0].isnan()).nonzero().flatten().tolist())
+        return click_by_click(network, ask_picture, prompts, numbers, boxed or "masks" in prompts)[0, 0]
+    depth = image.shape[4]
+    logits = on_slices(network, image, embedding, automatic, prompts, 0, depth)
+    masks, drawn = prompts.get("masks"), set[int]()
+    if masks is not None:
+        drawn = set((~masks[0, 0, 0, 0].isnan()).nonzero().flatten().tolist())
     at, kinds = clicks_of(prompts)
+    clicked = [k for k, kind in zip(at, kinds, strict=True) if kind != -1 and 0 <= k < depth]
+    for k in sorted(set(clicked)):
+        alone = boxed or k in drawn
+        if clicked.count(k) + alone < 2 or not takes_masks(network):
+            continue
+
+        def ask_slice(shown: Prompts, k: int = k) -> Tensor:
+            return on_slices(network, image, embedding, automatic, shown, k, k + 1)[None, None]
+
+        own = {key: value for key, value in prompts.items() if key != "masks"}
+        if masks is not None and k in drawn:
+            own["masks"] = masks[..., k : k + 1]
+        here = numbers * (torch.tensor(at) == k)  # the clicks of other slices are shown from the first
+        logits[..., k] = click_by_click(network, ask_slice, own, here, alone)[0, 0, ..., 0]
     seeds = drawn | {k for k, kind in zip(at, kinds, strict=True) if kind == 1 and 0 <= k < depth}
-    numbers = numbered(prompts)
-    if not takes_masks(network) or not (whole or seeds):
-        logits = on_slices(network, image, embedding, automatic, prompts, 0, depth)
-        if seeds and not whole:
-            follow(network, image, embedding, automatic, logits, seeds, prompts)
-        return logits
-    logits = torch.full(image.shape[2:], ABSENT, device=image.device)
-    for k in drawn if masks is not None else ():
-        logits[..., k] = masks[0, 0, ..., k]
-    known = set(drawn)
-    counts = {k: sum(i == k and kind != -1 for i, kind in zip(at, kinds, strict=True)) for k in seeds | set(at)}
-    before = 0
-    for count in stages(network, numbers, whole or bool(drawn)):
-        live = {k for k, most in counts.items() if most > before} if count else drawn
-        if whole:
-            live = {near for k in live for near in range(k - REACH, k + REACH + 1)} if count else range(depth)
-        live = [k for k in live if 0 <= k < depth] if whole else [k for k in live if k in seeds]
-        shown = first_clicks(prompts, numbers, count)
-        for first, last in runs(live):
-            before_them = logits[None, None, ..., first:last].clone()
-            before_them[..., [k - first for k in range(first, last) if k not in known]] = torch.nan
-            given = shown if known.isdisjoint(range(first, last)) else {**shown, "masks": before_them}
-            logits[..., first:last] = on_slices(network, image, embedding, automatic, given, first, last)
-            known.update(range(first, last))
-        before = count
-    if not whole:
+    if seeds and not boxed:
         follow(network, image, embedding, automatic, logits, seeds, prompts)
     return logits
 
 
+def click_by_click(
+    network: Network, ask: Callable[[Prompts], Tensor], prompts: Prompts, numbers: Tensor, alone: bool
+) -> Tensor:
+    """The last of several answers, each refining the one before it.
+
+    The answer to n clicks has as its mask prompt the answer to the first 1, 2, 4, 8, ... of them, the largest of these
+    numbers below n. Where there is a box or a mask, the first answer is the one to it ``alone``. So many clicks cost a
+    few passes of the decoder more than one, and what is undone leaves no trace.
+
+    Args:
+        network: what is asked.
+        ask: prompts to logits (1, 1, *spatial).
+        prompts: of the object.
+        numbers: of the clicks (N,), from 1 on; 0 for what is not to be counted.
+        alone: whether there is a box or a mask.
+    """
+    masks, answer = prompts.get("masks"), None
+    for count in stages(network, numbers, alone):
+        shown = first_clicks(prompts, numbers, count)
+        answer = masks = ask(shown if masks is None else {**shown, "masks": masks})
+    assert answer is not None
+    return answer
+
+
 def takes_masks(network: Network) -> bool:
     return bool(getattr(network, "module", network).mask_prompts)  # type: ignore[attr-defined]
-
-
-def boxed(prompts: Prompts) -> bool:
-    return "boxes" in prompts and not bool(prompts["boxes"].isnan().all())
 
 
 def clicks_of(prompts: Prompts) -> tuple[list[int], list[int]]:
@@ -136,14 +134,6 @@ def first_clicks(prompts: Prompts, numbers: Tensor, count: int) -> Prompts:
         kept = (numbers <= count).to(shown["point_labels"].device)
         shown["point_labels"] = shown["point_labels"].masked_fill(~kept, -1)
     return shown
-
-
-def runs(slices: Iterable[int]) -> Iterator[tuple[int, int]]:
-    """Slices as runs of neighbours (first, last), the last exclusive."""
-    ordered = sorted(slices)
-    starts = [k for k in ordered if k - 1 not in set(ordered)] if ordered else []
-    ends = [k + 1 for k in ordered if k + 1 not in set(ordered)] if ordered else []
-    yield from zip(starts, ends, strict=True)
 
 
 def on_slices(
@@ -200,43 +190,23 @@ def follow(
     prompts: Prompts,
 ) -> None:
     """In the logits (H, W, D) of one object, answer the slices beyond the ``seeds`` anew, in place, from the nearest
-    seed outwards, until nothing is left of the object.
-
-    What a slice passes on is its mask, or the box about it where the network was trained without mask prompts. To that
-    come a slice's own negative clicks, and how much the object was like each label in the slices answered before.
-    """
-    depth = image.shape[4]
+    seed outwards: each by the box about its neighbour's mask, and negative clicks of its own."""
     coords, labels = prompts.get("point_coords"), prompts.get("point_labels")
     at, kinds = clicks_of(prompts)
-    masks_too = takes_masks(network)
-
-    def label_answers(k: int) -> Tensor:
-        here = slice(k, k + 1)
-        return network(image[..., here], embedding[..., here]) if automatic is None else automatic[..., here]
-
-    def likeness(k: int, known: Tensor) -> Tensor:
-        return resemblances(logits[None, ..., k : k + 1], known, in_part(coords, (k, depth)), labels, None)
-
-    alike = sum(likeness(k, label_answers(k)) for k in sorted(seeds)) if masks_too else None
-    nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(depth)}
+    nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
     for k in sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k])):
-        neighbour = logits[..., k + (1 if k < nearest[k] else -1)]
-        inside = (neighbour > 0).nonzero()
+        neighbour = k + (1 if k < nearest[k] else -1)
+        inside = (logits[..., neighbour] > 0).nonzero()
         if not len(inside):
             logits[..., k] = ABSENT
             continue
-        known = label_answers(k)
-        given: dict[str, Any] = {"automatic": known}
-        if masks_too:
-            given |= {"masks": neighbour[None, None, ..., None], "resemblance": alike}
-        else:
-            corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
-            given["boxes"] = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
+        corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
+        given = {"boxes": torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]}
         own = [i for i, place in enumerate(at) if place == k and kinds[i] == 0]
         if own and coords is not None and labels is not None:
             plane = coords[:, own] * torch.tensor([1, 1, 0], device=coords.device)  # alone, the slice is number 0
             given |= {"point_coords": plane, "point_labels": labels[:, own]}
         here = slice(k, k + 1)
-        logits[..., k] = network(image[..., here], embedding[..., here], **given)[0, 1, ..., 0]
-        if alike is not None:
-            alike = alike + likeness(k, known)
+        known = None if automatic is None else automatic[..., here]
+        answer = network(image[..., here], embedding[..., here], automatic=known, **given)
+        logits[..., k] = answer[0, 1, ..., 0]

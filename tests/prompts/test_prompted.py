@@ -48,8 +48,8 @@ def test_a_training_step_answers_with_and_without_a_prompt_from_one_embedding(ne
     loss = PromptedLoss(SoftmaxDiceFocalLoss())(answers, label)
     loss.backward()
     grads = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
-    # which clicks and corners take part is drawn
-    assert all(grad is not None and grad.any() for name, grad in grads.items() if "point_embeddings" not in name)
+    # which clicks, corners and masks take part is drawn
+    assert all(grad is not None and grad.any() for name, grad in grads.items() if "prompt_encoder" not in name)
 
 
 def test_the_same_seed_draws_the_same_prompts(network):

@@ -50,7 +50,7 @@ class MedSA(AdaptedSAM):
         scale: of the adapters beside an MLP.
         hyper_width, hyper_steps: reduced dimension and number of steps of HyP-Adpt; the paper publishes neither.
         thaw_decoder: train the whole mask decoder too, as the paper's public code does. For comparison.
-        mask_prompts: train with masks as prompts, which then refine answers and carry them through a volume. An adapter
+        mask_prompts: train with masks as prompts, by which clicks then refine answers click by click. An adapter
             that is loaded says it itself; those of earlier versions were trained without.
         depth_attention: on by default; makes no difference to images of two axes.
         others: see :class:`AdaptedSAM`.

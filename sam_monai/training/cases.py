@@ -103,7 +103,7 @@ def evaluation_cases(
             'list other cases under "validation" in dataset.json'
         )
     if kept != dataset.validation:
-        logger.warning("evaluated are the %d cases %s: %s", len(kept), why, names(kept))
+        logger.warning("evaluated: %d case(s) %s: %s", len(kept), why, names(kept))
     chosen = [case["image"] for case in kept]
     return dataclasses.replace(
         dataset,

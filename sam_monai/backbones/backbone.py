@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from .checkpoint_files import load_into, read_state
 from .decoder import decode_masks, share_image_tokens
 from .frozen import FrozenLinear
 from .parts import require
 from .resize import from_square, to_square
-from .weights import KNOWN_WEIGHTS, Weights, content_hash, load_into, locate, read_state
+from .weights import KNOWN_WEIGHTS, Weights, content_hash, locate
 
 ENCODER = "1"  # of what the image encoders compute; raise it where that changes, and kept embeddings are made anew
 LARGEST = 4096  # side in pixels of an encoder's square

@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..backbones.weights import read_state
+from ..backbones.checkpoint_files import read_state
 from ..errors import InputError
 from ..files import save_aside, write_aside
 from . import identity

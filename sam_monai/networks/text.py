@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..backbones.weights import KnownFile, load_into, locate, read_state
+from ..backbones.checkpoint_files import load_into, read_state
+from ..backbones.weights import KnownFile, locate
 from ..errors import InputError
 
 if TYPE_CHECKING:  # torch is imported where it is first needed: the command line asks for names before anything else

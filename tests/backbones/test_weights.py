@@ -9,15 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from sam_monai.backbones.weights import (
-    KNOWN_WEIGHTS,
-    content_hash,
-    describe_state,
-    file_sha256,
-    load_into,
-    locate,
-    read_state,
-)
+from sam_monai.backbones.checkpoint_files import describe_state, load_into, read_state
+from sam_monai.backbones.weights import KNOWN_WEIGHTS, content_hash, file_sha256, locate
 from sam_monai.errors import InputError
 
 

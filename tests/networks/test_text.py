@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sam_monai.backbones.weights import locate, read_state
+from sam_monai.backbones.checkpoint_files import read_state
+from sam_monai.backbones.weights import locate
 from sam_monai.errors import InputError
 from sam_monai.networks.text import TEXT_WEIGHTS, TEXT_WIDTH, encode_labels
 

@@ -107,7 +107,7 @@ def series(args: argparse.Namespace) -> None:
     """List the DICOM series in a folder and the folders within: what each is, and what to give as its image."""
     import os
 
-    from .data.dicom import list_series
+    from .data.dicom_series import list_series
 
     found = [one for folder, _, _ in sorted(os.walk(args.folder)) for one in list_series(folder)]
     if not found:

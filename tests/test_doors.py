@@ -21,7 +21,7 @@ from PIL import Image
 from sam_monai.data import check_dataset, read_dataset
 from sam_monai.errors import input_error_in
 from sam_monai.inference import pipeline
-from sam_monai.inference.studies import cause_of
+from sam_monai.inference.records import cause_of
 from sam_monai.training.samples import training_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")

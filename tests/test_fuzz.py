@@ -26,7 +26,7 @@ from sam_monai.data.dicom_seg import write_segmentation
 from sam_monai.data.found import images_to_segment
 from sam_monai.inference import pipeline
 from sam_monai.inference.outputs import written
-from sam_monai.inference.studies import read_record
+from sam_monai.inference.records import read_record
 from sam_monai.networks.adapter_files import describe, load_adapter
 from sam_monai.prompts.schema import read_objects
 from sam_monai.training.resume import read_resume

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import InputError
 from .channels import stated_names
 from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
-from .dicom import is_dicom_picture
+from .dicom_series import is_dicom_picture
 from .folders import label_names, understand
 from .listed import Listed
 from .mask_folders import is_mask_folder

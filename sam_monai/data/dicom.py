@@ -1,11 +1,8 @@
-"""DICOM images as volumes whose geometry is right, or refused: series found, slices ordered by where they lie."""
+"""DICOM images as volumes whose geometry is right, or refused."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +12,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from ..errors import InputError
 from .affines import TOLERANCE
 from .dicom_numbers import check_units, full_scale, is_inverted, without_padding
+from .dicom_series import Series, has_place, is_dicom, normal, position, series_of
 from .nifti import FULL_SCALE
 
 if TYPE_CHECKING:
@@ -22,174 +20,7 @@ if TYPE_CHECKING:
 
 MODALITY = "modality"  # in the metadata of an image
 FRAME = "frame_of_reference"  # likewise, its UID, or nothing where a header does not say
-NO_IMAGES = ("SEG", "RTDOSE")  # have rows and columns all the same
-SUFFIXES = (".dcm", ".dicom", ".ima")
-HEADER = (
-    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
-    "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "NumberOfFrames", "FrameOfReferenceUID", "StudyInstanceUID", "SharedFunctionalGroupsSequence",
-    "SpecificCharacterSet",
-)  # fmt: skip
-logger = logging.getLogger(__name__)
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's left and back, MONAI's to the right, front
-
-
-@dataclass(frozen=True)
-class Series:
-    """The files of one image: a volume's slices in the order in which they lie, a multi-frame file, or a picture."""
-
-    files: tuple[Path, ...]
-    description: str
-    path: Path
-    """What stands for the series in lists and messages: its folder, or a file where the folder holds others."""
-    key: tuple = ()
-    """Equal for files of one series, orientation and size, wherever they lie; empty for one of a single file."""
-    places: frozenset[tuple[float, ...]] = frozenset()
-    """Where its slices lie, in millimetres."""
-
-
-def is_dicom(path: str | Path) -> bool:
-    """Tell whether a file is DICOM, by its first bytes, or a folder holds a DICOM file."""
-    path = Path(path)
-    if path.name.startswith("."):
-        return False
-    if path.is_dir():
-        return any(is_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
-def is_dicom_picture(path: str | Path) -> bool:
-    """Tell whether a file, or the one image of a folder, is DICOM without a place in the patient: an X-ray, a
-    photograph, a frame of ultrasound."""
-    path = Path(path)
-    if path.is_dir():
-        series, _ = sort_folder(path)
-        return len(series) == 1 and is_dicom_picture(series[0].files[0])
-    return path.is_file() and is_dicom(path) and not has_place(read_header(path))
-
-
-def has_place(header: Dataset) -> bool:
-    single = header.get("ImagePositionPatient") and header.get("ImageOrientationPatient")
-    return bool(single) or "SharedFunctionalGroupsSequence" in header
-
-
-def list_series(folder: str | Path) -> list[Series]:
-    """The images that lie in a folder (not in the folders within), in order of their series' numbers.
-
-    Files of one SeriesInstanceUID are one image if they have the same orientation, rows and columns: a localiser of
-    three planes is three. Files without a position are pictures, one image each.
-    """
-    found, passed_over = sort_folder(folder)
-    for file, reason in passed_over:
-        logger.warning("%s: passed over, %s", file, reason)
-    return found
-
-
-def sort_folder(folder: str | Path) -> tuple[list[Series], list[tuple[Path, str]]]:
-    """The images of :func:`list_series`, and the DICOM files of a folder that belong to none, each with the reason."""
-    groups: dict[tuple, list[tuple[Path, Dataset]]] = {}
-    passed_over: list[tuple[Path, str]] = []
-    for file in sorted(Path(folder).iterdir()):
-        if file.name.startswith(".") or not file.is_file():
-            continue
-        if not is_dicom(file):
-            if file.name.lower().endswith(SUFFIXES):
-                passed_over.append(
-                    (file, "its name is that of a DICOM file, and it holds something else or is damaged")
-                )
-            continue
-        try:
-            header = read_header(file)
-            if reason := no_image(header):
-                passed_over.append((file, reason))
-            else:
-                groups.setdefault(group_of(file, header), []).append((file, header))
-        except Exception as e:  # pydicom raises many kinds
-            passed_over.append((file, f"it cannot be read as DICOM ({e})"))
-    alone = Path(folder) if len(groups) == 1 else None
-    found = [(sort_key(members[0][1]), as_series(key, members, alone)) for key, members in groups.items()]
-    return [series for _, series in sorted(found, key=lambda pair: (pair[0], pair[1].files[0]))], passed_over
-
-
-def no_image(header: Dataset) -> str:
-    """Why a DICOM file is no image, or nothing where it is one."""
-    modality = header.get("Modality") or "without a modality"
-    if "Rows" not in header or modality in NO_IMAGES:
-        return f"it is a DICOM object of another kind than an image ({modality})"
-    place, directions = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
-    if not place:
-        return ""
-    if not directions or len(directions) != 6 or len(place) != 3:
-        return "it has a position and no valid ImageOrientationPatient, so how it lies is not known; export it again"
-    return "" if np.isfinite([*map(float, place), *map(float, directions)]).all() else "its position is no number"
-
-
-def series_of(path: str | Path) -> Series:
-    """The image that a folder holds, or the one that a file belongs to.
-
-    Raises:
-        InputError: a folder without a DICOM image or with several, which are named; a file that is no image.
-    """
-    path = Path(path)
-    series, passed_over = sort_folder(path if path.is_dir() else path.parent)
-    if path.is_dir():
-        if len(series) == 1:
-            return series[0]
-        listed = "".join(f"\n  {one.files[0]}: {one.description}, {len(one.files)} file(s)" for one in series)
-        raise InputError(
-            f"{path}: holds {len(series)} DICOM images; give the path of a file of the one you mean:{listed}"
-            if series
-            else "\n  ".join([f"{path}: holds no DICOM image", *(f"{file}: {why}" for file, why in passed_over[:5])])
-        )
-    for one in series:
-        if path in one.files:
-            return one
-    reason = dict(passed_over).get(path, "it is no DICOM file")
-    raise InputError(f"{path}: is no DICOM image that can be read: {reason}")
-
-
-def read_header(file: Path) -> Dataset:
-    from pydicom import dcmread
-
-    return dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
-
-
-def group_of(file: Path, header: Dataset) -> tuple:
-    if not header.get("ImagePositionPatient") or int(header.get("NumberOfFrames") or 1) > 1:
-        return (file,)
-    orientation = tuple(round(float(x), 3) for x in header.ImageOrientationPatient)
-    number = None if header.get("SeriesInstanceUID") else str(header.get("SeriesNumber", ""))
-    return (header.get("SeriesInstanceUID") or "", number, orientation, header.Rows, header.Columns)
-
-
-def sort_key(header: Dataset) -> tuple[str, str]:
-    number = header["SeriesNumber"].value if "SeriesNumber" in header else ""
-    return str(number or "").zfill(12), str(header.get("SeriesInstanceUID") or "")
-
-
-def as_series(key: tuple, members: list[tuple[Path, Dataset]], folder: Path | None) -> Series:
-    _, first = members[0]
-    if len(members) > 1:
-        across = normal(first)
-        members = sorted(members, key=lambda member: float(across @ position(member[1])))
-    description = str(first.get("SeriesDescription") or first.get("Modality") or "no description")
-    files = tuple(file for file, _ in members)
-    alone = len(key) == 1
-    places = frozenset() if alone else frozenset(tuple(np.round(position(header), 2)) for _, header in members)
-    return Series(files, description, folder or files[0], () if alone else key, places)
-
-
-def normal(header: Dataset) -> np.ndarray:
-    orientation = np.asarray(header.ImageOrientationPatient, float)
-    return np.cross(orientation[:3], orientation[3:])
-
-
-def position(header: Dataset) -> np.ndarray:
-    return np.asarray(header.ImagePositionPatient, float)
 
 
 def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:

@@ -13,7 +13,8 @@ import numpy as np
 from ..errors import InputError
 from ..files import aside
 from .affines import TOLERANCE, apart
-from .dicom import FLIP, is_dicom, series_of, to_highdicom, to_monai
+from .dicom import FLIP, to_highdicom, to_monai
+from .dicom_series import is_dicom, series_of
 
 CARRIED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .dataset_json import NotParsed, parse
-from .dicom import is_dicom
+from .dicom_series import is_dicom
 from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .channels import FILES, case_of, in_folders, refuse_others, stated_names
 from .dataset import read_dataset
 from .dataset_json import stated_kind
-from .dicom import Series, is_dicom, is_dicom_picture, sort_folder
+from .dicom_series import Series, is_dicom, is_dicom_picture, sort_folder
 from .folders import understand
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES
 

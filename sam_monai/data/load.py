@@ -23,8 +23,9 @@ from ..errors import InputError
 from . import channels as channel_files
 from . import itk_headers
 from .affines import check_affine
-from .dicom import FRAME, DicomReader, is_dicom
+from .dicom import FRAME, DicomReader
 from .dicom_seg import is_segmentation, read_segmentation
+from .dicom_series import is_dicom
 from .grids import on_grid_of
 from .mask_folders import is_mask_folder, merged
 from .names import PICTURE_SUFFIXES

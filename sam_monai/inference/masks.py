@@ -13,8 +13,8 @@ from monai.data import MetaTensor
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..data.dicom import is_dicom
 from ..data.dicom_seg import check_source, segmentation_file
+from ..data.dicom_series import is_dicom
 from ..data.names import MARK, CaseNames
 from ..data.nifti import on_source
 from ..errors import InputError

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..data.channels import FILES
 from ..data.dataset import Dataset, read_dataset
-from ..data.dicom import is_dicom, series_of
+from ..data.dicom_series import is_dicom, series_of
 from ..data.mask_folders import is_mask_folder, mask_files
 from ..errors import InputError
 from ..networks.adapter_files import read_training

@@ -14,7 +14,7 @@ from monai.transforms import Compose
 from sam_monai import InputError
 from sam_monai.data import LoadCased, channels, check_dataset, examine, images_to_segment, read_dataset
 from sam_monai.data.preparing import preparing
-from sam_monai.inference.studies import fingerprint
+from sam_monai.inference.records import fingerprint
 from sam_monai.results.dataset_file import write_dataset
 
 NAMES = ("CT", "T2", "ADC")

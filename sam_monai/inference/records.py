@@ -1,0 +1,66 @@
+"""What is kept of a study, and how it is told whether it is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..data.dicom_series import is_dicom, series_of
+from ..errors import input_error_in
+from ..prompts.requests import prompts_beside
+
+Record = dict[str, Any]
+
+
+def read_record(file: Path) -> Record | None:
+    """What a file of the manifest says, or ``None`` where it is no record of a study."""
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("image"), str) or "\0" in record["image"]:
+        return None
+    if not isinstance(record.get("error"), str):
+        return None
+    if record["error"]:
+        return record
+    counts = [record.get("voxels"), record.get("millilitres", {})]
+    numbers = all(
+        isinstance(held, dict)
+        and all(key.isdecimal() and isinstance(value, int | float) for key, value in held.items())
+        for held in counts
+    )
+    mask, state = record.get("mask"), record.get("state")
+    if not numbers or state is None or not isinstance(mask, str) or Path(mask).is_absolute():
+        return None
+    return record if Path(mask).name and ".." not in Path(mask).parts else None
+
+
+def named(record: Record) -> str:
+    """The error of a study, with its image's name once."""
+    error, image = record["error"], record["image"]
+    return error if error.startswith(image) else f"{image}: {error}"
+
+
+def fingerprint(*images: str | Path) -> list[int]:
+    """Files, bytes and time of the last change of an image's files or folders, and of the prompts beside the first."""
+    files: list[Path] = []
+    for path in map(Path, images):
+        files += series_of(path).files if path.is_dir() or is_dicom(path) else [path]
+    files += [file for file in [prompts_beside(Path(images[0]))] if file.exists()]
+    states = [file.stat() for file in files]
+    return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
+
+
+def voxels(mask: Tensor) -> dict[str, int]:
+    """How many voxels each label has."""
+    values, counts = mask.unique(return_counts=True)
+    return {str(int(v)): int(n) for v, n in zip(values, counts, strict=True) if v > 0}
+
+
+def cause_of(error: BaseException) -> str:
+    """The message for people, or what Python says."""
+    return str(input_error_in(error) or f"{type(error).__name__}: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import modules_of
-from .check import check_dataset, examine, image_channels
+from .check import channels_picked, check_dataset, examine, image_channels
 from .dataset import Dataset, read_dataset
 from .demo import demo_dataset
 from .found import images_to_segment
@@ -13,6 +13,7 @@ from .sides import has_sides, side_pairs
 __all__ = [
     "Dataset",
     "LoadCased",
+    "channels_picked",
     "check_dataset",
     "examine",
     "demo_dataset",

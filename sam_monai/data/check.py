@@ -199,6 +199,25 @@ def image_channels(
         return None
 
 
+def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> list[int] | None:
+    """The key ``channels`` as an adapter records it: nothing where it picks all that the images have, in their order.
+
+    An adapter that recorded ``[0]`` of grey images would take the red of colours without a word.
+
+    Args:
+        cases: of the training. The first one tells.
+        channels: as in `LoadCased`.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> channels_picked(read_dataset(demo_dataset()).training, [0]), channels_picked([], [2])
+        (None, [2])
+    """
+    if channels is None or list(channels) == list(range(image_channels(cases) or 0)):
+        return None
+    return list(channels)
+
+
 def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
     odd = [case for case in cases if not all(isinstance(case.get(key), str | Path) for key in ("image", "label"))]
     if odd:

@@ -139,9 +139,8 @@ def make_plan(
     size = asked.get("image_size")
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
-    room = Room(
-        data, costs, budget - passed - REPORT, sample[0], steps, size, network_class.takes_prompts, free_on(device)
-    )
+    follows = network_class.takes_prompts and data.spatial_dims == 3
+    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free_on(device))
     made = rules(room, asked, size or largest, budget if timed else None)
     validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile

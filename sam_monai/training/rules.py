@@ -36,7 +36,7 @@ class Room:
     """What fits into a budget of seconds.
 
     ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
-    ``whole_only``: the method's prompts are not answered in patches. ``free``: bytes of memory, if known.
+    ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
     """
 
     data: Fingerprint
@@ -134,7 +134,7 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
     if smallest is None or min(wanted_size(data), data.side) <= size:
         return "whole", "every label is large enough in whole slices"
     if room.whole_only:
-        return "whole", "clicks and boxes are answered in whole slices"
+        return "whole", "an object is followed through a volume in whole slices"
     across, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
     shown = f"in a whole slice of {size} px, {smallest.name} is {across:.2g} px across and {thick:.2g} px thick"
     patch = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))

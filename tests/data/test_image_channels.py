@@ -13,7 +13,7 @@ from network_tester import tiny_backbone
 from sam_monai import PTSAM, InputError
 from sam_monai.bundle import keys
 from sam_monai.bundle.folder import record
-from sam_monai.data import LoadCased, image_channels
+from sam_monai.data import LoadCased, channels_picked, image_channels
 from sam_monai.data.preparing import preparing
 from sam_monai.errors import input_error_in
 from sam_monai.networks import identity
@@ -84,6 +84,8 @@ def test_training_records_what_its_first_image_is(tmp_path):
     assert image_channels([{"image": colour}]) == 3
     assert image_channels([{"image": colour}], [2]) == 1
     assert image_channels([{"image": grey}], [0, 0, 0]) == 3
+    assert channels_picked([{"image": grey}], [0]) is None  # as good as no key: an adapter then refuses colours
+    assert channels_picked([{"image": colour}], [0]) == [0] and channels_picked([{"image": grey}], [0, 0, 0]) == [0] * 3
     # Left to the check of the dataset, which names all that is wrong.
     for cases in ([], [{"image": str(tmp_path / "broken.png")}], [{}]):
         assert image_channels(cases) is None

@@ -184,6 +184,8 @@ class BundleTester:
         for section in ("preparation", "network_def"):  # what training plans, inference takes from the record
             for key, value in train[section].items():
                 train[section][key] = f"@{key}" if value == f"$@plan['{key}']" else value
+        assert train["preparation"].pop("channels").startswith("$sam_monai.data.channels_picked(")
+        assert infer["preparation"].pop("channels") == "@channels"  # the record's
         assert train["preparation"] == infer["preparation"]
         shared = set(train["network_def"]) & set(infer["network_def"])
         assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache", "checkpointing"}

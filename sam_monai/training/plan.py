@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from .rules import REPORT, SIZES, Room, rules
 
 MINUTES = 15.0  # a coffee break: long enough for a specialist, short enough to wait for
 DEMO_MINUTES = 4.0  # small enough to try, long enough for a picture
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,28 @@ class Plan(Mapping[str, Any]):
         rows = [f"  {key.ljust(14)}{self.values.get(key, '')!s:8}{why}" for key, why in self.why.items()]
         end = "change any of these by its key (--image_size 256), or the time by --minutes 60"
         return "\n".join([f"plan for {self.about}", *rows, end])
+
+
+def is_held(measure: Callable[[int, bool], Cost], values: Mapping[str, Any]) -> bool:
+    """Whether steps as planned fit a GPU's memory, by taking some: other programs and fragments take their part."""
+    try:
+        measure(values["image_size"], values["checkpointing"])
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return False
+    return True
+
+
+def smaller_than(size: int) -> int:
+    """The next smaller image size.
+
+    Raises:
+        InputError: there is none.
+    """
+    smaller = [one for one in SIZES if one < size]
+    if not smaller:
+        raise InputError(f"a step of {size} px does not fit the GPU's memory: give a smaller --batch_size")
+    return smaller[-1]
 
 
 def plan_kept_in(path: Path) -> dict[str, Any] | None:
@@ -130,8 +155,10 @@ def make_plan(
 
     network_class = AdaptedSAM.methods()[method]
 
-    def measure(size: int) -> Cost:
-        built = network_class(default_labels=examined.dataset.labels, image_size=size, **network)
+    def measure(size: int, checkpointing: bool = False) -> Cost:
+        built = network_class(
+            default_labels=examined.dataset.labels, image_size=size, checkpointing=checkpointing, **network
+        )
         channels = data.channels if network.get("channel_names") or data.channels == 1 else 3
         shape = (sample[0], channels, size, size, *sample[1 : data.spatial_dims - 1])
         return cost_of(built, shape, inferer, loss, device)
@@ -142,6 +169,10 @@ def make_plan(
     follows = network_class.takes_prompts and data.spatial_dims == 3
     room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free_on(device))
     made = rules(room, asked, size or largest, budget if timed else None)
+    while device.type == "cuda" and size is None and not is_held(measure, made[0]):
+        largest = smaller_than(made[0]["image_size"])
+        logger.warning("a step does not fit the GPU's memory: planned with an image_size of %d at most", largest)
+        made = rules(room, asked, largest, budget if timed else None)
     validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
     plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed, validation)

@@ -14,7 +14,7 @@ from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.errors import told
 from sam_monai.networks.adapter_files import read_training
-from sam_monai.training import clock
+from sam_monai.training import clock, rules
 from sam_monai.training import plan as planning
 from sam_monai.training.machine import Cost
 
@@ -87,6 +87,30 @@ def test_every_bundle_times_steps_of_its_own(data, bundle):
 def test_a_budget_must_be_a_number(data):
     with pytest.raises(InputError, match="minutes is 0"):
         run("ssam", "train", dataset_dir=str(data), minutes=0)
+
+
+@pytest.mark.parametrize("most", [80, 10])
+def test_a_step_that_does_not_fit_a_gpu_is_planned_smaller(tmp_path, timed, monkeypatch, caplog, most):
+    """Also where the sizes that are timed first did fit."""
+    cost_of = planning.cost_of
+
+    def on_a_gpu(network, *others):
+        if network.image_size > most and len(timed) >= 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return cost_of(network, *others)
+
+    monkeypatch.setattr(planning, "cost_of", on_a_gpu)
+    monkeypatch.setattr(planning, "free_on", lambda _: None)
+    monkeypatch.setattr(planning.Room, "steps", lambda *_: 1000)
+    monkeypatch.setitem(rules.SQUARE, 3, 96)
+    parser = start("ssam", "train", dataset_dir=str(volumes(tmp_path / "data", (60, 50, 6)))).parser
+    parser["device"] = "$torch.device('cuda')"
+    if most < 32:
+        with pytest.raises(RuntimeError) as raised:  # MONAI's, about ours
+            parser.get_parsed_content("plan")
+        assert "does not fit the GPU's memory" in str(told(raised.value))
+        return
+    assert parser.get_parsed_content("plan")["image_size"] == 64 and "does not fit the GPU" in caplog.text
 
 
 def test_a_full_memory_of_a_gpu_is_a_line():

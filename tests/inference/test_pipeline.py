@@ -140,7 +140,7 @@ def test_volumes_are_mirrored_from_side_to_side_in_whatever_plane_they_are_slice
     volume = MetaTensor(torch.rand(1, 3, 4, 5), torch.eye(4))
     turned = Orientation(axcodes, labels=None)(volume)
     case = {"image": turned, "label": turned.clone()}
-    (flip,) = samples.mirroring(volume=True)
+    (flip,) = samples.mirroring(True, "sides")
     flip.prob = 1.0
     mirrored = flip(case)["image"]
     expected = Orientation(axcodes, labels=None)(MetaTensor(volume.flip(1).as_tensor(), torch.eye(4)))

@@ -56,7 +56,8 @@ class TestMedSAWithDetail(NetworkTester):
         coords, kinds = torch.tensor([[[5.0, 9.0], [20.0, 30.0]]] * 2), torch.tensor([[1, 0]] * 2)
         clicked = network(x, point_coords=coords, point_labels=kinds)
         boxed = network(x, boxes=torch.tensor([[[5.0, 9, 20, 30]]] * 2))
-        return torch.cat([network(x)[:, 1:], clicked[:, 1:], boxed[:, 1:]], 1)
+        drawn = network(x, masks=torch.where(x[:, :1] > 0.5, 3.0, -3.0))
+        return torch.cat([network(x)[:, 1:], clicked[:, 1:], boxed[:, 1:], drawn[:, 1:]], 1)
 
 
 class TestPTSAMWithDetail(NetworkTester):

@@ -66,6 +66,8 @@ def test_samples_lie_around_annotated_voxels():
 class Everywhere(torch.nn.Module):
     """Answers that every voxel is the object; notes the clicks."""
 
+    mask_prompts = False
+
     def __init__(self):
         super().__init__()
         self.clicks = []

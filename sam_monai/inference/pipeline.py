@@ -19,7 +19,7 @@ from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
 from ..networks.adapter_files import load_adapter
-from ..prompts.requests import KeepClicks
+from ..prompts.monai_label import KeepClicks
 from .slabs import SlabInferer, ToFileGridd
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..data.dicom_series import is_dicom, series_of
 from ..errors import input_error_in
-from ..prompts.requests import prompts_beside
+from ..prompts.prompt_files import prompts_beside
 
 Record = dict[str, Any]
 

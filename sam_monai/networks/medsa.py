@@ -13,8 +13,7 @@ from ..adaptations import medsa_adapters as adapters
 from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from .base import AdaptedSAM
-from .identity import FLAG, number, whole
-from .prompt_tokens import (
+from .click_tokens import (
     WIDTHS,
     check_prompts,
     in_part,
@@ -23,6 +22,7 @@ from .prompt_tokens import (
     sparse_prompts,
     to_low_resolution,
 )
+from .identity import FLAG, number, whole
 from .resemblance import likeness, margins, resemblances
 from .slices import slices_of
 

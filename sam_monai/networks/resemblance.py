@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .prompt_tokens import at_clicks
+from .click_tokens import at_clicks
 
 
 def margins(automatic: Tensor) -> Tensor:

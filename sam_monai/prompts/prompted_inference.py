@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..networks.slices import MOST_BYTES
 from .answering import answered
+from .monai_label import clicks_of_request
 from .patches import cut_out, in_patch, patch_about
-from .requests import clicks_of_request, lasso_as_mask
+from .prompt_files import lasso_as_mask
 
 
 class PromptedInference(Inferer):
@@ -41,7 +42,7 @@ class PromptedInference(Inferer):
         would be large, and where the network sees patches, the labels alone are kept, int16 (1, 1, *spatial), as
         :mod:`sam_monai.inference.slabs` does.
 
-        Without prompts those that :class:`sam_monai.prompts.requests.KeepClicks` left with the image count.
+        Without prompts those that :class:`sam_monai.prompts.monai_label.KeepClicks` left with the image count.
         """
         prompts = prompts or {k: v.to(inputs.device) for k, v in clicks_of_request(inputs[0]).items()}
         if not prompts:

@@ -52,7 +52,7 @@ def test_a_click_means_the_same_place_at_any_size(network):
     x[..., :32] = small
     large = small.repeat_interleave(2, 2).repeat_interleave(2, 3)
     at, labels = torch.tensor([[[20.0, 11.0]]]), torch.tensor([[1]])
-    from sam_monai.networks.prompt_tokens import to_pixels
+    from sam_monai.networks.click_tokens import to_pixels
 
     torch.testing.assert_close(to_pixels(2 * at + 0.5, large.shape[2:], network.backbone), at.flip(2))
     with torch.no_grad():

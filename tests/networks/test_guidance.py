@@ -7,8 +7,8 @@ import torch
 from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import MedSA
+from sam_monai.networks.click_tokens import obey_clicks
 from sam_monai.networks.medsa import resemblances
-from sam_monai.networks.prompt_tokens import obey_clicks
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
 from sam_monai.networks import identity
-from sam_monai.networks.prompt_tokens import to_low_resolution
+from sam_monai.networks.click_tokens import to_low_resolution
 
 CLICKS = {"point_coords": torch.tensor([[[10.0, 40.0], [50.0, 3.0]]]), "point_labels": torch.tensor([[1, 0]])}
 

@@ -17,9 +17,9 @@ from sam_monai import MedSA
 from sam_monai.inference import pipeline
 from sam_monai.prompts import answering, prompted_inference
 from sam_monai.prompts.answering import by_parts
+from sam_monai.prompts.prompt_files import prompts_beside, read_prompts, with_prompts
 from sam_monai.prompts.prompted_inference import PromptedInference
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
-from sam_monai.prompts.requests import prompts_beside, read_prompts, with_prompts
 from sam_monai.training.losses import SoftmaxDiceFocalLoss
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,

@@ -9,7 +9,8 @@ import torch
 from monai.data import MetaTensor
 
 from sam_monai import InputError
-from sam_monai.prompts.requests import KeepClicks, clicks_of_request, read_prompts
+from sam_monai.prompts.monai_label import KeepClicks, clicks_of_request
+from sam_monai.prompts.prompt_files import read_prompts
 
 NAN, INF = float("nan"), float("inf")
 CLICK = {"points": [[1, 2]], "labels": [1]}

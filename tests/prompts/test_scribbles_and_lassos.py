@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 
 from sam_monai import InputError
 from sam_monai.inference import pipeline
-from sam_monai.prompts.requests import KeepClicks, clicks_of_request, lasso_as_mask, prompts_beside, read_prompts
+from sam_monai.prompts.monai_label import KeepClicks, clicks_of_request
+from sam_monai.prompts.prompt_files import lasso_as_mask, prompts_beside, read_prompts
 from sam_monai.prompts.schema import along, check_objects
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,

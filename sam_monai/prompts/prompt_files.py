@@ -1,9 +1,9 @@
-"""Prompts from a JSON file beside an image or a request of MONAI Label, brought to the grid that the network sees."""
+"""Prompts from a JSON file beside an image, brought to the grid that the network sees."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,14 @@ import numpy as np
 import torch
 from matplotlib.path import Path as Outline
 from monai.data import MetaTensor
-from monai.transforms import Transform
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..errors import InputError
 from .rough_masks import signed_distance
-from .schema import Object, check_objects, read_objects
+from .schema import Object, read_objects
 
 SUFFIX = ".prompts.json"
-CLICKS = {"foreground": 1, "background": 0}
-DRAWN = ("scribbles", "lasso")
 LASSO_SLOPE = 2.0  # logits a voxel, from the line inwards
 
 
@@ -61,54 +58,6 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
     if not os.path.lexists(path):
         return {}
     return prompts_on_grid(read_objects(path, image.ndim - 1), image, str(path))
-
-
-class KeepClicks(Transform):
-    """Leaves the clicks, scribbles and lasso of a MONAI Label request with the image, which alone reaches the
-    inferer."""
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        clicks = {key: data[key] for key in (*CLICKS, *DRAWN) if key in data and data[key] not in (None, [], "")}
-        if clicks:
-            data["image"].meta["clicks"] = clicks
-        return data
-
-
-def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
-    """Keyword arguments of the network for the clicks that :class:`KeepClicks` left with an image (C, *spatial).
-
-    MONAI Label gives ``foreground`` and ``background`` as lists of voxels (i, j, k) of the image's file; of a picture,
-    (column, row). ``scribbles`` and ``lasso`` are as in a prompts file, with voxels likewise.
-
-    Raises:
-        InputError: points that do not fit the image.
-    """
-    clicks = image.meta.get("clicks") if isinstance(image, MetaTensor) else None
-    if not isinstance(image, MetaTensor) or not clicks:
-        return {}
-    where = "the request's clicks"
-    if not all(isinstance(clicks.get(key, []), list) for key in CLICKS):
-        raise InputError(f"{where}: foreground and background are lists of points, as in [[40, 52, 7]]")
-    points = [point for key in CLICKS for point in clicks.get(key, [])]
-    drawn = {key: clicks[key] for key in DRAWN if key in clicks}
-    if image.ndim == 3:
-        points = by_rows(points)
-        drawn = {key: by_rows(value) for key, value in drawn.items()}
-    labels = [value for key, value in CLICKS.items() for _ in clicks.get(key, [])]
-    objects = check_objects([{"points": points, "labels": labels, **drawn}], image.ndim - 1, where)
-    return prompts_on_grid(objects, image, where)
-
-
-def by_rows(points: Any) -> Any:
-    """Points (column, row) of a picture, or of the paths of scribbles, as (row, column). Some viewers add a slice to
-    them. What is neither stays as it is."""
-    if isinstance(points, dict):
-        return {key: by_rows(value) for key, value in points.items()}
-    if not isinstance(points, list):
-        return points
-    if len(points) in (2, 3) and not any(isinstance(one, list | dict) for one in points):
-        return points[1::-1]
-    return [by_rows(one) for one in points]
 
 
 def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Tensor]:

@@ -61,6 +61,13 @@ def test_a_training_ends_within_its_budget_and_its_rate_at_its_end(minutes, spee
     assert max(steps[len(steps) // 3 :]) < 0.3  # no jump, but where the end came near of a sudden
 
 
+def test_a_plan_that_was_timed_on_a_busy_machine_leaves_no_time_for_nothing():
+    """Steps and validations took three times as long then, and the only validation is at the end."""
+    machine = Machine(24, 12, lambda t: 6.0, validation=120.0, interval=10**6)
+    machine.validation = 35.0
+    assert machine.run() == pytest.approx(720, rel=0.15)
+
+
 def test_without_a_budget_nothing_is_changed():
     machine = Machine(20, None, lambda t: 1000.0)
     machine.run()

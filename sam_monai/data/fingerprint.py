@@ -130,8 +130,10 @@ class FingerprintTaker:
         sides = sides_axis(turned) if array.ndim == 3 else 1
         for value, box in enumerate(ndimage.find_objects(volume, max_label=len(self.labels)), 1):
             if box is not None:
-                self.found.setdefault(value, []).extend(measures(volume[box] == value, volume[..., 0].size))
-                self.places.setdefault(value, []).append(place_of(seen_with_sides(volume == value, sides)))
+                inside = volume[box] == value
+                self.found.setdefault(value, []).extend(measures(inside, volume[..., 0].size))
+                seen = seen_with_sides(inside, box, volume.shape, sides)
+                self.places.setdefault(value, []).append(place_of(seen))
 
     def result(self, validation: int, seconds: float) -> Fingerprint | None:
         """What was collected; nothing where no case was.
@@ -181,10 +183,13 @@ def measures(mask: np.ndarray, pixels: int) -> list[tuple[float, float, float]]:
     return rows
 
 
-def seen_with_sides(mask: np.ndarray, sides: int) -> np.ndarray:
-    """A mask (H, W, D) as seen from where the axis that runs from side to side is the columns: (rows, columns)."""
+def seen_with_sides(mask: np.ndarray, box: Sequence[slice], shape: Sequence[int], sides: int) -> np.ndarray:
+    """A mask, given within its box of a volume (H, W, D), as seen where the axis that runs from side to side is the
+    columns: how many voxels lie behind each other, (rows, columns)."""
     along = 2 if sides != 2 else 1
-    seen = mask.mean(along)
+    rows, columns = (axis for axis in range(3) if axis != along)
+    seen = np.zeros((shape[rows], shape[columns]), np.float32)
+    seen[box[rows], box[columns]] = mask.sum(along)
     return seen if sides > 0 else seen.T
 
 

@@ -57,6 +57,12 @@ def test_every_extra_that_is_named_can_be_installed():
     ]
 
 
+def test_the_readmes_blocks_are_a_first_training_and_the_tests():
+    found = blocks("bash", ROOT / "README.md")
+    assert "pip install" in found[0] and "monai.bundle run" in found[0]
+    assert [block for block in found if "pytest" in block] == ['pip install -e ".[test]" && python -m pytest\n']
+
+
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """The bundles as a clone holds them, and scans beside them."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .bundle.front import FRONTS, start
+from .bundle.front import FRONTS, import_quietly, start
 from .errors import InputError, told
 
 if TYPE_CHECKING:
@@ -162,16 +162,17 @@ def export(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print what a bundle's training of a folder would be, why, and how long it would take; nothing is trained."""
-    from monai.bundle import ConfigWorkflow
+    import_quietly()
+    from monai.bundle import ConfigParser
 
     from .bundle import shipped
+    from .bundle.folder import read_json
     from .files import write_json
     from .results.report import show_plan
 
-    config = shipped.find(args.bundle) / "configs" / "train.json"
+    config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
     given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
-    workflow = ConfigWorkflow(str(config), workflow_type="train", logging_file=False, **given)
-    found = workflow.parser.get_parsed_content("plan")
+    found = ConfigParser(config | given).get_parsed_content("plan")
     show_plan(found)
     if args.json:
         write_json(found.as_dict(), Path(args.json))

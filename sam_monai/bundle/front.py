@@ -5,6 +5,7 @@ A mistake is answered before torch and MONAI are imported, so this module must n
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import runpy
@@ -97,7 +98,6 @@ def start(name: str, words: Sequence[str]) -> None:
         given = beside(name, bundle, config, {**from_file, **given}) | given
     if bundle.parent != shipped.shipped():
         print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
-    warnings.filterwarnings("ignore", "parsing config_file")  # MONAI's own words on that, many more
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
 
 
@@ -105,9 +105,18 @@ def run(words: Sequence[str]) -> None:
     """Run MONAI's program in this process, and say how the same is typed."""
     print(shlex.join(["python", "-m", "monai.bundle", *words]), flush=True)
     sys.argv[1:] = words
+    import_quietly()
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def import_quietly() -> None:
+    """Import MONAI's bundles without their own words on a start: the keys that were given, which the printed line
+    holds, and that a configuration is to be trusted, which :func:`start` says in one line where it is a question."""
     with without("transformers"):  # a tenth of the time of all imports, for a network that no bundle has
         import monai.bundle  # noqa: F401
-    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    warnings.filterwarnings("ignore", "parsing config_file")
+    for module in ("scripts", "workflows"):
+        logging.getLogger(f"monai.bundle.{module}").setLevel(logging.WARNING)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import re
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -34,7 +35,7 @@ from .picture_files import full_scale, image_picture, label_picture
 from .unlabelled import KEY, NAME, UNLABELLED
 
 logger = logging.getLogger(__name__)
-# MONAI warns for each reader made that a decoder for GPUs, which nothing here asks for, is not installed.
+# One of MONAI's readers tells that a decoder for GPUs is not installed, which nothing here asks for: here in its log.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 
@@ -93,7 +94,7 @@ class LoadCased(MapTransform):
                 f"key channels is {self.channels}; give {' or '.join(map(str, lengths))} indices from 0, as in [0] or "
                 "[0, 1, 2]; other numbers where dataset.json names the channels"
             )
-        self._load = LoadImage(ensure_channel_first=True)
+        self._load = _loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
@@ -236,6 +237,13 @@ class LoadCased(MapTransform):
                 '"channel_names": {"0": "T1", "1": "T2"}'
             )
         return image
+
+
+def _loader() -> LoadImage:
+    """MONAI makes every reader that it knows, and one of them warns of a decoder for GPUs, see above."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
+        return LoadImage(ensure_channel_first=True)
 
 
 def _complete(path: str, names: Sequence[str], numbers: Sequence[int] | None) -> list[Path] | None:

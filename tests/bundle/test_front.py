@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -231,6 +232,14 @@ def test_without_a_command_each_is_a_line(capsys):
         assert len([line for line in said.splitlines() if line.split()[:1] == [name] and len(line.split()) > 3]) == 1
 
 
+def test_a_start_is_told_in_our_words_alone(tmp_path):
+    volumes(tmp_path / "scans")
+    words = ["plan", "scans", "--steps", "2"]
+    done = subprocess.run([*PYTHON, *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
+    bars = [line for line in re.split(r"[\r\n]+", done.stderr) if line and "checking cases" not in line]
+    assert done.stdout.startswith("plan for scans") and bars == []
+
+
 def test_help_lists_the_keys_of_the_bundle(ran, capsys):
     assert main(["train", "--bundle", "ptsam", "--help"]) == 0
     said = capsys.readouterr().out
@@ -263,5 +272,7 @@ def test_a_new_bundle_is_trained_segments_and_is_measured(tmp_path):
     ):
         done = subprocess.run([*PYTHON, *words], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
+        told = done.stdout + done.stderr
+        assert not [word for word in (" - INFO - ", "Warning", "nvImageCodec") if word in told], told
     assert (tmp_path / "masks/d_seg.nii.gz").is_file() and (tmp_path / "measured/cases.csv").is_file()
     assert json.loads((tmp_path / "my bundle/configs/train.json").read_text())

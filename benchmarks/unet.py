@@ -64,7 +64,7 @@ def network(channels: int, labels: int, dims: int) -> UNet:
     return UNet(dims, channels, labels + 1, widths, (2,) * (len(widths) - 1), num_res_units=2)
 
 
-def train(net: nn.Module, loader: DataLoader, epochs: int) -> None:
+def train(net: nn.Module, loader: DataLoader, epochs: int, device: torch.device) -> None:
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
@@ -72,7 +72,7 @@ def train(net: nn.Module, loader: DataLoader, epochs: int) -> None:
     for _ in tqdm(range(epochs), desc="training the U-Net", unit="epoch"):
         for batch in loader:
             optimizer.zero_grad()
-            loss(net(batch["image"]), batch["label"]).backward()
+            loss(net(batch["image"].to(device)), batch["label"].to(device)).backward()
             optimizer.step()
             schedule.step()
     net.eval()
@@ -96,15 +96,16 @@ def run(folder: str, seed: int, size: int, epochs: int, patch: bool, cases: int 
     training, loading = transforms(data.labels, dims, size, patch, data.intensity == "picture")
     dataset = CacheDataset(data.training, training, progress=False, num_workers=1)
     loader = DataLoader(dataset, batch_size=4 if dims == 2 else 2, shuffle=True)
-    net = network(next(iter(loader))["image"].shape[1], len(data.labels), dims)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net = network(next(iter(loader))["image"].shape[1], len(data.labels), dims).to(device)
     started = time.monotonic()
-    train(net, loader, epochs)
+    train(net, loader, epochs, device)
     seconds = time.monotonic() - started
     rows = []
     with torch.no_grad():
         for case in data.validation:
             whole: Any = Compose(loading)(dict(case))
-            found = answer(net, torch.as_tensor(whole["image"]), size, patch)
+            found = answer(net, torch.as_tensor(whole["image"]).to(device), size, patch).cpu()
             metrics = case_metrics(found, whole["label"], len(data.labels), [1.0] * dims, 2.0)
             rows += [
                 {"case": Path(case["image"]).name, "label": n, **m} for n, m in zip(data.labels, metrics, strict=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -69,8 +71,9 @@ class Clock:
     """Ends a training within its budget, also where the machine becomes slower or faster on the way.
 
     Every twelfth of the budget the clock expects the end from the epochs of that time and the last validation. Where
-    that is off by more than a twentieth of the budget, it changes the number of epochs and says so. Attach it after the
-    validation's handler.
+    that is off by more than a twentieth of the budget, it changes the number of epochs and says so. The first epoch is
+    taken for as long as its usual step makes it: a GPU's first steps, in which it chooses its programs, take a hundred
+    times as long as others. Attach it after the validation's handler.
 
     Args:
         plan: what :func:`sam_monai.training.plan.make_plan` gave; without ``minutes`` nothing is changed.
@@ -93,6 +96,7 @@ class Clock:
         self.now, self.begun = now, now() - plan.get("seconds", 0.0)
         self.before = 0.0  # seconds of the runs that this one resumes
         self.epochs: list[float] = []  # seconds of each since the clock last looked, without validation
+        self.steps: list[float] | None = []  # when each of the first epoch ended; None after it
         self.validation = float(plan.get("validation", 0.0))  # seconds of the last one
         self.validating = 0.0  # seconds of those since the epoch began
         self.validated = False
@@ -102,6 +106,7 @@ class Clock:
     def attach(self, engine: Engine) -> None:
         vars(engine)["clock"] = self
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_starts)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step_ends)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_ends)
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,8 +130,17 @@ class Clock:
     def epoch_starts(self, _: Engine) -> None:
         self.epoch_started, self.validating = self.now(), 0.0
 
+    def step_ends(self, _: Engine) -> None:
+        if self.steps is not None:
+            self.steps.append(self.now())
+
     def epoch_ends(self, engine: Engine) -> None:
-        self.epochs.append(self.now() - self.epoch_started - self.validating)
+        seconds = self.now() - self.epoch_started - self.validating
+        if self.steps and len(self.steps) > 2:
+            usual = statistics.median(after - before for before, after in itertools.pairwise(self.steps))
+            seconds = min(seconds, usual * len(self.steps))
+        self.steps = None
+        self.epochs.append(seconds)
         done, planned = engine.state.epoch, self.schedule.epochs
         if done >= planned or math.isinf(self.budget):
             return

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from bad_inputs import AFFINE, VOLUME, Make, nifti
-from dicom_maker import decimal, spoil, write_multiframe, write_series
+from dicom_maker import compress, decimal, spoil, write_multiframe, write_series
+from pydicom.encaps import encapsulate, generate_frames
 
 
 def series(change: Callable[[list[Path]], object] = len, **attributes) -> Make:
@@ -49,12 +50,24 @@ def swap(file: Path) -> None:
     dataset.save_as(file)
 
 
-def compress(file: Path) -> None:
-    """Losslessly, with a header that gives the numbers fewer bits than they have."""
-    dataset = pydicom.dcmread(file)
-    dataset.compress(pydicom.uid.RLELossless, generate_instance_uid=False)
-    dataset.BitsStored, dataset.HighBit = 8, 7
-    dataset.save_as(file)
+def compressed(syntax: str, **said: int) -> Make:
+    """A CT that is compressed without loss, with headers that say something else of it."""
+
+    def change(files: list[Path]) -> None:
+        for number, file in enumerate(files):
+            compress(file, syntax)
+            spoil(files, number, **said)
+
+    return series(change)
+
+
+def twice(files: list[Path]) -> None:
+    """One file with its compressed frame twice."""
+    compress(files[2], "JPEGLSLossless")
+    dataset = pydicom.dcmread(files[2])
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    dataset.PixelData = encapsulate([frame, frame])
+    dataset.save_as(files[2])
 
 
 def without(files: list[Path], name: str, number: int = 3) -> None:
@@ -120,5 +133,15 @@ DICOM: dict[str, tuple[Make, str]] = {
     "frames of uneven spacing": (frames(lambda d: move(d, [0, 0, -8.7])), "cannot be read"),
     "frames without a size": (
         frames(lambda d: delattr(d.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence")), "cannot be read"),
-    "compressed beyond its bits": (series(lambda files: [compress(file) for file in files]), "beyond the 8 bits"),
+    "compressed beyond its bits": (compressed("RLELossless", BitsStored=8, HighBit=7), "beyond the 8 bits"),
+    **{f"{syntax} beyond its bits": (compressed(syntax, BitsStored=8, HighBit=7), "beyond the 8 bits")
+       for syntax in ("JPEGLSLossless", "JPEGLosslessProcess14_1", "JPEG2000Lossless")},
+    **{f"{syntax} of other rows than said": (compressed(syntax, Rows=20), "what is compressed in it is 10 x 12 x 1")
+       for syntax in ("JPEGLSLossless", "JPEGLosslessProcess14_1", "JPEG2000Lossless")},
+    "rows and columns exchanged": (compressed("JPEGLSLossless", Rows=12, Columns=10), "compressed in it is 10 x 12"),
+    "fewer rows than are compressed": (compressed("JPEGLSLossless", Rows=8), "compressed in it is 10 x 12"),
+    "colours said, grey compressed": (compressed("JPEG2000Lossless", SamplesPerPixel=3), "is 10 x 12 x 1 x 16"),
+    "8 bits said, 16 compressed": (
+        compressed("JPEGLSLossless", BitsAllocated=8, BitsStored=8, HighBit=7), "is 10 x 12 x 1 x 16"),
+    "a compressed frame twice": (series(twice), "holds 2 frames and says that it has 1"),
 }  # fmt: skip

@@ -93,6 +93,24 @@ def place(name: str, kind: str) -> Make:
     return make
 
 
+def array(name: str) -> Make:
+    def make(folder: Path) -> Path:
+        np.save(folder / name, VOLUME) if name.endswith("y") else np.savez(folder / name, VOLUME)
+        return folder / name
+
+    return make
+
+
+def pair(values: np.ndarray, kind: type = nib.Nifti1Pair) -> Make:
+    """A file of values with a file of its header beside it."""
+
+    def make(folder: Path) -> Path:
+        nib.save(kind(values, AFFINE), folder / "x.img")
+        return folder / "x.img"
+
+    return make
+
+
 GEOMETRY: dict[str, tuple[Make, str]] = {}  # filled below, for images and labels alike
 for said, fields in {
     "affine holds NaN": {"srow_x": [np.nan, 0, 0, 0]}, "affine holds NaN or infinite": {"srow_y": [0, 1, 0, np.inf]},
@@ -143,7 +161,12 @@ FILES: dict[str, tuple[Make, str]] = {  # of images and labels alike
     "compressed with another name": (renamed(nifti(VOLUME, "x.nii.gz"), "y.nii"), "cannot be read"),
     "complex of 16 bytes": (nifti(VOLUME.astype(np.complex128)), "complex numbers"),
     "no DICOM": (text("x.dcm"), "cannot be read|no reader"),
-    "of an unknown type": (text("x.xyz"), "cannot be read|no reader"),
+    "of an unknown type": (text("x.xyz"), "no reader for its file type"),
+    "an array without a place": (array("x.npy"), "no reader for its file type"),
+    "arrays without a place": (array("x.npz"), "no reader for its file type"),
+    "a header beside its values": (pair(VOLUME), "no reader for its file type"),
+    "time points beside their header": (pair(np.stack([VOLUME] * 3, -1)), "no reader for its file type"),
+    "Analyze": (pair(VOLUME, nib.AnalyzeImage), "no reader for its file type"),
 }  # fmt: skip
 
 IMAGES: dict[str, tuple[Make, str]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -50,9 +52,17 @@ def with_nan() -> bytes:
     return changed.tobytes("F")
 
 
+def damaged(data: bytes, place: int) -> bytes:
+    """With one byte changed."""
+    return data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :]
+
+
+PACKED, ZIPPED = zlib.compress(VOLUME.tobytes("F")), gzip.compress(VOLUME.tobytes("F"))
+COMPRESSED = {"CompressedData": "True", "CompressedDataSize": str(len(PACKED))}
+NO_DIRECTIONS: dict[str, str | None] = {"space_directions": None, "space": None, "space_origin": None}
 FOUR = {"NDims": "4", "TransformMatrix": "1 0 0 0 0 1 0 0 0 0 1 0 0 0 0 1", "Offset": "0 0 0 0"}
 ITK: dict[str, tuple[Make, str]] = {
-    "cut": (nrrd(VOLUME.tobytes()[:500]), "cannot be read"),
+    "cut": (nrrd(VOLUME.tobytes()[:500]), "they take 500"),
     "empty": (written("x.nrrd", "", b""), "cannot be read"),
     "text": (written("x.mha", "hello", b""), "cannot be read"),
     "one NaN": (nrrd(with_nan()), "NaN or infinite"),
@@ -73,7 +83,18 @@ ITK: dict[str, tuple[Make, str]] = {
              space_directions="none (0.8,0,0) (0,0.8,0) (0,0,2)"), "2 channels"),
     "of a type that is none": (nrrd(type="quadruple"), "cannot be read"),
     "data that are not there": (nrrd(b"", "x.nhdr", data_file="no.raw"), "cannot be read"),
-    "MetaImage, cut": (mha(VOLUME.tobytes()[:500]), "cannot be read"),
+    "no spacing": (nrrd(space_directions=None), "no size along each axis"),
+    "no spacing and no space": (nrrd(**NO_DIRECTIONS), "no size along each axis"),
+    "a spacing that is no number": (nrrd(**NO_DIRECTIONS, spacings="0.8 0.8 nan"), "no size along each axis"),
+    "directions that are none": (nrrd(space_directions="none none none"), "no size along each axis"),
+    "a direction that is none": (nrrd(space_directions="(0.8,0,0) (0,0.8,0) none"), "no size along each axis"),
+    "more values than said": (nrrd(2 * VOLUME.tobytes()), "take 4320 bytes, and they take 8640"),
+    "values that begin later": (nrrd(byte_skip="8"), "skips 8 bytes"),
+    "fewer values than said, compressed": (nrrd(gzip.compress(VOLUME.tobytes()[:-8]), encoding="gzip"), "take 4312"),
+    "damaged within, compressed": (nrrd(damaged(ZIPPED, 2000), encoding="gzip"), "cannot be read"),
+    "a wrong checksum": (nrrd(damaged(ZIPPED, -6), encoding="gzip"), "cannot be read"),
+    "another number of axes": (nrrd(dimension="4"), "cannot be read"),
+    "MetaImage, cut": (mha(VOLUME.tobytes()[:500]), "they take 500"),
     "MetaImage, one NaN": (mha(with_nan()), "NaN or infinite"),
     "MetaImage, no size": (mha(ElementSpacing="0 0.8 2"), "cannot be read"),
     "MetaImage, sheared": (mha(TransformMatrix="1 1 0 0 1 0 0 0 1"), "right angles"),
@@ -86,5 +107,16 @@ ITK: dict[str, tuple[Make, str]] = {
     "MetaImage, two axes": (
         mha(NDims="2", DimSize="12 90", TransformMatrix="1 0 0 1", Offset="0 0", ElementSpacing="0.8 0.8"), "two axes"),
     "MetaImage, data that are not there": (mha(b"", "x.mhd", ElementDataFile="no.raw"), "cannot be read"),
+    "MetaImage, no spacing": (mha(ElementSpacing=""), "no size along each axis"),
+    "MetaImage, an origin of NaN": (mha(Offset="nan 0 0"), "offset holds NaN"),
+    "MetaImage, no channel": (mha(ElementNumberOfChannels="0"), "take 0 bytes"),
+    "MetaImage, more values than said": (mha(2 * VOLUME.tobytes()), "take 4320 bytes, and they take 8640"),
+    "MetaImage, values that begin in the header": (mha(HeaderSize="8"), "skips 8 bytes"),
+    "MetaImage, not compressed": (mha(**COMPRESSED), "cannot be read|CompressedDataSize"),
+    "MetaImage, damaged within": (mha(damaged(PACKED, 2000), **COMPRESSED), "cannot be read"),
+    "MetaImage, compressed and cut": (mha(PACKED[:-300], **COMPRESSED), "CompressedDataSize"),
+    "MetaImage, compressed size not said": (mha(PACKED, CompressedData="True"), "CompressedDataSize"),
+    "MetaImage, another compressed size": (
+        mha(PACKED, CompressedData="True", CompressedDataSize="50"), "CompressedDataSize"),
     "MetaImage, data elsewhere": (mha(b"", "x.mhd", ElementDataFile="../x.raw"), "cannot be read"),
 }  # fmt: skip

@@ -160,3 +160,19 @@ def spoil(files, number, **changes):
     for name, value in changes.items():
         setattr(dataset, name, value)
     dataset.save_as(files[number])
+
+
+def compress(file: Path, syntax: str) -> None:
+    """Compress a file by the transfer syntax that GDCM calls so."""
+    import gdcm
+
+    reader, change, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
+    reader.SetFileName(str(file))
+    assert reader.Read()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFileName(str(file))
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()

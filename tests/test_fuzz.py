@@ -15,7 +15,7 @@ import pytest
 import safetensors.torch
 import torch
 from bad_itk_files import mha, nrrd
-from dicom_maker import write_series
+from dicom_maker import compress, write_series
 from fuzz import ODD, changed, damaged, outcome
 from network_tester import tiny_backbone
 from PIL import Image
@@ -126,6 +126,15 @@ def test_dicom(tmp_path):
     settings = SETTINGS | {"intensity": "ct"}
     each(500, lambda rng: file.write_bytes(damaged(data, rng)), lambda: check_image(file, settings))
     each(300, lambda rng: file.write_bytes(with_odd_element(data, rng)), lambda: check_image(file, settings))
+
+
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless"])
+def test_compressed_dicom(tmp_path, syntax):
+    file = write_series(tmp_path / "s", IMAGE[..., :1], AFFINE)[0]
+    compress(file, syntax)
+    data = file.read_bytes()
+    frame = data.index(b"\xfe\xff\x00\xe0", data.index(b"\xe0\x7f\x10\x00")) + 16  # behind the table of offsets
+    each(400, lambda rng: file.write_bytes(data[:frame] + damaged(data[frame:], rng)), lambda: check_image(file))
 
 
 def test_a_folder_of_dicom_and_its_list_of_images(tmp_path):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import InputError
+from .dicom_frames import RLE, largest_bits
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-RLE = "1.2.840.10008.1.2.5"
 QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are shown
 
 
@@ -87,12 +87,15 @@ def check_bits(file: Path, dataset: Dataset) -> None:
             "known; export it again"
         )
     syntax = dataset.file_meta.get("TransferSyntaxUID")
+    compressed = syntax is not None and syntax.is_compressed
+    bits = largest_bits(file, dataset) if compressed and "PixelData" in dataset else 0
     overlay = any(tag.group & 0xFF00 == 0x6000 and tag.element == 0x0102 for tag in dataset.keys())
     if allocated not in (8, 16, 32) or not 0 < stored < allocated or syntax is None or overlay:
         return
     size = allocated // 8
     kind, data = f"{'<' if syntax.is_little_endian else '>'}u{size}", dataset.get("PixelData") or b""
-    if syntax == RLE:  # of compressed forms the one that keeps all bits and does not say how many count
+    deeper = bits > stored and not dataset.get("PixelRepresentation")  # what a signed one may be, decoders know
+    if deeper or syntax == RLE:  # which keeps all bits and does not say how many count
         from pydicom.pixels import pixel_array
 
         whole = copy.copy(dataset)
@@ -101,7 +104,7 @@ def check_bits(file: Path, dataset: Dataset) -> None:
             data = pixel_array(whole, raw=True).astype(kind).tobytes()
         except Exception:  # which the reader says
             return
-    elif syntax.is_compressed:
+    elif compressed:
         return
     numbers = np.frombuffer(data[: len(data) // size * size], kind)
     beyond = numbers >> stored

@@ -14,6 +14,7 @@ from ..errors import InputError
 from ..files import aside
 from .affines import TOLERANCE, apart
 from .dicom import FLIP, to_highdicom, to_monai
+from .dicom_frames import largest_bits
 from .dicom_series import is_dicom, series_of
 
 CARRIED = (
@@ -162,6 +163,8 @@ def read_segmentation(
 
     try:
         segmentation = hd.seg.segread(path)
+        if segmentation.file_meta.TransferSyntaxUID.is_compressed and segmentation.BitsAllocated > 1:
+            largest_bits(Path(path), segmentation)
         numbers = list(segmentation.segment_numbers)
         names = [segmentation.get_segment_description(n).segment_label.strip().lower() for n in numbers]
         wanted = [name.strip().lower() for name in labels or ()]

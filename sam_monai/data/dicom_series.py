@@ -108,7 +108,7 @@ def sort_folder(folder: str | Path) -> tuple[list[Series], list[tuple[Path, str]
 
 def no_image(header: Dataset) -> str:
     """Why a DICOM file is no image, or nothing where it is one."""
-    modality = header.get("Modality") or "without a modality"
+    modality = str(header.get("Modality") or "without a modality")[:20]
     if "Rows" not in header or modality in NO_IMAGES:
         return f"it is a DICOM object of another kind than an image ({modality})"
     place, directions = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor, PILReader
+from monai.data import ITKReader, MetaTensor, PILReader
 from monai.transforms import LoadImage, MapTransform
 from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
@@ -168,19 +168,23 @@ class LoadCased(MapTransform):
             reader = NiftiReader()
         elif Path(path).is_dir() or is_dicom(path):
             reader = DicomReader()
+        elif not path.lower().endswith(itk_headers.SUFFIXES):  # arrays without a place, headers that nobody checks
+            raise InputError(f"{path}: no reader for its file type; save a volume as NIfTI, a picture as PNG")
+        elif importlib.util.find_spec("itk") is None:
+            raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI")
+        times = None
         try:
+            if reader is None:
+                times, reader = itk_headers.time_points(path), ITKReader()
             # Given at the call, a reader is the only one tried: no other format's reader gets a damaged file.
             tensor = cast(MetaTensor, self._load(path, reader=reader))
-            if path.lower().endswith(itk_headers.SUFFIXES):
-                tensor.meta[TIME_POINTS] = itk_headers.time_points(path)
+            tensor.meta |= {} if times is None else {TIME_POINTS: times}
         except InputError:
             raise
         except Image.DecompressionBombError as e:
             most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
             raise InputError(f"{path}: has more than {most} million pixels; cut it into tiles or scale it down") from e
         except Exception as e:
-            if reader is None and importlib.util.find_spec("itk") is None:
-                raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI") from e
             lines = re.sub(r"\(0x\w+\)", "", str(e).strip() or type(e).__name__).splitlines()
             # ITK's errors begin with a line of its own source.
             cause = next((line for line in lines if not line.endswith(":")), lines[0])

@@ -85,6 +85,10 @@ DICOM: dict[str, tuple[Make, str]] = {
         series(lambda files: spoil(files, 5, ImagePositionPatient=decimal([5, 0, 10]))), "right angles"),
     "a slice of another spacing": (series(lambda files: spoil(files, 2, PixelSpacing=[1, 2])), "pixel spacings"),
     "no spacing": (series(PixelSpacing=[0, 0]), "pixel spacings"),
+    "a slice of another patient": (
+        series(lambda files: spoil(files, 2, PatientID="p2")), "slices are of several patients"),
+    "a slice of another study": (
+        series(lambda files: spoil(files, 2, StudyInstanceUID="1.2")), "slices are of several studies"),
     "a slice of another frame": (
         series(lambda files: spoil(files, 2, FrameOfReferenceUID="1.2")), "frames of reference"),
     "a slice that is inverted": (series(lambda f: spoil(f, 2, PhotometricInterpretation="MONOCHROME1")), "MONOCHROME1"),

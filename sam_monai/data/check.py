@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
+from . import pairs
 from .channels import refuse_others, taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
@@ -103,7 +104,7 @@ def examine(
     refuse_others(dataset.channels, channels, channel_names, dataset.folder)
     load_image = LoadCased("image", channels=channels, channel_names=channel_names)
     load_label = LoadCased("label", labels=dataset.labels)
-    problems: list[str] = _listed_twice(dataset.training)
+    problems: list[str] = pairs.listed_twice(dataset.training)
     same: dict[tuple, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
@@ -136,6 +137,8 @@ def examine(
         try:
             if image is not None and label is not None:
                 on_grid_of(label, image, case["label"], case["image"])
+                if pairs.holds_its_label(image, label):
+                    problems.append(f"{case['image']}: holds the same as its label {case['label']}; give the image")
                 if part == "training" and case["image"] in trained_on and not given:
                     taker.add(image, label)
         except InputError as e:
@@ -163,8 +166,7 @@ def examine(
         for paths in same.values()
         if len(set(paths)) > 1
     ]
-    cases_of = Counter(os.path.realpath(case["label"]) for case in dataset.training)
-    notes += [f"{label} is the label of {n} cases" for label, n in cases_of.items() if n > 1]
+    notes += pairs.oversights(dataset.training, dataset.validation)
     for note in notes:
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
@@ -225,15 +227,6 @@ def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
     if not labels:
         raise InputError("cases are given for training and no labels: name them by the key labels")
     return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], ())
-
-
-def _listed_twice(cases: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is wrong with a list, whatever is in the files."""
-    images = [os.path.realpath(case["image"]) for case in cases]
-    labels = {os.path.realpath(case["label"]) for case in cases}
-    return [f"{image}: is listed twice; keep it once" for image, n in Counter(images).items() if n > 1] + [
-        f"{image}: is listed as an image and as a label; correct the list" for image in images if image in labels
-    ]
 
 
 def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:

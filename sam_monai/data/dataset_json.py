@@ -19,6 +19,12 @@ from .names import PICTURE_SUFFIXES, folded
 from .unlabelled import NAME, is_ignored
 
 LONGEST_NAME = 200  # of a label
+# How the value 0 is called, in the languages of those who label. Anything else is a structure that would be lost.
+BACKGROUND = re.compile(
+    r"|0|.*back ?ground.*|bg|none|nothing|null|others?|rest|void|empty|outside|exterior|air|unknown|unassigned|"
+    r"(no|clear|un|not)[ _-]?(label|labell?ed|class|segmented)|hintergrund|(arriere|arrière)-plan|fond|fondo|sfondo|"
+    r"achtergrond|фон|背景|배경"
+)
 
 _INTENSITY_WORDS = {
     "ct": r"ct|cta|cbct|[cn]ect|computed",
@@ -83,6 +89,12 @@ def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
         raise InputError(
             f"{file}: the label {acted_upon[0]!r} is what a configuration would run or look up (as it does what begins "
             "with $, @ or %); rename it"
+        )
+    if not BACKGROUND.fullmatch(folded(names[0].strip())):
+        raise InputError(
+            f'{file}: "labels" gives the value 0 to {names[0][:50]!r}, and 0 is the background, which is not learned; '
+            "if that is a structure, number the labels from 1 on, in the label files too, else call it background: "
+            f"{remedy}"
         )
     background, *others = (folded(names[value].strip()) for value in range(len(names)))
     if "" in others or len({background, *others}) <= len(foreground):

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 MODALITY = "modality"  # in the metadata of an image
 FRAME = "frame_of_reference"  # likewise, its UID, or nothing where a header does not say
+# What the slices of an image have in common.
+SHARED = {
+    "PatientID": "are of several patients",
+    "StudyInstanceUID": "are of several studies",
+    "FrameOfReferenceUID": "lie in several frames of reference",
+}
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's left and back, MONAI's to the right, front
 
 
@@ -80,18 +86,19 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     metadata: the modality, the frame of reference, and the value of white where the format has one.
 
     Raises:
-        InputError: geometry as in :func:`check_geometry`, pixels that cannot be decoded, a CT without Hounsfield units.
+        InputError: geometry as in :func:`check_geometry`, slices of several patients, pixels that cannot be decoded, a
+            CT without Hounsfield units.
     """
     import highdicom as hd
     from pydicom import dcmread
 
     datasets = [dcmread(file) for file in series.files]
-    frames = {str(dataset.get("FrameOfReferenceUID") or "") for dataset in datasets}
-    if len(frames) > 1:
-        raise InputError(
-            f"{series.path} ({series.description}): its slices lie in {len(frames)} frames of reference, so not beside "
-            "each other; export the series again"
-        )
+    for key, said in SHARED.items():
+        if len({str(dataset.get(key) or "") for dataset in datasets}) > 1:
+            raise InputError(
+                f"{series.path} ({series.description}): its slices {said}, so they are no one image; export the series "
+                "again"
+            )
     datasets = [with_class(dataset) for dataset in datasets]
     # What is shown inverted is turned as a whole below: slice by slice it would lose what slices have in common.
     options: dict[str, Any] = {
@@ -115,12 +122,18 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         cause = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise InputError(f"{series.files[0]}: cannot be read as DICOM ({cause}); export it again or remove it") from e
     pixels = volume if isinstance(volume, np.ndarray) else volume.array
-    without_padding(pixels, datasets)
+    planes = [pixels] if len(datasets) == 1 else [pixels[index_of(volume, dataset)] for dataset in datasets]
+    without_padding(planes, datasets)
     white = full_scale(datasets[0])
     if is_inverted(datasets[0]):
         np.subtract(white or pixels.min() + pixels.max(), pixels, out=pixels)
-    known = {MODALITY: str(datasets[0].get("Modality") or ""), FRAME: frames.pop()}
+    known = {MODALITY: str(datasets[0].get("Modality") or ""), FRAME: str(datasets[0].get("FrameOfReferenceUID") or "")}
     return volume, known if white is None else {**known, FULL_SCALE: white}
+
+
+def index_of(volume: Any, dataset: Dataset) -> int:
+    """Which slice of a volume a file holds."""
+    return round((np.linalg.inv(volume.affine) @ [*position(dataset), 1.0])[0])
 
 
 def read_picture(series: Series, dataset: Dataset) -> np.ndarray:

@@ -134,17 +134,29 @@ def full_scale(dataset: Dataset) -> float | None:
     return None if grey and (bits > 8 or rescaled or dataset.get("PixelRepresentation")) else 2.0**bits - 1
 
 
-def without_padding(pixels: np.ndarray, datasets: Sequence[Dataset]) -> None:
-    """Give pixels that a header declares to be no part of the image the darkest value of those that are."""
-    found = set()
-    for dataset in datasets:
-        if "PixelPaddingValue" in dataset:
-            ends = dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)
-            slope, shift = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
-            found.add(tuple(sorted(slope * float(end) + shift for end in ends)))
-    if len(found) != 1:
-        return
-    low, high = found.pop()
-    outside = (pixels >= low - 1e-3) & (pixels <= high + 1e-3)
-    if outside.any() and not outside.all():
-        pixels[outside] = pixels[~outside].max() if is_inverted(datasets[0]) else pixels[~outside].min()
+def without_padding(planes: Sequence[np.ndarray], datasets: Sequence[Dataset]) -> None:
+    """Give pixels that a header declares to be no part of the image the darkest value of those that are.
+
+    Args:
+        planes: what each file holds, in the units of :func:`rescales`; changed in place.
+        datasets: of the files.
+    """
+    masks = [outside(plane, dataset) for plane, dataset in zip(planes, datasets, strict=True)]
+    inside = [plane[~mask] for plane, mask in zip(planes, masks, strict=True) if not mask.all()]
+    if inside and any(mask.any() for mask in masks):
+        dark = max(map(np.max, inside)) if is_inverted(datasets[0]) else min(map(np.min, inside))
+        for plane, mask in zip(planes, masks, strict=True):
+            plane[mask] = dark
+
+
+def outside(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Which pixels a header declares to be no part of the image."""
+    if dataset.get("PixelPaddingValue") is None or len(known := {one[:2] for one in rescales(dataset)}) > 1:
+        return np.zeros(pixels.shape, bool)
+    slope, shift = known.pop() if known else (1.0, 0.0)
+    ends = dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)
+    if dataset.get("PixelRepresentation"):  # some write a negative one without its sign
+        bits = int(dataset.BitsAllocated)
+        ends = [int(end) - 2**bits if int(end) >= 2 ** (bits - 1) else int(end) for end in ends]
+    low, high = sorted(slope * float(end) + shift for end in ends)
+    return (pixels >= low - 1e-3) & (pixels <= high + 1e-3)

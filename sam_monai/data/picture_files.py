@@ -12,12 +12,16 @@ from ..errors import InputError
 BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 258, 262, 339
+ORIENTATION = 0x112  # in EXIF; 1 is upright
 
 
 def label_picture(picture: Image.Image) -> Image.Image:
     """The numbers of a label's file, which Pillow stretches to 8 bits where the file has 2 or 4."""
     _check(picture)
     step = {"L;2": 85, "L;4": 17}.get(_raw_mode(picture))
+    lossy = picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
+    if lossy and np.asarray(picture).max() < 128:  # a mask of 0 and 255 may have come through whole, which is seen
+        raise InputError(f"{_name(picture)}: is a JPEG of small numbers, which JPEG changes; save the label as PNG")
     if _white_is_zero(picture):
         raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save the label as PNG")
     upright = ImageOps.exif_transpose(picture)
@@ -40,6 +44,15 @@ def image_picture(picture: Image.Image) -> Image.Image:
     if negative and mode not in ("1", "L"):  # Pillow turns those
         raise InputError(f"{name}: is a TIFF in which white is zero; save it with black as zero")
     return picture
+
+
+def is_turned(path: str) -> bool:
+    """Whether a picture's EXIF tag tells viewers, and this package, to turn it. Not where it cannot be read."""
+    try:
+        with Image.open(path) as picture:
+            return picture.getexif().get(ORIENTATION, 1) in range(2, 9)
+    except Exception:  # whatever is wrong is said where the file is loaded
+        return False
 
 
 def full_scale(mode: str | None) -> float | None:

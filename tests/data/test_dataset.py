@@ -55,6 +55,17 @@ def test_labels_that_are_not_0_to_L_are_refused(tmp_path, labels):
         read_dataset(write(tmp_path, labels=labels))
 
 
+@pytest.mark.parametrize("labels", [{"0": "liver", "1": "tumour"}, {"liver": 0, "background": 1}])
+def test_a_structure_is_not_lost_as_the_background(tmp_path, labels):
+    with pytest.raises(InputError, match=r"gives the value 0 to 'liver'"):
+        read_dataset(write(tmp_path, labels=labels))
+
+
+@pytest.mark.parametrize("name", ["Background", "BG", "back ground", "", "unlabelled", "Other", "Hintergrund", "背景"])
+def test_the_background_has_its_usual_names(tmp_path, name):
+    assert read_dataset(write(tmp_path, labels={"0": name, "1": "liver"})).labels == ("liver",)
+
+
 def test_without_validation_a_seeded_fifth_is_set_aside_and_named(tmp_path, caplog):
     write(tmp_path, validation=None)
     with caplog.at_level(logging.INFO):

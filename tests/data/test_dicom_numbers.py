@@ -102,6 +102,21 @@ def test_padding_is_dark_and_no_part_of_the_range(tmp_path):
     assert image.min() == 100 and np.array_equal(image[:, 3:], stored[:, 3:])
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_padding_may_differ_from_slice_to_slice_and_lack_its_sign(tmp_path, signed):
+    files = write_series(tmp_path / "mr", RAMP + 100, AFFINE, Modality="MR", RescaleIntercept=0)
+    for number, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        dataset.PixelRepresentation, padding = int(signed), 60000 + number
+        pixels = (RAMP + 100)[..., number].T.astype("<u2")
+        pixels[:3] = padding
+        dataset.PixelData = pixels.tobytes()
+        dataset.add_new("PixelPaddingValue", "US", padding)
+        dataset.save_as(file)
+    image = load_image(tmp_path / "mr")[0].numpy()
+    assert image.min() == 100 and np.array_equal(image[:, 3:], (RAMP + 100)[:, 3:])
+
+
 @pytest.mark.parametrize(
     "changes, match",
     [

@@ -172,6 +172,33 @@ def locked(folder: str | Path, work: str) -> Iterator[None]:
                 os.close(file)  # last, so that nobody takes a file that is about to be removed
 
 
+@contextmanager
+def beside(target: Path, work: str) -> Iterator[Path]:
+    """An empty folder beside ``target``, on its file system, for what is to take its place in the end. One process has
+    it at a time; what is in it at the end, or was left there by a process that was killed, is removed.
+
+    Args:
+        target: the file or folder that is made.
+        work: as in :func:`locked`.
+
+    Raises:
+        InputError: as :func:`locked`.
+    """
+    home = target.with_name(f".{target.name[:100]}.part")
+    try:
+        with locked(home, work):
+            part = home / "part"
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            try:
+                yield part
+            finally:
+                shutil.rmtree(part, ignore_errors=True)
+    finally:
+        with suppress(OSError):  # another process has it now
+            home.rmdir()
+
+
 def hold(folder: str | Path, work: str) -> None:
     """Have a folder as :func:`locked` does until :func:`release`, or the process ends. To ask again changes nothing.
 

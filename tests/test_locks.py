@@ -11,10 +11,14 @@ import sys
 
 import pytest
 from bundle_runner import ROOT, volumes
+from network_tester import tiny_backbone
 
-from sam_monai import InputError
+from sam_monai import PTSAM, InputError
+from sam_monai.bundle.export import export
+from sam_monai.bundle.shipped import new
 from sam_monai.files import LOCK, hold, locked, release
 
+NETWORK = PTSAM(tiny_backbone(), ("spot",))
 HOLD = """
 import sys, time
 from sam_monai.files import locked
@@ -118,6 +122,26 @@ def test_a_folder_that_is_held_is_free_again_when_it_is_released_or_the_process_
     release(tmp_path)
     subprocess.run(command, check=True)
     assert not list(tmp_path.iterdir())
+
+
+def test_of_two_processes_one_makes_a_bundle_or_an_export(tmp_path):
+    made = {
+        tmp_path / "mine": lambda path: new("ptsam", path),
+        tmp_path / "mine.pt2": lambda path: export(NETWORK, path),
+    }
+    for path, make in made.items():
+        other = holder(tmp_path / f".{path.name}.part")
+        try:
+            with pytest.raises(InputError, match=rf"in use by training \(process {other.pid}"):
+                make(path)
+        finally:
+            other.kill()
+            other.wait()
+        assert not path.exists()
+    new("ptsam", tmp_path / "mine")  # what the killed process left is no hindrance
+    assert [path.name for path in tmp_path.iterdir() if "pt2" not in path.name] == ["mine"]
+    with pytest.raises(InputError, match="mine is there already"):
+        new("ptsam", tmp_path / "mine")
 
 
 @pytest.mark.slow

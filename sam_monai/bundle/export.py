@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.tiny_vit import fold_norms
 from ..errors import InputError
+from ..files import beside
 from ..inference.openvino_encoder import quiet
 from ..networks.base import AdaptedSAM
 from ..networks.medsa import MedSA
@@ -94,13 +95,13 @@ def export(
     axes = dynamic_axes(len(size), prompted, deep)
     path.parent.mkdir(parents=True, exist_ok=True)
     with (
-        tempfile.TemporaryDirectory(prefix=f".{path.stem}", dir=path.parent) as folder,
+        beside(path, "an export") as folder,
         torch.no_grad(),
         quiet(),
         tqdm(total=3, leave=False, bar_format="{desc} {n}/{total} {elapsed}") as bar,
     ):
         bar.set_description("tracing the network")
-        aside = Path(folder) / path.name
+        aside = folder / path.name
         example = inputs(size, channels, 2, prompted, deep)
         exported = torch.export.export(program, example, dynamic_shapes=dimensions(axes), strict=False)
         bar.update()
@@ -124,7 +125,7 @@ def export(
                 )
             sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(axes, given, strict=True))
             lines.append(f"  from torch {difference:.1e}, of the largest logit {difference / largest:.1e}: {sizes}")
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file == aside):
+        for file in sorted(folder.iterdir(), key=lambda file: file == aside):
             os.replace(file, path.parent / file.name)
     return "\n".join(lines)
 
@@ -165,8 +166,8 @@ def described(tensor: Tensor, axes: dict[int, str]) -> str:
     return f"({', '.join(axes.get(i, str(n)) for i, n in enumerate(tensor.shape))})"
 
 
-def megabytes(folder: str) -> str:
-    return f"{sum(file.stat().st_size for file in Path(folder).iterdir()) / 1e6:.1f} MB"
+def megabytes(folder: Path) -> str:
+    return f"{sum(file.stat().st_size for file in folder.iterdir()) / 1e6:.1f} MB"
 
 
 # -- formats -----------------------------------------------------------------------------------------------------------

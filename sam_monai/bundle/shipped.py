@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import beside
 from .folder import read_json, read_metadata
 from .keys import quoted
 
@@ -94,20 +95,15 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     """A folder to fill, which takes its place when it is complete. Whatever fails, nothing is left.
 
     Raises:
-        InputError: ``output`` is there and not an empty folder.
+        InputError: ``output`` is there and not an empty folder, or another process makes it.
     """
     output = Path(output)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InputError(f"{output} is there already: name a folder that is not, or an empty one")
     target = Path(os.path.abspath(output))
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with beside(target, "making a bundle") as part:
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise InputError(f"{output} is there already: name a folder that is not, or an empty one")
         yield part
         part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def default_root(output: Path) -> str:

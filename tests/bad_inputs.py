@@ -152,6 +152,7 @@ FILES: dict[str, tuple[Make, str]] = {  # of images and labels alike
     "of eight dimensions": (nifti(VOLUME, dim=[8, 12, 10, 9, 1, 1, 1, 1]), "cannot be read"),
     "of six dimensions": (nifti(VOLUME.reshape(12, 10, 3, 1, 1, 3)), "6 dimensions"),
     "of two axes": (nifti(VOLUME[..., 0]), "has two axes"),
+    "another number of bits than its type": (nifti(VOLUME, bitpix=8), "its bitpix is 8"),
     "values that begin in the header": (nifti(VOLUME, vox_offset=0), "vox_offset is 0"),
     "values that begin behind": (nifti(VOLUME, vox_offset=400), "cannot be read"),
     "values that begin nowhere": (nifti(VOLUME, vox_offset=np.nan), "cannot be read"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from nibabel.openers import Opener
 from ..errors import InputError
 from .affines import TOLERANCE, apart
 
+logger = logging.getLogger(__name__)
 TIME_POINTS = "time_points"
 OTHER_AFFINE = "qform_affine"
 FULL_SCALE = "full_scale"
@@ -77,16 +80,30 @@ def _check_numbers(path: str, header: Any) -> None:
     if max(sizes[5:], default=1) > 1:
         raise InputError(f"{path}: has {len(sizes)} dimensions, more than space, time and channels; save each image")
     begin, kind = int(raw["vox_offset"]), raw.get_data_dtype()
+    if raw["bitpix"] not in (0, 8 * kind.itemsize):
+        raise InputError(
+            f"{path}: its bitpix is {raw['bitpix']} and its data type has {8 * kind.itemsize} bits; convert it again"
+        )
     if raw.is_single and begin < raw.single_vox_offset:
         raise InputError(f"{path}: its vox_offset is {begin}, so where its values begin is not known; convert it again")
     if raw.is_single and min(sizes) > 0 and end - begin >= (math.prod(sizes) + math.prod(sizes[:2])) * kind.itemsize:
         raise InputError(f"{path}: holds more values than its header says (dim); convert it again")
     if not np.isfinite([raw["scl_slope"], raw["scl_inter"]]).all():
         raise InputError(f"{path}: its scl_slope or scl_inter is not a number, so its values are not known; convert it")
+    if raw["sform_code"] <= 0 and raw["qform_code"] <= 0:
+        _warn_once(
+            f"{path}: its header does not say how it lies in the patient (sform_code and qform_code are 0), so left "
+            "and right may be exchanged"
+        )
     axes = slice(1, 1 + min(3, int(raw["dim"][0])))
     spacing = raw["pixdim"][axes][raw["dim"][axes] > 1]
     if raw["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing != 0)).all():
         raise InputError(f"{path}: its header gives a voxel no size (pixdim is 0 or NaN); correct it")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def has_fourth_axis(path: str | Path) -> bool:

@@ -163,6 +163,12 @@ class CheckKind(Transform):
                 "wrong. Take an adapter for CT, or train one with the key intensity ct",
                 file_of(image),
             )
+        if self.intensity == "ct" and image.min() >= 0:
+            logger.warning(
+                "%s: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its values are others, "
+                "the mask is likely to be wrong",
+                file_of(image),
+            )
         if self.intensity == "ct" and image.max() > MOST_HU:
             raise InputError(
                 f"{file_of(image)}: holds values up to {float(image.max()):.0f}, which are no Hounsfield units; were "

@@ -132,3 +132,14 @@ def test_a_fifth_of_a_voxel_at_one_corner_is_another_place(tmp_path):
     truth = (VOLUME > 100).astype(np.uint8)
     with pytest.raises(InputError, match="affine differs"):
         LoadCased(labels=1)({"image": changed(tmp_path / "a.nii"), "label": changed(tmp_path / "l.nii", truth, affine)})
+
+
+def test_a_volume_that_does_not_say_how_it_lies_is_named(tmp_path, caplog):
+    image = nib.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4))
+    nib.save(image, tmp_path / "known.nii")
+    image.set_sform(None, 0)
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "unknown.nii")
+    for name in ("known", "unknown", "unknown"):
+        LoadCased("image")({"image": tmp_path / f"{name}.nii"})
+    assert caplog.text.count("left and right may be exchanged") == 1 and "unknown.nii" in caplog.text

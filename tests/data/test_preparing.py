@@ -15,7 +15,7 @@ from PIL import Image
 
 from sam_monai import InputError
 from sam_monai.data import LoadCased
-from sam_monai.data.preparing import CheckPrepared, mr_range, preparing
+from sam_monai.data.preparing import CheckKind, CheckPrepared, mr_range, preparing
 from sam_monai.errors import input_error_in
 
 RNG = np.random.default_rng(0)
@@ -89,6 +89,15 @@ def test_a_mask_of_one_bit_is_black_and_white(tmp_path):
 def test_a_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path):
     path = volume(tmp_path / "a.nii.gz", RNG.random((12, 10, 9)).astype(np.float32))
     assert "shows nothing" in refusal(path, intensity="ct") and "Hounsfield" in refusal(path, intensity="ct")
+
+
+def test_a_ct_without_a_negative_value_is_warned_of(caplog):
+    check = CheckKind({"spatial_dims": 3, "intensity": "ct"})
+    values = MetaTensor(torch.linspace(-100, 300, 1000).reshape(1, 10, 10, 10))
+    check({"image": values})
+    assert not caplog.text
+    check({"image": values + 100})
+    assert "holds no value below 0" in caplog.text
 
 
 @pytest.mark.parametrize("window", [[5], [], [240, -160], [0, 0], [0, float("nan")], ["a", 1], [0, 1, 2]])

@@ -213,6 +213,11 @@ def check_size(image: Any) -> None:
         raise InputError(f"{file_of(image)}: is only {size}; the first two axes need {SMALLEST} each: remove the case")
 
 
+def pixel_mm(spacing: Sequence[float]) -> float | None:
+    """The side of a pixel of a slice, of one spacing along both of its axes; ``None`` for pictures, which have none."""
+    return float(spacing[0] * spacing[1]) ** 0.5 if len(spacing) > 1 else None
+
+
 def file_of(image: Any) -> str:
     return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))
 

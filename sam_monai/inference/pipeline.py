@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from ignite.engine import Engine, Events
+from monai.data import MetaTensor
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.transforms import (
     Compose,
@@ -16,11 +19,14 @@ from monai.transforms import (
 from torch import nn
 
 from ..data.load import LoadCased
-from ..data.preparing import Settings, check_scale, preparing
+from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
-from ..networks.adapter_files import load_adapter
+from ..networks.adapter_files import load_adapter, read_training
 from ..prompts.monai_label import KeepClicks
 from .slabs import SlabInferer, ToFileGridd
+
+logger = logging.getLogger(__name__)
+OTHER_PIXELS = 3.0  # times as large or as small as in training
 
 
 def preprocessing(labels: Sequence[str], settings: Settings) -> Compose:
@@ -76,16 +82,36 @@ def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> I
 
 
 class AdapterCheckpointLoader:
-    """Loads an adapter when an evaluator starts.
+    """Loads an adapter when an evaluator starts. Warns of a volume whose pixels are several times as large or as small
+    as those that it was trained on.
 
     By its name MONAI's federated learning knows it for a loader, and leaves it out to evaluate what a server sent.
     """
 
     def __init__(self, path: str | Path, network: nn.Module) -> None:
         self.path, self.network = path, network
+        self.pixel: float | None = None
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
+        engine.add_event_handler(Events.ITERATION_STARTED, self.check_pixel)
 
     def __call__(self, engine: Engine) -> None:
         load_adapter(getattr(self.network, "module", self.network), self.path)
+        self.pixel = ((read_training(self.path) or {}).get("settings") or {}).get("pixel_mm")
+
+    def check_pixel(self, engine: Engine) -> None:
+        image = engine.state.batch["image"]  # type: ignore[call-overload, index]
+        if not self.pixel or image.ndim != 5 or not isinstance(image, MetaTensor):
+            return
+        affines = np.asarray(image.affine, float).reshape(-1, 4, 4)
+        for affine, file in zip(affines, np.atleast_1d(image.meta["filename_or_obj"]), strict=False):
+            found = pixel_mm(np.linalg.norm(affine[:3, :2], axis=0))
+            if found and not 1 / OTHER_PIXELS < found / self.pixel < OTHER_PIXELS:
+                logger.warning(
+                    "%s has pixels of %.3g mm in its slices, and the adapter was trained on about %.3g mm: its mask is "
+                    "likely to be wrong. Check the spacing in the file, or take an adapter for such images",
+                    file,
+                    found,
+                    self.pixel,
+                )

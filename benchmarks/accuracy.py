@@ -2,7 +2,8 @@
 
 A cell is a dataset, a contender and a seed. Each is trained in a process of its own with one thread, two side by side,
 and written at once; a finished cell is never run again. Dice is that of the last epoch, on each file's own grid: mean
-over the validation cases that hold a label, then over the labels.
+over the validation cases that hold a label, then over the labels. ``accuracy.json``, a table and a picture are made of
+all cells; without folders they are made of the cells of an ``accuracy.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from typing import Any
 
 from sam_monai.data import read_dataset
 from sam_monai.files import write_aside, write_json
+
+from .picture import draw_dice
 
 HERE = Path(__file__).parent
 BUNDLES = HERE.parent / "bundles"
@@ -86,22 +89,37 @@ def cell(folder: str, name: str, command: Sequence[str], seed: int, results: Pat
     print(f"{file.stem}: Dice {mean_dice(kept['cases']):.3f} in {seconds / 60:.1f} min", flush=True)
 
 
+def by_label(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean Dice of each label over the cases that hold it."""
+    labels = dict.fromkeys(row["label"] for row in rows)
+    each = {label: [r["dice"] for r in rows if r["label"] == label and r["dice"] == r["dice"]] for label in labels}
+    return {label: round(statistics.fmean(values), 4) for label, values in each.items() if values}
+
+
 def mean_dice(rows: Sequence[Mapping[str, Any]]) -> float:
     """Over the cases that hold a label, then over the labels."""
-    labels = dict.fromkeys(row["label"] for row in rows)
-    each = [[row["dice"] for row in rows if row["label"] == label and row["dice"] == row["dice"]] for label in labels]
-    return statistics.fmean(statistics.fmean(values) for values in each if values)
+    return statistics.fmean(by_label(rows).values())
 
 
-def table(results: Path) -> str:
+def cells_of(results: Path) -> list[dict[str, Any]]:
+    """What each finished cell reached, in short."""
+    kept = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(results.glob("* *.json"))]
+    return [
+        {"dataset": k["dataset"], "contender": k["contender"], "seed": k["seed"], "dice": by_label(k["cases"])}
+        | {"plan": k.get("plan", {}).get("plan"), "minutes": round(k["wall"] / 60, 1)}
+        for k in kept
+    ]
+
+
+def table(cells: Sequence[Mapping[str, Any]]) -> str:
     """Markdown: a row a dataset, a column a contender, mean and spread over the seeds."""
-    cells: dict[str, dict[str, list[float]]] = {}
-    for file in sorted(results.glob("*.json")):
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        cells.setdefault(kept["dataset"], {}).setdefault(kept["contender"], []).append(mean_dice(kept["cases"]))
-    names = sorted({name for row in cells.values() for name in row}, key=lambda name: (not name.startswith("U"), name))
+    rows: dict[str, dict[str, list[float]]] = {}
+    for cell in cells:
+        values = rows.setdefault(cell["dataset"], {}).setdefault(cell["contender"], [])
+        values.append(statistics.fmean(cell["dice"].values()))
+    names = sorted({name for row in rows.values() for name in row}, key=lambda name: (not name.startswith("U"), name))
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for dataset, row in cells.items():
+    for dataset, row in rows.items():
         shown = [spread(row[name]) if name in row else "" for name in names]
         lines.append(f"| {dataset} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
@@ -114,7 +132,7 @@ def spread(values: Sequence[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("folders", nargs="+")
+    parser.add_argument("folders", nargs="*")
     parser.add_argument("--methods", nargs="*", default=["S-SAM"], choices=list(METHODS))
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="keys of train.json")
     parser.add_argument("--without-rivals", action="store_true", help="no U-Net")
@@ -131,8 +149,13 @@ def main() -> None:
                     if words.without_rivals and name.startswith("U-Net"):
                         continue
                     pool.submit(cell, folder, name, command, seed, words.output, words.threads)
-    write_aside(table(words.output), words.output / "accuracy.md")
-    print(table(words.output))
+    file = words.output / "accuracy.json"
+    if words.folders:
+        write_json(cells_of(words.output), file)
+    cells = json.loads(file.read_text(encoding="utf-8"))
+    write_aside(table(cells), words.output / "accuracy.md")
+    draw_dice(cells, words.output / "accuracy.png")
+    print(table(cells))
 
 
 if __name__ == "__main__":

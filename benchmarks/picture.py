@@ -1,7 +1,9 @@
-"""The results as a picture: how many times faster than the yardstick."""
+"""The results as pictures: how many times faster than the yardstick, and Dice beside a U-Net's."""
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,3 +28,29 @@ def draw(found: dict[str, Any], path: Path) -> None:
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set(xscale="log", xlabel="times as fast as the last of its job", title=found["device"])
     figure.savefig(path, dpi=150)
+
+
+def draw_dice(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A row a dataset: Dice of the better U-Net, and of each other contender, mean over the seeds."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    for cell in cells:
+        rows.setdefault(cell["dataset"], {}).setdefault(cell["contender"], []).append(
+            statistics.fmean(cell["dice"].values())
+        )
+    means = {d: {name: statistics.fmean(values) for name, values in row.items()} for d, row in rows.items()}
+    others = sorted({name for row in means.values() for name in row if not name.startswith("U-Net")})
+    best = {d: max((v for n, v in row.items() if n.startswith("U-Net")), default=0.0) for d, row in means.items()}
+    order = sorted(means, key=lambda d: max((means[d].get(name, 0.0) for name in others), default=0.0))
+    figure = Figure(figsize=(8, 0.36 * len(order) + 1), layout="constrained")
+    axes = figure.subplots()
+    for row, dataset in enumerate(order):
+        found = [means[dataset][name] for name in others if name in means[dataset]]
+        axes.plot([best[dataset], *found[:1]], [row] * (1 + len(found[:1])), color="lightgrey", linewidth=3, zorder=1)
+    axes.scatter([best[d] for d in order], range(len(order)), color="grey", label="the better U-Net", zorder=2)
+    for name in others:
+        there = [(means[d][name], row) for row, d in enumerate(order) if name in means[d]]
+        axes.scatter(*zip(*there, strict=True), label=name, zorder=3)
+    axes.set_yticks(range(len(order)), [dataset.replace("_", " ") for dataset in order])
+    axes.set(xlim=(0, 1), xlabel="Dice")
+    axes.legend(loc="lower left")
+    figure.savefig(path, dpi=120)

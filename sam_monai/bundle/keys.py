@@ -243,6 +243,12 @@ KEYS: dict[str, Key] = {
         "planned",
     ),
     "overlap": Key(PART, "of neighbouring patches"),
+    "average_flips": Key(
+        one_of("none", "sides", "flips"),
+        "average the answers to an image and to its mirrored copies: from left to right (`sides`, twice the time), of "
+        "pictures also upside down (`flips`, four times). For data that were mirrored in training ([what it "
+        "gives](evidence.md#what-helps-and-what-does-not))",
+    ),
     "minutes": Key(
         or_none(Kind("a number above 0", lambda v: is_number(v) and v > 0), "15, or 4 for the demonstration"),
         "time for the whole command, validation and report included; what is planned is planned for it",

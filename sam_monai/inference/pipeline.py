@@ -23,6 +23,7 @@ from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
 from ..networks.adapter_files import load_adapter, read_training
 from ..prompts.monai_label import KeepClicks
+from .flips import FlippedInferer
 from .slabs import SlabInferer, ToFileGridd
 
 logger = logging.getLogger(__name__)
@@ -63,12 +64,14 @@ def postprocessing(preparation: Compose, largest_component: bool = False, fill_h
     return Compose([*steps, LeaveOutUnlabelled()])
 
 
-def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float) -> Inferer:
+def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float, average_flips: str = "none") -> Inferer:
     """The image or volume as a whole, or patches of the encoder's size, overlapped and blended.
 
-    Volumes pass in slabs of slices, so memory does not grow with depth.
+    Volumes pass in slabs of slices, so memory does not grow with depth. ``average_flips``: see :class:`FlippedInferer`.
     """
     check_scale(scale)
+    if average_flips != "none":
+        return FlippedInferer(inferer(scale, image_size, spatial_dims, overlap), average_flips)
     if scale == "whole":
         return SlabInferer(SimpleInferer()) if spatial_dims == 3 else SimpleInferer()
     size = (image_size, image_size, 8)[:spatial_dims]

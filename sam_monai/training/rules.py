@@ -191,7 +191,10 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
         return validation_interval(epochs), "six validations"
     number, each = room.validations(size, scale), room.validation(size, scale)
     interval = max(1.0, epochs / number)
-    return int(interval) if interval == int(interval) else round(interval, 3), f"a validation takes {in_time(each)}"
+    why = f"a validation takes {in_time(each)}"
+    if (number + 1) * each > 2 * VALIDATIONS * room.budget:
+        why += "; with fewer validation cases more time would be left to train"
+    return int(interval) if interval == int(interval) else round(interval, 3), why
 
 
 def rules(

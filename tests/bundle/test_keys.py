@@ -61,6 +61,7 @@ BAD: dict[str, tuple] = {
     "mask_format": ("x", "dicom", None, 1),
     "val_interval": (0, -1, 0.5, NAN, INF, "abc", "1", None, True, [1]),
     "overlap": (1.5, 1, -0.1, NAN, "x", None, True),
+    "average_flips": ("turns", "both", True, None, 1, ["sides"]),
     "cache_rate": (2, -0.1, NAN, "x", None, True),
     "ratio": (-1, 0, 2, NAN, "x", None),
 }  # fmt: skip

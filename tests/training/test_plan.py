@@ -150,6 +150,13 @@ def test_where_images_are_embedded_once_their_time_is_taken_from_the_budget():
     assert 0 < few < many
 
 
+def test_validations_that_take_much_of_the_time_are_told_of():
+    many = dataclasses.replace(data(512, *LARGE, dims=3), validation=200)
+    for case, told in ((many, True), (data(512, *LARGE), False)):
+        why = rules(Room(case, machine(), 900, 4), {}, 256, 900)[1]["val_interval"]
+        assert ("fewer validation cases" in why) == told
+
+
 def test_a_dataset_without_labels_is_planned():
     assert planned(data(512), machine())["scale"] == "whole"
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, run
 
-from ..errors import InputError, told
+from ..errors import InputError, causes, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
 from .typed import arguments, refuse_lone, refuse_unknown
@@ -97,11 +98,25 @@ def began() -> float:
 
 def print_cause(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print what a user can mend as one line, also where MONAI wrapped it; anything else as Python does."""
-    cause = told(error)
+    cause = told(error) or wrong_configuration(error)
     if cause is None:
         _python_hook(kind, error, trace)
     else:
         print(f"error: {cause}", file=sys.stderr, flush=True)
+
+
+def wrong_configuration(error: BaseException) -> str | None:
+    """The line for a configuration on which MONAI's parser itself fails: a target that is not there or lacks
+    arguments, a reference to nothing, an expression that is none. ``None``: it is something else."""
+    found = [one for one in causes(error) if not str(one).startswith("Unsupported option")]  # MONAI's own detour
+    frames = traceback.extract_tb(found[-1].__traceback__)
+    where = Path(frames[-1].filename).parts if frames else ()
+    parsed = where[-1:] == ("<string>",) or isinstance(found[-1], SyntaxError)
+    if not (parsed or where[-3:] == ("monai", "utils", "module.py") or where[-3:-1] == ("monai", "bundle")):
+        return None
+    said = [str(one).partition("\n set ")[0] for one in reversed(found[-2:])]  # without advice on MONAI's debugger
+    said = [" ".join(text.split())[:300].rstrip(".,") for text in said]
+    return f"the configuration cannot be run: {'; '.join(dict.fromkeys(said))}. Correct it, or take one as shipped"
 
 
 def stop_in_a_line(training: bool, resumed: bool) -> None:

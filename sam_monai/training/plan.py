@@ -167,7 +167,8 @@ def make_plan(
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
     follows = network_class.takes_prompts and data.spatial_dims == 3
-    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free_on(device))
+    free, mirror = free_on(device), asked.get("mirror")
+    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror)
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..data.fingerprint import VIEWS, Fingerprint, LabelPrint
-from ..data.sides import side_pairs
+from ..data.sides import has_sides, side_pairs
 from ..networks.identity import MIRROR
 from .handlers import validation_interval
 from .machine import Costs
@@ -28,6 +28,7 @@ REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
 SHOWN = dict(zip(MIRROR, (tuple(VIEWS), tuple(VIEWS)[:3], tuple(VIEWS)[:1], ()), strict=True))  # views of each
+VIEWED = dict(zip(MIRROR, (8, 4, 2, 1), strict=True))  # images that it makes of one, itself included
 OVERHEAD = 0.15  # seconds a validation case: reading, metrics
 
 
@@ -37,6 +38,7 @@ class Room:
 
     ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
     ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
+    ``mirror``: if given.
     """
 
     data: Fingerprint
@@ -47,6 +49,7 @@ class Room:
     given_size: int | None = None
     whole_only: bool = False
     free: int | None = None
+    mirror: str | None = None
 
     def fits(self, size: int) -> bool:
         """Whether a step of this size, with checkpointing, leaves some of the free memory."""
@@ -68,9 +71,16 @@ class Room:
         cost, data = self.costs(size), self.data
         once = 2 * data.seconds * (data.training + data.validation)
         if cost.embeds_once:
-            once += cost.answer * data.slices * (8 * data.training + data.validation)
+            once += cost.answer * data.slices * (self.views(scale) * data.training + data.validation)
         left = self.budget - once - (self.validations(size, scale) + 1) * self.validation(size, scale)
         return max(1, int(left / cost.step))
+
+    def views(self, scale: str) -> int:
+        """How many images mirroring makes of one."""
+        mirror = self.mirror or chosen_mirror(self.data, scale)[0]
+        if has_sides([label.name for label in self.data.labels]):
+            return 1
+        return min(VIEWED[mirror], 2 if self.data.spatial_dims == 3 else 8)
 
     def epochs(self, size: int, scale: str) -> int:
         """The same in epochs."""

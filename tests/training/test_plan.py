@@ -30,7 +30,8 @@ def machine(step: float = 1.0, kept: float = 1e9) -> Costs:
 
 
 def planned(data: Fingerprint, costs: Costs, minutes: float = 15, free: float = 1e11, **asked) -> dict:
-    room = Room(data, costs, 60 * minutes, 4, given_size=asked.get("image_size"), free=int(free))
+    given = {"given_size": asked.get("image_size"), "mirror": asked.get("mirror")}
+    room = Room(data, costs, 60 * minutes, 4, free=int(free), **given)
     values, why = rules(room, asked, 256, 60 * minutes)
     assert why.keys() == values.keys() and all(why.values())
     return values
@@ -148,6 +149,8 @@ def test_where_images_are_embedded_once_their_time_is_taken_from_the_budget():
     once = Costs(lambda size: dataclasses.replace(machine()(size), embeds_once=True), (64, 128))
     few, many = (planned(data(512, *LARGE), costs)["epochs"] for costs in (once, machine()))
     assert 0 < few < many
+    each = [planned(data(512, *LARGE), once, mirror=mirror)["epochs"] for mirror in ("turns", "flips", "sides", "none")]
+    assert each[0] == few and each == sorted(set(each))  # fewer views are embedded sooner
 
 
 def test_validations_that_take_much_of_the_time_are_told_of():

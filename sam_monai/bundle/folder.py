@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import parse_json
+from ..networks.regions import wrong_with
 from . import keys
 
 # What is read of metadata.json; the rest is for people.
@@ -117,4 +118,8 @@ def checked(record: dict[str, Any], source: str | Path, own: list[str]) -> dict[
 def metadata_labels(metadata: dict[str, Any]) -> list[Any]:
     """Names of the foreground labels, unchecked."""
     channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    images = metadata["adapter"].get("preprocessing")
+    regions = images.get("regions") if isinstance(images, dict) else None
+    if regions is not None and not wrong_with(regions):
+        return [channels.get(str(region[0])) for region in regions]
     return [channels.get(str(i)) for i in range(1, len(channels))]

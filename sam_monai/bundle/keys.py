@@ -17,6 +17,7 @@ from typing import Any
 
 from ..backbones.weights import KNOWN_WEIGHTS
 from ..errors import InputError
+from ..networks.regions import wrong_with
 from ..networks.text import TEXT_WEIGHTS
 
 # The same as where they are used; a test compares.
@@ -140,6 +141,7 @@ IMAGES = (
     "channels",
     "image_channels",
     "channel_names",
+    "regions",
     "scale",
 )
 
@@ -182,6 +184,18 @@ KEYS: dict[str, Key] = {
         "how many channels an image has, counted after `channels`: 1 is grey, 3 are colours where they are not named; "
         "others are refused",
         "that of the first training image; at inference the adapter's",
+    ),
+    "regions": Key(
+        or_none(
+            Kind(
+                "for each label a list of its values in label files, first the one that a mask holds where no later "
+                "label lies: [[1, 2, 3], [2, 3], [3]]",
+                lambda v: not wrong_with(v),
+            ),
+            "one value each: 1, 2, ...",
+        ),
+        "labels that are regions and may overlap ([Regions](your_data.md#regions))",
+        "from the dataset's `labels` and `regions_class_order`; at inference the adapter's",
     ),
     "spatial_dims": Key(one_of(2, 3), "2 for pictures, 3 for volumes", "the dataset's"),
     "intensity": Key(

@@ -109,7 +109,10 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     names = ["background", *known["labels"]]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     pred["num_channels"] = len(names)
-    pred["channel_def"] = {str(i): name for i, name in enumerate(names)}
+    # MONAI Label takes the channels' numbers for the values of a mask.
+    regions = known["preprocessing"].get("regions")
+    values = range(len(names)) if regions is None else [0, *(region[0] for region in regions)]
+    pred["channel_def"] = {str(value): name for value, name in zip(values, names, strict=True)}
     listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
     metadata["label_classes"], metadata["pred_classes"] = f"label map: {listed}", f"logits: {listed}"
     dims = known["preprocessing"]["spatial_dims"]

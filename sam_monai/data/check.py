@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..networks.regions import Regions, values_in_words
 from . import pairs
 from .channels import refuse_others, taken
 from .dataset import NO_DATA, Dataset
@@ -60,6 +61,7 @@ def examine(
     cases: Sequence[dict] | None = None,
     orientation: str = "coarsest",
     channel_names: Sequence[str] | None = None,
+    regions: Regions | None = None,
 ) -> Examined:
     """Load every training and validation case, say all that is wrong with them, and take the training cases'
     fingerprint; test images need only exist.
@@ -74,6 +76,7 @@ def examine(
             server gives them, they are checked in the dataset's place.
         orientation: in which volumes are sliced.
         channel_names: as in `LoadCased`; ``None``: those of the dataset that ``channels`` chooses.
+        regions: the values of each label that are trained, of ``labels``.
 
     Returns:
         With notes, also logged, on cases whose label is empty and on labels that occur in no training case.
@@ -91,25 +94,30 @@ def examine(
     if not (dataset.training if cases is None else cases):
         raise InputError(NO_DATA)
     listed = {case["image"] for case in dataset.training}
-    labels = dataset.labels if labels is None else labels
+    labels, regions = (dataset.labels, dataset.regions) if labels is None else (labels, regions)
     given = cases is not None and any(case.get("image") not in listed for case in cases)
     if cases is not None and given:
-        dataset = _given(cases, labels)
+        dataset = _given(cases, labels, regions)
     if tuple(labels) != dataset.labels:
         raise InputError(
             f"{dataset.folder}: its dataset.json has the labels {', '.join(dataset.labels)}, the key labels is "
             f"{', '.join(labels)}: give both the same, in one order"
         )
+    if values_in_words(regions) != values_in_words(dataset.regions):
+        raise InputError(
+            f"{dataset.folder}: its labels have {values_in_words(dataset.regions)}, the key regions says "
+            f"{values_in_words(regions)}: give both the same"
+        )
     channel_names = taken(dataset.channels, channels) if channel_names is None else channel_names
     refuse_others(dataset.channels, channels, channel_names, dataset.folder)
     load_image = LoadCased("image", channels=channels, channel_names=channel_names)
-    load_label = LoadCased("label", labels=dataset.labels)
+    load_label = LoadCased("label", labels=dataset.labels, regions=dataset.regions)
     problems: list[str] = pairs.listed_twice(dataset.training)
     same: dict[tuple, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
-    taker, begun = FingerprintTaker(dataset.labels, orientation), time.monotonic()
+    taker, begun = FingerprintTaker(dataset.labels, orientation, dataset.regions), time.monotonic()
     trained_on = {case["image"] for case in (dataset.training if cases is None else cases)}
     parts = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
     for part, case in tqdm(parts, desc="checking cases", disable=2 * len(parts) < 20):
@@ -157,9 +165,9 @@ def examine(
         raise InputError("\n".join(problems[:_MOST_LINES] + more))
     notes = [_note(part, names) for part, names in empty.items() if names]
     notes += [
-        f'no training label holds "{name}" (value {i}): the network cannot learn it'
-        for i, name in enumerate(dataset.labels, 1)
-        if i not in trained
+        f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'
+        for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)
+        if trained.isdisjoint(values)
     ]
     notes += [
         f"{' and '.join(dict.fromkeys(paths))} hold the same image; a copy among the validation cases flatters"
@@ -220,13 +228,14 @@ def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] 
     return list(channels)
 
 
-def _given(cases: Sequence[dict], labels: Sequence[str]) -> Dataset:
+def _given(cases: Sequence[dict], labels: Sequence[str], regions: Regions | None) -> Dataset:
     odd = [case for case in cases if not all(isinstance(case.get(key), str | Path) for key in ("image", "label"))]
     if odd:
         raise InputError(f'a case given for training is {odd[0]}: each needs the paths "image" and "label"')
     if not labels:
         raise InputError("cases are given for training and no labels: name them by the key labels")
-    return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], ())
+    stated = None if regions is None else tuple(map(tuple, regions))
+    return Dataset(Path("the cases given"), "", tuple(labels), "", list(cases), [], [], (), regions=stated)
 
 
 def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:

@@ -17,6 +17,7 @@ from .folders import label_names, understand
 from .listed import Listed
 from .mask_folders import is_mask_folder
 from .names import PICTURE_SUFFIXES
+from .regions import ORDER, regions_of
 from .unlabelled import KEY, is_ignored
 
 NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder of images and labels"
@@ -46,7 +47,7 @@ class Dataset:
     folder: Path
     name: str
     labels: tuple[str, ...]
-    """Names of the foreground labels; labels[i] has the value i + 1 in the label files."""
+    """Names of the foreground labels; labels[i] has the value i + 1 in the label files, or those of ``regions[i]``."""
     intensity: str | list[str]
     """What the numbers of an image are: "ct" (Hounsfield units), "mr" (arbitrary) or "picture" (brightness); a list
     where they are not the same in all channels."""
@@ -57,6 +58,8 @@ class Dataset:
     """File names of the training cases set aside for validation, where the file lists no `validation`."""
     channels: tuple[str, ...] = ()
     """Names of an image's channels where they are several and no colours."""
+    regions: tuple[tuple[int, ...], ...] | None = None
+    """The values of each label where any has several, see :mod:`sam_monai.networks.regions`."""
 
     @property
     def spatial_dims(self) -> int:
@@ -134,7 +137,8 @@ def dataset_of(
         raise InputError(
             f"{known.unlabelled[0].image}: has no label{more}; add it, or move the image to those for testing"
         )
-    labels = labels_of(content.get("labels"), file) if "labels" in content or not known.how else None
+    entry, regions = regions_of(content.get("labels"), content.get(ORDER), file)
+    labels = labels_of(entry, file) if "labels" in content or not known.how else None
     training = cases_of(content, "training", file, ("image", "label"))
     validation = cases_of(content, "validation", file, ("image", "label"))
     test = cases_of(content, "test", file, ("image",))
@@ -152,7 +156,7 @@ def dataset_of(
         labels = _named(labels, names, [*training, *validation], known)
     if is_ignored(labels[-1]):
         for case in (*training, *validation):
-            case[KEY] = len(labels)
+            case[KEY] = len(labels) if regions is None else 1 + max(map(max, regions))
         labels = labels[:-1]
     reserved: tuple[str, ...] = ()
     if fold is not None:
@@ -199,6 +203,7 @@ def dataset_of(
         test=test,
         reserved=reserved,
         channels=channels,
+        regions=regions,
     )
 
 

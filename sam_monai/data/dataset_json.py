@@ -61,12 +61,6 @@ def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
     remedy = 'write "labels": {"0": "background", "1": "first label", "2": "second label"}'
     if not isinstance(entry, dict) or not entry:
         raise InputError(f'{file}: the key "labels" is missing or no object; {remedy}')
-    regions = [str(name)[:50] for name, value in entry.items() if isinstance(value, list)]
-    if regions:
-        raise InputError(
-            f'{file}: "labels" gives {", ".join(regions[:5])} lists of values, and regions, which overlap, are not '
-            f"supported; give each voxel's value one name: {remedy}"
-        )
     if all(isinstance(v, int) and not isinstance(v, bool) for v in entry.values()):
         names = {value: name for name, value in entry.items()}
     elif all(isinstance(v, str) and k.strip().isdecimal() and len(k) < 9 for k, v in entry.items()):

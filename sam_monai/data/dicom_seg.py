@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import aside
+from ..networks.regions import Regions
 from .affines import TOLERANCE, apart
 from .dicom import FLIP, to_highdicom, to_monai
 from .dicom_frames import largest_bits
@@ -39,7 +40,13 @@ def is_segmentation(path: str | Path) -> bool:
 
 
 def write_segmentation(
-    mask: np.ndarray, affine: np.ndarray, source: str | Path, labels: Sequence[str], path: Path, algorithm: str
+    mask: np.ndarray,
+    affine: np.ndarray,
+    source: str | Path,
+    labels: Sequence[str],
+    path: Path,
+    algorithm: str,
+    regions: Regions | None = None,
 ) -> None:
     """Write a label map as one DICOM SEG that references its source series and carries its patient and study.
 
@@ -50,31 +57,37 @@ def write_segmentation(
         labels: names; those known to SNOMED CT through pydicom get its code, the others that of tissue.
         path: file to write, whole or not at all.
         algorithm: name of what made the mask.
+        regions: the values of each label where they are several; its segments may then overlap.
 
     Raises:
         InputError: a source without the UIDs that a reference needs, or with headers that cannot be carried over.
     """
-    content = segmentation_file(mask, affine, source, labels, algorithm)
+    content = segmentation_file(mask, affine, source, labels, algorithm, regions)
     with aside(path) as part:
         part.write_bytes(content)
 
 
-def check_source(source: str | Path, labels: Sequence[str], algorithm: str) -> None:
+def check_source(source: str | Path, labels: Sequence[str], algorithm: str, regions: Regions | None = None) -> None:
     """Find out before the work whether a DICOM SEG can be written for a series.
 
     Raises:
         InputError: as :func:`write_segmentation` would.
     """
-    segmentation_file(np.ones((2, 2, 1), np.uint8), np.eye(4), source, labels, algorithm)
+    segmentation_file(np.ones((2, 2, 1), np.uint8), np.eye(4), source, labels, algorithm, regions)
 
 
 def segmentation_file(
-    mask: np.ndarray, affine: np.ndarray, source: str | Path, labels: Sequence[str], algorithm: str
+    mask: np.ndarray,
+    affine: np.ndarray,
+    source: str | Path,
+    labels: Sequence[str],
+    algorithm: str,
+    regions: Regions | None = None,
 ) -> bytes:
     """The content of the file of :func:`write_segmentation`."""
     try:
         content = BytesIO()
-        made_segmentation(mask, affine, source, labels, algorithm).save_as(content)
+        made_segmentation(mask, affine, source, labels, algorithm, regions).save_as(content)
         return content.getvalue()
     except InputError:
         raise
@@ -87,7 +100,12 @@ def segmentation_file(
 
 
 def made_segmentation(
-    mask: np.ndarray, affine: np.ndarray, source: str | Path, labels: Sequence[str], algorithm: str
+    mask: np.ndarray,
+    affine: np.ndarray,
+    source: str | Path,
+    labels: Sequence[str],
+    algorithm: str,
+    regions: Regions | None = None,
 ) -> Any:
     import highdicom as hd
     from pydicom import dcmread
@@ -124,6 +142,10 @@ def made_segmentation(
             ]
         segments.append(segment)
     volume = to_highdicom(mask.astype(np.uint16), affine, sources[0].FrameOfReferenceUID)
+    if regions is not None:
+        masks = np.stack([np.isin(volume.array, region) for region in regions], -1).astype(np.uint8)
+        segmented = {"SegmentNumber": list(range(1, len(regions) + 1))}
+        volume = hd.Volume(masks, volume.affine, "PATIENT", volume.frame_of_reference_uid, segmented)
     return hd.seg.Segmentation(
         source_images=sources,
         pixel_array=volume,

@@ -11,6 +11,7 @@ import torch
 from monai.data import MetaTensor
 from scipy import ndimage
 
+from ..networks.regions import Regions
 from .slicing import ToSlices, sides_axis
 
 GRID = 16  # cells by which places in a picture are compared
@@ -105,10 +106,12 @@ class FingerprintTaker:
     Args:
         labels: names of the foreground labels.
         orientation: as the key of the bundles.
+        regions: the values of each label where they are several.
     """
 
     labels: Sequence[str]
     orientation: str
+    regions: Regions | None = None
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     spacings: list[tuple[float, ...]] = field(default_factory=list)
     channels: int = 1
@@ -128,12 +131,16 @@ class FingerprintTaker:
             return
         volume = np.atleast_3d(array)
         sides = sides_axis(turned) if array.ndim == 3 else 1
-        for value, box in enumerate(ndimage.find_objects(volume, max_label=len(self.labels)), 1):
-            if box is not None:
-                inside = volume[box] == value
-                self.found.setdefault(value, []).extend(measures(inside, volume[..., 0].size))
-                seen = seen_with_sides(inside, box, volume.shape, sides)
-                self.places.setdefault(value, []).append(place_of(seen))
+        maps, most = [volume], len(self.labels)
+        if self.regions is not None:
+            maps, most = [np.isin(volume, region).astype(np.int16) for region in self.regions], 1
+        for first, one in enumerate(maps, 1):
+            for value, box in enumerate(ndimage.find_objects(one, max_label=most), first):
+                if box is not None:
+                    inside = one[box] == value - first + 1
+                    self.found.setdefault(value, []).extend(measures(inside, volume[..., 0].size))
+                    seen = seen_with_sides(inside, box, volume.shape, sides)
+                    self.places.setdefault(value, []).append(place_of(seen))
 
     def result(self, validation: int, seconds: float) -> Fingerprint | None:
         """What was collected; nothing where no case was.

@@ -15,6 +15,7 @@ from .channels import FILES, case_of
 from .dataset_json import cases_of, parse
 from .made import LISTS, Written, is_output
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
+from .regions import ORDER
 
 FOLDS = 5  # of which the last one validates where no split is stated
 SPLITS = {
@@ -77,6 +78,7 @@ def listed(
     modality: Any = "",
     name: Any = None,
     tree: bool = False,
+    order: Any = None,
 ) -> Listed:
     """Cases in the form of a `dataset.json`, with a fold for each where no split is stated.
 
@@ -87,13 +89,14 @@ def listed(
         labels: as in a `dataset.json`; ``None``: found later.
         modality: likewise.
         name: of the dataset.
+        order: `regions_class_order`, as in a `dataset.json`.
         tree: see :class:`Listed`.
 
     Raises:
         InputError: an image is listed twice, or none is.
     """
     content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
-    content |= {} if labels is None else {"labels": labels}
+    content |= {} if labels is None else {"labels": labels} | ({} if order is None else {ORDER: order})
     unlabelled: list[Case] = []
     seen: set[Path] = set()
     for case in cases:
@@ -176,7 +179,7 @@ def read_datalist(file: Path) -> Listed | None:
     if odd:
         raise InputError(f'{file}: "fold" is {odd[0]!r}; give whole numbers from 0 on')
     names = content.get("channel_names", content.get("modality", ""))
-    return listed(file, f"the datalist {file.name}", cases, content.get("labels"), names)
+    return listed(file, f"the datalist {file.name}", cases, content.get("labels"), names, order=content.get(ORDER))
 
 
 def entries(folder: Path | None) -> dict[str, Path]:

@@ -21,6 +21,7 @@ from monai.utils import ImageMetaKey, MetaKeys
 from PIL import Image
 
 from ..errors import InputError
+from ..networks.regions import Regions
 from . import channels as channel_files
 from . import itk_headers
 from .affines import check_affine
@@ -58,6 +59,8 @@ class LoadCased(MapTransform):
         labels: names or number of the foreground labels; not needed without the key "label".
         channels: channels of the file to take for an image, as indices from 0: [0] picks, [0, 0, 0] repeats.
         channel_names: of the channels that an image then has, where they are several and no colours.
+        regions: the values of each label where they are several, see :mod:`sam_monai.networks.regions`. A label is then
+            one file of values.
         allow_missing_keys: leave out keys that a case does not have.
 
     Raises:
@@ -80,11 +83,15 @@ class LoadCased(MapTransform):
         channels: Sequence[int] | None = None,
         allow_missing_keys: bool = False,
         channel_names: Sequence[str] | None = None,
+        regions: Regions | None = None,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if "label" in self.keys and labels is None:
             raise ValueError('LoadCased: give `labels`, the names or the number of the labels, to load the key "label"')
         self.labels = labels if isinstance(labels, int) or labels is None else len(labels)
+        self.regions = regions
+        if regions is not None:
+            self.labels = max(map(max, regions))
         self.names = None if isinstance(labels, int) or labels is None else tuple(labels)
         self.channels = None if channels is None else [int(c) for c in channels]
         self.channel_names = None if channel_names is None else tuple(channel_names)
@@ -105,6 +112,11 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
+                if self.regions is not None and (is_mask_folder(path) or is_segmentation(path)):
+                    raise InputError(
+                        f"{path}: is a mask for each label, and regions are read from one label map; save the values "
+                        "that dataset.json lists as one NIfTI file or picture"
+                    )
                 if is_mask_folder(path):
                     label = merged(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
                 else:

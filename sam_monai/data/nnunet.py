@@ -13,6 +13,7 @@ from ..errors import InputError
 from .dataset_json import parse
 from .listed import Case, Listed, entries, listed
 from .names import PICTURE_SUFFIXES
+from .regions import ORDER
 
 
 def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> Listed | None:
@@ -45,7 +46,8 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
     tests = by_case(entries(folder / "imagesTs"), folder, channel, names)
     every = [*cases.values(), *(Case(files[0], None, "test", others=files[1:]) for files in tests.values())]
     modality = list(names.values()) if channel is None else names.get(str(channel), "")
-    return listed(folder / "dataset.json", form, every, content.get("labels", {}), modality, content.get("name"))
+    names, order = content.get("labels", {}), content.get(ORDER)
+    return listed(folder / "dataset.json", form, every, names, modality, content.get("name"), order=order)
 
 
 def by_case(

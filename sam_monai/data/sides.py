@@ -16,6 +16,7 @@ from monai.data import MetaTensor
 from monai.transforms import RandFlipd, RandomizableTransform, Transform
 from torch import Tensor
 
+from ..networks.regions import Regions
 from .unlabelled import UNLABELLED
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ def mirrored_values(labels: Sequence[str]) -> Tensor | None:
 
 
 def mirrored_with_sides(
-    steps: Sequence[Transform], labels: Sequence[str], image_alone: bool = False
+    steps: Sequence[Transform], labels: Sequence[str], image_alone: bool = False, regions: Regions | None = None
 ) -> list[Transform]:
     """Random flips and turns that keep the sides of labels right: none, if a label of a side has no partner.
 
@@ -124,7 +125,12 @@ def mirrored_with_sides(
         steps: of which the instances of ``RandFlipd`` mirror.
         labels: names of the foreground labels.
         image_alone: what these steps make of images is known beforehand, without labels: none where a label has a side.
+        regions: the values of each label where they are several: none where a label has a side.
     """
+    if regions is not None:
+        if has_sides(labels):
+            logger.info("samples are not mirrored: labels have a side, and values of regions do not change places")
+        return [] if has_sides(labels) else list(steps)
     table = None if image_alone and has_sides(labels) else mirrored_values(labels)
     if table is None:
         return []

@@ -19,6 +19,7 @@ from ..data.names import MARK, CaseNames
 from ..data.nifti import on_source
 from ..errors import InputError
 from ..networks.base import AdaptedSAM
+from ..networks.regions import Regions
 from .outputs import Outputs
 
 
@@ -61,13 +62,17 @@ class SaveMasks:
         for source in batch["image"].meta["filename_or_obj"]:
             if self.suffix(batch["image"].ndim - 2, source) == ".dcm":
                 try:
-                    check_source(source, self.meanings(source, 1), self.algorithm())
+                    check_source(source, self.meanings(source, 1), self.algorithm(), self.regions)
                 except InputError as error:
                     self.keep_as_nifti(source, error)
 
     def keep_as_nifti(self, source: str, error: InputError) -> None:
         self.refused[source] = f"{error}. Its mask is kept as NIfTI"
         tqdm.write(self.refused[source])
+
+    @property
+    def regions(self) -> Regions | None:
+        return None if self.network is None else self.network.regions
 
     def algorithm(self) -> str:
         return f"sam_monai {self.network.method}" if self.network is not None else "sam_monai"
@@ -85,7 +90,7 @@ class SaveMasks:
         if self.suffix(mask.ndim - 1, source) == ".dcm":
             try:
                 labels = self.meanings(source, int(array.max()))
-                content = segmentation_file(array, affine, source, labels, self.algorithm())
+                content = segmentation_file(array, affine, source, labels, self.algorithm(), self.regions)
             except InputError as error:
                 self.keep_as_nifti(source, error)
         path = self.folder / f"{self.names(source)}{MARK}{self.suffix(mask.ndim - 1, source)}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
+from monai.handlers import from_engine
 from monai.inferers import Inferer, SimpleInferer, SlidingWindowInferer
 from monai.transforms import (
     Compose,
@@ -16,12 +19,14 @@ from monai.transforms import (
     KeepLargestConnectedComponentd,
     Transform,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
+from ..errors import InputError
 from ..networks.adapter_files import load_adapter, read_training
+from ..networks.regions import Regions, masks_of
 from ..prompts.monai_label import KeepClicks
 from .flips import FlippedInferer
 from .slabs import SlabInferer, ToFileGridd
@@ -32,22 +37,21 @@ OTHER_PIXELS = 3.0  # times as large or as small as in training
 
 def preprocessing(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
-    load = LoadCased(("image", "label"), labels, settings["channels"], True, settings.get("channel_names"))
+    names, regions = settings.get("channel_names"), settings.get("regions")
+    load = LoadCased(("image", "label"), labels, settings["channels"], True, names, regions)
     return Compose([load, *preparing(settings), KeepClicks()])
 
 
 def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network, and their labels on the same grid."""
-    keys = ("image", "label")
-    return Compose(
-        [
-            LoadCased(keys, labels, settings["channels"], channel_names=settings.get("channel_names")),
-            *preparing(settings, keys),
-        ]
-    )
+    keys, names, regions = ("image", "label"), settings.get("channel_names"), settings.get("regions")
+    load = LoadCased(keys, labels, settings["channels"], channel_names=names, regions=regions)
+    return Compose([load, *preparing(settings, keys)])
 
 
-def postprocessing(preparation: Compose, largest_component: bool = False, fill_holes: bool = False) -> Compose:
+def postprocessing(
+    preparation: Compose, largest_component: bool = False, fill_holes: bool = False, regions: Regions | None = None
+) -> Compose:
     """What the inferer gives to a label map on the grid of the image's own file, and where the reference is not
     annotated, to background as the reference itself.
 
@@ -55,13 +59,36 @@ def postprocessing(preparation: Compose, largest_component: bool = False, fill_h
         preparation: the transforms that prepared the image.
         largest_component: keep only the largest connected component of each label.
         fill_holes: fill holes inside a label.
+        regions: the values of each label where they are several.
+
+    Raises:
+        InputError: components or holes of regions, of which a voxel may belong to several.
     """
-    steps: list[Transform] = [ToFileGridd(preparation)]
+    if regions is not None and (largest_component or fill_holes):
+        key = "largest_component" if largest_component else "fill_holes"
+        raise InputError(
+            f"the key {key} is not for labels that are regions (lists of values in dataset.json): leave it out"
+        )
+    steps: list[Transform] = [ToFileGridd(preparation, regions)]
     if largest_component:
         steps.append(KeepLargestConnectedComponentd("pred"))
     if fill_holes:
         steps.append(FillHolesd("pred"))
     return Compose([*steps, LeaveOutUnlabelled()])
+
+
+def to_compare(regions: Regions | None = None) -> Callable[[Any], Any]:
+    """Of an evaluator's output what MONAI's metrics compare: predictions and references as label maps, or, of regions,
+    as background and a mask for each."""
+    taken = from_engine(["pred", "label"])
+    if regions is None:
+        return taken
+
+    def masks(label_map: Tensor) -> Tensor:
+        each = masks_of(label_map, len(regions), regions)
+        return torch.cat([~each.any(0, keepdim=True), each])
+
+    return lambda output: tuple([masks(one) for one in maps] for maps in taken(output))
 
 
 def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float, average_flips: str = "none") -> Inferer:

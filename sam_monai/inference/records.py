@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..data.dicom_series import is_dicom, series_of
 from ..errors import input_error_in
+from ..networks.regions import Regions, masks_of
 from ..prompts.prompt_files import prompts_beside
 
 Record = dict[str, Any]
@@ -55,8 +57,11 @@ def fingerprint(*images: str | Path) -> list[int]:
     return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
 
 
-def voxels(mask: Tensor) -> dict[str, int]:
-    """How many voxels each label has."""
+def voxels(mask: Tensor, regions: Regions | None = None) -> dict[str, int]:
+    """How many voxels each label has, by its number."""
+    if regions is not None:
+        found = masks_of(torch.as_tensor(mask), len(regions), regions)
+        return {str(i): n for i, one in enumerate(found, 1) if (n := int(one.sum()))}
     values, counts = mask.unique(return_counts=True)
     return {str(int(v)): int(n) for v, n in zip(values, counts, strict=True) if v > 0}
 

@@ -12,6 +12,7 @@ from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform,
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..networks.regions import Regions, label_map_of, overlap
 from ..networks.slices import MOST_BYTES
 
 SLICES = 64  # of a slab at most
@@ -61,7 +62,8 @@ class SlabInferer(Inferer):
                 large = 4 * plane * logits.shape[1] * depth > self.most_bytes
                 shape = (1, 1 if large else logits.shape[1], *inputs.shape[2:])
                 out = torch.empty(shape, dtype=torch.int16 if large else logits.dtype, device=logits.device)
-            out[..., start:end] = logits.argmax(1, keepdim=True) if out.shape[1] < logits.shape[1] else logits
+            whole = out.shape[1] == logits.shape[1]
+            out[..., start:end] = logits if whole else label_map_of(logits, getattr(module, "regions", None), 1)
         assert out is not None
         return out
 
@@ -73,10 +75,12 @@ class ToFileGridd(MapTransform):
 
     Args:
         preparation: the transforms that prepared the image.
+        regions: the values of each label where they are several.
     """
 
-    def __init__(self, preparation: Compose) -> None:
+    def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
         super().__init__("pred")
+        self.regions = regions
         inverted = any(isinstance(step, InvertibleTransform) for step in preparation.transforms)
         self.ensure = EnsureTyped("pred")  # Invertd passes over a plain tensor
         self.invert = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
@@ -91,17 +95,20 @@ class ToFileGridd(MapTransform):
             if len(pred) > 1:
                 labels = torch.empty_like(pred[:1], dtype=torch.int16)  # ITK writes no int64
                 for part, rows in zip(labels.split(32, 1), pred.split(32, 1), strict=True):
-                    part.copy_(rows.argmax(0, keepdim=True))
+                    part.copy_(label_map_of(rows, self.regions))
                 pred = labels
             return self.invert({**case, "pred": pred})
         values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
+        if len(pred) > 1 and self.regions is not None:
+            values = [0, *(region[0] for region in self.regions)]
         best = found = None
-        for value in values:
-            channel = pred[value : value + 1] if len(pred) > 1 else (pred == value).float()
+        overlapping = len(pred) > 1 and self.regions is not None and overlap(self.regions)
+        for i, value in enumerate(values):
+            channel = pred[i : i + 1] if len(pred) > 1 else (pred == value).float()
             share = self.invert({**case, "pred": channel})["pred"]
             if best is None or found is None:
                 best, found = share, torch.full_like(share, value, dtype=torch.int16)
             else:
                 found[share > best] = value
-                best = torch.maximum(best, share)
+                best = best if overlapping else torch.maximum(best, share)  # else still that of the background, 0
         return {**case, "pred": found}

@@ -28,6 +28,8 @@ from ..distributed import gathered
 from ..errors import InputError
 from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter
+from ..networks.identity import from_tensor
+from ..networks.regions import values_in_words
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
 from .records import Record, cause_of, fingerprint, named, read_record, voxels
@@ -77,7 +79,14 @@ class Studies:
         self.raised: Exception | None = None
         # With a handler ignite ends a run in order, and the next one can start.
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
-        made_by = {"adapter": content_hash(read_adapter(adapter)), **settings}
+        state = read_adapter(adapter)
+        theirs = from_tensor(state["identity"])["preprocessing"].get("regions")
+        if values_in_words(theirs) != (ours := values_in_words(self.preparation.get("regions"))):
+            raise InputError(
+                f"{adapter}: its labels have {values_in_words(theirs)}, and the key regions says {ours}: "
+                "leave the key out, or use the configurations of this version"
+            )
+        made_by = {"adapter": content_hash(state), **settings}
         self.made_by = json.loads(json.dumps(made_by))  # tuples become lists, as in a record that was read
         self.cases: list[Mapping[str, Any]] = []
         known: dict[Path, Written] = {}
@@ -188,7 +197,7 @@ class Studies:
             record |= {
                 "state": state,
                 "mask": f"{name}{MARK}{self.masks.suffix(mask.ndim - 1, case['image'])}",
-                "voxels": voxels(mask),
+                "voxels": voxels(mask, self.preparation.get("regions")),
             }
             if mask.ndim == 4:
                 each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000

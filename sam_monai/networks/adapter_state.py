@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import identity
+from .regions import values_in_words
 
 if TYPE_CHECKING:
     from .base import AdaptedSAM
@@ -64,6 +65,11 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
                 f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}: give "
                 "both the same"
             )
+    if now and was.get("regions") != now.get("regions"):  # adapters without the key are older than regions
+        raise InputError(
+            f"the adapter was made for labels with {values_in_words(was.get('regions'))}, and here they have "
+            f"{values_in_words(now.get('regions'))} (regions in dataset.json): give both the same"
+        )
     for name, tensor in state.items():
         if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")

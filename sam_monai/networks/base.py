@@ -17,6 +17,7 @@ from ..errors import InputError
 from . import identity
 from .adapter_state import check_identity, forgive_missing_base, keep_adapter_only
 from .mixture import ChannelMixture
+from .regions import Regions
 from .slicewise import SliceNetwork
 
 ARGUMENTS = {  # of the constructor, beside those of an adapter's record
@@ -33,6 +34,7 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
 }
 
 
+NO_REGIONS = "answers prompts for labels that have one value each, and not for regions: train S-SAM or PTSAM on these"
 OTHERS = "others: see :class:`AdaptedSAM`."
 
 
@@ -137,6 +139,8 @@ class AdaptedSAM(SliceNetwork):
         self.slices_per_batch, self.depth_attention, self.detail = slices_per_batch, depth_attention, detail
         self.checkpointing = checkpointing
         self.preprocessing = dict(preprocessing or {})
+        if self.takes_prompts and self.regions is not None:
+            raise InputError(f"{type(self).__name__} {NO_REGIONS}")
         self.forgotten = 0  # how often; answers that were kept before are out of date
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, checkpoint, image_size)
@@ -169,6 +173,11 @@ class AdaptedSAM(SliceNetwork):
         for block in attention_blocks(backbone.image_encoder):
             block.checkpointing = self.checkpointing
         self.note_frozen()
+
+    @property
+    def regions(self) -> Regions | None:
+        """The values of each label in a label map, see :mod:`sam_monai.networks.regions`."""
+        return self.preprocessing.get("regions")
 
     def note_frozen(self) -> None:
         """Note which parameters and buffers of the backbone are frozen, and which modules have others."""

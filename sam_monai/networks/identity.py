@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..backbones.backbone import LARGEST
 from ..errors import InputError
+from .regions import wrong_with
 
 LENGTH = 4096  # the same for every adapter: MONAI skips a tensor of another shape in silence
 RUN = re.compile(r"\s*[$@%]|.*[@%][\w.]*#|_\w+_$", re.DOTALL)  # what MONAI's configurations run, look up or act upon
@@ -115,6 +116,11 @@ PREPARATION: dict[str, Field] = {
     "channels": optional(listed(whole(0, 9999), 1, MOST_CHANNELS)),
     "image_channels": optional(whole(1, MOST_CHANNELS))._replace(absent=None),  # 1: grey; 3: colours, where not named
     "channel_names": CHANNEL_NAMES._replace(absent=None),
+    "regions": Field(
+        "null, or for each label a list of its values in label files, as in [[1, 2, 3], [2, 3], [3]]",
+        lambda v: v is None or not wrong_with(v),
+        absent=None,
+    ),
     "scale": one_of("whole", "patch"),
 }
 COMMON: dict[str, Field] = {
@@ -179,7 +185,12 @@ def check(record: Any) -> dict[str, Any]:
         known = methods()
     if not isinstance(method, str) or method not in known:
         raise InputError(f"the adapter's method is {short(method)}; this sam_monai has {', '.join(known)}")
-    return checked(record, COMMON | known[method].own, "the adapter's record")
+    record = checked(record, COMMON | known[method].own, "the adapter's record")
+    regions = record["preprocessing"].get("regions")
+    if regions is not None and len(regions) != len(record["labels"]):
+        raise InputError(f"the adapter's record has {len(record['labels'])} labels and {len(regions)} regions in "
+                         "preprocessing: the file is damaged")  # fmt: skip
+    return record
 
 
 def check_training(summary: Any) -> dict[str, Any]:

@@ -11,11 +11,24 @@ from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from ..data.unlabelled import UNLABELLED
+from ..errors import InputError
+from ..networks.base import NO_REGIONS
+from ..networks.regions import Regions
 from .drawn import corrective_click, draw_prompts, pick_object
 from .rough_masks import draw_mask
 
 MASKED = 0.3  # of the draws begin with a rough mask alone
 REFINED = 0.75  # of the corrections are given with the answer that they correct
+
+
+def without_regions(regions: Regions | None) -> None:
+    """Refuse labels that are regions before anything else is made.
+
+    Raises:
+        InputError: there are any.
+    """
+    if regions is not None:
+        raise InputError(f"labels gives lists of values in dataset.json, and Med-SA {NO_REGIONS}")
 
 
 class PromptedTraining(Inferer):

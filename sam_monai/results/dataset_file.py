@@ -13,6 +13,7 @@ from ..data.dataset import FORMS, Dataset, dataset_of, shown
 from ..data.folders import understand
 from ..data.load import LoadCased
 from ..data.made import is_output
+from ..data.regions import ORDER
 from ..data.unlabelled import KEY, NAME, UNLABELLED
 from ..errors import InputError
 from ..inference.outputs import Outputs
@@ -68,13 +69,7 @@ def write_dataset(
         part: [relative_to(out, case) for case in cases]
         for part, cases in (("training", dataset.training), ("validation", dataset.validation), ("test", dataset.test))
     }
-    ignored = (NAME,) if KEY in dataset.training[0] else ()
-    content = {
-        "name": dataset.name,
-        "modality": modalities,
-        "labels": {str(i): name for i, name in enumerate(("background", *dataset.labels, *ignored))},
-        **relative,
-    }
+    content = {"name": dataset.name, "modality": modalities, **stated_labels(dataset), **relative}
     outputs = Outputs(out)
     with outputs.writing(out / PICTURE) as part:
         draw_cases(dataset, part)
@@ -90,6 +85,16 @@ def write_dataset(
     ]
 
 
+def stated_labels(dataset: Dataset) -> dict[str, Any]:
+    """A dataset's labels as a `dataset.json` states them."""
+    ignored = {NAME: dataset.training[0][KEY]} if KEY in dataset.training[0] else {}
+    if dataset.regions is None:
+        return {"labels": {str(i): name for i, name in enumerate(("background", *dataset.labels, *ignored))}}
+    regions = [list(region) for region in dataset.regions]
+    named = dict(zip(dataset.labels, regions, strict=True))
+    return {"labels": {"background": 0, **named, **ignored}, ORDER: [region[0] for region in regions]}
+
+
 def relative_to(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
     """A case as a `dataset.json` in a folder lists it."""
     entry: dict[str, Any] = {key: os.path.relpath(case[key], folder) for key in ("image", "label") if key in case}
@@ -102,7 +107,7 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     """Draw the first, the middle and the last case, each at the slice in the middle of its labels."""
     cases = [*dataset.training, *dataset.validation]
     chosen = sorted({round(i * (len(cases) - 1) / (CASES - 1)) for i in range(CASES)})
-    load = LoadCased(labels=dataset.labels, channels=[0] if dataset.channels else None)
+    load = LoadCased(labels=dataset.labels, channels=[0] if dataset.channels else None, regions=dataset.regions)
     rows = []
     for case in (cases[i] for i in chosen):
         loaded = load(case)
@@ -112,4 +117,4 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
         name = os.path.relpath(case["image"], dataset.folder)
         maps = {name: None, "label": label.planes[0, ..., k]}
         rows.append(Row(stretched(image.planes)[..., k], maps, aspect=image.aspect))
-    draw_rows(rows, dataset.labels, dataset.name, path)
+    draw_rows(rows, dataset.labels, dataset.name, path, dataset.regions)

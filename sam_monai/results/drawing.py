@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..data.slicing import ToSlices
+from ..networks.regions import Regions
 from .metrics import short
 
 
@@ -101,7 +102,9 @@ def label_colours(number: int) -> list[str]:
     return [f"C{i % 10}" for i in (1, 0, 2, *range(3, number + 1))][:number]
 
 
-def draw_rows(rows: Sequence[Row], labels: Sequence[str], title: str, path: Path) -> None:
+def draw_rows(
+    rows: Sequence[Row], labels: Sequence[str], title: str, path: Path, regions: Regions | None = None
+) -> None:
     """Write one PNG of planes in rows, with label maps as contours over them and a legend.
 
     Args:
@@ -109,6 +112,7 @@ def draw_rows(rows: Sequence[Row], labels: Sequence[str], title: str, path: Path
         labels: names for the legend; a name that the font cannot write is told by its number.
         title: heading.
         path: file to write, in place.
+        regions: the values of each label where they are several.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgba
@@ -130,8 +134,8 @@ def draw_rows(rows: Sequence[Row], labels: Sequence[str], title: str, path: Path
             axis.set_axis_off()
             if list(maps) != above:
                 axis.set_title(legible(name), fontsize=10, parse_math=False)
-            for value, colour in enumerate(colours, 1):
-                of_label = None if mask is None else mask == value
+            for values, colour in zip(regions or range(1, len(colours) + 1), colours, strict=True):
+                of_label = None if mask is None else np.isin(mask, values)
                 if of_label is not None and of_label.any():
                     shade = of_label[..., None] * np.array(to_rgba(colour, 0.25))
                     axis.imshow(shade, interpolation="nearest", aspect=aspect)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
-from monai.networks.utils import one_hot
 from torch import Tensor
 
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import RUN, Outputs
+from ..networks.regions import Regions, masks_of
 from ..training.cases import content
 from .tables import write_table
 
@@ -31,7 +31,7 @@ ABOUT = "evaluation.json"  # beside cases.csv: what its numbers mean and which i
 
 
 def case_metrics(
-    pred: Tensor, label: Tensor, labels: int, spacing: list[float], tolerance: float
+    pred: Tensor, label: Tensor, labels: int, spacing: list[float], tolerance: float, regions: Regions | None = None
 ) -> list[dict[str, float]]:
     """Metrics of one case for each label.
 
@@ -41,6 +41,7 @@ def case_metrics(
         labels: number of foreground labels.
         spacing: of the grid, millimetres (volumes) or 1 for pixels (pictures).
         tolerance: of the surface Dice, in the same unit.
+        regions: the values of each label where they are several.
 
     Returns:
         A dict a label: ``dice``, ``hd95`` (95th percentile of the symmetric surface distance) and ``surface_dice``, in
@@ -50,11 +51,11 @@ def case_metrics(
     """
     # MONAI warns of an argument that its own functions pass on.
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
-    y_pred, y = (one_hot(x[None].long(), labels + 1) for x in (torch.as_tensor(pred), torch.as_tensor(label)))
-    dice = compute_dice(y_pred, y, include_background=False)[0].tolist()
+    y_pred, y = (masks_of(torch.as_tensor(x), labels, regions)[None].float() for x in (pred, label))
+    dice = compute_dice(y_pred, y)[0].tolist()
     rows = []
     for i in range(labels):
-        a, b = y_pred[:, i + 1 : i + 2], y[:, i + 1 : i + 2]
+        a, b = y_pred[:, i : i + 1], y[:, i : i + 1]
         row = {"dice": dice[i], "hd95": math.nan, "surface_dice": math.nan, "false_positive": math.nan}
         if b.any():
             row |= {"hd95": math.inf, "surface_dice": 0.0}
@@ -83,10 +84,17 @@ class CaseTable:
         labels: names of the foreground labels.
         folder: where ``cases.csv`` goes; none is written without it.
         tolerance: of the surface Dice: millimetres for volumes, pixels for pictures.
+        regions: the values of each label where they are several.
     """
 
-    def __init__(self, labels: tuple[str, ...], folder: str | Path | None = None, tolerance: float = TOLERANCE) -> None:
-        self.labels, self.tolerance = tuple(labels), tolerance
+    def __init__(
+        self,
+        labels: tuple[str, ...],
+        folder: str | Path | None = None,
+        tolerance: float = TOLERANCE,
+        regions: Regions | None = None,
+    ) -> None:
+        self.labels, self.tolerance, self.regions = tuple(labels), tolerance, regions
         self.folder = None if folder is None else Path(folder)
         self.names = CaseNames()
         self.rows: list[dict[str, Any]] = []
@@ -101,12 +109,13 @@ class CaseTable:
         for case in cases:
             label = case["label"]
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
-            metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance)
+            metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance, self.regions)
+            sizes = [sizes_of(x, len(self.labels), self.regions) for x in (case["pred"], label)]
             unit, each = ("ml", math.prod(spacing) / 1000) if len(spacing) == 3 else ("pixels", 1)
-            for value, row in enumerate(metrics, 1):
+            for row, found, held in zip(metrics, *sizes, strict=True):
                 row["false_positive"] /= 1000 if unit == "ml" else 1
-                row[unit] = float((case["pred"] == value).sum()) * each
-                row[f"reference_{unit}"] = float((label == value).sum()) * each
+                row[unit] = found * each
+                row[f"reference_{unit}"] = held * each
             file = str(case["image"].meta["filename_or_obj"])
             image = {"file": file, "image": content(file) if Path(file).exists() else ""}
             self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
@@ -177,11 +186,16 @@ def finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def overlap(pred: Tensor, label: Tensor, labels: int) -> list[dict[str, float]]:
+def sizes_of(label_map: Tensor, labels: int, regions: Regions | None = None) -> list[float]:
+    """How many voxels each label has."""
+    return [float(mask.sum()) for mask in masks_of(torch.as_tensor(label_map), labels, regions)]
+
+
+def overlap(pred: Tensor, label: Tensor, labels: int, regions: Regions | None = None) -> list[dict[str, float]]:
     """Dice and false positives alone, as in :func:`case_metrics` but in voxels: quick enough to rank cases by."""
     rows = []
-    for value in range(1, labels + 1):
-        a, b = (torch.as_tensor(x).cpu() == value for x in (pred, label))
+    found, reference = (masks_of(torch.as_tensor(x).cpu(), labels, regions) for x in (pred, label))
+    for a, b in zip(found, reference, strict=True):
         marked, held = int(a.sum()), int(b.sum())
         dice = 2 * int((a & b).sum()) / (marked + held) if held else math.nan
         rows.append({"dice": dice, "hd95": math.nan, "surface_dice": math.nan,

@@ -28,7 +28,8 @@ class Pictures:
     Args:
         labels: names of the foreground labels; a function without arguments where they are known only later.
         folder: where the pictures go, ``<case>.png`` of volumes and ``<case>_picture.png`` of 2D images.
-        settings: how the images were prepared (``orientation``, ``channels``), see :mod:`sam_monai.inference.pipeline`.
+        settings: how the images were prepared (``orientation``, ``channels``) and the labels' ``regions``, see
+            :mod:`sam_monai.inference.pipeline`.
         most: cases at most.
         names: of the cases.
         prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
@@ -68,7 +69,7 @@ class Pictures:
             file = Path(case["image"].meta["filename_or_obj"])
             if case.get("label") is not None:
                 self.seen.append((file, case["pred"].ndim - 1))
-                bad = badness(overlap(case["pred"], case["label"], len(self.labels())))
+                bad = badness(overlap(case["pred"], case["label"], len(self.labels()), self.settings.get("regions")))
                 if sum(other[0] <= bad for other in self.worst) < self.most:
                     self.worst.append((bad, file, *self.rows(case, file)))
                     self.worst = sorted(self.worst, key=by_badness)[: self.most]
@@ -114,7 +115,7 @@ class Pictures:
             objects = max(int(row.maps["prediction"].max()) for row in rows if row.maps["prediction"] is not None)
             labels = [f"object {i}" for i in range(1, objects + 1)] or ["object"]
         with Outputs(self.folder).writing(path, file) as part:
-            draw_rows(rows, labels, title, part)
+            draw_rows(rows, labels, title, part, self.settings.get("regions"))
         self.written.append(path)
 
 

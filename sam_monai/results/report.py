@@ -93,7 +93,7 @@ def show_result(
     drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
     if evaluator.data_loader:
         drawing.attach(evaluator)
-        CaseTable(tuple(labels), output_dir).attach(evaluator)
+        CaseTable(tuple(labels), output_dir, regions=settings.get("regions")).attach(evaluator)
         evaluator.run(max(1, best))
     else:
         print("there are no validation cases: nothing was measured, the adapter is that of the last epoch")

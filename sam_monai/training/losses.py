@@ -1,4 +1,4 @@
-"""The one loss of all bundles."""
+"""The losses of all bundles: of labels that exclude each other, and of labels that overlap."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..data.unlabelled import UNLABELLED
 from ..distributed import summed
+from ..networks.regions import Regions, masks_of, overlap
 
 
 class SoftmaxDiceFocalLoss(nn.Module):
@@ -20,10 +21,12 @@ class SoftmaxDiceFocalLoss(nn.Module):
 
     Args:
         gamma: of the focal loss; 0 is cross-entropy.
+        regions: of labels that have several values and do not overlap.
     """
 
-    def __init__(self, gamma: float = 2.0) -> None:
+    def __init__(self, gamma: float = 2.0, regions: Regions | None = None) -> None:
         super().__init__()
+        self.regions = regions
         self.focal = FocalLoss(
             include_background=True, to_onehot_y=True, use_softmax=True, gamma=gamma, reduction="none"
         )
@@ -36,10 +39,48 @@ class SoftmaxDiceFocalLoss(nn.Module):
         nobody has annotated; a batch without any other gives 0.
         """
         known = label != UNLABELLED
+        if self.regions is not None:
+            masks = masks_of(label, len(self.regions), self.regions, 1)
+            label = (known & masks.any(1, keepdim=True)) * (1 + masks.int().argmax(1, keepdim=True))
         label, share = torch.where(known, label, 0), known.to(logits.dtype)
         found, reference = logits.softmax(1)[:, 1:] * share, one_hot(label, logits.shape[1])[:, 1:] * share
-        dims = (0, *range(2, logits.ndim))
-        common, sizes = summed((found * reference).sum(dims)), summed((found + reference).sum(dims))
-        dice = (2 * common + 1e-5) / (sizes + 1e-5)
+        dice = dice_loss(found, reference)
         focal = summed((self.focal(logits, label) * share).sum()) / summed(share.sum()).clamp(min=1)
-        return (1 - dice).mean() + focal
+        return dice + focal
+
+
+class SigmoidDiceFocalLoss(nn.Module):
+    """Dice and focal loss of labels that overlap, each by its own sigmoid, as S-SAM's paper trains.
+
+    Args:
+        regions: of the labels, see :mod:`sam_monai.networks.regions`.
+        gamma: of the focal loss; 0 is cross-entropy.
+    """
+
+    def __init__(self, regions: Regions, gamma: float = 2.0) -> None:
+        super().__init__()
+        self.regions = regions
+        self.focal = FocalLoss(include_background=True, gamma=gamma, reduction="none")
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Logits (B, L + 1, *spatial), of which the first is not looked at, and a label map (B, 1, *spatial) to one
+        number. The focal term is averaged over labels and voxels; voxels that nobody has annotated do not count."""
+        share, logits = (label != UNLABELLED).to(logits.dtype), logits[:, 1:]
+        reference = masks_of(label, len(self.regions), self.regions, 1).to(logits.dtype)
+        dice = dice_loss(logits.sigmoid() * share, reference)
+        focal = summed((self.focal(logits, reference).mean(1, keepdim=True) * share).sum())
+        return dice + focal / summed(share.sum()).clamp(min=1)
+
+
+def loss_of(regions: Regions | None, gamma: float = 2.0) -> nn.Module:
+    """The loss of labels: by their own sigmoids where they overlap, else by one softmax."""
+    if regions is not None and overlap(regions):
+        return SigmoidDiceFocalLoss(regions, gamma)
+    return SoftmaxDiceFocalLoss(gamma, regions)
+
+
+def dice_loss(found: Tensor, reference: Tensor) -> Tensor:
+    """Of each channel of (B, L, *spatial) over the batch of all processes; the mean."""
+    dims = (0, *range(2, found.ndim))
+    common, sizes = summed((found * reference).sum(dims)), summed((found + reference).sum(dims))
+    return (1 - (2 * common + 1e-5) / (sizes + 1e-5)).mean()

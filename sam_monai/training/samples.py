@@ -49,8 +49,8 @@ class NameCase(Transform):
 
 
 class CropAroundLabelsd(RandCropByPosNegLabeld):
-    """MONAI's, where a large organ does not crowd out a small one: every label in a case is as often as any other the
-    one whose voxel is the centre of a sample."""
+    """MONAI's, where a large organ does not crowd out a small one: every value in a case's label map is as often as any
+    other that of the voxel in the centre of a sample."""
 
     def randomize(
         self, label: Tensor | None = None, fg_indices: Any = None, bg_indices: Any = None, image: Tensor | None = None
@@ -130,7 +130,13 @@ def training_samples(
         )
     steps: list[Transform] = [
         NameCase(),
-        LoadCased(keys, labels, settings["channels"], channel_names=settings.get("channel_names")),
+        LoadCased(
+            keys,
+            labels,
+            settings["channels"],
+            channel_names=settings.get("channel_names"),
+            regions=settings.get("regions"),
+        ),
         *preparing(settings, keys),
     ]
     if settings["scale"] == "whole":
@@ -140,7 +146,7 @@ def training_samples(
         steps.append(SpatialPadd(keys, size))
         steps.append(CropAroundLabelsd(keys, "label", size, pos=2, neg=1, num_samples=samples))
     if augment:
-        mirrors = mirrored_with_sides(mirroring(volume, mirror), labels, image_alone=views_only)
+        mirrors = mirrored_with_sides(mirroring(volume, mirror), labels, views_only, settings.get("regions"))
         steps += mirrors if views_only else [*mirrors, *wobbling(volume, image_size)]
     return Compose([*steps, EnsureTyped(keys, track_meta=False)])
 

@@ -1,0 +1,105 @@
+"""Labels that are regions: sets of a label map's values, which may overlap, as nnU-Net's `dataset.json` has them.
+
+A label map keeps one value a voxel, in files and in memory. ``regions[i]`` lists the values of label i. The first of
+them is what a mask holds where label i lies and no later label does: nnU-Net's `regions_class_order`. ``None`` stands
+for labels that have one value each, 1 to L.
+
+Torch is imported where it is needed, because the command line checks keys before it imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Regions = Sequence[Sequence[int]]
+HIGHEST = 2**15 - 1  # label maps are int16
+
+
+def wrong_with(regions: Any, names: Sequence[str] | None = None) -> str:
+    """Why something is no list of regions, in words; empty where it is one.
+
+    Args:
+        regions: a list of values for each label.
+        names: of the labels, for the words.
+    """
+    if not isinstance(regions, list | tuple) or not regions:
+        return "there is no list of values for each label"
+    names = [repr(name) for name in names] if names else [f"region {i}" for i in range(1, len(regions) + 1)]
+    holding: dict[int, set[int]] = {}  # by value, the regions that hold it
+    for i, (name, region) in enumerate(zip(names, regions, strict=True)):
+        if not isinstance(region, list | tuple) or not region:
+            return f"{name} is no list of values"
+        for value in region:
+            if type(value) is not int or not 0 < value <= HIGHEST:
+                if type(value) is int and value == 0:
+                    return f"{name} holds 0, which is the background's"
+                return f"{name} holds {str(value)[:50]}, which is no whole number from 1 to {HIGHEST}"
+            if i in holding.setdefault(value, set()):
+                return f"{name} holds {value} twice"
+            holding[value].add(i)
+    if sorted(holding) != list(range(1, len(holding) + 1)):
+        found = ", ".join(map(str, sorted(holding)[:20]))
+        return f"the regions hold the values {found}, and values are 1, 2, 3, ... without a gap"
+    for i, (name, region) in enumerate(zip(names, regions, strict=True)):
+        for other, earlier in zip(names[:i], regions, strict=False):
+            if {*earlier} == {*region}:
+                return f"{other} and {name} are the same values"
+    for value, held in sorted(holding.items()):
+        written = regions[max(held)][0]
+        if holding[written] != held:
+            both = " and ".join(names[i] for i in sorted(held))
+            return f"a voxel of value {value} is {both}, and a mask would hold {written} there, which is not the same"
+    return ""
+
+
+def values_in_words(regions: Regions | None) -> str:
+    """For messages; equal where regions are."""
+    return "one value each" if regions is None else f"the values {[list(region) for region in regions]}"
+
+
+def overlap(regions: Regions) -> bool:
+    """Whether any value lies in two regions."""
+    return sum(map(len, regions)) > len({value for region in regions for value in region})
+
+
+def masks_of(label_map: Tensor, labels: int, regions: Regions | None = None, dim: int = 0) -> Tensor:
+    """A label map with one channel along ``dim`` to a mask for each label, bool, stacked along ``dim``.
+
+    Args:
+        label_map: (1, *spatial), or with a batch in front.
+        labels: how many there are.
+        regions: of the labels.
+        dim: of the channels.
+    """
+    import torch
+
+    masks = []
+    for first, *others in regions or [[value] for value in range(1, labels + 1)]:
+        mask = label_map == first
+        for value in others:
+            mask |= label_map == value
+        masks.append(mask)
+    return torch.cat(masks, dim)
+
+
+def label_map_of(logits: Tensor, regions: Regions | None = None, dim: int = 0) -> Tensor:
+    """Logits of background and labels to a label map, int16, with one channel along ``dim``.
+
+    The label of the highest logit, or, where regions overlap, as nnU-Net does: each region where its own logit is above
+    0, the later ones over the earlier ones.
+    """
+    import torch
+
+    if regions is None or not overlap(regions):
+        found = logits.argmax(dim, keepdim=True)
+        if regions is not None:
+            found = torch.tensor([0, *(region[0] for region in regions)], device=logits.device)[found]
+        return found.to(torch.int16)
+    found = torch.zeros_like(logits.narrow(dim, 0, 1), dtype=torch.int16)
+    for i, region in enumerate(regions, 1):
+        found[logits.narrow(dim, i, 1) > 0] = region[0]
+    return found

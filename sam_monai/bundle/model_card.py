@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
+from ..networks.regions import numbered
 from ..networks.text import TEXT_WEIGHTS
 from . import keys
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
-             "channel_names")  # fmt: skip
+             "channel_names", "regions")  # fmt: skip
 PICTURE = "validation.png"
 FILES = {
     "configs/inference.json": "masks of new images",
@@ -47,7 +48,7 @@ def model_card(
     folder = shlex.quote(folder)
     base = KNOWN_WEIGHTS.get(known["backbone"])
     about = {
-        "labels": ", ".join(f"{i} {escaped(label)}" for i, label in enumerate(known["labels"], 1)),
+        "labels": escaped(", ".join(numbered(known["labels"], known["preprocessing"].get("regions")))),
         "images": images(known["preprocessing"]),
         "base": f"`{known['backbone']}`" + (f" ({base.provenance})" if base else ", weights that were given as a file"),
         "sees": f"a square of {known['image_size']} px" + (", slices with their neighbours" * known["depth_attention"]),

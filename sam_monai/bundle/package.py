@@ -17,6 +17,7 @@ from ..distributed import first_process
 from ..errors import InputError
 from ..files import write_aside, write_json
 from ..networks.adapter_files import BUFFERS, read_adapter, read_training, write_adapter
+from ..networks.regions import numbered
 from .folder import metadata_labels, read_json, read_metadata, record
 from .model_card import PICTURE, counted, images, model_card, needed
 from .shipped import copy, default_root, new_folder, shipped
@@ -113,8 +114,9 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     regions = known["preprocessing"].get("regions")
     values = range(len(names)) if regions is None else [0, *(region[0] for region in regions)]
     pred["channel_def"] = {str(value): name for value, name in zip(values, names, strict=True)}
+    held = ", ".join(["0 background", *numbered(known["labels"], regions)])
     listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
-    metadata["label_classes"], metadata["pred_classes"] = f"label map: {listed}", f"logits: {listed}"
+    metadata["label_classes"], metadata["pred_classes"] = f"label map: {held}", f"logits: {listed}"
     dims = known["preprocessing"]["spatial_dims"]
     shape = [known["image_size"]] * 2 + [8] * (dims - 2)
     image = metadata["network_data_format"]["inputs"]["image"]

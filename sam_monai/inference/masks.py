@@ -72,7 +72,7 @@ class SaveMasks:
 
     @property
     def regions(self) -> Regions | None:
-        return None if self.network is None else self.network.regions
+        return getattr(self.network, "regions", None)
 
     def algorithm(self) -> str:
         return f"sam_monai {self.network.method}" if self.network is not None else "sam_monai"

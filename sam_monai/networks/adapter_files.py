@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..files import save_aside, write_aside
 from . import identity
 from .base import AdaptedSAM
+from .regions import numbered
 
 BUFFERS = ("identity", "label_vectors")  # in an adapter, and not trained
 
@@ -145,7 +146,7 @@ def describe(path: str | Path) -> str:
     rows = {
         "method": record["method"],
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
-        "labels": ", ".join(f"{i} {name}" for i, name in enumerate(record["labels"], 1)),
+        "labels": ", ".join(numbered(record["labels"], record["preprocessing"].get("regions"))),
         "image size": f"{record['image_size']} px",
         "settings": in_words({key: value for key, value in record.items() if key not in common}),
         "trained parameters": f"{numbers:,}",

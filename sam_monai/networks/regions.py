@@ -61,6 +61,12 @@ def values_in_words(regions: Regions | None) -> str:
     return "one value each" if regions is None else f"the values {[list(region) for region in regions]}"
 
 
+def numbered(labels: Sequence[str], regions: Regions | None) -> list[str]:
+    """Names of labels behind their values in a label map: "1 liver", "1/2/3 whole tumour"."""
+    values = regions or [[value] for value in range(1, len(labels) + 1)]
+    return [f"{'/'.join(map(str, sorted(each)))} {name}" for each, name in zip(values, labels, strict=True)]
+
+
 def overlap(regions: Regions) -> bool:
     """Whether any value lies in two regions."""
     return sum(map(len, regions)) > len({value for region in regions for value in region})

@@ -24,6 +24,7 @@ from ..files import check_writable, release
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..networks import identity
 from ..networks.adapter_files import BUFFERS, load_adapter, read_adapter, read_training
+from ..networks.regions import numbered
 from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
 from ..training.resume import read_history
@@ -178,10 +179,11 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
     state = read_adapter(path)
     record, training = identity.from_tensor(state["identity"]), read_training(path) or {}
     plan, settings = training.get("plan", {}), training.get("settings", {})
+    regions = record["preprocessing"].get("regions")
     about = {
         "method": record["method"],
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
-        "labels": record["labels"],
+        "labels": record["labels"] if regions is None else numbered(record["labels"], regions),
         "trained parameters": f"{sum(x.numel() for name, x in state.items() if name not in BUFFERS):,}",
         "file": path.name,
     }

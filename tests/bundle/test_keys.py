@@ -45,6 +45,7 @@ BAD: dict[str, tuple] = {
     "fold": ("x", -1, 0.5, True),
     "image_channels": (0, 65, "1", 1.0, [1], True),
     "channel_names": ("T1", [], ["T1"], ["T1", "T1"], [1, 2], ["T1", ""], ["T1", "$x"], {"0": "T1"}),
+    "regions": ([], [1], [[1, 2], [2, 1]], [[0, 1]], [[1, 2], [2, 3]], [["1"]], [[1, [2]]], {"a": [1]}, "x", True, 1),
     "spatial_dims": (1, 4, "3", 3.0, None, True),
     "spacing": ([1, 1, 0], [1, 1], [1, 1, -1], 1, "abc", [1, 1, NAN], [1, 1, "x"], [1, 1, 1, 1], {}, [True, 1, 1]),
     "ct_window": ([5], [5, 5], [10, -10], None, 5, [0, INF], ["a", "b"], [NAN, 1], "ct"),
@@ -70,7 +71,7 @@ GOOD: dict[str, tuple] = {
     "orientation": ("coarsest", "axial", "RAS", "PLS"), "device": ("cpu", torch.device("cpu")),
     "labels": (None, ["x y", "B's"], ("a$",)), "learning_rate": (0, 0.1), "dataset_dir": (None, "a", Path("b")),
     "channels": (None, [0], [2, 1, 0], [0, 3]), "intensity": ("ct", ["ct", "mr"]),
-    "channel_names": (None, ["T1", "T2"]),
+    "channel_names": (None, ["T1", "T2"]), "regions": (None, [[1, 2], [2]], ((2, 1, 3), (1, 3), (3,))),
     "embedding_cache": (None, False, "x"), "epochs": (1, 10**6), "image_size": (32, 1024),
 }  # fmt: skip
 

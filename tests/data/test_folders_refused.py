@@ -53,7 +53,7 @@ BAD = {
     "files and folders": (lambda t: [pairs(t, 2, suffix=".nii.gz"), image(t / "images/d.nii.gz"),
                                      mask(t / "labels/d/liver.nii.gz", 0, 2)], "some labels are files"),
     "nnU-Net: regions": (lambda t: nnunet(t, labels={"background": 0, "whole tumour": [1, 2], "core": 2}),
-                         r"dataset\.json.*whole tumour.*regions.*give each voxel"),
+                         r'dataset\.json.*"regions_class_order" is missing.*write "labels"'),
     "nnU-Net: label missing": (lambda t: without(nnunet(t), "labelsTr/case_1.nii.gz"), "case_1_0000.*: has no label"),
     "nnU-Net: image missing": (lambda t: without(nnunet(t), "imagesTr/case_1_0000.nii.gz"), "no image case_1_0000"),
     "nnU-Net: no number": (lambda t: image(nnunet(t) / "imagesTr" / "case.nii.gz"), "case.nii.gz: its name.*CASE_0000"),

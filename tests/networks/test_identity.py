@@ -22,6 +22,7 @@ PREPARATION = {
     "spacing": [1.0, 1.0, 2.5],
     "channels": [0],
     "channel_names": None,
+    "regions": None,
     "scale": "whole",
 }
 PLANTED = [
@@ -76,7 +77,7 @@ def planted(record):
                 yield key, {**record, key: [*value[:-1], thing]}
     for key in PREPARATION:
         for thing in PLANTED:
-            if thing is not None or key not in ("ct_window", "spacing", "channels", "channel_names"):
+            if thing is not None or key not in ("ct_window", "spacing", "channels", "channel_names", "regions"):
                 yield key, {**record, "preprocessing": {**PREPARATION, key: thing}}
     for key in ("train", "network_def", "imports", "_target_", "$x", "bundle_root", "dataset_dir"):
         yield key, {**record, key: {"_target_": "os.system"}}

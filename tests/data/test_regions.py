@@ -100,6 +100,7 @@ def test_the_check_measures_regions_and_names_one_that_no_case_holds(tmp_path, c
     folder = nnunet(tmp_path, labels=labels, **{ORDER: [2, 1, 3]})
     examined = examine(read_dataset(folder))
     assert examined.notes == ['no training label holds "rare" (value 3): the network cannot learn it']
+    assert examined.fingerprint is not None
     prints = {one.name: one for one in examined.fingerprint.labels}
     assert prints.keys() == {"all", "front"} and prints["all"].share == pytest.approx(2 * prints["front"].share)
     with pytest.raises(InputError, match="the key regions says one value each"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def test_regions_return_to_the_files_grid(regions, spacing, kept):
     file[:, 14:22, 12:20, 5:8] = 2
     truth = torch.stack([file[0] > 0 if regions is REGIONS else file[0] == 1, file[0] == 2])
     steps = pipeline.Compose(preparing.preparing(SETTINGS | {"spacing": spacing}))
-    prepared = steps({"image": MetaTensor(100 * file, AFFINE)})
+    prepared: Any = steps({"image": MetaTensor(100 * file, AFFINE)})
     level = (prepared["image"] * 400 - 160) / 100  # of the window
     shares = [level[0] - 0.5, level[0] - 1.5] if regions is REGIONS else [0.5 - (level[0] - 1).abs(), level[0] - 1.5]
     logits = torch.stack([torch.zeros_like(level[0]), *shares])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,8 @@ def place(name: str, kind: str) -> Make:
             (folder / name).mkdir()
         elif kind == "link":
             (folder / name).symlink_to(folder / "nowhere")
+        elif kind == "pipe":
+            os.mkfifo(folder / name)
         return folder / name
 
     return make
@@ -132,6 +135,8 @@ FILES: dict[str, tuple[Make, str]] = {  # of images and labels alike
     **GEOMETRY,
     "missing": (place("x.nii.gz", "none"), "no such file"),
     "a link to nothing": (place("x.nii", "link"), "no such file"),
+    "a pipe": (place("x.nii.gz", "pipe"), "no ordinary file"),
+    "a pipe of no type": (place("x", "pipe"), "no ordinary file"),
     "an empty folder": (place("x", "folder"), "no DICOM image"),
     "a folder with a file's name": (place("x.nii.gz", "folder"), "cannot be read"),
     "empty": (text("x.nii", b""), "cannot be read"),

@@ -46,6 +46,8 @@ def is_dicom(path: str | Path) -> bool:
         return False
     if path.is_dir():
         return any(is_dicom(file) for file in sorted(path.iterdir()) if file.is_file())
+    if not path.is_file():  # to open a pipe is to wait
+        return False
     try:
         with path.open("rb") as file:
             return file.read(132)[128:] == b"DICM"

@@ -85,11 +85,15 @@ def images_to_segment(
             refuse_others(dataset.channels, channels, channel_names, known.source)
             return Images([case_of(case.get(FILES, case["image"])) for case in dataset.test or dataset.validation])
         cases = known.to_segment()
-        if cases:
-            modality = known.content["modality"]
-            colours = stated_kind(modality, known.source) == "picture"
-            names = stated_names(modality, cases, colours, known.source)
-            refuse_others(names, channels, channel_names, known.source)
+        if not cases:
+            raise InputError(
+                f"{path}: every image in it has a label and is for training; to segment them, name the folder where "
+                "they lie alone"
+            )
+        modality = known.content["modality"]
+        colours = stated_kind(modality, known.source) == "picture"
+        names = stated_names(modality, cases, colours, known.source)
+        refuse_others(names, channels, channel_names, known.source)
         logger.info("%s: %s. Segmented are its images for testing, else those for validation", path, known.how)
         return Images(cases, top=known.source if known.tree else None)
     images: list[Path] = []

@@ -173,6 +173,8 @@ class LoadCased(MapTransform):
             raise InputError("no image of that name is known; see the list of studies for the names that are")
         if not os.path.exists(path):
             raise InputError(f"{path}: no such file; copy it there or remove it from dataset.json")
+        if not (os.path.isfile(path) or os.path.isdir(path)):  # to read a pipe is to wait
+            raise InputError(f"{path}: cannot be read, it is no ordinary file; copy it there or remove it")
         reader: Any = None
         if path.lower().endswith(PICTURE_SUFFIXES):
             reader = PILReader(converter=converter, reverse_indexing=False)

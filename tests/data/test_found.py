@@ -128,3 +128,13 @@ def test_a_folder_of_any_name_is_the_folder_that_is_read(tmp_path, name, monkeyp
 def test_a_source_that_is_no_path_is_refused(source):
     with pytest.raises(InputError, match="dataset_dir"):
         images_to_segment(source)
+
+
+def test_a_folder_whose_images_are_all_for_training_is_refused_and_not_passed_over(tmp_path):
+    array = np.random.default_rng(0).normal(size=(9, 9, 3)).astype(np.float32)
+    for name, values in {"images": array, "labels": (array > 0).astype(np.uint8)}.items():
+        (tmp_path / name).mkdir()
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / name / "a.nii.gz")
+    with pytest.raises(InputError, match="every image in it has a label"):
+        images_to_segment(tmp_path)
+    assert len(images_to_segment(tmp_path / "images")) == 1

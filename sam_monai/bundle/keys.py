@@ -296,6 +296,9 @@ KEYS: dict[str, Key] = {
     "largest_component": Key(FLAG, "keep only the largest connected component of each label"),
     "fill_holes": Key(FLAG, "fill holes inside a label"),
     "mask_format": Key(one_of("nifti", "dicom_seg"), "of masks of volumes ([DICOM SEG](volumes.md#dicom-seg))"),
+    "probabilities": Key(
+        FLAG, "write each label's probability beside the mask ([Probabilities](volumes.md#probabilities))"
+    ),
     "pictures": Key(whole(0), "the most pictures that are drawn"),
     "surface_tolerance": Key(NOT_NEGATIVE, "in mm, of the surface Dice"),
 }

@@ -122,14 +122,14 @@ def on_source(mask: np.ndarray, affine: np.ndarray, path: str) -> nib.Nifti1Imag
     its units, elsewhere the affine that is given.
 
     Args:
-        mask: whole numbers (i, j, k).
+        mask: whole numbers (i, j, k), or with a fourth axis.
         affine: of the mask in millimetres, MONAI's.
         path: the file that was segmented.
     """
     if path.lower().endswith((".nii", ".nii.gz")):
         source: Any = nib.load(path)
         place, shape = millimetres(source.header) @ source.affine, (*source.shape[:3], 1, 1)[:3]
-        if shape == mask.shape and apart(place, affine, shape) <= TOLERANCE:
+        if shape == mask.shape[:3] and apart(place, affine, shape) <= TOLERANCE:
             image = type(source)(mask, source.affine)
             for field in PLACE:
                 image.header[field] = source.header[field]

@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..networks.base import AdaptedSAM
 from ..networks.regions import Regions
 from .outputs import Outputs
+from .probabilities import ENDS, KEY, save_probabilities
 
 
 class SaveMasks:
@@ -28,8 +29,8 @@ class SaveMasks:
 
     Volumes become ``<case>_seg.nii.gz`` with both affines of a NIfTI image, or, from DICOM, one ``<case>_seg.dcm`` that
     refers to its series. Pictures become ``<case>_seg.png`` with the label's number as grey value. A file is whole or
-    not there. Where no DICOM SEG can be made for a series, that is said before the network runs, and the mask becomes
-    NIfTI.
+    not there. Probabilities of a case, if it has any, become ``<case>_prob.nii.gz``. Where no DICOM SEG can be made for
+    a series, that is said before the network runs, and the mask becomes NIfTI.
 
     Args:
         folder: where they go.
@@ -81,7 +82,12 @@ class SaveMasks:
         self.folder.mkdir(parents=True, exist_ok=True)
         cases: Any = engine.state.output
         for case in cases:
-            tqdm.write(f"mask: {self.save(case['pred'], case['image'].meta['filename_or_obj'])}")
+            source = case["image"].meta["filename_or_obj"]
+            tqdm.write(f"mask: {self.save(case['pred'], source)}")
+            if KEY in case:
+                path = self.probabilities(source)
+                with Outputs(self.folder).writing(path, source) as part:
+                    save_probabilities(case[KEY], case["pred"].affine.cpu().numpy(), source, part)
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder."""
@@ -102,6 +108,10 @@ class SaveMasks:
             else:
                 nib.save(on_source(array, affine, source), part)
         return path
+
+    def probabilities(self, source: str) -> Path:
+        """The file of an image's probabilities, where they are kept."""
+        return self.folder / f"{self.names(source)}{ENDS}"
 
     def meanings(self, source: str, most: int) -> Sequence[str]:
         """Names of a mask's values from 1 on, of which ``most`` is the largest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from ..data.unlabelled import LeaveOutUnlabelled
 from ..errors import InputError
 from ..networks.adapter_files import load_adapter, read_training
 from ..networks.regions import Regions, masks_of
+from ..networks.slices import MOST_BYTES
 from ..prompts.monai_label import KeepClicks
 from .flips import FlippedInferer
+from .probabilities import ToProbabilities
 from .slabs import SlabInferer, ToFileGridd
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,11 @@ def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
 
 
 def postprocessing(
-    preparation: Compose, largest_component: bool = False, fill_holes: bool = False, regions: Regions | None = None
+    preparation: Compose,
+    largest_component: bool = False,
+    fill_holes: bool = False,
+    regions: Regions | None = None,
+    probabilities: bool = False,
 ) -> Compose:
     """What the inferer gives to a label map on the grid of the image's own file, and where the reference is not
     annotated, to background as the reference itself.
@@ -60,6 +67,7 @@ def postprocessing(
         largest_component: keep only the largest connected component of each label.
         fill_holes: fill holes inside a label.
         regions: the values of each label where they are several.
+        probabilities: keep those of each label too, see :mod:`sam_monai.inference.probabilities`.
 
     Raises:
         InputError: components or holes of regions, of which a voxel may belong to several.
@@ -69,7 +77,8 @@ def postprocessing(
         raise InputError(
             f"the key {key} is not for labels that are regions (lists of values in dataset.json): leave it out"
         )
-    steps: list[Transform] = [ToFileGridd(preparation, regions)]
+    steps: list[Transform] = [ToProbabilities(preparation, regions)] if probabilities else []
+    steps.append(ToFileGridd(preparation, regions))
     if largest_component:
         steps.append(KeepLargestConnectedComponentd("pred"))
     if fill_holes:
@@ -91,16 +100,26 @@ def to_compare(regions: Regions | None = None) -> Callable[[Any], Any]:
     return lambda output: tuple([masks(one) for one in maps] for maps in taken(output))
 
 
-def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float, average_flips: str = "none") -> Inferer:
+def inferer(
+    scale: str,
+    image_size: int,
+    spatial_dims: int,
+    overlap: float,
+    average_flips: str = "none",
+    keep_logits: bool = False,
+) -> Inferer:
     """The image or volume as a whole, or patches of the encoder's size, overlapped and blended.
 
-    Volumes pass in slabs of slices, so memory does not grow with depth. ``average_flips``: see :class:`FlippedInferer`.
+    Volumes pass in slabs of slices, so memory does not grow with depth, unless ``keep_logits`` keeps all of the
+    logits. ``average_flips``: see :class:`FlippedInferer`.
     """
     check_scale(scale)
+    most = sys.maxsize if keep_logits else MOST_BYTES
     if average_flips != "none":
-        return FlippedInferer(inferer(scale, image_size, spatial_dims, overlap), average_flips)
+        plain = inferer(scale, image_size, spatial_dims, overlap, keep_logits=keep_logits)
+        return FlippedInferer(plain, average_flips)
     if scale == "whole":
-        return SlabInferer(SimpleInferer()) if spatial_dims == 3 else SimpleInferer()
+        return SlabInferer(SimpleInferer(), most_bytes=most) if spatial_dims == 3 else SimpleInferer()
     size = (image_size, image_size, 8)[:spatial_dims]
     patches = SlidingWindowInferer(
         size,
@@ -108,7 +127,7 @@ def inferer(scale: str, image_size: int, spatial_dims: int, overlap: float, aver
         overlap=(overlap, overlap, 0.0)[:spatial_dims],
         mode="gaussian",
     )
-    return SlabInferer(patches) if spatial_dims == 3 else patches
+    return SlabInferer(patches, most_bytes=most) if spatial_dims == 3 else patches
 
 
 class AdapterCheckpointLoader:

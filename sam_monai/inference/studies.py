@@ -32,6 +32,7 @@ from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
+from .probabilities import KEY
 from .records import Record, cause_of, fingerprint, named, read_record, voxels
 
 
@@ -175,7 +176,9 @@ class Studies:
         """The files that a study will write."""
         folder, name = self.masks.folder, self.masks.names(image)
         mask = folder / f"{name}{MARK}{self.masks.suffix(self.spatial_dims, image)}"
-        return [(path, image) for path in (mask, picture_file(folder, name, self.spatial_dims), self.path(image))]
+        more = [self.masks.probabilities(image)] if self.made_by.get(KEY) else []
+        paths = (mask, *more, picture_file(folder, name, self.spatial_dims), self.path(image))
+        return [(path, image) for path in paths]
 
     def keep(self, engine: Engine, error: Exception) -> None:
         self.raised = error
@@ -244,4 +247,6 @@ class Studies:
             unchanged = record["state"] == self.fingerprint(case)
         except (OSError, ValueError):
             return None
-        return record if unchanged and (self.masks.folder / record["mask"]).is_file() else None
+        files = [self.masks.folder / record["mask"]]
+        files += [self.masks.probabilities(image)] if self.made_by.get(KEY) else []
+        return record if unchanged and all(file.is_file() for file in files) else None

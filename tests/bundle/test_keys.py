@@ -32,7 +32,7 @@ BAD: dict[str, tuple] = {
     **dict.fromkeys(("batch_size", "slices", "samples", "slices_per_batch", "tokens"),
                     (0, *NOT_WHOLE)),
     **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
-    **dict.fromkeys(("quick", "resume", "amp", "augment", "largest_component", "fill_holes",
+    **dict.fromkeys(("quick", "resume", "amp", "augment", "largest_component", "fill_holes", "probabilities",
                      "depth_attention", "detail", "thaw_decoder"), NOT_A_FLAG),
     "checkpointing": tuple(value for value in NOT_A_FLAG if value is not None),
     **dict.fromkeys(("learning_rate", "prompt_learning_rate", "weight_decay", "focal_gamma", "surface_tolerance"),

@@ -1,0 +1,65 @@
+"""How likely each label is at each voxel of an image's own file, beside its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from monai.transforms import Compose, Transform
+from torch import Tensor
+
+from ..data.nifti import on_source
+from ..errors import InputError
+from ..networks.regions import Regions, overlap
+from .slabs import ToFileGridd
+
+KEY = "probabilities"
+ENDS = "_prob.nii.gz"
+STEPS = 2**16 - 1  # of a probability in a file: NIfTI has no numbers of 16 bits with a fraction
+
+
+class ToProbabilities(Transform):
+    """The logits of a case, "pred", as "probabilities" (L, *spatial) on the grid of the image's own file.
+
+    Logits are interpolated, as for the mask, so its labels are those of the highest probability, or, of regions that
+    overlap, those above a half.
+
+    Args:
+        preparation: the transforms that prepared the image.
+        regions: the values of each label where they are several.
+
+    Raises:
+        InputError: at the call, where labels alone are kept of an image.
+    """
+
+    def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
+        self.grid = ToFileGridd(preparation)
+        self.activate = torch.sigmoid if regions is not None and overlap(regions) else softmax
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = self.grid.ensure(dict(data))
+        if len(case["pred"]) == 1:
+            raise InputError(
+                "of prompts in a large volume, or in patches, the objects alone are kept and no probabilities: leave "
+                "the key probabilities out"
+            )
+        logits = [self.grid.invert({**case, "pred": one[None].float()})["pred"].as_tensor() for one in case["pred"]]
+        return {**data, KEY: self.activate(torch.cat(logits))[1:]}
+
+
+def softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(0)
+
+
+def save_probabilities(each: Tensor, affine: np.ndarray, source: str, path: Path) -> None:
+    """Write probabilities (L, *spatial) as one NIfTI of four axes, the last of which are the labels. A picture has a
+    third axis of length 1. Values are stored in 16 bits with the slope that makes them 0 to 1."""
+    values = torch.round(each.cpu() * STEPS).numpy().astype(np.uint16)
+    values = np.moveaxis(values if values.ndim == 4 else values[..., None], 0, -1)
+    image: Any = on_source(values, affine, source)
+    image.header.set_slope_inter(1 / STEPS, 0)
+    nib.save(image, path)

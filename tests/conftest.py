@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import pytest
+import torch
 
 import sam_monai.networks.embeddings
 import sam_monai.networks.ssam
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with a thread each do more than one with two
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")

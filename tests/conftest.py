@@ -9,7 +9,6 @@ import torch
 import sam_monai.networks.embeddings
 import sam_monai.networks.ssam
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with a thread each do more than one with two
     torch.set_num_threads(1)
 

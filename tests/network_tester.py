@@ -262,7 +262,7 @@ class NetworkTester:
         program = torch.export.export(network, (x,))
         torch.testing.assert_close(program.module()(x), network(x), rtol=1e-3, atol=1e-4)
 
-    @pytest.mark.slow
+    @pytest.mark.thorough
     def test_it_compiles(self, network):
         perturb(network)
         network.eval()

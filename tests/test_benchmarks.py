@@ -69,7 +69,7 @@ print(peak_memory(build))
     assert 0.45 < float(done.stdout) < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_command_writes_table_json_and_picture(tmp_path):
     words = ["second click", "growth with labels"]
     options = ["--rounds", "3", "--seconds", "1", "--output", str(tmp_path)]

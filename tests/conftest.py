@@ -5,12 +5,18 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 import sam_monai.networks.embeddings
 import sam_monai.networks.ssam
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with a thread each do more than one with two
     torch.set_num_threads(1)
+
+# The same examples on every machine, however slow it is.
+HEALTH = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("sam_monai", derandomize=True, deadline=None, suppress_health_check=HEALTH)
+settings.load_profile("sam_monai")
 
 
 @pytest.fixture(autouse=True, scope="session")

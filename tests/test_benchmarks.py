@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_runs_take_turns_and_the_longer_one_takes_longer():
     order = []
-    runs = {name: lambda name=name, s=s: order.append(name) or time.sleep(s) for name, s in (("a", 0.01), ("b", 0.03))}
+    runs = {name: lambda name=name, s=s: order.append(name) or time.sleep(s) for name, s in (("a", 0.01), ("b", 0.2))}
     seconds = measure.alternating(runs, rounds=4, most_seconds=5)
     assert order == ["a", "b"] * 6 and len(seconds["a"]) == 4  # two rounds more, uncounted
     assert sum(seconds["a"]) < sum(seconds["b"])

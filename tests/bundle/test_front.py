@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -210,10 +209,9 @@ def test_an_answer_does_not_wait_for_torch(words, tmp_path):
         (tmp_path / "heavy" / heavy).mkdir(parents=True)
         (tmp_path / "heavy" / heavy / "__init__.py").write_text(f"raise SystemExit('{heavy} is imported')")
     environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path / 'heavy'}:{ROOT}"}
-    begun = time.monotonic()
     done = subprocess.run([*PYTHON, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert "is imported" not in done.stderr and "Traceback" not in done.stderr
-    assert done.returncode == int("error: " in done.stderr) and time.monotonic() - begun < 10
+    assert done.returncode == int("error: " in done.stderr)
 
 
 def test_an_import_goes_without_a_package_that_is_found_again_afterwards(monkeypatch):

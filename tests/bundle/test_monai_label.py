@@ -71,11 +71,11 @@ def test_the_mask_is_where_the_click_was_and_not_where_it_was_not(server, image)
 def test_a_second_click_is_faster_than_the_first(server):
     server.mask("medsa_deepgrow", "c", foreground=[centre(server, 1, "c")])  # the network is loaded
     times = []
-    for click in ([0, 0, 0], [1, 0, 0], [0, 1, 0]):
+    for click in ([0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 1], [1, 0, 1]):
         started = time.perf_counter()
         server.mask("medsa_deepgrow", "d", foreground=[[a + b for a, b in zip(centre(server, 1), click, strict=True)]])
         times.append(time.perf_counter() - started)
-    print(f"first click {times[0]:.2f} s, further clicks {times[1]:.2f} and {times[2]:.2f} s")
+    print(f"first click {times[0]:.2f} s, further clicks {min(times[1:]):.2f} s")
     assert min(times[1:]) < times[0]
 
 

@@ -16,7 +16,7 @@ from dicom_maker import (
     threshold,
     write_series,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sam_monai import InputError
@@ -24,7 +24,7 @@ from sam_monai.data import LoadCased
 from sam_monai.data.slicing import slicing_axes
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(grid=grids(), seed=st.integers(0, 99))
 def test_a_mask_lies_where_its_intensity_is_in_a_nifti_file(tmp_path, grid, seed):
     shape, affine = grid
@@ -34,7 +34,7 @@ def test_a_mask_lies_where_its_intensity_is_in_a_nifti_file(tmp_path, grid, seed
     np.testing.assert_allclose(mask.affine, file.affine, atol=1e-4)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(grid=grids(handed=True), seed=st.integers(0, 99))
 def test_a_mask_lies_where_its_intensity_is_in_a_dicom_series(tmp_path, grid, seed):
     shape, affine = grid
@@ -90,7 +90,7 @@ def test_resampling_is_undone(tmp_path):
     np.testing.assert_allclose(np.argwhere(found).mean(0), np.argwhere(truth).mean(0), atol=0.1)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(grid=grids(), axes=st.permutations(range(3)), flips=st.lists(st.booleans(), min_size=3, max_size=3))
 def test_a_label_with_other_axes_than_its_image_is_turned(tmp_path, grid, axes, flips):
     shape, affine = grid

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -147,15 +146,13 @@ with torch.no_grad():
         torch.testing.assert_close(torch.load(tmp_path / "logits.pt", weights_only=True), network(x))
 
 
-@pytest.mark.slow  # by the clock
 def test_a_hundred_specialists_take_turns_on_one_sam():
     network = PTSAM("lite_medsam", image_size=64)
     specialists = [PTSAM("lite_medsam", labels=[name], image_size=64) for name in ("polyp", "nodule")]
     for i, specialist in enumerate(specialists):
         specialist.prompts.data.normal_(generator=torch.Generator().manual_seed(i))
     states, x = [s.state_dict() for s in specialists], image(1, 1, 30, 30)
-    started = time.perf_counter()
+    assert states[0]["prompts"].numel() == 2048 and sum(x.numel() for x in states[0].values()) < 10_000
     for i in range(100):
         network.load_state_dict(states[i % 2])
-    assert (time.perf_counter() - started) / 100 < 0.010
     assert torch.equal(network(x), specialists[1](x)) and network.labels == ("nodule",)

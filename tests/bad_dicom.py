@@ -70,6 +70,16 @@ def twice(files: list[Path]) -> None:
     dataset.save_as(files[2])
 
 
+def mapped(files: list[Path], **values: float | list[float]) -> None:
+    """Every slice with a real-world value mapping, of which slopes that are lists have one for each."""
+    for number in range(len(files)):
+        item, unit = pydicom.Dataset(), pydicom.Dataset()
+        unit.CodeValue, item.MeasurementUnitsCodeSequence = "[hnsf'U]", [unit]
+        for name, value in values.items():
+            setattr(item, f"RealWorldValue{name}", value[number] if isinstance(value, list) else value)
+        spoil(files, number, RealWorldValueMappingSequence=[item])
+
+
 def without(files: list[Path], name: str, number: int = 3) -> None:
     dataset = pydicom.dcmread(files[number])
     delattr(dataset, name)
@@ -147,5 +157,13 @@ DICOM: dict[str, tuple[Make, str]] = {
     "colours said, grey compressed": (compressed("JPEG2000Lossless", SamplesPerPixel=3), "is 10 x 12 x 1 x 16"),
     "8 bits said, 16 compressed": (
         compressed("JPEGLSLossless", BitsAllocated=8, BitsStored=8, HighBit=7), "is 10 x 12 x 1 x 16"),
+    **{f"RLE of {rows} rows, {columns} columns": (
+        compressed("RLELossless", Rows=rows, Columns=columns), "rows of 12 pixels") for rows, columns in ((12, 10), (15, 8))},
+    "another scale for each slice": (
+        series(lambda f: mapped(f, Slope=[1.0 + n for n in range(9)], Intercept=-1024.0)), "scale of its own"),
+    "other Hounsfield units": (series(lambda f: mapped(f, Slope=1.0, Intercept=0.0)), "RealWorldValueMappingSequence"),
+    "a table of real-world values": (series(lambda f: mapped(f, LUTData=1.0)), "by a table"),
+    "a mosaic": (series(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "MOSAIC"),
+    "a slice of other units": (series(lambda f: spoil(f, 2, Units="CNTS")), "slices are CNTS and None"),
     "a compressed frame twice": (series(twice), "holds 2 frames and says that it has 1"),
 }  # fmt: skip

@@ -122,6 +122,7 @@ for said, fields in {
     "sheared or singular": {"srow_x": [0.8, 0, 2, 0], "srow_z": [0.8, 0, 2, 0]},
     "gives a voxel no size": {"sform_code": 0, "qform_code": 1, "pixdim": [1, 0, 1, 1, 1, 1, 1, 1]},
     "pixdim is 0 or NaN": {"sform_code": 0, "qform_code": 0, "pixdim": [1, 1, np.nan, 1, 1, 1, 1, 1]},
+    "a voxel no size": {"sform_code": 0, "qform_code": 1, "pixdim": [1, 1, -1, 1, 1, 1, 1, 1]},
     "scl_slope or scl_inter": {"scl_slope": np.nan}, "scl_slope or": {"scl_slope": np.inf},
     "scl_inter|invalid intercept": {"scl_inter": -np.inf}, "mm away": {"srow_x": [0.8, 0, 0, 1e9]},
     "mm, which cannot be": {"xyzt_units": 1},

@@ -14,7 +14,8 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-RLE = "1.2.840.10008.1.2.5"  # which pydicom decodes, and whose frames have no size
+RLE = "1.2.840.10008.1.2.5"  # which pydicom decodes, and whose frames say nothing of their size
+FEWEST_ROWS = 8
 STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of a frame in JPEG and JPEG-LS; the others are tables
 JPEG_2000 = b"\xff\x4f\xff\x51"  # a codestream begins so
 
@@ -43,6 +44,11 @@ def largest_bits(file: Path, dataset: Dataset) -> int:
     if len(frames) != number:
         raise InputError(f"{file}: holds {len(frames)} frames and says that it has {number}; export it again")
     size = tuple(int(dataset.get(name) or 1) for name in ("Rows", "Columns", "SamplesPerPixel"))
+    if dataset.file_meta.TransferSyntaxUID == RLE and (width := other_width(frames[0], *size[:2])):
+        raise InputError(
+            f"{file}: its header says {size[0]} rows and {size[1]} columns, and what is compressed in it has rows of "
+            f"{width} pixels; export it again"
+        )
     for frame in found:
         if frame[:3] != size or frame.bits > int(dataset.get("BitsAllocated") or 0):
             said = " x ".join(map(str, (*size, dataset.get("BitsAllocated"))))
@@ -72,6 +78,32 @@ def described(frame: bytes) -> Frame:
             found = Frame(rows, columns, samples, bits)
         at += 1 if marker == 0xFF else 2 + number(frame, at + 2, 2)
     raise ValueError("a compressed frame is damaged in its header")
+
+
+def other_width(frame: bytes, rows: int, columns: int) -> int:
+    """How long the rows of a frame of RLE are, where they do not have the length that the header says; else 0. Each row
+    is encoded by itself, so that no run goes on from one to the next."""
+    starts = [int.from_bytes(frame[4 * i : 4 * i + 4], "little") for i in range(1, 1 + frame[0])]
+    ends = [ends_of_runs(frame[a:b]) for a, b in zip(starts, [*starts[1:], len(frame)], strict=True)]
+    common = set.intersection(*ends) if ends else set()
+
+    def is_width(width: int) -> bool:
+        return common.issuperset(range(width, rows * columns + 1, width))
+
+    widths = range(FEWEST_ROWS, rows * columns // FEWEST_ROWS + 1)
+    return 0 if is_width(columns) else next((w for w in widths if rows * columns % w == 0 and is_width(w)), 0)
+
+
+def ends_of_runs(segment: bytes) -> set[int]:
+    """After how many values of a segment of RLE a run ends."""
+    at, values, ends = 0, 0, set()
+    while at < len(segment):
+        head = segment[at]
+        count = head + 1 if head < 128 else 257 - head if head > 128 else 0
+        at += 2 if head > 128 else 1 + count
+        values += count
+        ends.add(values)
+    return ends
 
 
 def number(data: bytes, begin: int, size: int) -> int:

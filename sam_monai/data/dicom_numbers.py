@@ -16,6 +16,8 @@ from .dicom_frames import RLE, largest_bits
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+VALUES, REAL_WORLD = "PixelValueTransformationSequence", "RealWorldValueMappingSequence"
+HOUNSFIELD = "[hnsf'U]"  # in UCUM
 QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are shown
 
 
@@ -28,13 +30,14 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
         datasets: of the files.
 
     Raises:
-        InputError: slices of several photometric interpretations; a CT that is not in Hounsfield units; numbers of
-            more bits than the header says.
+        InputError: slices of several photometric interpretations or units; a CT that is not in Hounsfield units;
+            numbers of more bits than the header says; real-world values that are others than the rescaled ones.
     """
-    for key in ("PhotometricInterpretation", "Modality"):
+    for key in ("PhotometricInterpretation", "Modality", "Units"):
         shown = {str(dataset.get(key)) for dataset in datasets}
         if len(shown) > 1:
             raise InputError(f"{where}: its slices are {' and '.join(sorted(shown))}; export the series again")
+    check_real_world(where, datasets)
     known = [rescales(dataset) for dataset in datasets]
     for file, dataset, found in zip(files, datasets, known, strict=True):
         check_bits(file, dataset)
@@ -61,12 +64,43 @@ def rescales(dataset: Dataset) -> list[tuple[float, float, str]]:
     """Slopes, intercepts and units of a file, of which one with several frames may have a set for each. An empty value
     is NaN."""
     groups = [*dataset.get("SharedFunctionalGroupsSequence", ()), *dataset.get("PerFrameFunctionalGroupsSequence", ())]
-    found = [one for group in groups for one in group.get("PixelValueTransformationSequence", ())]
+    found = [one for group in groups for one in group.get(VALUES, ())]
     return [
         (number(one.get("RescaleSlope")), number(one.get("RescaleIntercept")), str(one.get("RescaleType") or "HU"))
         for one in [dataset, *found]
         if "RescaleSlope" in one or "RescaleIntercept" in one
     ]
+
+
+def check_real_world(where: str, datasets: Sequence[Dataset]) -> None:
+    """Refuse a series whose real-world values are not, up to one scale for all slices, those that its rescale gives.
+
+    Raises:
+        InputError: slices with another scale each, a CT of other Hounsfield units, or values mapped by a table.
+    """
+    scales: dict[str, list[tuple[float, float]]] = {}
+    for dataset in datasets:
+        shared = list(dataset.get("SharedFunctionalGroupsSequence", ()))
+        for frame in dataset.get("PerFrameFunctionalGroupsSequence") or [dataset]:
+            places = [frame, *shared, dataset]
+            rescale = next((x.get(VALUES)[0] for x in places if x.get(VALUES)), dataset)
+            slope, shift = number(rescale.get("RescaleSlope", 1)), number(rescale.get("RescaleIntercept", 0))
+            for one in next((x.get(REAL_WORLD) for x in places if x.get(REAL_WORLD)), ()):
+                if "RealWorldValueSlope" not in one:
+                    raise InputError(f"{where}: maps its values by a table (RealWorldValueLUTData); export them mapped")
+                codes = one.get("MeasurementUnitsCodeSequence")
+                scale = number(one.RealWorldValueSlope) / (slope or math.nan)
+                of_unit = scales.setdefault(str(codes[0].get("CodeValue")) if codes else "", [])
+                of_unit.append((scale, number(one.get("RealWorldValueIntercept", 0)) - scale * shift))
+    for unit, found in scales.items():
+        if unit == HOUNSFIELD and datasets[0].get("Modality") == "CT":
+            found = [(1.0, 0.0), *found]
+        largest = np.abs(found).max(0)
+        if not (np.abs(np.subtract(found, found[0])) <= 1e-3 * np.maximum(largest, (1e-9, 1))).all():
+            raise InputError(
+                f"{where}: its real-world values (RealWorldValueMappingSequence) are not those of its RescaleSlope, or "
+                "each slice has a scale of its own; export it with rescaled values"
+            )
 
 
 def number(value: object) -> float:

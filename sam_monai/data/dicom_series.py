@@ -20,7 +20,7 @@ HEADER = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "NumberOfFrames", "FrameOfReferenceUID", "StudyInstanceUID", "SharedFunctionalGroupsSequence",
-    "SpecificCharacterSet",
+    "SpecificCharacterSet", "ImageType",
 )  # fmt: skip
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,11 @@ def is_dicom_picture(path: str | Path) -> bool:
         series, _ = sort_folder(path)
         return len(series) == 1 and is_dicom_picture(series[0].files[0])
     return path.is_file() and is_dicom(path) and not has_place(read_header(path))
+
+
+def is_localiser(path: str | Path) -> bool:
+    """Tell whether a DICOM file is one of the few overviews on which a scan was planned."""
+    return "LOCALIZER" in (read_header(Path(path)).get("ImageType") or ())
 
 
 def has_place(header: Dataset) -> bool:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from .channels import FILES, case_of, in_folders, refuse_others, stated_names
 from .dataset import read_dataset
 from .dataset_json import stated_kind
-from .dicom_series import Series, is_dicom, is_dicom_picture, sort_folder
+from .dicom_series import Series, is_dicom, is_dicom_picture, is_localiser, sort_folder
 from .folders import understand
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES
 
@@ -125,6 +125,8 @@ def images_to_segment(
             passed_over.append(
                 (one.files[0], "it is a picture without a place in the patient (a capture, a dose report)")
             )
+        elif spatial_dims == 3 and is_localiser(one.files[0]):
+            passed_over.append((one.path, "it is a localiser; to segment it, give the path of one of its files"))
         else:
             images.append(one.path)
     if channel_names is not None:

@@ -9,12 +9,16 @@ import zlib
 from pathlib import Path
 
 from ..errors import InputError
+from .affines import warn_of_unknown_sides
 
 SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 MOST_BYTES = 2**16  # of a header
 MILLIMETRES = ("", "?", "mm", "millimeter", "millimeters", "millimetre", "millimetres")
 # Of axes that are space or channels. Others are time, or a list of images.
 KINDS = ("domain", "space", "vector", "3-vector", "rgb-color", "3-color", "rgba-color", "4-color", "none", "stub", "?")
+# Fields of MetaImage that mean the same, of which ITK takes the one or the other.
+SAME = (("offset", "position", "origin"), ("transformmatrix", "rotation", "orientation"))
+OF_PATIENTS = ("left-posterior-superior", "lps", "right-anterior-superior", "ras", "left-anterior-superior", "las")
 BYTES = {"char": 1, "int8": 1, "short": 2, "int16": 2, "long.?long": 8, "int64": 8, "double": 8, "int|float|long": 4}
 
 
@@ -33,6 +37,8 @@ def time_points(path: str) -> int:
     slope, shift = (fields.get(f"elementtointensityfunction{key}", "") for key in ("slope", "offset"))
     if (float(slope or 1), float(shift or 0)) != (1, 0):
         raise InputError(f"{path}: its header scales the values, by {slope or 1} and {shift or 0}; save them scaled")
+    if quantised := [key for key in ("old min", "oldmin", "old max", "oldmax") if key in fields]:
+        raise InputError(f"{path}: its values were quantised ({quantised[0]}) and ITK does not restore them; do so")
     sizes = [int(size) for size in fields.get("sizes", fields.get("dimsize", "")).split()]
     _check_place(path, fields, min(3, len(sizes)))
     _check_data(Path(path), fields, math.prod(sizes))
@@ -45,9 +51,16 @@ def time_points(path: str) -> int:
 def _check_place(path: str, fields: dict[str, str], axes: int) -> None:
     """ITK takes 1 mm for a spacing that is not there, and 0 for an origin that is no number."""
     metaimage = fields.get("elementspacing", fields.get("elementsize", ""))
-    given = re.sub(r"\bnone\b|\bnan\b", "", fields.get("space directions") or fields.get("spacings") or metaimage)
-    if len(re.findall(r"\(.*?\)", given) or given.split()) < axes:
+    plain = fields.get("spacings") or metaimage
+    given = re.sub(r"\bnone\b|\bnan\b", "", fields.get("space directions") or plain)
+    if len(re.findall(r"\(.*?\)", given) or given.split()) < axes or re.search(r"(^|\s)-", plain):
         raise InputError(f"{path}: its header gives a voxel no size along each axis; save it with its spacing")
+    names = [[key for key in group if key in fields] for group in SAME if "dimsize" in fields]
+    for first, *others in filter(None, names):
+        if any(fields[key].split() != fields[first].split() for key in others):
+            raise InputError(f"{path}: its {first} and {others[0]} differ, so where it lies is not known; keep one")
+    if not names[1:] if "dimsize" in fields else fields.get("space", "").lower().removesuffix("-time") not in OF_PATIENTS:
+        warn_of_unknown_sides(path, "it names no space of the patient")
     for key in ("offset", "origin", "position", "transformmatrix", "rotation", "orientation", "space origin"):
         if re.search(r"nan|inf", fields.get(key, "").lower()):
             raise InputError(f"{path}: its {key} holds NaN or infinite numbers; export it again")
@@ -105,5 +118,7 @@ def read(file: Path) -> dict[str, str]:
     fields = {END: str(len(header))}
     for line in header.decode("latin-1").splitlines():
         key, _, value = re.sub(":=?|=", "\0", line, count=1).partition("\0")
-        fields.setdefault(key.strip().lower(), value.strip())
+        key, value = key.strip().lower(), value.strip()
+        if fields.setdefault(key, value) != value and not key.startswith(("#", "comment")):
+            raise InputError(f"{file}: its header gives {key} twice, as {fields[key][:80]} and {value[:80]}; keep one")
     return fields

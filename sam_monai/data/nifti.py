@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ from monai.utils import MetaKeys
 from nibabel.openers import Opener
 
 from ..errors import InputError
-from .affines import TOLERANCE, apart
+from .affines import TOLERANCE, apart, warn_of_unknown_sides
 
-logger = logging.getLogger(__name__)
 TIME_POINTS = "time_points"
 OTHER_AFFINE = "qform_affine"
 FULL_SCALE = "full_scale"
@@ -91,19 +88,11 @@ def _check_numbers(path: str, header: Any) -> None:
     if not np.isfinite([raw["scl_slope"], raw["scl_inter"]]).all():
         raise InputError(f"{path}: its scl_slope or scl_inter is not a number, so its values are not known; convert it")
     if raw["sform_code"] <= 0 and raw["qform_code"] <= 0:
-        _warn_once(
-            f"{path}: its header does not say how it lies in the patient (sform_code and qform_code are 0), so left "
-            "and right may be exchanged"
-        )
+        warn_of_unknown_sides(path, "sform_code and qform_code are 0")
     axes = slice(1, 1 + min(3, int(raw["dim"][0])))
     spacing = raw["pixdim"][axes][raw["dim"][axes] > 1]
-    if raw["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing != 0)).all():
+    if raw["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"{path}: its header gives a voxel no size (pixdim is 0 or NaN); correct it")
-
-
-@functools.cache
-def _warn_once(message: str) -> None:
-    logger.warning(message)
 
 
 def has_fourth_axis(path: str | Path) -> bool:

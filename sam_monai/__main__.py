@@ -126,18 +126,21 @@ def dataset(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
-    from .files import save_aside
+    from .files import alone, refuse_existing, save_aside
     from .networks.adapter_files import load_network
     from .networks.ssam import SSAM
 
+    output = Path(args.output)
+    prompts = output.with_name(f"{output.stem}_prompts.pth")
+    refuse_existing(output, prompts)
     network = load_network(args.adapter, args.checkpoint)
     if not isinstance(network, SSAM):
         raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
     sam, tokens = network.merged()
-    output = Path(args.output)
-    prompts = output.with_name(f"{output.stem}_prompts.pth")
-    save_aside(sam, output)
-    save_aside(tokens, prompts)
+    with alone(output, "merging an adapter"):
+        refuse_existing(output, prompts)
+        save_aside(sam, output)
+        save_aside(tokens, prompts)
     print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
 
 
@@ -167,9 +170,11 @@ def plan(args: argparse.Namespace) -> None:
 
     from .bundle import shipped
     from .bundle.folder import read_json
-    from .files import write_json
+    from .files import refuse_existing, write_json
     from .results.report import show_plan
 
+    if args.json:
+        refuse_existing(Path(args.json))
     config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
     given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
     found = ConfigParser(config | given).get_parsed_content("plan")

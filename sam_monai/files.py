@@ -173,9 +173,8 @@ def locked(folder: str | Path, work: str) -> Iterator[None]:
 
 
 @contextmanager
-def beside(target: Path, work: str) -> Iterator[Path]:
-    """An empty folder beside ``target``, on its file system, for what is to take its place in the end. One process has
-    it at a time; what is in it at the end, or was left there by a process that was killed, is removed.
+def alone(target: Path, work: str) -> Iterator[Path]:
+    """Have the making of ``target`` for one process alone. Gives a hidden folder beside it that is locked.
 
     Args:
         target: the file or folder that is made.
@@ -187,16 +186,42 @@ def beside(target: Path, work: str) -> Iterator[Path]:
     home = target.with_name(f".{target.name[:100]}.part")
     try:
         with locked(home, work):
-            part = home / "part"
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir()
-            try:
-                yield part
-            finally:
-                shutil.rmtree(part, ignore_errors=True)
+            yield home
     finally:
         with suppress(OSError):  # another process has it now
             home.rmdir()
+
+
+@contextmanager
+def beside(target: Path, work: str) -> Iterator[Path]:
+    """An empty folder beside ``target``, on its file system, for what is to take its place in the end. One process has
+    it at a time; what is in it at the end, or was left there by a process that was killed, is removed.
+
+    Args:
+        target: as in :func:`alone`.
+        work: likewise.
+
+    Raises:
+        InputError: as :func:`locked`.
+    """
+    with alone(target, work) as home:
+        part = home / "part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        try:
+            yield part
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def refuse_existing(*paths: Path) -> None:
+    """
+    Raises:
+        InputError: one of the files is there, whatever it holds.
+    """
+    for path in paths:
+        if os.path.lexists(path):
+            raise InputError(f"{path} is there already and stays as it is: name another file, or move it away")
 
 
 def hold(folder: str | Path, work: str) -> None:
@@ -222,12 +247,15 @@ atexit.register(lambda: [release(folder) for folder in list(holds)])
 
 def take(path: Path) -> int:
     """A descriptor of the lock's file; raises BlockingIOError (PermissionError on Windows) where another has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if fcntl is None:
             path.unlink(missing_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT)
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # whoever had it has just removed the folder
+            continue
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

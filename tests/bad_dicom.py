@@ -158,7 +158,8 @@ DICOM: dict[str, tuple[Make, str]] = {
     "8 bits said, 16 compressed": (
         compressed("JPEGLSLossless", BitsAllocated=8, BitsStored=8, HighBit=7), "is 10 x 12 x 1 x 16"),
     **{f"RLE of {rows} rows, {columns} columns": (
-        compressed("RLELossless", Rows=rows, Columns=columns), "rows of 12 pixels") for rows, columns in ((12, 10), (15, 8))},
+        compressed("RLELossless", Rows=rows, Columns=columns), "rows of 12 pixels")
+       for rows, columns in ((12, 10), (15, 8))},
     "another scale for each slice": (
         series(lambda f: mapped(f, Slope=[1.0 + n for n in range(9)], Intercept=-1024.0)), "scale of its own"),
     "other Hounsfield units": (series(lambda f: mapped(f, Slope=1.0, Intercept=0.0)), "RealWorldValueMappingSequence"),

@@ -9,19 +9,22 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ..errors import InputError
+from ..files import alone
 from .weights import KnownFile, file_sha256, how_to_get, weights_folder
 
 
 def download(weights: KnownFile, folder: str | Path | None = None) -> Path:
     """Fetch the file of ``weights`` into ``folder`` (the cache folder if not given) and check its hash.
 
-    What has arrived when a download stops is kept in ``FILENAME.part``, and the next call goes on from there.
+    What has arrived when a download stops is kept in ``FILENAME.part``, and the next call goes on from there. One
+    process downloads a file at a time.
 
     Returns:
         the file's path.
 
     Raises:
-        InputError: the weights have no address, the connection failed, or other bytes arrived than expected.
+        InputError: the weights have no address, the connection failed, other bytes arrived than expected, or
+            another process is downloading them.
     """
     if not weights.url or not weights.sha256:
         raise InputError(f"{weights.name} cannot be downloaded from here: {how_to_get(weights)}")
@@ -34,9 +37,16 @@ def download(weights: KnownFile, folder: str | Path | None = None) -> Path:
                 f"{weights.sha256}. Move it away and run this again"
             )
         return path
+    with alone(path, "a download"):
+        if not path.exists():  # which another process may have brought in the meantime
+            _fetch_whole(weights, part, path)
+    return path
+
+
+def _fetch_whole(weights: KnownFile, part: Path, path: Path) -> None:
+    """Bring what ``part`` lacks, and give it its name if it is what it should be."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _fetch(weights.url, part)
+        _fetch(str(weights.url), part)
     except (OSError, HTTPException) as error:
         raise InputError(
             f"downloading {weights.url} to {part} failed: {error or type(error).__name__}. Check the network and the "
@@ -49,7 +59,6 @@ def download(weights: KnownFile, folder: str | Path | None = None) -> Path:
             f"be {weights.sha256}. Run this again; if it stays so, do not trust that address"
         )
     os.replace(part, path)
-    return path
 
 
 def _fetch(url: str, part: Path) -> None:

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.tiny_vit import fold_norms
 from ..errors import InputError
-from ..files import beside
+from ..files import beside, refuse_existing
 from ..inference.openvino_encoder import quiet
 from ..networks.base import AdaptedSAM
 from ..networks.medsa import MedSA
@@ -69,11 +69,12 @@ def export(
 
     Raises:
         InputError: a format that is not known or whose packages are missing, a size or a prompt that the network does
-            not take, or a file that does not compute what torch does: then no file is left.
+            not take, a file that is there already, or one that does not compute what torch does: then no file is left.
     """
     path = Path(path)
     if path.suffix not in RUNTIMES:
         raise InputError(f"{path}: the output ends in {', '.join(RUNTIMES)}, which say the format")
+    refuse_existing(path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else []))
     for package in RUNTIMES[path.suffix]:
         try:
             importlib.import_module(package)
@@ -125,7 +126,9 @@ def export(
                 )
             sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(axes, given, strict=True))
             lines.append(f"  from torch {difference:.1e}, of the largest logit {difference / largest:.1e}: {sizes}")
-        for file in sorted(folder.iterdir(), key=lambda file: file == aside):
+        made = sorted(folder.iterdir(), key=lambda file: file == aside)
+        refuse_existing(*(path.parent / file.name for file in made))
+        for file in made:
             os.replace(file, path.parent / file.name)
     return "\n".join(lines)
 

@@ -100,7 +100,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
                 "again"
             )
     if any("MOSAIC" in (dataset.get("ImageType") or ()) for dataset in datasets):
-        raise InputError(f"{series.files[0]}: holds many slices as tiles of one picture (MOSAIC); convert it by dcm2niix")
+        raise InputError(f"{series.files[0]}: holds slices as tiles of one picture (MOSAIC); convert it by dcm2niix")
     datasets = [with_class(dataset) for dataset in datasets]
     # What is shown inverted is turned as a whole below: slice by slice it would lose what slices have in common.
     options: dict[str, Any] = {

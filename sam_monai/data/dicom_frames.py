@@ -82,7 +82,9 @@ def described(frame: bytes) -> Frame:
 
 def other_width(frame: bytes, rows: int, columns: int) -> int:
     """How long the rows of a frame of RLE are, where they do not have the length that the header says; else 0. Each row
-    is encoded by itself, so that no run goes on from one to the next."""
+    is encoded by itself, so that no run goes on from one to the next. A square has no sides to be exchanged."""
+    if rows == columns:
+        return 0
     starts = [int.from_bytes(frame[4 * i : 4 * i + 4], "little") for i in range(1, 1 + frame[0])]
     ends = [ends_of_runs(frame[a:b]) for a, b in zip(starts, [*starts[1:], len(frame)], strict=True)]
     common = set.intersection(*ends) if ends else set()

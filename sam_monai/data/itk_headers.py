@@ -59,7 +59,11 @@ def _check_place(path: str, fields: dict[str, str], axes: int) -> None:
     for first, *others in filter(None, names):
         if any(fields[key].split() != fields[first].split() for key in others):
             raise InputError(f"{path}: its {first} and {others[0]} differ, so where it lies is not known; keep one")
-    if not names[1:] if "dimsize" in fields else fields.get("space", "").lower().removesuffix("-time") not in OF_PATIENTS:
+    if (
+        not names[1:]
+        if "dimsize" in fields
+        else fields.get("space", "").lower().removesuffix("-time") not in OF_PATIENTS
+    ):
         warn_of_unknown_sides(path, "it names no space of the patient")
     for key in ("offset", "origin", "position", "transformmatrix", "rotation", "orientation", "space origin"):
         if re.search(r"nan|inf", fields.get(key, "").lower()):

@@ -21,12 +21,32 @@ from .unlabelled import UNLABELLED
 
 logger = logging.getLogger(__name__)
 
-# English, German, French, Spanish, Italian, Portuguese, Dutch, Latin, and what atlases write.
-LEFT = """left l lt lft lh links linke linker linkes linken gauche gauches izquierda izquierdo izq sinistra sinistro
-    sinistri sinistre sx esquerda esquerdo esq sinister sinistrum sin лев левая левый левое 左 左側""".split()
-RIGHT = """right r rt rgt rh rechts rechte rechter rechtes rechten droit droite droits droites derecha derecho
-    destra destro destri destre dx direita direito dir dexter dextra dextrum dext dex прав правая правый правое 右
-    右側""".split()
+
+def plain(text: str) -> str:
+    """Without accents, which not everybody writes."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return unicodedata.normalize("NFC", bare)
+
+
+# In the languages of Europe and in Latin, in Chinese, Japanese, Korean, Arabic, Persian, Hebrew, Malay and Vietnamese,
+# and what atlases write.
+LEFT = plain("""
+    left l lt lft lh links linke linker linkes linken lks gauche gauches gche izquierda izquierdo
+    izq izqda izqdo sinistra sinistro sinistri sinistre sx esquerda esquerdo esq esquerra esquerre
+    sinister sinistrum sin stang stanga vänster vänstra venstre vasen vasemman vasak bal sol lewy
+    lewa lewe lewej lewego levý levá levé ľavý ľavá ľavé levi levo lijevi lijeva lijevo kreisais
+    kreisa kairys kairė лев левая левый левое левой левого лівий ліва ліве ляв лява ляво αριστερός
+    αριστερή αριστερό 左 左側 왼쪽 좌측 좌 يسار أيسر الأيسر اليسرى اليسار چپ שמאל שמאלי שמאלית kiri trái
+""").split()
+RIGHT = plain("""
+    right r rt rgt rh rechts rechte rechter rechtes rechten rts droit droite droits droites dte dt
+    derecha derecho dcha dcho destra destro destri destre dx direita direito dir dreta dret dexter
+    dextra dextrum dext dex drept dreapta höger högra højre høyre oikea oikean parem jobb sağ prawy
+    prawa prawe prawej prawego pravý pravá pravé pravi pravo desni desna desno labais laba dešinys
+    dešinė прав правая правый правое правой правого правий права праве десен дясна дясно δεξιός
+    δεξιά δεξιό δεξί 右 右側 오른쪽 우측 우 يمين أيمن الأيمن اليمنى اليمين راست ימין ימני ימנית kanan phải
+""").split()
+GLUED = (("left", "right"), ("links", "rechts"), ("l", "r"))  # to another word, as in "linksniere"
 # Words that may mean something else: perhaps a side if two labels differ in them alone. Those are not mirrored.
 UNSURE = (("li", "re"), ("g", "d"), ("os", "od"), ("e", "d"))
 # Lobes of the lungs, of which a mirrored one is none of the others.
@@ -39,9 +59,8 @@ UNLIKE = """heart cardiac coronary atrium atria atrial ventricle ventricular aur
 
 def words_of(label: str) -> list[str]:
     """A label's words in lower case and without accents, told by spaces, signs and camel case: "kidneyL" has two."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", label) if not unicodedata.combining(c))
-    plain = re.sub(r"([左右]側?)", r" \1 ", unicodedata.normalize("NFC", plain))
-    words = re.findall(r"[A-Z](?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+\d*|[A-Z]+(?![a-z])\d*|\d+", plain)
+    apart = re.sub(r"([左右]側?|왼쪽|오른쪽|좌측|우측)", r" \1 ", plain(label))
+    words = re.findall(r"[A-Z](?=[A-Z][a-z])|[A-Z]?[^\W\d_A-Z]+\d*|[A-Z]+(?![a-z])\d*|\d+", apart)
     return [word.lower() for word in words]
 
 
@@ -50,9 +69,10 @@ def side_of(words: Sequence[str], place: int) -> str:
     word = words[place]
     if len(word) == 1 and words[place + 1 : place + 2] and words[place + 1].isdigit():
         return ""  # "vertebra L 1"
-    if word in LEFT or (word.startswith("left") and len(word) > 6):
+    begun = next((i for pair in GLUED[:2] for i in (0, 1) if re.match(rf"{pair[i]}\w{{3}}", word)), None)
+    if word in LEFT or begun == 0:
         return "left"
-    return "right" if word in RIGHT or (word.startswith("right") and len(word) > 7) else ""
+    return "right" if word in RIGHT or begun == 1 else ""
 
 
 def has_sides(labels: Sequence[str]) -> bool:
@@ -172,7 +192,7 @@ def _sides(words: Sequence[str]) -> dict[int, str]:
 
 
 def _unsure(labels: Sequence[str]) -> set[str]:
-    """Labels of which two differ in words of :data:`UNSURE` alone."""
+    """Labels of which two differ in words of :data:`UNSURE` alone, or in a side that a word begins or ends with."""
     known = {tuple(words_of(label)): label for label in labels}
     found: set[str] = set()
     for words, label in known.items():
@@ -180,4 +200,9 @@ def _unsure(labels: Sequence[str]) -> set[str]:
             other = tuple(right if word == left else word for word in words)
             if len(words) > 1 and other != words and other in known:
                 found |= {label, known[other]}
+        for place, word in enumerate(words):
+            for left, right in GLUED:
+                changed = {re.sub(f"^{left}|{left}$", right, word), re.sub(f"{left}$", right, word)} - {word}
+                others = {(*words[:place], one, *words[place + 1 :]) for one in changed if one not in RIGHT}
+                found |= {x for other in others & known.keys() for x in (label, known[other])}
     return found

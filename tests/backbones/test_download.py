@@ -14,6 +14,7 @@ from sam_monai.__main__ import known_files, main
 from sam_monai.backbones.download import download
 from sam_monai.backbones.weights import KNOWN_WEIGHTS, Weights
 from sam_monai.errors import InputError
+from sam_monai.files import alone
 
 DATA = bytes(range(256)) * 4000  # 1 MB
 
@@ -149,8 +150,15 @@ def test_no_connection_is_told_with_the_way_around_it(server: Server, tmp_path: 
 
 def test_a_folder_that_cannot_be_made_is_told(server: Server, tmp_path: Path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="failed"):
+    with pytest.raises(InputError, match="file/.*cannot be written"):
         download(server.weights, tmp_path / "file")
+
+
+def test_two_processes_do_not_write_to_one_part(server: Server, tmp_path: Path):
+    with alone(tmp_path / "w.pth", "a download"), pytest.raises(InputError, match="in use by a download .process"):
+        download(server.weights, tmp_path)
+    assert server.asked == [] and list(tmp_path.iterdir()) == []
+    download(server.weights, tmp_path)
 
 
 @pytest.mark.parametrize("lacking", ["url", "sha256"])

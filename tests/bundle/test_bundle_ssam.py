@@ -120,6 +120,13 @@ def test_merging_an_adapter_of_tiny_vit_is_refused_by_the_command(trained, tmp_p
     assert capsys.readouterr().err.startswith("error: only a ViT merges") and not list(tmp_path.iterdir())
 
 
+def test_merging_replaces_no_file(trained, capsys):
+    adapter = trained / "models/model.pt"
+    before = adapter.read_bytes()
+    assert main(["merge", str(adapter), str(adapter)]) == 1
+    assert "model.pt is there already" in capsys.readouterr().err and adapter.read_bytes() == before
+
+
 # -- bad input ----------
 
 

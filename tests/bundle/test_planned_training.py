@@ -70,6 +70,8 @@ def test_the_command_plans_without_training(data, tmp_path, timed, capsys):
     kept = json.loads((tmp_path / "plan.json").read_text())
     assert "plan for data" in capsys.readouterr().out and kept["plan"]["minutes"] == 3
     assert {path.name for path in tmp_path.iterdir()} == {"data", "plan.json"} and timed == [64, 128]
+    assert main(["plan", str(data), "--json", f"{data}/dataset.json"]) == 1
+    assert "dataset.json is there already" in capsys.readouterr().err
     assert main(["plan", f"{tmp_path}/none"]) == 1 and "no such folder" in capsys.readouterr().err
 
 

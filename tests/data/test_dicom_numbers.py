@@ -173,3 +173,16 @@ def test_numbers_beyond_their_bits_are_refused_and_not_cut(tmp_path):
     with_overlay.add_new(0x60000102, "US", 15)
     with_overlay.save_as(tmp_path / "f.dcm")
     assert load_image(tmp_path / "f.dcm").max() == pixels.max()
+
+
+def test_real_world_values_of_one_scale_or_of_the_rescale_change_nothing(tmp_path):
+    """As Philips writes them, whose rescale has another scale for each slice."""
+    files = write_series(tmp_path, RAMP, AFFINE, Modality="MR")
+    for number, file in enumerate(files):
+        item, slope = pydicom.Dataset(), float(f"{1.1 + number:.6g}")
+        item.RealWorldValueSlope, item.RealWorldValueIntercept = 3 * slope, -3 * 1024.0
+        spoil(files, number, RescaleSlope=slope, RealWorldValueMappingSequence=[item])
+        stored = pydicom.dcmread(file).pixel_array
+        spoil(files, number, PixelData=np.round((stored - 1024 + 1024) / slope).astype("<u2").tobytes())
+    image = upwards(load_image(tmp_path))
+    assert np.abs(image - RAMP).max() < 3

@@ -55,6 +55,14 @@ def test_folders_behind_links_are_found_once_and_loops_end(tmp_path):
     assert list(passed(images)) == ["broken.nii"] and "link" in passed(images)["broken.nii"]
 
 
+def test_a_localiser_is_named_and_segmented_only_where_its_file_is_given(tmp_path):
+    for name, kind in (("ct", "AXIAL"), ("scout", "LOCALIZER")):
+        files = write_series(tmp_path / name, np.ones((9, 9, 3)), np.eye(4), ImageType=["ORIGINAL", "PRIMARY", kind])
+    images = images_to_segment(tmp_path, spatial_dims=3)
+    assert [Path(case["image"]).name for case in images] == ["ct"] and "localiser" in passed(images)["scout"]
+    assert images_to_segment(files[0], spatial_dims=3) == [{"image": str(files[0])}]
+
+
 def test_what_may_be_an_image_and_is_not_segmented_is_named_with_the_reason(tmp_path):
     files = write_series(tmp_path / "good", np.ones((9, 9, 3), np.int16), np.eye(4))
     for name in ("no_orientation", "damaged"):

@@ -27,6 +27,9 @@ from sam_monai.training import samples
         "lefthippocampus", "riñón izquierdo", "rein gauche", "rim direito", "rene destro", "linker nier",
         "左腎", "左 肾",
         "L_V1_ROI", "Left-Thalamus", "wm-lh-insula", "Precentral_R", "NIERE RECHTS", "левая почка", "AMYGDALA-LEFT",
+        "левый желудочек", "nerka lewa", "levá ledvina", "vänster njure", "højre nyre", "oikea munuainen", "bal vese",
+        "sağ böbrek", "rinichiul stâng", "αριστερός νεφρός", "ліва нирка", "왼쪽 신장", "오른쪽신장", "الكلية اليسرى",
+        "כליה ימנית", "ginjal kiri", "thận phải", "ronyó esquerre", "Linksniere", "riñón dcho",
     ],
 )  # fmt: skip
 def test_a_label_with_a_side_is_recognised(name):
@@ -53,6 +56,7 @@ def test_a_label_without_a_side_is_not_mistaken_for_one(name):
         ("左肾", "右肾"),
         ("Lung_L_upper", "Lung_R_upper"), ("riñón izquierdo", "riñon derecho"), ("lefteye", "righteye"), ("L", "R"),
         ("Left-Lateral-Ventricle", "Right-Lateral-Ventricle"), ("kidney left", "Right kidney"),
+        ("левая почка", "правая почка"), ("nerka lewa", "nerka prawa"), ("왼쪽 신장", "오른쪽 신장"),
     ],
 )  # fmt: skip
 def test_labels_that_differ_in_their_side_alone_are_partners(left, right):
@@ -65,7 +69,8 @@ def test_labels_that_differ_in_their_side_alone_are_partners(left, right):
     [
         ["left kidney"], ["left kidney", "right lung"], ["left kidney", "right kidney", "left lung"],
         ["left ventricle", "right ventricle"], ["liver left", "liver right"], ["left a", "a left", "right a"],
-        ["LUL", "RUL"], ["Niere li", "Niere re"], ["rein g", "rein d"], ["left right x", "right left x"],
+        ["LUL", "RUL"], ["Niere li", "Niere re"], ["rein g", "rein d"], ["lkidney", "rkidney"], ["RV", "MYO", "LV"],
+        ["kidneyleft", "kidneyright"], ["hippl", "hippr"], ["left right x", "right left x"],
     ],
 )  # fmt: skip
 def test_labels_without_a_sure_partner_are_not_mirrored(labels, caplog):

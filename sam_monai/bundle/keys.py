@@ -171,6 +171,11 @@ KEYS: dict[str, Key] = {
         or_none(CHANNELS, "as in the file"),
         "which channels of the image to use, and in what order; 3 are colour where they are not named",
     ),
+    "frames": Key(
+        FLAG,
+        "the fourth dimension of a volume's file is time, and each frame a volume of its own; masks have as many "
+        "([Time](your_data.md#time))",
+    ),
     "channel_names": Key(
         or_none(
             Kind(f"a list of at least two names: {NAMES.words}", lambda v: NAMES.allows(v) and len(v) > 1),

@@ -22,6 +22,7 @@ from . import pairs
 from .channels import refuse_others, taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
+from .frames import frames_of
 from .grids import on_grid_of
 from .load import LoadCased
 from .preparing import check_size
@@ -62,6 +63,7 @@ def examine(
     orientation: str = "coarsest",
     channel_names: Sequence[str] | None = None,
     regions: Regions | None = None,
+    frames: bool = False,
 ) -> Examined:
     """Load every training and validation case, say all that is wrong with them, and take the training cases'
     fingerprint; test images need only exist.
@@ -77,6 +79,7 @@ def examine(
         orientation: in which volumes are sliced.
         channel_names: as in `LoadCased`; ``None``: those of the dataset that ``channels`` chooses.
         regions: the values of each label that are trained, of ``labels``.
+        frames: as in `LoadCased`.
 
     Returns:
         With notes, also logged, on cases whose label is empty and on labels that occur in no training case.
@@ -110,8 +113,8 @@ def examine(
         )
     channel_names = taken(dataset.channels, channels) if channel_names is None else channel_names
     refuse_others(dataset.channels, channels, channel_names, dataset.folder)
-    load_image = LoadCased("image", channels=channels, channel_names=channel_names)
-    load_label = LoadCased("label", labels=dataset.labels, regions=dataset.regions)
+    load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
+    load_label = LoadCased("label", labels=dataset.labels, regions=dataset.regions, frames=frames)
     problems: list[str] = pairs.listed_twice(dataset.training)
     same: dict[tuple, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
@@ -125,7 +128,7 @@ def examine(
         try:
             image = load_image(case)["image"]
             check_size(image)
-            kinds[case["image"]] = (image.ndim - 1, image.shape[0])
+            kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
             same[image.shape, zlib.crc32(np.ascontiguousarray(image))].append(case["image"])
         except InputError as e:
             problems.append(str(e))
@@ -185,6 +188,7 @@ def image_channels(
     cases: Sequence[Mapping[str, Any]],
     channels: Sequence[int] | None = None,
     channel_names: Sequence[str] | None = None,
+    frames: bool = False,
 ) -> int | None:
     """How many channels the images have that a network is trained on: 1, grey, 3, colours, or those that are named.
 
@@ -192,6 +196,7 @@ def image_channels(
         cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
         channels: as in `LoadCased`.
         channel_names: likewise.
+        frames: likewise.
 
     Returns:
         ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
@@ -204,8 +209,9 @@ def image_channels(
     if channel_names is not None:
         return len(channel_names)
     try:
-        return len(LoadCased("image", channels=channels)(cases[0])["image"]) if cases else None
-    except (InputError, KeyError):
+        image = LoadCased("image", channels=channels, frames=frames)(cases[0])["image"]
+        return len(image) // frames_of(image)
+    except (InputError, KeyError, IndexError):
         return None
 
 

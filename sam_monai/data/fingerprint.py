@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from ..networks.regions import Regions
+from .frames import InLine, frames_of
 from .slicing import ToSlices, sides_axis
 
 GRID = 16  # cells by which places in a picture are compared
@@ -119,13 +120,13 @@ class FingerprintTaker:
     places: dict[int, list[np.ndarray]] = field(default_factory=dict)
 
     def add(self, image: MetaTensor, label: MetaTensor) -> None:
-        """An image (C, *spatial) and its label map (1, *spatial) on the same grid."""
+        """An image (C, *spatial) and its label map (1, *spatial), or frames of them, on the same grid."""
         turned: Any = label
         if label.ndim == 4:
-            turned = ToSlices(self.orientation)(MetaTensor(label.as_tensor(), image.affine))
+            turned = ToSlices(self.orientation)(MetaTensor(label.as_tensor(), image.affine, label.meta))
             self.spacings.append(tuple(float(value) for value in turned.pixdim))
-        array = np.asarray(turned[0]).astype(np.int16)
-        self.channels = max(self.channels, len(image))
+        array = np.asarray(InLine()(turned)[0]).astype(np.int16)
+        self.channels = max(self.channels, len(image) // frames_of(image))
         self.shapes.append(array.shape)
         if len(self.shapes) > CASES:
             return

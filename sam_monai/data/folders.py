@@ -231,7 +231,7 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
             names = ", ".join(sorted(known.values())[:120])
             raise InputError(f"{cases[0]['label']}: there is no mask of {unknown[0]!r}; there are {names}")
         return tuple(given or sorted(known.values(), key=lambda name: (is_ignored(name), name)))
-    load = LoadCased("label", labels=HIGHEST)
+    load = LoadCased("label", labels=HIGHEST, frames=True)
     values: dict[int, str] = {}
     for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):
         for value in torch.unique(load(case)["label"]).tolist():

@@ -13,6 +13,7 @@ from nibabel.orientations import aff2axcodes
 
 from ..errors import InputError
 from .affines import TOLERANCE, apart
+from .frames import frames_of
 from .nifti import OTHER_AFFINE
 
 
@@ -23,10 +24,15 @@ def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
     An image whose sform and qform differ lies at either place.
 
     Raises:
-        InputError: the label has another shape or lies elsewhere.
+        InputError: the label has another shape, or another number of frames, or lies elsewhere.
     """
     if not isinstance(image, MetaTensor):
         return label
+    if (frames := frames_of(label)) != frames_of(image):
+        raise InputError(
+            f"{label_path}: has {frames} frame(s), its image {image_path} has {frames_of(image)}; save the label of "
+            'every frame in one file, with the value of "ignore" in frames that nobody has annotated'
+        )
     distance = 0.0
     if image.ndim == label.ndim == 4:
         for grid, place in itertools.product(_affines(image), _affines(label)):

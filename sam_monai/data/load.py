@@ -28,6 +28,7 @@ from .affines import check_affine
 from .dicom import FRAME, DicomReader
 from .dicom_seg import is_segmentation, read_segmentation
 from .dicom_series import is_dicom
+from .frames import FRAMES, frames_of
 from .grids import on_grid_of
 from .mask_folders import is_mask_folder, merged
 from .names import PICTURE_SUFFIXES
@@ -61,6 +62,7 @@ class LoadCased(MapTransform):
         channel_names: of the channels that an image then has, where they are several and no colours.
         regions: the values of each label where they are several, see :mod:`sam_monai.networks.regions`. A label is then
             one file of values.
+        frames: whether the fourth dimension of a file is time, and each frame an image (:mod:`sam_monai.data.frames`).
         allow_missing_keys: leave out keys that a case does not have.
 
     Raises:
@@ -84,6 +86,7 @@ class LoadCased(MapTransform):
         allow_missing_keys: bool = False,
         channel_names: Sequence[str] | None = None,
         regions: Regions | None = None,
+        frames: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if "label" in self.keys and labels is None:
@@ -101,6 +104,7 @@ class LoadCased(MapTransform):
                 f"key channels is {self.channels}; give {' or '.join(map(str, lengths))} indices from 0, as in [0] or "
                 "[0, 1, 2]; other numbers where dataset.json names the channels"
             )
+        self.frames = frames
         self._load = _loader()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -137,6 +141,15 @@ class LoadCased(MapTransform):
         names = self.channel_names
         if files is None:
             image = self._read(path, image_picture)
+            if (frames := frames_of(image)) > 1:
+                if names is not None or self.channels is not None:
+                    raise InputError(
+                        f"{path}: has {frames} frames, and the keys channels and channel_names choose among channels; "
+                        "frames have one channel: leave those keys out, or take an adapter for images of one channel"
+                    )
+                for i, frame in enumerate(image):
+                    _accepted(frame, f"{path} (frame {i + 1} of {frames})")
+                return image
             if names is None:
                 return _accepted(self._pick(image, path), path)
             complete = _complete(path, names, self.channels)
@@ -193,6 +206,7 @@ class LoadCased(MapTransform):
             # Given at the call, a reader is the only one tried: no other format's reader gets a damaged file.
             tensor = cast(MetaTensor, self._load(path, reader=reader))
             tensor.meta |= {} if times is None else {TIME_POINTS: times}
+            times = tensor.meta.get(TIME_POINTS, 1)
         except InputError:
             raise
         except Image.DecompressionBombError as e:
@@ -213,6 +227,10 @@ class LoadCased(MapTransform):
         if isinstance(reader, PILReader):
             white = full_scale(tensor.meta.get("mode"))
             tensor.meta |= {} if white is None else {FULL_SCALE: white}  # batches of metadata hold no None
+        if self.frames and times > 1:
+            if times != len(tensor):
+                raise InputError(f"{path}: has {times} frames of several channels each; save one channel of them")
+            tensor.meta[FRAMES] = times
         # MONAI's PIL reader notes width before height; writers take the original size from here.
         tensor.meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(tensor.shape[1:])
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
@@ -245,8 +263,8 @@ class LoadCased(MapTransform):
         if times > 1:
             raise InputError(
                 f"{path}: has {times} time points (or scans) along its fourth dimension, and those are no channels; "
-                "save each as a file, or pick with key channels, as in [0]; if they are channels, name them in "
-                'dataset.json: "channel_names": {"0": "T1", "1": "T2"}'
+                "give the key frames True if each is a volume to segment, or pick with key channels, as in [0]; if "
+                'they are channels, name them in dataset.json: "channel_names": {"0": "T1", "1": "T2"}'
             )
         if found not in (1, 3):
             raise InputError(
@@ -286,8 +304,9 @@ def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
     remedy = f"save the label with one channel of whole numbers, 0 for background and 1 to {number} for the labels"
     if label.meta.get("mode") in ("P", "PA"):
         raise InputError(f"{path}: is a palette picture, whose numbers stand for colours; {remedy}")
-    if label.shape[0] != 1:
-        raise InputError(f"{path}: has {label.shape[0]} channels (a colour mask?); {remedy}")
+    if label.shape[0] != frames_of(label):
+        hint = "; if they are time points, give the key frames True" if label.meta.get(TIME_POINTS, 1) > 1 else ""
+        raise InputError(f"{path}: has {label.shape[0]} channels (a colour mask?); {remedy}{hint}")
     if not torch.isfinite(label).all():
         raise InputError(f"{path}: holds NaN or infinite values; {remedy}")
     # NIfTI files may scale their numbers, which leaves a trace of rounding.

@@ -22,7 +22,7 @@ MILLIMETRES = {1: 1000.0, 3: 1e-3}  # of a metre and a micron, by NIfTI's code
 DISPLACEMENTS = 1006
 PLACE = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
-    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z",
+    "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "toffset",
 )  # fmt: skip
 
 

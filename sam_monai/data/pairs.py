@@ -27,7 +27,9 @@ def listed_twice(cases: Cases) -> list[str]:
 
 def holds_its_label(image: torch.Tensor, label: torch.Tensor) -> bool:
     """Whether an image is its own label, or the mask that is read as one: a copy of the wrong file."""
-    return image[:1].shape == label.shape and torch.equal(image[:1] / image.max(), label / label.max())
+    return image[: len(label)].shape == label.shape and torch.equal(
+        image[: len(label)] / image.max(), label / label.max()
+    )
 
 
 def oversights(training: Cases, validation: Cases) -> list[str]:

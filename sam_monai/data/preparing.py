@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from .dicom import MODALITY
+from .frames import EachFrame, InLined, frames_of
 from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
@@ -142,11 +143,11 @@ class CheckKind(Transform):
                     f"{file_of(image)} has {len(image)} channel(s) and the adapter takes {', '.join(self.names)}"
                 )
             return self.check_modality(data)
-        is_grey = len(image) == 1 or (self.channels == 1 and bool((image == image[:1]).all()))
+        is_grey = len(image) == frames_of(image) or (self.channels == 1 and bool((image == image[:1]).all()))
         if self.channels not in (None, 1 if is_grey else len(image)):
             kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"}
             raise InputError(
-                f"{file_of(image)} is {kinds[len(image)]} and the adapter is for images that are "
+                f"{file_of(image)} is {kinds[len(image) // frames_of(image)]} and the adapter is for images that are "
                 f"{kinds[self.channels]}: give such images; or say by the key channels what to take of a file, as in "
                 f"{'[0]' if self.channels == 1 else '[0, 0, 0]'}"
             )
@@ -234,7 +235,8 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
     """From the file's grid and units to the network's.
 
     Volumes are turned so that the last axis is the one to be sliced, and slices lie as radiologists see them
-    (:mod:`sam_monai.data.slicing`), then resampled if a spacing is set.
+    (:mod:`sam_monai.data.slicing`), then resampled if a spacing is set. Frames are scaled each by itself and then lie
+    one behind the other.
     """
     steps: list[Transform] = [CheckKind(settings)]
     if settings["spatial_dims"] == 3:
@@ -250,7 +252,10 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
             f"the key intensity lists {len(intensity)} kinds and the channels are {', '.join(names or ['not named'])}; "
             "give one for all, or one for each"
         )
-    return [*steps, scale_intensity(intensity, settings["ct_window"]), CheckPrepared(keys)]
+    scale = scale_intensity(intensity, settings["ct_window"])
+    if settings.get("frames"):
+        return [*steps, EachFrame("image", scale), InLined(keys), CheckPrepared(keys)]
+    return [*steps, scale, CheckPrepared(keys)]
 
 
 def check_scale(scale: str) -> None:

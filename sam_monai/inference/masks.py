@@ -28,9 +28,10 @@ class SaveMasks:
     """Writes the label map of every case of an evaluator's run, in the grid of its image's file.
 
     Volumes become ``<case>_seg.nii.gz`` with both affines of a NIfTI image, or, from DICOM, one ``<case>_seg.dcm`` that
-    refers to its series. Pictures become ``<case>_seg.png`` with the label's number as grey value. A file is whole or
-    not there. Probabilities of a case, if it has any, become ``<case>_prob.nii.gz``. Where no DICOM SEG can be made for
-    a series, that is said before the network runs, and the mask becomes NIfTI.
+    refers to its series. Frames have a fourth axis, as in their image. Pictures become ``<case>_seg.png`` with the
+    label's number as grey value. A file is whole or not there. Probabilities of a case, if it has any, become
+    ``<case>_prob.nii.gz``. Where no DICOM SEG can be made for a series, that is said before the network runs, and the
+    mask becomes NIfTI.
 
     Args:
         folder: where they go.
@@ -90,8 +91,9 @@ class SaveMasks:
                     save_probabilities(case[KEY], case["pred"].affine.cpu().numpy(), source, part)
 
     def save(self, mask: MetaTensor, source: str) -> Path:
-        """Write one label map (1, *spatial) of an image's file or folder."""
-        array = mask[0].cpu().numpy().astype(np.uint8 if mask.max() < 256 else np.uint16)
+        """Write one label map (1, *spatial) of an image's file or folder, or one of T frames (T, *spatial)."""
+        array = (mask[0] if len(mask) == 1 else mask.moveaxis(0, -1)).cpu().numpy()
+        array = array.astype(np.uint8 if mask.max() < 256 else np.uint16)
         affine, content = mask.affine.cpu().numpy(), b""
         if self.suffix(mask.ndim - 1, source) == ".dcm":
             try:

@@ -22,6 +22,7 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
+from ..data.frames import EachFrame, together
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
@@ -41,14 +42,16 @@ OTHER_PIXELS = 3.0  # times as large or as small as in training
 def preprocessing(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
     names, regions = settings.get("channel_names"), settings.get("regions")
-    load = LoadCased(("image", "label"), labels, settings["channels"], True, names, regions)
+    frames = settings.get("frames", False)
+    load = LoadCased(("image", "label"), labels, settings["channels"], True, names, regions, frames)
     return Compose([load, *preparing(settings), KeepClicks()])
 
 
 def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network, and their labels on the same grid."""
     keys, names, regions = ("image", "label"), settings.get("channel_names"), settings.get("regions")
-    load = LoadCased(keys, labels, settings["channels"], channel_names=names, regions=regions)
+    frames = settings.get("frames", False)
+    load = LoadCased(keys, labels, settings["channels"], False, names, regions, frames)
     return Compose([load, *preparing(settings, keys)])
 
 
@@ -80,9 +83,9 @@ def postprocessing(
     steps: list[Transform] = [ToProbabilities(preparation, regions)] if probabilities else []
     steps.append(ToFileGridd(preparation, regions))
     if largest_component:
-        steps.append(KeepLargestConnectedComponentd("pred"))
+        steps.append(EachFrame("pred", KeepLargestConnectedComponentd("pred")))
     if fill_holes:
-        steps.append(FillHolesd("pred"))
+        steps.append(EachFrame("pred", FillHolesd("pred")))
     return Compose([*steps, LeaveOutUnlabelled()])
 
 
@@ -90,10 +93,11 @@ def to_compare(regions: Regions | None = None) -> Callable[[Any], Any]:
     """Of an evaluator's output what MONAI's metrics compare: predictions and references as label maps, or, of regions,
     as background and a mask for each."""
     taken = from_engine(["pred", "label"])
-    if regions is None:
-        return taken
 
     def masks(label_map: Tensor) -> Tensor:
+        label_map = together(label_map)
+        if regions is None:
+            return label_map
         each = masks_of(label_map, len(regions), regions)
         return torch.cat([~each.any(0, keepdim=True), each])
 

@@ -23,7 +23,8 @@ STEPS = 2**16 - 1  # of a probability in a file: NIfTI has no numbers of 16 bits
 
 
 class ToProbabilities(Transform):
-    """The logits of a case, "pred", as "probabilities" (L, *spatial) on the grid of the image's own file.
+    """The logits of a case, "pred", as "probabilities" (L, *spatial) on the grid of the image's own file; of
+    T frames (L, T, *spatial).
 
     Logits are interpolated, as for the mask, so its labels are those of the highest probability, or, of regions that
     overlap, those above a half.
@@ -48,7 +49,8 @@ class ToProbabilities(Transform):
                 "the key probabilities out"
             )
         logits = [self.grid.invert({**case, "pred": one[None].float()})["pred"].as_tensor() for one in case["pred"]]
-        return {**data, KEY: self.activate(torch.cat(logits))[1:]}
+        one = len(logits[0]) == 1
+        return {**data, KEY: self.activate(torch.cat(logits) if one else torch.stack(logits))[1:]}
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -57,9 +59,11 @@ def softmax(logits: Tensor) -> Tensor:
 
 def save_probabilities(each: Tensor, affine: np.ndarray, source: str, path: Path) -> None:
     """Write probabilities (L, *spatial) as one NIfTI of four axes, the last of which are the labels. A picture has a
-    third axis of length 1. Values are stored in 16 bits with the slope that makes them 0 to 1."""
+    third axis of length 1, and frames (L, T, *spatial) have the labels as a fifth. Values are stored in 16 bits with
+    the slope that makes them 0 to 1."""
     values = torch.round(each.cpu() * STEPS).numpy().astype(np.uint16)
-    values = np.moveaxis(values if values.ndim == 4 else values[..., None], 0, -1)
+    values = np.moveaxis(values if values.ndim > 3 else values[..., None], 0, -1)
+    values = np.moveaxis(values, 0, 3) if values.ndim == 5 else values
     image: Any = on_source(values, affine, source)
     image.header.set_slope_inter(1 / STEPS, 0)
     nib.save(image, path)

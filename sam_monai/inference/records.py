@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..data.dicom_series import is_dicom, series_of
+from ..data.frames import together
 from ..errors import input_error_in
 from ..networks.regions import Regions, masks_of
 from ..prompts.prompt_files import prompts_beside
@@ -60,7 +60,7 @@ def fingerprint(*images: str | Path) -> list[int]:
 def voxels(mask: Tensor, regions: Regions | None = None) -> dict[str, int]:
     """How many voxels each label has, by its number."""
     if regions is not None:
-        found = masks_of(torch.as_tensor(mask), len(regions), regions)
+        found = masks_of(together(mask), len(regions), regions)
         return {str(i): n for i, one in enumerate(found, 1) if (n := int(one.sum()))}
     values, counts = mask.unique(return_counts=True)
     return {str(int(v)): int(n) for v, n in zip(values, counts, strict=True) if v > 0}

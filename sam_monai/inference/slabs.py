@@ -12,6 +12,7 @@ from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform,
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.frames import frames_of
 from ..networks.regions import Regions, label_map_of, overlap
 from ..networks.slices import MOST_BYTES
 
@@ -39,6 +40,11 @@ class SlabInferer(Inferer):
         """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D)."""
         module = getattr(network, "module", network)
         margin = MARGIN if getattr(module, "depth_attention", False) else 0
+        if margin and (frames := frames_of(inputs)) > 1:  # slices see those of their own frame
+            parts = [self(one, network, *args, **kwargs) for one in inputs.as_tensor().chunk(frames, -1)]
+            if frames * parts[0].nbytes > self.most_bytes and parts[0].shape[1] > 1:
+                parts = [label_map_of(part, getattr(module, "regions", None), 1) for part in parts]
+            return torch.cat(parts, -1)
         depth, plane = inputs.shape[-1], inputs[0, 0, ..., 0].numel()
         fitting = SLAB_BYTES // (4 * plane * (1 + len(getattr(module, "labels", ()))))
         step = max(1, 4 * margin, fitting) if fitting < self.slices else self.slices

@@ -204,6 +204,7 @@ class Studies:
             }
             if mask.ndim == 4:
                 each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
+                each /= len(mask)  # the mean of frames
                 record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
             record["error"] = self.masks.refused.get(case["image"], "")
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest

@@ -121,6 +121,7 @@ PREPARATION: dict[str, Field] = {
         lambda v: v is None or not wrong_with(v),
         absent=None,
     ),
+    "frames": FLAG._replace(absent=False),  # whether the training's files held frames, each an image
     "scale": one_of("whole", "patch"),
 }
 COMMON: dict[str, Field] = {

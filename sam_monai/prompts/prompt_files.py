@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.frames import frames_of
 from ..errors import InputError
 from .rough_masks import signed_distance
 from .schema import Object, read_objects
@@ -73,6 +74,10 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
         InputError: they lie outside the image.
     """
     dims = image.ndim - 1
+    if (frames := frames_of(image)) > 1:
+        raise InputError(
+            f"{path}: prompts lie in one volume, and its image has {frames} frames; save the frame as a file"
+        )
     clicks = [torch.tensor(one["points"], dtype=torch.float32).reshape(-1, dims) for one in objects]
     labels = [torch.tensor(one["labels"], dtype=torch.int64) for one in objects]
     boxes = [torch.tensor(one["box"], dtype=torch.float32) if "box" in one else None for one in objects]

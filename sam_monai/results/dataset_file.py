@@ -11,6 +11,7 @@ from typing import Any
 from ..data.channels import FILES
 from ..data.dataset import FORMS, Dataset, dataset_of, shown
 from ..data.folders import understand
+from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
 from ..data.made import is_output
 from ..data.regions import ORDER
@@ -107,12 +108,14 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     """Draw the first, the middle and the last case, each at the slice in the middle of its labels."""
     cases = [*dataset.training, *dataset.validation]
     chosen = sorted({round(i * (len(cases) - 1) / (CASES - 1)) for i in range(CASES)})
-    load = LoadCased(labels=dataset.labels, channels=[0] if dataset.channels else None, regions=dataset.regions)
+    channels = [0] if dataset.channels else None
+    load = LoadCased(labels=dataset.labels, channels=channels, regions=dataset.regions, frames=channels is None)
     rows = []
     for case in (cases[i] for i in chosen):
         loaded = load(case)
         loaded["label"] = loaded["label"].masked_fill(loaded["label"] == UNLABELLED, 0)
-        image, label = (view(loaded[key], "coarsest") for key in ("image", "label"))
+        frame = slice(None) if frames_of(loaded["image"]) == 1 else fullest(loaded["label"])
+        image, label = (view(loaded[key][frame], "coarsest") for key in ("image", "label"))
         (k,) = chosen_slices(label.planes[0], 1)
         name = os.path.relpath(case["image"], dataset.folder)
         maps = {name: None, "label": label.planes[0, ..., k]}

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
+from ..data.frames import together
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import RUN, Outputs
@@ -36,7 +37,7 @@ def case_metrics(
     """Metrics of one case for each label.
 
     Args:
-        pred: label map (1, *spatial).
+        pred: label map (1, *spatial), or of T frames (T, *spatial): see :func:`of_frames`.
         label: the reference, likewise.
         labels: number of foreground labels.
         spacing: of the grid, millimetres (volumes) or 1 for pixels (pictures).
@@ -49,6 +50,8 @@ def case_metrics(
         The first three are NaN where the reference lacks the label, the last where it holds it. The distance is
         infinite where the prediction misses the label.
     """
+    if len(label) > 1:
+        return of_frames(pred, label, labels, spacing, tolerance, regions)
     # MONAI warns of an argument that its own functions pass on.
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
     y_pred, y = (masks_of(torch.as_tensor(x), labels, regions)[None].float() for x in (pred, label))
@@ -72,6 +75,22 @@ def case_metrics(
     return rows
 
 
+def of_frames(
+    pred: Tensor, label: Tensor, labels: int, spacing: list[float], tolerance: float, regions: Regions | None = None
+) -> list[dict[str, float]]:
+    """:func:`case_metrics` of frames: Dice of all their voxels together, distances and surface Dice as means over the
+    frames that show the label (distances: in both), false positives as the mean of all frames."""
+    pairs = zip(pred.split(1), label.split(1), strict=True)
+    each = [case_metrics(*pair, labels, spacing, tolerance, regions) for pair in pairs]
+    rows = overlap(pred, label, labels, regions)
+    for row, frames in zip(rows, zip(*each, strict=True), strict=True):
+        held = [frame for frame in frames if not math.isnan(frame["dice"])]
+        row |= {key: mean([frame[key] for frame in held]) for key in ("hd95", "surface_dice")}
+        row["hd95"] = math.inf if held and math.isnan(row["hd95"]) else row["hd95"]
+        row["false_positive"] *= math.prod(spacing) / len(label)
+    return rows
+
+
 class CaseTable:
     """Collects the metrics of every case of an evaluator's run, prints the means and writes ``cases.csv``.
 
@@ -79,6 +98,8 @@ class CaseTable:
     pictures it is ``pixels`` and ``reference_pixels``. ``false_positive`` is what is marked of a label in a case
     without it, in the same unit. ``evaluation.json`` beside it holds the unit, the tolerance, and a hash of the content
     of each image, by which two evaluations are known to be of the same cases.
+
+    Frames of a file are one case, and their volume is the mean.
 
     Args:
         labels: names of the foreground labels.
@@ -111,7 +132,7 @@ class CaseTable:
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance, self.regions)
             sizes = [sizes_of(x, len(self.labels), self.regions) for x in (case["pred"], label)]
-            unit, each = ("ml", math.prod(spacing) / 1000) if len(spacing) == 3 else ("pixels", 1)
+            unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
             for row, found, held in zip(metrics, *sizes, strict=True):
                 row["false_positive"] /= 1000 if unit == "ml" else 1
                 row[unit] = found * each
@@ -188,13 +209,13 @@ def finite(values: Sequence[float]) -> list[float]:
 
 def sizes_of(label_map: Tensor, labels: int, regions: Regions | None = None) -> list[float]:
     """How many voxels each label has."""
-    return [float(mask.sum()) for mask in masks_of(torch.as_tensor(label_map), labels, regions)]
+    return [float(mask.sum()) for mask in masks_of(together(label_map), labels, regions)]
 
 
 def overlap(pred: Tensor, label: Tensor, labels: int, regions: Regions | None = None) -> list[dict[str, float]]:
     """Dice and false positives alone, as in :func:`case_metrics` but in voxels: quick enough to rank cases by."""
     rows = []
-    found, reference = (masks_of(torch.as_tensor(x).cpu(), labels, regions) for x in (pred, label))
+    found, reference = (masks_of(together(x).cpu(), labels, regions) for x in (pred, label))
     for a, b in zip(found, reference, strict=True):
         marked, held = int(a.sum()), int(b.sum())
         dice = 2 * int((a & b).sum()) / (marked + held) if held else math.nan

@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
 from ..data.made import is_output
 from ..data.names import CaseNames
@@ -48,7 +49,7 @@ class Pictures:
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
         channels = settings["channels"] if settings.get("channel_names") is None else [0]  # the first stands for all
-        self.load = LoadCased(("image",), (), channels)
+        self.load = LoadCased(("image",), (), channels, frames=settings.get("frames", False))
         self.names = names or CaseNames()
         self.written: list[Path] = []
         self.seen: list[tuple[Path, int]] = []  # files with a reference, and their number of dimensions
@@ -99,14 +100,19 @@ class Pictures:
         orientation = self.settings["orientation"]
         image: Any = self.load({"image": str(file)})["image"]
         maps = {} if case.get("label") is None else {"reference": case["label"]}
-        turned = {}
-        for name, labelled in {**maps, "prediction": case["pred"]}.items():
-            on_grid = MetaTensor(np.asarray(torch.as_tensor(labelled).cpu()), affine=image.affine)
-            turned[name] = view(on_grid, orientation).planes[0]
+        maps = {name: torch.as_tensor(one).cpu() for name, one in {**maps, "prediction": case["pred"]}.items()}
+        number, which = frames_of(image), ""
+        if number > 1:
+            one = fullest(*maps.values())
+            image, maps = image[one], {name: each[one] for name, each in maps.items()}
+            which = f", frame {one.stop} of {number}"
+        turned = {
+            name: view(MetaTensor(np.asarray(one), affine=image.affine), orientation).planes[0]
+            for name, one in maps.items()
+        }
         size = [float(x) for x in image.pixdim] if image.ndim == 4 else []
-        return f"{short(file.name)}{f'  ({in_words(size)})' if size else ''}", case_rows(
-            view(image, orientation), turned
-        )
+        title = f"{short(file.name)}{f'  ({in_words(size)}{which})' if size else ''}"
+        return title, case_rows(view(image, orientation), turned)
 
     def write(self, file: Path, spatial_dims: int, title: str, rows: list[Row]) -> None:
         path = picture_file(self.folder, self.names(file), spatial_dims)

@@ -15,6 +15,7 @@ from monai.metrics import compute_dice
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..data.frames import frames_of
 from ..data.unlabelled import UNLABELLED
 from ..distributed import first_process, gathered
 from ..errors import InputError
@@ -73,6 +74,7 @@ def correction_name(clicks: int) -> str:
     return f"box 50 %, {clicks} corrective click{'s' * (clicks != 1)}"
 
 
+@torch.no_grad()
 def evaluate_prompts(
     network: MedSA, dataset: Dataset, labels: Sequence[str], folder: str | Path, device: torch.device, seed: int = 0
 ) -> dict[str, float]:
@@ -89,7 +91,7 @@ def evaluate_prompts(
         seed: of the prompts.
 
     Returns:
-        Mean Dice by prompt: over the cases that show a label, then over the labels.
+        Mean Dice by prompt: over the cases, or frames, that show a label, then over the labels.
     """
     network.eval()
     mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
@@ -97,9 +99,9 @@ def evaluate_prompts(
     for i in tqdm(mine, desc="prompting", unit="case", disable=not first_process()):
         case, rows = dataset[i], []
         rng = np.random.RandomState(seed + i)
-        image, label = (torch.as_tensor(case[key])[None].to(device) for key in ("image", "label"))
-        name = Path(case["image"].meta["filename_or_obj"]).name
-        with torch.no_grad():
+        name, frames = Path(case["image"].meta["filename_or_obj"]).name, frames_of(case["image"])
+        whole = (case[key].as_tensor()[None].to(device) for key in ("image", "label"))
+        for image, label in zip(*(x.chunk(frames, -1) if frames > 1 else [x] for x in whole), strict=True):
             embedding = network.encode(image)
             automatic = None if in_parts(image, network) else network(image, embedding)
             found = SlabInferer(SimpleInferer())(image, network) if automatic is None else automatic

@@ -29,6 +29,7 @@ from monai.transforms import (
 from torch import Tensor
 
 from ..backbones.resize import to_square
+from ..data.frames import RandFramed
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
 from ..data.sides import has_sides, mirrored_with_sides
@@ -105,8 +106,8 @@ def training_samples(
 
     Args:
         labels: names of the foreground labels, see :func:`mirrored_with_sides` for those that name a side.
-        settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels`` and
-            ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
+        settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels``, ``frames``
+            and ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
             given) resolution. Samples of volumes, and patches, lie around a label twice as often as elsewhere, and
             around each label of a case equally often.
         network: says the encoder's square, which is also the size of a patch, and how images come to it.
@@ -136,11 +137,14 @@ def training_samples(
             settings["channels"],
             channel_names=settings.get("channel_names"),
             regions=settings.get("regions"),
+            frames=settings.get("frames", False),
         ),
         *preparing(settings, keys),
     ]
     if settings["scale"] == "whole":
         steps.append(ToEncoderSquared(network))
+    if settings.get("frames") and network.depth_attention:
+        steps.append(RandFramed(keys))
     if volume or settings["scale"] == "patch":
         size = (image_size, image_size, *depth)
         steps.append(SpatialPadd(keys, size))

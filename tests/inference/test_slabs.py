@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sam_monai import PTSAM
 from sam_monai.data import preparing
+from sam_monai.data.frames import FRAMES
 from sam_monai.inference import pipeline
 from sam_monai.inference.slabs import SLAB_BYTES, SlabInferer, ToFileGridd
 
@@ -120,3 +121,22 @@ def test_labels_are_chosen_without_a_second_array_of_their_size():
         found = finish({"pred": logits})["pred"]
     assert torch.equal(found.as_tensor().long(), logits.argmax(0, keepdim=True))
     assert finishing.bytes <= 2 * found.nbytes
+
+
+@pytest.mark.parametrize("most_bytes", [2**30, 1000])
+def test_slices_of_a_frame_do_not_see_those_of_another(most_bytes):
+    torch.manual_seed(0)
+    network = PTSAM(tiny_backbone(), labels=["a"], amp=False, depth_attention=True).eval()
+    for name, parameter in network.named_parameters():
+        if "depth_attention" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    x = image(1, 1, 32, 32, 6)
+    inferer = SlabInferer(SimpleInferer(), most_bytes=most_bytes)
+    with torch.no_grad():
+        found = inferer(MetaTensor(x, meta={FRAMES: torch.tensor([3])}), network)
+        alone = torch.cat([network(one) for one in x.chunk(3, -1)], -1)
+        assert not torch.allclose(network(x), alone, atol=1e-3)
+    if most_bytes > 1000:
+        torch.testing.assert_close(found, alone)
+    else:
+        assert torch.equal(found, alone.argmax(1, keepdim=True))

@@ -106,3 +106,19 @@ def test_pixels_are_the_unit_of_pictures():
     metrics = case_metrics(torch.ones(1, 8, 8).long(), torch.zeros(1, 8, 8).long(), 1, [1.0, 1.0], 1.0)
     table.rows = [{"case": "x", "label": "a", **metrics[0]}]
     assert table.table().endswith("1 of 1, 64 pixels")
+
+
+def test_frames_are_measured_as_one_case_without_distances_across_them():
+    here, there, nothing = ball((10.0, 10, 8)), ball((10.0, 10, 12)), torch.zeros(1, 20, 20, 20).long()
+    label, pred = torch.cat([here, there, nothing]), torch.cat([here, here, here])
+    (row,) = case_metrics(pred, label, 1, [1.0] * 3, tolerance=1.0)
+    alone = [case_metrics(p, x, 1, [1.0] * 3, tolerance=1.0)[0] for p, x in ((here, here), (here, there))]
+    held, both = label.sum(), ((pred > 0) & (label > 0)).sum()
+    assert row["dice"] == pytest.approx(2 * float(both) / float(held + pred.sum()))
+    for key in ("hd95", "surface_dice"):
+        assert row[key] == pytest.approx(sum(one[key] for one in alone) / 2)
+    assert math.isnan(row["false_positive"])
+    (missed,) = case_metrics(0 * pred, label, 1, [1.0] * 3, tolerance=1.0)
+    assert missed["dice"] == 0 and math.isinf(missed["hd95"])
+    (absent,) = case_metrics(pred, 0 * label, 1, [1.0, 1.0, 2.0], tolerance=1.0)
+    assert math.isnan(absent["dice"]) and absent["false_positive"] == pytest.approx(2 * float(here.sum()))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 from collections.abc import Iterator
+
+logger = logging.getLogger(__name__)
 
 
 class InputError(ValueError):  # pyright: ignore[reportRedeclaration]
@@ -33,6 +37,12 @@ if "monailabel" in sys.modules:
 
         def __str__(self) -> str:
             return self.detail
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """Log a warning that names a file, which may be loaded many times."""
+    logger.warning(message)
 
 
 def input_error_in(error: BaseException) -> InputError | None:

@@ -135,7 +135,8 @@ DICOM: dict[str, tuple[Make, str]] = {
     "more pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 480)), "cannot be read"),
     "bytes in another order": (series(lambda files: [swap(file) for file in files]), "no Hounsfield units"),
     "unsigned": (nifti((VOLUME - 1000).astype(np.int16).view(np.uint16) // 2 * 2), "no Hounsfield units"),
-    "scaled to 1 before": (nifti(VOLUME / 1000), "shows nothing"),
+    "scaled to 1 before": (nifti(VOLUME / 1000), "no Hounsfield units"),
+    "scaled to a deviation of 1 before": (nifti((VOLUME - 100) / 30), "no Hounsfield units"),
     "frames without units": (frames(lambda d: d.SharedFunctionalGroupsSequence[0].pop(UNITS)), "no RescaleSlope"),
     "frames of other units": (
         frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleType", "MGML")), "of MGML"),

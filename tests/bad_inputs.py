@@ -222,8 +222,23 @@ PICTURES: dict[str, tuple[Make, str]] = {
     "a volume": (nifti(VOLUME), "3 spatial axes"),
 }  # fmt: skip
 
+
+def with_table(name: str) -> Make:
+    """A label with the name of its value 1 in its header, as TotalSegmentator writes it."""
+
+    def make(folder: Path) -> Path:
+        image = nib.Nifti1Image(LABEL, AFFINE)
+        table = f'<LabelTable><Label Key="1" Red="1" Alpha="1"><![CDATA[{name}]]></Label></LabelTable>'
+        image.header.extensions.append(nib.nifti1.Nifti1Extension(0, table.encode()))
+        nib.save(image, folder / "x.nii.gz")
+        return folder / "x.nii.gz"
+
+    return make
+
+
 LABELS: dict[str, tuple[Make, str]] = {
     **FILES,
+    "a name at another value": (with_table("B"), "says that B has the value 1 in it, and in the dataset it has 2"),
     "a value beyond": (nifti(voxel(LABEL, 3)), "known are 0 to 2"),
     "a value far beyond": (nifti(voxel(LABEL, 1e30)), "known are 0 to 2"),
     "below 0": (nifti(voxel(LABEL, -1)), "known are 0 to 2"),

@@ -127,3 +127,16 @@ ITK: dict[str, tuple[Make, str]] = {
         mha(PACKED, CompressedData="True", CompressedDataSize="50"), "CompressedDataSize"),
     "MetaImage, data elsewhere": (mha(b"", "x.mhd", ElementDataFile="../x.raw"), "cannot be read"),
 }  # fmt: skip
+
+
+def segments(**values: int) -> Make:
+    """A label as 3D Slicer saves it, with the names of its segments and their values."""
+    pairs = [f"Segment{i}_Name:={name}\nSegment{i}_LabelValue:={n}" for i, (name, n) in enumerate(values.items())]
+    label = np.random.default_rng(0).integers(0, 3, SHAPE).astype(np.uint8)
+    return nrrd(label.tobytes("F"), "x.seg.nrrd", type="uint8", encoding="\n".join(["raw", *pairs]))
+
+
+ITK_LABELS: dict[str, tuple[Make, str]] = {
+    "segments in another order": (segments(b=1, a=2), "says that b has the value 1 in it, and in the dataset it has 2"),
+    "a segment that moved up": (segments(other=2, B=1), "says that B has the value 1 in it"),
+}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from bad_dicom import DICOM, series
 from bad_inputs import AFFINE, GREY, IMAGES, LABEL, LABELS, MASK, MASKS, PICTURES, VOLUME
-from bad_itk_files import ITK
+from bad_itk_files import ITK, ITK_LABELS
 from monai.data import DataLoader, Dataset
 from PIL import Image
 
@@ -65,7 +65,10 @@ DOORS: dict[str, Callable[[Case, Settings], object]] = {
     ),
 }
 # Against the adapter's settings, which a dataset has not yet.
-SEEN_PREPARED = ("another modality", "a volume", "bytes in another order", "unsigned", "scaled to 1 before")
+SEEN_PREPARED = (
+    "another modality", "a volume", "bytes in another order", "unsigned", "scaled to 1 before",
+    "scaled to a deviation of 1 before",
+)  # fmt: skip
 
 
 def lines(door: Callable[[Case, Settings], object], case: Case, settings: Settings) -> list[str]:
@@ -107,7 +110,7 @@ TABLE = [
     *(("image", MR, name, *row) for name, row in ITK.items()),
     *(("image", CT, name, *row) for name, row in DICOM.items()),
     *(("image", FLAT, name, *row) for name, row in PICTURES.items()),
-    *(("label", MR, name, *row) for name, row in LABELS.items()),
+    *(("label", MR, name, *row) for name, row in {**LABELS, **ITK_LABELS}.items()),
     ("label", MR, "a DICOM image", series(), "known are 0 to 2|whole numbers"),
     *(("label", FLAT, name, *row) for name, row in MASKS.items()),
 ]

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 
-logger = logging.getLogger(__name__)
 # Of a voxel. Up to one half each voxel of a grid is nearest to its own voxel of the other grid, so a pair is beyond
 # doubt. A tenth stays well below that, and well above what programs lose when they round a header.
 TOLERANCE = 0.1
@@ -59,9 +56,6 @@ def check_affine(affine: Any, path: str) -> None:
         )
 
 
-@functools.cache
 def warn_of_unknown_sides(path: str, why: str) -> None:
-    """Say, once for a file, that its header does not say how it lies in the patient."""
-    logger.warning(
-        "%s: its header does not say how it lies in the patient (%s), so left and right may be exchanged", path, why
-    )
+    """Say that a header does not say how a volume lies in the patient."""
+    warn_once(f"{path}: its header does not say how it lies in the patient ({why}), so left and right may be exchanged")

@@ -9,7 +9,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from .affines import TOLERANCE
 from .dicom_numbers import check_units, full_scale, is_inverted, without_padding
 from .dicom_series import Series, has_place, is_dicom, normal, position, series_of
@@ -26,6 +26,8 @@ SHARED = {
     "StudyInstanceUID": "are of several studies",
     "FrameOfReferenceUID": "lie in several frames of reference",
 }
+# In which the slices of one image seldom differ, and those of several that share a series do.
+ALIKE = ("ImageType", "EchoTime", "InversionTime", "KVP", "ConvolutionKernel", "ContrastBolusAgent")
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's left and back, MONAI's to the right, front
 
 
@@ -99,6 +101,12 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
                 f"{series.path} ({series.description}): its slices {said}, so they are no one image; export the series "
                 "again"
             )
+    for key in ALIKE:
+        if len(found := sorted({str(dataset.get(key) or "nothing") for dataset in datasets})) > 1:
+            warn_once(
+                f"{series.path} ({series.description}): has several {key} ({', '.join(found[:3])}), so they "
+                "may be no one image, and the mask may be wrong"
+            )
     if any("MOSAIC" in (dataset.get("ImageType") or ()) for dataset in datasets):
         raise InputError(f"{series.files[0]}: holds slices as tiles of one picture (MOSAIC); convert it by dcm2niix")
     datasets = [with_class(dataset) for dataset in datasets]
@@ -115,6 +123,8 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         elif has_place(datasets[0]):
             volume = hd.Image.from_dataset(datasets[0], copy=False).get_volume(atol=0.02, **options)
             thickness = datasets[0].get("SpacingBetweenSlices") or datasets[0].get("SliceThickness")
+            if volume.shape[0] == 1 and not thickness:
+                warn_once(f"{series.files[0]}: does not say how thick its slice is; 1 mm is taken")
             volume = as_thick(volume, float(thickness)) if volume.shape[0] == 1 and thickness else volume
         else:
             volume = read_picture(series, datasets[0])

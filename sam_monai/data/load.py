@@ -34,6 +34,7 @@ from .mask_folders import is_mask_folder, merged
 from .names import PICTURE_SUFFIXES
 from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader
 from .picture_files import full_scale, image_picture, label_picture
+from .stated_labels import check_stated_labels
 from .unlabelled import KEY, NAME, UNLABELLED
 
 logger = logging.getLogger(__name__)
@@ -127,6 +128,8 @@ class LoadCased(MapTransform):
                     segmented = is_segmentation(path)
                     label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
                     label = _as_label(label, number, path)
+                    if self.names is not None and self.regions is None:
+                        check_stated_labels(path, self.names, label)
                 if ignored is not None:
                     if ignored != number:
                         raise InputError(f"{path}: unlabelled voxels have the value {ignored} where {number} is next")

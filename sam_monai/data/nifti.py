@@ -12,7 +12,7 @@ from monai.data import NibabelReader
 from monai.utils import MetaKeys
 from nibabel.openers import Opener
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from .affines import TOLERANCE, apart, warn_of_unknown_sides
 
 TIME_POINTS = "time_points"
@@ -93,6 +93,11 @@ def _check_numbers(path: str, header: Any) -> None:
     spacing = raw["pixdim"][axes][raw["dim"][axes] > 1]
     if raw["sform_code"] <= 0 and not (np.isfinite(spacing) & (spacing > 0)).all():
         raise InputError(f"{path}: its header gives a voxel no size (pixdim is 0 or NaN); correct it")
+    sform = np.linalg.norm([raw["srow_x"][:3], raw["srow_y"][:3], raw["srow_z"][:3]], axis=0)
+    known = (raw["pixdim"][1:4] > 0) & (raw["dim"][1:4] > 1)
+    if raw["sform_code"] > 0 and not np.allclose(sform[known], raw["pixdim"][1:4][known], rtol=TOLERANCE):
+        sizes = [" x ".join(f"{size:.3g}" for size in one) for one in (sform, raw["pixdim"][1:4])]
+        warn_once(f"{path}: its sform gives voxels of {sizes[0]} and its pixdim of {sizes[1]}; the sform is taken")
 
 
 def has_fourth_axis(path: str | Path) -> bool:

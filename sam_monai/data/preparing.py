@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -17,15 +16,16 @@ from monai.transforms import (
 )
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from .dicom import MODALITY
 from .frames import EachFrame, InLined, frames_of
 from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
-logger = logging.getLogger(__name__)
 Settings = Mapping[str, Any]
 SMALLEST = 8  # pixels along the first two axes
+FEWEST_HU = 50  # from the darkest voxel of any CT to the brightest
+FAINT = 0.1  # of the range of a prepared image; less is unusual
 MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 64536
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
@@ -159,16 +159,19 @@ class CheckKind(Transform):
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
         if self.intensity == "mr" and modality == "CT":
-            logger.warning(
-                "%s is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is likely to be "
-                "wrong. Take an adapter for CT, or train one with the key intensity ct",
-                file_of(image),
+            warn_once(
+                f"{file_of(image)} is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is "
+                "likely to be wrong. Take an adapter for CT, or train one with the key intensity ct"
             )
         if self.intensity == "ct" and image.min() >= 0:
-            logger.warning(
-                "%s: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its values are others, "
-                "the mask is likely to be wrong",
-                file_of(image),
+            warn_once(
+                f"{file_of(image)}: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its "
+                "values are others, the mask is likely to be wrong"
+            )
+        if self.intensity == "ct" and image.max() - image.min() < FEWEST_HU:
+            raise InputError(
+                f"{file_of(image)}: holds values from {float(image.min()):.3g} to {float(image.max()):.3g}, which are "
+                "no Hounsfield units, in which air is -1000 and water 0; give the CT as it was before it was scaled"
             )
         if self.intensity == "ct" and image.max() > MOST_HU:
             raise InputError(
@@ -199,6 +202,12 @@ class CheckPrepared(MapTransform):
                 raise InputError(
                     f"{file_of(values)}: shows nothing: every intensity is {low:.3g} once scaled to 0 to 1; "
                     "check the file, and the keys intensity and ct_window (in Hounsfield units)"
+                )
+            if high - low < FAINT:
+                warn_once(
+                    f"{file_of(values)}: shows little: intensities are {low:.3g} to {high:.3g} where those of an image "
+                    "reach from 0 to 1, so the mask is likely to be wrong; check the file, and the keys intensity and "
+                    "ct_window"
                 )
         return dict(data)
 

@@ -100,6 +100,19 @@ def test_empty_uids_are_read_and_said_where_a_mask_must_refer_to_them(tmp_path, 
     assert np.array_equal(np.asarray(nib.load(mask).dataobj) == 1, np.asarray(image[0]) > 0)
 
 
+@pytest.mark.parametrize(
+    "key, values", [("EchoTime", [10, 80]), ("KVP", [80, 140]), ("ContrastBolusAgent", ["", "Gd"])]
+)
+def test_slices_that_may_be_of_several_images_are_warned_of(tmp_path, caplog, key, values):
+    files = write_series(tmp_path / "s", blob((8, 9, 6)), AFFINE, Modality="MR")
+    LoadCased("image")({"image": tmp_path / "s"})
+    assert not caplog.text
+    for number in range(6):
+        spoil(files, number, **{key: values[number % 2]})
+    LoadCased("image")({"image": tmp_path / "s"})
+    assert f"several {key}" in caplog.text
+
+
 @pytest.mark.parametrize("modality, warned", [("CT", True), ("MR", False)])
 def test_a_ct_that_is_prepared_as_mr_is_warned_of_by_name(tmp_path, caplog, modality, warned):
     write_series(tmp_path / "s", blob((8, 9, 6)), AFFINE, Modality=modality)

@@ -5,6 +5,8 @@ import logging
 import numpy as np
 import pytest
 import torch
+from bad_inputs import with_table
+from bad_itk_files import segments
 from image_files import GREY, RNG, load_label, picture, volume
 
 import sam_monai.data.load as load_module
@@ -34,6 +36,13 @@ def test_whole_numbers_within_the_labels_are_accepted(tmp_path, dtype):
 def test_the_rounding_of_a_scaled_nifti_label_is_taken_out(tmp_path):
     array = RNG.integers(0, 3, (4, 5, 6)) + 1e-5
     assert set(load_label(volume(tmp_path / "l.nii.gz", array)).unique().tolist()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(
+    "make", [segments(a=1, b=2), segments(liver=1), segments(a=5), with_table("A"), with_table("x")]
+)
+def test_names_in_a_file_that_contradict_nothing_change_nothing(tmp_path, make):
+    assert load_label(make(tmp_path), ("a", "b")).unique().tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -143,3 +143,12 @@ def test_a_volume_that_does_not_say_how_it_lies_is_named(tmp_path, caplog):
     for name in ("known", "unknown", "unknown"):
         LoadCased("image")({"image": tmp_path / f"{name}.nii"})
     assert caplog.text.count("left and right may be exchanged") == 1 and "unknown.nii" in caplog.text
+
+
+def test_two_sizes_of_a_voxel_are_named(tmp_path, caplog):
+    for name, sizes in (("usual", [1, 1, 1]), ("other", [1, 1, 3])):
+        image = nib.Nifti1Image(np.arange(1000, dtype=np.int16).reshape(10, 10, 10), np.eye(4))
+        image.header["pixdim"][1:4] = sizes
+        nib.save(image, tmp_path / f"{name}.nii")
+        LoadCased("image")({"image": tmp_path / f"{name}.nii"})
+    assert caplog.text.count("its pixdim of 1 x 1 x 3") == 1 and "usual" not in caplog.text

@@ -88,12 +88,22 @@ def test_a_mask_of_one_bit_is_black_and_white(tmp_path):
 
 def test_a_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path):
     path = volume(tmp_path / "a.nii.gz", RNG.random((12, 10, 9)).astype(np.float32))
-    assert "shows nothing" in refusal(path, intensity="ct") and "Hounsfield" in refusal(path, intensity="ct")
+    assert "which are no Hounsfield units" in refusal(path, intensity="ct")
+    array = RNG.normal(0, 1, (12, 10, 9)).astype(np.float32)  # as deep learning wants it
+    assert "which are no Hounsfield units" in refusal(volume(tmp_path / "b.nii.gz", array), intensity="ct")
+
+
+def test_an_image_that_hardly_shows_anything_is_warned_of_once(tmp_path, caplog):
+    Image.fromarray(RNG.integers(0, 6, (20, 24), np.uint8)).save(tmp_path / "dark.png")
+    Image.fromarray(RNG.integers(0, 60, (20, 24), np.uint8)).save(tmp_path / "usual.png")
+    for name in ("dark", "usual", "dark"):
+        prepared(tmp_path / f"{name}.png", intensity="picture", spatial_dims=2)
+    assert caplog.text.count("shows little") == 1 and "dark.png" in caplog.text
 
 
 def test_a_ct_without_a_negative_value_is_warned_of(caplog):
     check = CheckKind({"spatial_dims": 3, "intensity": "ct"})
-    values = MetaTensor(torch.linspace(-100, 300, 1000).reshape(1, 10, 10, 10))
+    values = MetaTensor(torch.linspace(-100, 300, 1000).reshape(1, 10, 10, 10), meta={"filename_or_obj": "bright.nii"})
     check({"image": values})
     assert not caplog.text
     check({"image": values + 100})

@@ -6,6 +6,7 @@ They are plain functions, so that a copied or pickled network runs its own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -58,13 +59,7 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
             was, now = theirs[key], ours[key]
         raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
     was, now = theirs["preprocessing"], json.loads(json.dumps(ours["preprocessing"]))  # with lists for tuples
-    for key in IMAGES:
-        unknown = key not in was or key not in now or (key == "image_channels" and None in (was[key], now[key]))
-        if not unknown and was[key] != now[key]:
-            raise InputError(
-                f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}: give "
-                "both the same"
-            )
+    refuse_other_images(was, now)
     if now and was.get("regions") != now.get("regions"):  # adapters without the key are older than regions
         raise InputError(
             f"the adapter was made for labels with {values_in_words(was.get('regions'))}, and here they have "
@@ -91,6 +86,24 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
             )
     # An average over several sites comes as floats, which a copy into uint8 would round down.
     state[prefix + "identity"] = identity.to_tensor(theirs)
+
+
+def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """
+    Args:
+        was: how the images of an adapter's training were prepared, of its record.
+        now: how they are prepared here, as plain JSON; what is missing is not compared.
+
+    Raises:
+        InputError: otherwise; names the key and both values.
+    """
+    for key in IMAGES:
+        unknown = key not in was or key not in now or (key == "image_channels" and None in (was[key], now[key]))
+        if not unknown and was[key] != now[key]:
+            raise InputError(
+                f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}: give "
+                "both the same"
+            )
 
 
 def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:

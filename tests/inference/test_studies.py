@@ -84,6 +84,17 @@ def test_a_broken_study_is_reported_and_the_rest_is_segmented_once(trained, stud
     assert all(mask.stat().st_mtime_ns != again[name] for name, mask in masks.items())
 
 
+@pytest.mark.parametrize(
+    "key, value", [("intensity", "ct"), ("spacing", [1, 1, 2]), ("ct_window", [0, 9]), ("spatial_dims", 2)]
+)
+def test_images_that_would_be_prepared_otherwise_than_in_training_are_refused_before_the_work(
+    trained, studies, tmp_path, key, value
+):
+    with pytest.raises(InputError, match=f"model.pt: the adapter was made for images prepared with {key} "):
+        run("ptsam", "inference", **settings(trained, studies, tmp_path / "out"), **{key: value})
+    assert not (tmp_path / "out/manifest").exists()
+
+
 def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_same_name(trained, studies, tmp_path):
     where = settings(trained, studies, tmp_path / "o")
     run("ptsam", "inference", **(where | {"dataset_dir": f"{studies}/a/series"}))

@@ -74,7 +74,7 @@ def _check_data(file: Path, fields: dict[str, str], number: int) -> None:
     """ITK leaves what it cannot decompress as the memory happened to be, and does not miss what it need not read."""
     kind = fields.get("type", fields.get("elementtype", "")).lower()
     size = next((size for name, size in BYTES.items() if re.search(name, kind)), None)
-    elsewhere = fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+    elsewhere = _data_file(fields)
     skipped = fields.get("line skip", fields.get("byte skip", fields.get("headersize", "0")))
     encoding = fields.get("encoding", "raw").lower()
     if fields.get("compresseddata", "").lower() == "true":
@@ -93,6 +93,16 @@ def _check_data(file: Path, fields: dict[str, str], number: int) -> None:
     found = _bytes_of(values, begin, encoding)
     if found != expected or not expected:
         raise InputError(f"{file}: its header says that its values take {expected} bytes, and they take {found}")
+
+
+def _data_file(fields: dict[str, str]) -> str:
+    return fields.get("data file", fields.get("datafile", fields.get("elementdatafile", "LOCAL")))
+
+
+def with_values(path: Path) -> list[Path]:
+    """A file of an image and, where it is a header alone, the file of its values."""
+    values = path.parent / _data_file(read(path)) if path.name.lower().endswith(SUFFIXES) else path
+    return [path, values] if values != path and values.is_file() else [path]
 
 
 def _bytes_of(file: Path, begin: int, encoding: str) -> int:

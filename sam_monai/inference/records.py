@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ..data.dicom_series import is_dicom, series_of
 from ..data.frames import together
+from ..data.itk_headers import with_values
 from ..errors import input_error_in
 from ..networks.regions import Regions, masks_of
 from ..prompts.prompt_files import prompts_beside
@@ -48,13 +50,16 @@ def named(record: Record) -> str:
 
 
 def fingerprint(*images: str | Path) -> list[int]:
-    """Files, bytes and time of the last change of an image's files or folders, and of the prompts beside the first."""
+    """What is known without reading of an image's files or folders, and of the prompts beside the first: their number,
+    their bytes, the time of the last change, and a checksum of all names, sizes and times."""
     files: list[Path] = []
     for path in map(Path, images):
-        files += series_of(path).files if path.is_dir() or is_dicom(path) else [path]
+        files += series_of(path).files if path.is_dir() or is_dicom(path) else with_values(path)
     files += [file for file in [prompts_beside(Path(images[0]))] if file.exists()]
     states = [file.stat() for file in files]
-    return [len(states), sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)]
+    each = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, states, strict=True)]
+    last = max((s.st_mtime_ns for s in states), default=0)
+    return [len(states), sum(s.st_size for s in states), last, zlib.crc32(repr(sorted(each)).encode())]
 
 
 def voxels(mask: Tensor, regions: Regions | None = None) -> dict[str, int]:

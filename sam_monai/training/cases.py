@@ -13,6 +13,7 @@ from typing import Any
 from ..data.channels import FILES
 from ..data.dataset import Dataset, read_dataset
 from ..data.dicom_series import is_dicom, series_of
+from ..data.itk_headers import with_values
 from ..data.mask_folders import is_mask_folder, mask_files
 from ..errors import InputError
 from ..networks.adapter_files import read_training
@@ -31,10 +32,7 @@ def content(path: str | Path) -> str:
     if is_mask_folder(path):
         files = list(mask_files(path).values())
     else:
-        files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else [path]
-    if path.suffix.lower() == ".mhd":  # a header beside its data
-        name = re.search(r"ElementDataFile\s*=\s*(.+)", path.read_text(errors="replace"))
-        files += [path.parent / name[1].strip()] if name and (path.parent / name[1].strip()).is_file() else []
+        files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else with_values(path)
     parts = sorted(file_content(file) for file in files)
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 

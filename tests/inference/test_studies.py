@@ -12,10 +12,12 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+from bad_itk_files import mha, nrrd
 from bundle_runner import ROOT, SMALL, run, volumes
 from dicom_maker import write_series
 
 from sam_monai import InputError
+from sam_monai.inference.records import fingerprint
 from sam_monai.results.html_report import evaluation_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -82,6 +84,23 @@ def test_a_broken_study_is_reported_and_the_rest_is_segmented_once(trained, stud
     assert {name for name in masks if again[name] != times[name]} == {"c"}
     run("ptsam", "inference", fill_holes=True, **settings(trained, studies, out))
     assert all(mask.stat().st_mtime_ns != again[name] for name, mask in masks.items())
+
+
+@pytest.mark.parametrize("made", [nrrd(b"", "x.nhdr", data_file="x.raw"), mha(b"", "x.mhd", ElementDataFile="x.raw")])
+def test_a_change_of_the_values_beside_a_header_is_seen(made, tmp_path):
+    path, values = made(tmp_path), tmp_path / "x.raw"
+    values.write_bytes(b"0" * 100)
+    before = fingerprint(path)
+    assert fingerprint(path) == before
+    values.write_bytes(b"0" * 101)
+    assert fingerprint(path) != before
+
+
+def test_a_slice_that_is_exchanged_for_an_older_one_of_its_size_is_seen(tmp_path):
+    files = write_series(tmp_path / "x", np.zeros((8, 8, 4), np.int16), np.eye(4))
+    before = fingerprint(tmp_path / "x")
+    os.utime(files[1], ns=(1, 1))
+    assert fingerprint(tmp_path / "x")[:2] == before[:2] and fingerprint(tmp_path / "x") != before
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,10 @@ def test_content_tells_files_apart_wherever_they_differ_and_not_by_name(tmp_path
         (tmp_path / f"{name}.raw").write_bytes(data)
         (tmp_path / f"{name}.mhd").write_text(f"NDims = 3\nElementDataFile = {name}.raw\n")
     (tmp_path / "a.raw").replace(tmp_path / "x.raw")
-    before = content(tmp_path / "b.mhd")
+    (tmp_path / "c.nhdr").write_text("NRRD0004\ndata file: b.raw\n")
+    before, other = content(tmp_path / "b.mhd"), content(tmp_path / "c.nhdr")
     (tmp_path / "b.raw").write_bytes(b"3")
+    assert content(tmp_path / "c.nhdr") != other
     assert content(tmp_path / "b.mhd") != before and content(tmp_path / "a.mhd") != before
 
 

@@ -89,7 +89,7 @@ class Backbone(nn.Module):
         SAM's single-mask output is used.
 
         Args:
-            embedding: (N, 256, h, w), or (N, 768, h, w) with :mod:`~sam_monai.adaptations.detail`.
+            embedding: (N, 256, h, w).
             tokens: sparse prompts (L, T, 256), the same for all images, or (N, L, T, 256).
             shape: (H, W) of the image's own grid.
             counted: bool (N, L, T), which tokens take part; ``None``: all.
@@ -100,7 +100,6 @@ class Backbone(nn.Module):
         Returns:
             float32 logits (N, L, H, W).
         """
-        embedding, detail = embedding[:, :WIDTH], embedding[:, WIDTH:]
         dense = self.prompt_encoder.no_mask_embed.weight.view(1, 1, -1, 1, 1)
         if masks is not None:
             given = self.prompt_encoder.mask_downscaling(masks.nan_to_num().flatten(0, 1)[:, None])
@@ -111,9 +110,7 @@ class Backbone(nn.Module):
             # In bf16 the position encoding of a cell is off by up to 0.14.
             position = self.prompt_encoder.get_dense_pe()
         tokens = tokens.expand(embedding.shape[0], *tokens.shape[-3:])
-        logits = decode_masks(
-            self.mask_decoder, source, position, tokens, counted, condition, detail if detail.shape[1] else None
-        )
+        logits = decode_masks(self.mask_decoder, source, position, tokens, counted, condition)
         return from_square(logits, self.image_size, self.weights.resize, shape)
 
 

@@ -88,7 +88,6 @@ def decode_masks(
     tokens: Tensor,
     counted: Tensor | None = None,
     condition: Tensor | None = None,
-    detail: Tensor | None = None,
 ) -> Tensor:
     """SAM's single-mask output.
 
@@ -103,8 +102,6 @@ def decode_masks(
         tokens: sparse prompts (N, L, T, 256).
         counted: bool (N, L, T), which of these tokens the others see; ``None``: all.
         condition: (N, L, 256), what adapters of the decoder make their weights from.
-        detail: (N, 512, h, w), what is added to the upscaled features of each 4 x 4 pixels: rows and columns from
-            coarse to fine, then 32 channels.
 
     Returns:
         float32 logits (N, L, 4 h, 4 w).
@@ -122,9 +119,6 @@ def decode_masks(
     attended = transformer.final_attn_token_to_image(q=queries + prompts, k=image + place, v=image)
     queries = transformer.norm_final_attn(queries + attended)
     masks = upscaled(decoder, image.flatten(0, 1))
-    if detail is not None:
-        added = detail.flatten(2).transpose(1, 2).unflatten(2, masks.shape[2:])[:, None]  # the same for all prompts
-        masks = (masks.unflatten(0, image.shape[:2]) + added).flatten(0, 1)
     weights = decoder.output_hypernetworks_mlps[0](queries[:, :, 1]).flatten(0, 1)  # (N L, 32)
     with torch.autocast(masks.device.type, enabled=False):
         logits = (weights.float()[:, None] @ masks.flatten(1, -2).float().transpose(1, 2))[:, 0]

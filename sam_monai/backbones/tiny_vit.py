@@ -157,24 +157,19 @@ class SeamedTinyBlock(Seam, TinyViTBlock):
 
 
 class SeamedTinyViT(TinyViT):
-    """kornia's, with the same parameters and numbers. Its blocks are told a volume's depth, its neck sees the layout of
-    a single image too, and the features of its first stage reach ``detail`` where there is one."""
-
-    detail: nn.Module | None
-    early_width = 64
+    """kornia's, with the same parameters and numbers. Its blocks are told a volume's depth, and its neck sees the
+    layout of a single image too."""
 
     def forward(self, x: Tensor, depth: int = 0) -> Tensor:
         layers: Any = self.layers
-        x = early = self.patch_embed(x)
+        x = self.patch_embed(x)
         for layer in layers:
             for block in layer.blocks:
                 x = block(x, depth) if isinstance(block, Seam) else block(x)
-            early = x if layer is layers[0] else early
             x = x if layer.downsample is None else layer.downsample(x)
         x = x.unflatten(1, (self.feat_size, self.feat_size)).permute(0, 3, 1, 2)
         assert self.neck is not None
-        embedding = self.neck(channels_together(x))
-        return embedding if self.detail is None else torch.cat([embedding, self.detail(early)], 1)
+        return self.neck(channels_together(x))
 
 
 def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
@@ -210,7 +205,6 @@ def build_tiny_vit(image_size: int, stride: int) -> TinyViT:
             module.mlp.norm.__class__ = OwnPrecisionNorm
             module.open_seam(module.mlp.fc1.in_features)
     encoder.__class__ = SeamedTinyViT
-    encoder.register_module("detail", None)
     for first in (encoder.patch_embed.seq[0], encoder.patch_embed.seq[2], encoder.layers[0].blocks[0].conv1):
         first.__class__ = PreciseConvBN
     # The classifier takes no part in the embedding.

@@ -149,23 +149,15 @@ class SeamedBlock(Seam, Block):
 
 
 class SeamedViT(ImageEncoderViT):
-    """segment-anything's, with the same parameters and numbers, whose blocks are told a volume's depth. The image's own
-    pixels, 4 x 4 of them to one of the masks', reach ``detail`` where there is one."""
-
-    detail: nn.Module | None
-    early_width = 48
+    """segment-anything's, with the same parameters and numbers, whose blocks are told a volume's depth."""
 
     def forward(self, x: Tensor, depth: int = 0) -> Tensor:
-        early = x
         x = self.patch_embed(x)
         if self.pos_embed is not None:
             x = x + self.pos_embed
         for block in self.blocks:
             x = block(x, depth)
-        embedding = self.neck(x.permute(0, 3, 1, 2))
-        if self.detail is None:
-            return embedding
-        return torch.cat([embedding, self.detail(F.pixel_unshuffle(early, 4))], 1)
+        return self.neck(x.permute(0, 3, 1, 2))
 
 
 def build_vit(
@@ -188,7 +180,6 @@ def build_vit(
         require("segment-anything", block, *PARTS)
         block.__class__, block.attn.__class__ = SeamedBlock, RelPosAttention
         block.open_seam(width)
-    encoder.register_module("detail", None)
     encoder.largest_array = (image_size // PATCH) ** 2 * 4 * width  # an MLP's
     return encoder
 

@@ -130,7 +130,7 @@ PLANNED = "planned from the data, the machine and the time"
 PATHS = ("dataset_dir", "ckpt_dir", "adapter", "output_dir", "bundle_root", "checkpoint", "text_checkpoint",
          "embedding_cache")  # fmt: skip
 # What an adapter's record says of its network and of its images, under the names that configurations use.
-NETWORK = ("labels", "backbone", "image_size", "depth_attention", "detail", "text_encoder", "tokens", "encoder_prompts",
+NETWORK = ("labels", "backbone", "image_size", "depth_attention", "text_encoder", "tokens", "encoder_prompts",
            "ratio", "thaw_decoder")  # fmt: skip
 IMAGES = (
     "spatial_dims",
@@ -232,7 +232,6 @@ KEYS: dict[str, Key] = {
     "depth_attention": Key(
         FLAG, "let the slices of a volume see each other ([Med-SA](medsa.md#depth-attention))", "true for volumes"
     ),
-    "detail": Key(FLAG, "bring the encoder's early, fine features to the masks"),
     "text_encoder": Key(one_of(*TEXT_WEIGHTS), "what turns label names into prompts ([S-SAM](ssam.md))"),
     "text_checkpoint": Key(or_none(PATH, "where it is known to be"), "the file of the text encoder's weights"),
     "tokens": Key(whole(1, 1000), "prompt tokens of a label ([PTSAM](ptsam.md))"),

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .base import AdaptedSAM
 
 # What an adapter and its network agree in.
-BOUND = ("base", "resize", "image_size", "depth_attention", "detail", "channel_names", "labels")
+BOUND = ("base", "resize", "image_size", "depth_attention", "channel_names", "labels")
 # And in what their images are, where both say so: what a server sends is of other sites' images.
 IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "image_channels")
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..adaptations import detail as fine
 from ..adaptations.depth_attention import add_depth_attention
 from ..backbones.backbone import Backbone, build_backbone
 from ..backbones.blocks import attention_blocks
@@ -25,7 +24,6 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "default_labels": identity.LABELS,
     "image_size": identity.optional(identity.IMAGE_SIZE),
     "depth_attention": identity.FLAG,
-    "detail": identity.FLAG,
     "channel_names": identity.CHANNEL_NAMES,
     "preprocessing": identity.optional(identity.mapping(identity.PREPARATION)),
     "amp": identity.FLAG,
@@ -70,7 +68,6 @@ class AdaptedSAM(SliceNetwork):
         depth_attention: let the slices of a volume see each other in every attention block of the encoder
             (:mod:`sam_monai.adaptations.depth_attention`). Volumes of more than ``slices_per_batch`` slices pass
             through in parts, which overlap by a quarter.
-        detail: bring the encoder's early, fine features to the masks (:mod:`sam_monai.adaptations.detail`).
         checkpointing: keep nothing of the encoder's attention blocks for the backward pass, which computes them again:
             less memory, more time, the same gradients.
         channel_names: of images of several channels that are no colours, in their order. They are brought to SAM's
@@ -111,7 +108,6 @@ class AdaptedSAM(SliceNetwork):
         amp: bool = True,
         slices_per_batch: int = 8,
         depth_attention: bool = False,
-        detail: bool = False,
         checkpointing: bool = False,
         preprocessing: Mapping[str, Any] | None = None,
         channel_names: Sequence[str] | None = None,
@@ -122,7 +118,6 @@ class AdaptedSAM(SliceNetwork):
             "default_labels": default_labels,
             "image_size": image_size,
             "depth_attention": depth_attention,
-            "detail": detail,
             "channel_names": channel_names,
             "preprocessing": preprocessing,
             "amp": amp,
@@ -136,7 +131,7 @@ class AdaptedSAM(SliceNetwork):
         self.checkpoint = checkpoint
         self.told = {"labels": labels is not None, "image_size": image_size is not None}
         self.amp = amp
-        self.slices_per_batch, self.depth_attention, self.detail = slices_per_batch, depth_attention, detail
+        self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
         self.checkpointing = checkpointing
         self.preprocessing = dict(preprocessing or {})
         if self.takes_prompts and self.regions is not None:
@@ -168,8 +163,6 @@ class AdaptedSAM(SliceNetwork):
             self.adapt()
             if self.depth_attention:
                 add_depth_attention(backbone.image_encoder)
-            if self.detail:
-                fine.add_detail(backbone.image_encoder)
         for block in attention_blocks(backbone.image_encoder):
             block.checkpointing = self.checkpointing
         self.note_frozen()
@@ -228,26 +221,20 @@ class AdaptedSAM(SliceNetwork):
 
     def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
         """Parameters for an optimiser in groups: what adapts frozen layers, what makes the prompt and may be decayed
-        (:attr:`decayed`), what else makes the prompt, and the path for detail.
+        (:attr:`decayed`), and what else makes the prompt.
 
         Decay pulls to 0. That is not where SAM's own tokens, scales, shifts, gains, norms and biases start or belong.
         """
-        adapting, decayed, others, detail = [], [], [], []
+        adapting, decayed, others = [], [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 adapts = name.startswith("backbone.") and ("prompt_encoder" not in name or "mask_downscaling" in name)
-                if ".detail." in name:
-                    detail.append(parameter)
-                else:
-                    (adapting if adapts else decayed if name in self.decayed else others).append(parameter)
-        groups = [
+                (adapting if adapts else decayed if name in self.decayed else others).append(parameter)
+        return [
             {"params": adapting, "lr": learning_rate, "weight_decay": 0.0},
             {"params": decayed, "lr": prompt_learning_rate, "weight_decay": weight_decay},
             {"params": others, "lr": prompt_learning_rate, "weight_decay": 0.0},
         ]
-        if detail:
-            groups.append({"params": detail, "lr": min(fine.RATE, learning_rate), "weight_decay": 0.0})
-        return groups
 
     # -- what a method says -------------------------------------------------------------------------------------------
 
@@ -270,7 +257,6 @@ class AdaptedSAM(SliceNetwork):
             "image_size": self.backbone.image_size,
             "resize": self.backbone.weights.resize,
             "depth_attention": self.depth_attention,
-            "detail": self.detail,
             "channel_names": None if self.channel_names is None else list(self.channel_names),
             "preprocessing": self.preprocessing,
         }

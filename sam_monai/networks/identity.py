@@ -132,7 +132,6 @@ COMMON: dict[str, Field] = {
     "image_size": IMAGE_SIZE,
     "resize": one_of("pad", "stretch"),
     "depth_attention": FLAG,
-    "detail": FLAG._replace(absent=False),
     "channel_names": CHANNEL_NAMES._replace(absent=None),
     "preprocessing": mapping(PREPARATION),
 }
@@ -186,6 +185,8 @@ def check(record: Any) -> dict[str, Any]:
         known = methods()
     if not isinstance(method, str) or method not in known:
         raise InputError(f"the adapter's method is {short(method)}; this sam_monai has {', '.join(known)}")
+    if record.get("detail") is False:  # an option of before, which few adapters have
+        record = {key: value for key, value in record.items() if key != "detail"}
     record = checked(record, COMMON | known[method].own, "the adapter's record")
     regions = record["preprocessing"].get("regions")
     if regions is not None and len(regions) != len(record["labels"]):

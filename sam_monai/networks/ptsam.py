@@ -55,7 +55,7 @@ class PTSAM(AdaptedSAM):
         self.tokens, self.encoder_prompts = tokens, encoder_prompts
         if isinstance(embedding_cache, str | Path):
             embedding_cache = EmbeddingCache(embedding_cache)
-        changes = encoder_prompts or any(map(others.get, ("depth_attention", "detail", "channel_names")))
+        changes = encoder_prompts or any(map(others.get, ("depth_attention", "channel_names")))
         self.embedding_cache = None if changes else embedding_cache or None  # False from a command line
         super().__init__(backbone, checkpoint, labels, image_size, **others)
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..adaptations import detail as fine
 from ..backbones.backbone import WIDTH, Backbone
 from ..errors import InputError
 from .mixture import ChannelMixture
@@ -31,7 +30,6 @@ class SliceNetwork(nn.Module):
     amp: bool
     slices_per_batch: int
     depth_attention: bool
-    detail: bool
     channel_names: tuple[str, ...] | None
     mixture: ChannelMixture
 
@@ -66,7 +64,7 @@ class SliceNetwork(nn.Module):
             if exporting:
                 yield slices_of(embedding), 0
                 return
-            check_embedding(embedding, image, WIDTH + fine.CHANNELS * self.detail)
+            check_embedding(embedding, image, WIDTH)
             first = 0
             for part in slices_of(embedding).split(self.slices_per_batch):
                 yield part, first

@@ -87,8 +87,6 @@ class SSAM(AdaptedSAM):
             raise InputError("only a ViT merges into a plain SAM: segment-anything has no TinyViT")
         if self.depth_attention:
             raise InputError("a network with depth attention does not merge into a plain SAM, which has none")
-        if self.detail:
-            raise InputError("a network with a path for detail does not merge into a plain SAM, which has none")
         if self.channel_names:
             raise InputError("a network with channels of its own does not merge into a plain SAM, which takes colours")
         with torch.no_grad():

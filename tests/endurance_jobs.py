@@ -25,7 +25,7 @@ from sam_monai.networks.adapter_files import read_adapter, training_summary, wri
 torch.set_num_threads(1)
 
 
-def child(work: Callable[[], object], seconds: float = 120.0) -> bool:
+def child(work: Callable[[], object], seconds: float = 400.0) -> bool:
     """Run something in a fork and kill it after a while; whether it had ended by then."""
     pid = os.fork()
     if pid == 0:

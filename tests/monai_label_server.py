@@ -89,7 +89,7 @@ class Server:
 
     def wait_for(self, image: str) -> None:
         """Until the server has noticed a new file of its studies."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while image not in requests.get(f"{self.url}/datastore/?output=all", timeout=60).json()["objects"]:
             assert time.monotonic() < deadline, f"the server does not list {image}"
             time.sleep(0.5)

@@ -22,7 +22,7 @@ def job(name: str, folder: Path) -> str:
         capture_output=True,
         text=True,
         env=environment,
-        timeout=500,
+        timeout=1000,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

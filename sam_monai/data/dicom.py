@@ -81,6 +81,19 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
     return float(along[-1] - along[0]) / (len(headers) - 1)
 
 
+def highdicom() -> Any:
+    """The package, which comes with an extra.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import highdicom
+    except ImportError as error:
+        raise InputError('DICOM volumes and segmentations need highdicom: pip install "sam_monai[dicom]"') from error
+    return highdicom
+
+
 def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     """The image as a highdicom ``Volume`` (slices, rows, columns[, channels]) in the patient's coordinates, in
     Hounsfield units or whatever else the rescale makes of stored values; or as a NumPy array (rows, columns[,
@@ -91,7 +104,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         InputError: geometry as in :func:`check_geometry`, slices of several patients, pixels that cannot be decoded, a
             CT without Hounsfield units.
     """
-    import highdicom as hd
+    hd = highdicom()
     from pydicom import dcmread
 
     datasets = [dcmread(file) for file in series.files]
@@ -162,7 +175,7 @@ def read_picture(series: Series, dataset: Dataset) -> np.ndarray:
 
 def as_thick(volume: Any, thickness: float) -> Any:
     """A volume of one slice, which has no spacing, as thick as it was acquired, in millimetres."""
-    import highdicom as hd
+    hd = highdicom()
 
     affine = np.array(volume.affine)
     affine[:3, 0] *= thickness / np.linalg.norm(affine[:3, 0])
@@ -189,7 +202,7 @@ def to_monai(volume: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def to_highdicom(array: np.ndarray, affine: np.ndarray, frame_of_reference: str | None = None) -> Any:
     """The inverse of :func:`to_monai`."""
-    import highdicom as hd
+    hd = highdicom()
 
     return hd.Volume(
         np.ascontiguousarray(array.swapaxes(0, 2)),

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import aside
 from ..networks.regions import Regions
 from .affines import TOLERANCE, apart
-from .dicom import FLIP, to_highdicom, to_monai
+from .dicom import FLIP, highdicom, to_highdicom, to_monai
 from .dicom_frames import largest_bits
 from .dicom_series import is_dicom, series_of
 
@@ -107,7 +107,7 @@ def made_segmentation(
     algorithm: str,
     regions: Regions | None = None,
 ) -> Any:
-    import highdicom as hd
+    hd = highdicom()
     from pydicom import dcmread
     from pydicom.sr.codedict import codes
 
@@ -181,7 +181,7 @@ def read_segmentation(
         InputError: no SEG, overlapping segments, another grid or frame of reference than the image's, or none of the
             labels.
     """
-    import highdicom as hd
+    hd = highdicom()
 
     try:
         segmentation = hd.seg.segread(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
@@ -211,6 +212,11 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+def logs_to_tensorboard() -> bool:
+    """Whether this process writes curves for TensorBoard, which an extra installs. The report shows them anyway."""
+    return first_process() and importlib.util.find_spec("tensorboard") is not None
 
 
 def say_quick() -> None:

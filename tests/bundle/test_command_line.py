@@ -123,7 +123,7 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(number, status, work
         time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()
     os.killpg(process.pid, number)  # as a terminal does, to the workers too
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=400)[1]
     assert process.returncode == status and "Traceback" not in said, said
     assert said.strip().splitlines()[-1] == "interrupted; run the same command with --resume True to go on"
     assert not list((tmp_path / "m").glob(".*"))

@@ -52,7 +52,7 @@ def test_ssam_to_onnx_takes_any_batch_and_holds_no_decomposition(tmp_path):
     assert numbers < 1.05 * sum(p.numel() for p in tiny_backbone(blocks=2).parameters())
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_default_network_is_a_program_of_few_steps(tmp_path):
     network, x = SSAM(image_size=64, labels=LABELS, amp=False).eval(), image(2, 3, 64, 64)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_ptsam_to_openvino_takes_any_depth(tmp_path):
         same(compiled([x.numpy()])[0], twin(x))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_medsa_by_clicks_and_a_box_to_onnx_takes_any_number_of_clicks(tmp_path):
     """Of which each is in a slice of its own, or several in one, so that the tokens of a slice vary too."""
     network, twin = trained(MedSA)
@@ -94,7 +94,7 @@ def test_medsa_by_clicks_and_a_box_to_onnx_takes_any_number_of_clicks(tmp_path):
         same(session.run(None, {"image": x.numpy()} | {k: v.numpy() for k, v in prompts.items()})[0], expected)
 
 
-@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suffix", [".pt2", pytest.param(".onnx", marks=pytest.mark.thorough)])
 def test_the_mixture_of_channels_is_in_the_file(tmp_path, suffix):
     network, twin = trained(PTSAM, channel_names=("T1", "T2", "FLAIR", "PD"))
     said = export.export(network, tmp_path / f"m{suffix}", (40, 48))

@@ -8,6 +8,7 @@ from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import MedSA
+from sam_monai.prompts import answering
 from sam_monai.prompts.answering import answered, follow, numbered, stages
 from sam_monai.prompts.prompted_inference import PromptedInference
 
@@ -22,15 +23,18 @@ def network():
 
 class Bright:
     """Answers a box by what is bright inside of it, a click by the square about it, and a mask by what is bright in it
-    and a voxel around."""
+    and a voxel around. Where it is ``sure``, all that is bright is its label's."""
 
     labels = ("bright",)
 
-    def __init__(self, mask_prompts):
-        self.mask_prompts, self.asked = mask_prompts, []
+    def __init__(self, mask_prompts, sure=False):
+        self.mask_prompts, self.asked, self.sure = mask_prompts, [], sure
 
     def __call__(self, image, embedding=None, point_coords=None, point_labels=None, boxes=None, automatic=None,
                  part=(0, 0), resemblance=None, masks=None):  # fmt: skip
+        if point_coords is None and boxes is None and masks is None:
+            mask = torch.where((image > 0.5) & self.sure, 5.0, -5.0)
+            return torch.cat([torch.zeros_like(mask), mask], 1)
         self.asked.append({"clicks": None if point_labels is None else int((point_labels != -1).sum()), "masks": masks})
         inside = torch.zeros_like(image, dtype=torch.bool)
         if masks is not None:
@@ -67,11 +71,41 @@ def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends(mask_pr
     network = Bright(mask_prompts)
     logits = torch.where(mask, 5.0, -5.0)
     logits[..., [k for k in range(9) if k != 4]] = 3.0  # to be answered anew
-    follow(network, volume, volume, volume, logits, {4}, prompts)
+    follow(network, volume, volume, network(volume), logits, {4}, prompts)
     assert torch.equal(logits > 0, mask)
     assert [call["clicks"] for call in network.asked].count(1) == 1  # the negative click, in its slice
     answer = PromptedInference(SimpleInferer())(volume, Bright(mask_prompts), **prompts)
     assert torch.equal(answer.argmax(1)[0] == 1, mask)
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_an_object_that_is_a_label_has_the_labels_answer_but_not_that_of_others_of_its_kind(large):
+    volume, mask = bar()
+    network = Bright(True, sure=True)
+    automatic = None if large else network(volume)
+    click = {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])}
+    logits = torch.where(mask, 5.0, -5.0)
+    logits[8, 9, 4] = -5.0  # what the prompt says of its own slice counts there
+    expected = logits > 0
+    logits[..., [k for k in range(9) if k != 4]] = 3.0
+    follow(network, volume, volume, automatic, logits, {4}, click)
+    assert torch.equal(logits > 0, expected) and not network.asked  # no slice was asked for by a box
+
+
+def test_a_negative_click_beyond_the_prompted_slice_is_obeyed_where_the_label_answers(network, monkeypatch):
+    monkeypatch.setattr(answering, "LIKE", 0.0)  # whatever is clicked is a label
+    x = image(1, 1, 24, 20, 5)
+    with torch.no_grad():
+        embedding, automatic = network.encode(x), network(x)
+        positive = {"point_coords": torch.tensor([[[9.0, 9, 2]]]), "point_labels": torch.tensor([[1]])}
+        before = answered(network, x, embedding, automatic, positive)
+        held = (before[..., 3] > 0).nonzero()
+        assert len(held)
+        beside = torch.tensor([[[9.0, 9, 2], [*held[0].tolist(), 3]]])
+        after = answered(
+            network, x, embedding, automatic, {"point_coords": beside, "point_labels": torch.tensor([[1, 0]])}
+        )
+    assert after[..., 3][tuple(held[0])] < 0 and torch.equal(after[..., 4], before[..., 4])
 
 
 @pytest.mark.parametrize("shape", [(24, 20), (24, 20, 5)])

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 RLE = "1.2.840.10008.1.2.5"  # which pydicom decodes, and whose frames say nothing of their size
+RLE_HEADER = 64  # bytes: how many segments there are, at most 15, and where each begins
 FEWEST_ROWS = 8
 STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of a frame in JPEG and JPEG-LS; the others are tables
 JPEG_2000 = b"\xff\x4f\xff\x51"  # a codestream begins so
@@ -83,7 +84,7 @@ def described(frame: bytes) -> Frame:
 def other_width(frame: bytes, rows: int, columns: int) -> int:
     """How long the rows of a frame of RLE are, where they do not have the length that the header says; else 0. Each row
     is encoded by itself, so that no run goes on from one to the next. A square has no sides to be exchanged."""
-    if rows == columns:
+    if rows == columns or len(frame) < RLE_HEADER or not 0 < frame[0] < RLE_HEADER // 4:  # a decoder says the latter
         return 0
     starts = [int.from_bytes(frame[4 * i : 4 * i + 4], "little") for i in range(1, 1 + frame[0])]
     ends = [ends_of_runs(frame[a:b]) for a, b in zip(starts, [*starts[1:], len(frame)], strict=True)]
@@ -92,7 +93,7 @@ def other_width(frame: bytes, rows: int, columns: int) -> int:
     def is_width(width: int) -> bool:
         return common.issuperset(range(width, rows * columns + 1, width))
 
-    widths = range(FEWEST_ROWS, rows * columns // FEWEST_ROWS + 1)
+    widths = range(FEWEST_ROWS, min(2**16, rows * columns // FEWEST_ROWS + 1))
     return 0 if is_width(columns) else next((w for w in widths if rows * columns % w == 0 and is_width(w)), 0)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from monai.data import MetaTensor
 
 from sam_monai import InputError
 from sam_monai.data import LoadCased
+from sam_monai.data.dicom_frames import other_width
 
 RAMP = np.broadcast_to(np.arange(12)[:, None, None] * 10, (12, 10, 5)).astype(np.int16)
 
@@ -186,3 +188,10 @@ def test_real_world_values_of_one_scale_or_of_the_rescale_change_nothing(tmp_pat
         spoil(files, number, PixelData=np.round((stored - 1024 + 1024) / slope).astype("<u2").tobytes())
     image = upwards(load_image(tmp_path))
     assert np.abs(image - RAMP).max() < 3
+
+
+@pytest.mark.parametrize("frame", [b"", b"\0" * 64, b"\xff" * 64, b"\x02" + b"\0" * 63, b"\x01" + b"\xff" * 80])
+def test_a_damaged_frame_of_rle_is_left_to_its_decoder_and_costs_no_time(frame):
+    begun = time.process_time()
+    assert other_width(frame, 65535, 65534) == 0
+    assert time.process_time() - begun < 5

@@ -104,7 +104,10 @@ def check_real_world(where: str, datasets: Sequence[Dataset]) -> None:
 
 
 def number(value: object) -> float:
-    return math.nan if value is None or value == "" else float(str(value))
+    try:
+        return float(str(value))
+    except ValueError:  # nothing, or no number
+        return math.nan
 
 
 def check_bits(file: Path, dataset: Dataset) -> None:

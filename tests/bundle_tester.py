@@ -111,7 +111,15 @@ class BundleTester:
             output_dir=str(out),
         )
         rows = list(csv.DictReader((out / "cases.csv").open()))
-        assert len(rows) == 2 and set(rows[0]) == {"case", "label", *METRICS, "ml", "reference_ml", "false_positive"}
+        assert len(rows) == 2 and set(rows[0]) == {
+            "case",
+            "label",
+            *METRICS,
+            "ml",
+            "reference_ml",
+            "false_positive",
+            "guess",
+        }
         assert [r["dice"] for r in rows] == [r["dice"] for r in csv.DictReader((trained / "output/cases.csv").open())]
 
     def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(self, tmp_path, trained):

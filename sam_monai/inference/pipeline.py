@@ -61,6 +61,7 @@ def postprocessing(
     fill_holes: bool = False,
     regions: Regions | None = None,
     probabilities: bool = False,
+    temperature: float = 1.0,
 ) -> Compose:
     """What the inferer gives to a label map on the grid of the image's own file, and where the reference is not
     annotated, to background as the reference itself.
@@ -71,6 +72,7 @@ def postprocessing(
         fill_holes: fill holes inside a label.
         regions: the values of each label where they are several.
         probabilities: keep those of each label too, see :mod:`sam_monai.inference.probabilities`.
+        temperature: of the adapter, for these.
 
     Raises:
         InputError: components or holes of regions, of which a voxel may belong to several.
@@ -80,7 +82,7 @@ def postprocessing(
         raise InputError(
             f"the key {key} is not for labels that are regions (lists of values in dataset.json): leave it out"
         )
-    steps: list[Transform] = [ToProbabilities(preparation, regions)] if probabilities else []
+    steps: list[Transform] = [ToProbabilities(preparation, regions, temperature)] if probabilities else []
     steps.append(ToFileGridd(preparation, regions))
     if largest_component:
         steps.append(EachFrame("pred", KeepLargestConnectedComponentd("pred")))

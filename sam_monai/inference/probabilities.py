@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.nifti import on_source
 from ..errors import InputError
-from ..networks.regions import Regions, overlap
+from ..networks.regions import Regions, probabilities_of
 from .slabs import ToFileGridd
 
 KEY = "probabilities"
@@ -32,29 +32,25 @@ class ToProbabilities(Transform):
     Args:
         preparation: the transforms that prepared the image.
         regions: the values of each label where they are several.
+        temperature: of the adapter, see :mod:`sam_monai.inference.calibration`.
 
     Raises:
         InputError: at the call, where labels alone are kept of an image.
     """
 
-    def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
+    def __init__(self, preparation: Compose, regions: Regions | None = None, temperature: float = 1.0) -> None:
         self.grid = ToFileGridd(preparation)
-        self.activate = torch.sigmoid if regions is not None and overlap(regions) else softmax
+        self.regions, self.temperature = regions, temperature
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = self.grid.ensure(dict(data))
-        if len(case["pred"]) == 1:
+        if len(data["pred"]) == 1:
             raise InputError(
                 "of prompts in a large volume, or in patches, the objects alone are kept and no probabilities: leave "
                 "the key probabilities out"
             )
-        logits = [self.grid.invert({**case, "pred": one[None].float()})["pred"].as_tensor() for one in case["pred"]]
-        one = len(logits[0]) == 1
-        return {**data, KEY: self.activate(torch.cat(logits) if one else torch.stack(logits))[1:]}
-
-
-def softmax(logits: Tensor) -> Tensor:
-    return logits.softmax(0)
+        logits = [*self.grid.channels(data)]
+        each = torch.cat(logits) if len(logits[0]) == 1 else torch.stack(logits)
+        return {**data, KEY: probabilities_of(each, self.regions, self.temperature)[1:]}
 
 
 def save_probabilities(each: Tensor, affine: np.ndarray, source: str, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..data.frames import frames_of
 from ..networks.regions import Regions, label_map_of, overlap
 from ..networks.slices import MOST_BYTES
+from . import quality
 
 SLICES = 64  # of a slab at most
 SLAB_BYTES = 2**26  # of a slab's logits; the network needs about four times as much to compute them
@@ -25,7 +26,8 @@ class SlabInferer(Inferer):
     """Another inferer for slabs of a volume's slices, so that memory grows neither with depth nor with labels.
 
     Where the slices see each other (depth attention), slabs overlap and are blended. The logits of a whole volume are
-    kept if they are small, else the labels alone, as one channel: :class:`ToFileGridd` takes both.
+    kept if they are small, else the labels alone, as one channel: :class:`ToFileGridd` takes both. Of the others the
+    sums remain that :mod:`sam_monai.inference.quality` needs, as an attribute of the labels.
 
     Args:
         inferer: for one slab.
@@ -42,9 +44,14 @@ class SlabInferer(Inferer):
         margin = MARGIN if getattr(module, "depth_attention", False) else 0
         if margin and (frames := frames_of(inputs)) > 1:  # slices see those of their own frame
             parts = [self(one, network, *args, **kwargs) for one in inputs.as_tensor().chunk(frames, -1)]
-            if frames * parts[0].nbytes > self.most_bytes and parts[0].shape[1] > 1:
-                parts = [label_map_of(part, getattr(module, "regions", None), 1) for part in parts]
-            return torch.cat(parts, -1)
+            labels = parts[0].shape[1] == 1
+            if not labels and frames * parts[0].nbytes <= self.most_bytes:
+                return torch.cat(parts, -1)
+            sums = sum(vars(part)[quality.KEY] if labels else quality.sums_of(part[0], module) for part in parts)
+            maps = parts if labels else [label_map_of(part, getattr(module, "regions", None), 1) for part in parts]
+            found = torch.cat(maps, -1)
+            vars(found)[quality.KEY] = sums
+            return found
         depth, plane = inputs.shape[-1], inputs[0, 0, ..., 0].numel()
         fitting = SLAB_BYTES // (4 * plane * (1 + len(getattr(module, "labels", ()))))
         step = max(1, 4 * margin, fitting) if fitting < self.slices else self.slices
@@ -53,6 +60,7 @@ class SlabInferer(Inferer):
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         out: Tensor | None = None
         tail: Tensor | None = None
+        sums: Any = 0
         for first in tqdm(range(0, depth, step), desc="slabs", unit="slab", leave=False):
             last = min(first + step, depth)
             start, stop = max(0, first - margin), min(depth, last + margin)
@@ -70,7 +78,10 @@ class SlabInferer(Inferer):
                 out = torch.empty(shape, dtype=torch.int16 if large else logits.dtype, device=logits.device)
             whole = out.shape[1] == logits.shape[1]
             out[..., start:end] = logits if whole else label_map_of(logits, getattr(module, "regions", None), 1)
+            sums += 0 if whole else quality.sums_of(logits[0], module)
         assert out is not None
+        if out.shape[1] == 1:  # a guess needs the logits
+            vars(out)[quality.KEY] = sums
         return out
 
 
@@ -93,6 +104,12 @@ class ToFileGridd(MapTransform):
         if not inverted:
             self.invert = lambda data: data
         self.resampled = any(isinstance(step, Spacingd) for step in preparation.transforms)
+
+    def channels(self, data: Mapping[Hashable, Any]) -> Iterator[Tensor]:
+        """Each channel of the logits on that grid, without a decision: (1, *spatial), or of T frames (T, *spatial)."""
+        case = self.ensure(dict(data))
+        for one in case["pred"]:
+            yield self.invert({**case, "pred": one[None].float()})["pred"].as_tensor()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = self.ensure(dict(data))

@@ -27,13 +27,15 @@ from ..data.names import MARK
 from ..distributed import gathered
 from ..errors import InputError
 from ..files import check_writable, locked
-from ..networks.adapter_files import read_adapter
+from ..networks.adapter_files import read_adapter, read_training
 from ..networks.adapter_state import refuse_other_images
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
 from .probabilities import KEY
+from .quality import KEY as GUESS
+from .quality import guesses
 from .records import Record, cause_of, fingerprint, named, read_record, voxels
 
 
@@ -44,7 +46,8 @@ class Studies:
 
     A study is skipped if its record says that the same adapter segmented it with the same settings, its image is
     unchanged and its mask is still there. An interrupted run therefore continues where it stopped. Under ``torchrun``
-    each process takes its share of the studies. At the end ``<folder>/report.html`` shows them all.
+    each process takes its share of the studies. At the end ``<folder>/report.html`` shows them all, and
+    ``<folder>/studies.csv`` lists them.
 
     Results of this package that lie among the images, such as masks of an earlier run, are not segmented.
 
@@ -74,7 +77,7 @@ class Studies:
         self.evaluator, self.transform, self.masks = evaluator, transform, masks
         self.outputs, self.folder = Outputs(masks.folder), masks.folder / "manifest"
         masks.names.top = getattr(cases, "top", None)
-        self.report_file = masks.folder / "report.html"
+        self.report_file, self.table_file = masks.folder / "report.html", masks.folder / "studies.csv"
         self.preparation: Mapping[str, Any] = settings["preparation"]
         self.spatial_dims: int = self.preparation["spatial_dims"]
         self.write_report = report
@@ -93,6 +96,7 @@ class Studies:
                 f"{adapter}: its labels have {values_in_words(theirs)}, and the key regions says {ours}: "
                 "leave the key out, or use the configurations of this version"
             )
+        self.validated = (read_training(adapter) or {}).get(GUESS)
         made_by = {"adapter": content_hash(state), **settings}
         self.made_by = json.loads(json.dumps(made_by))  # tuples become lists, as in a record that was read
         self.cases: list[Mapping[str, Any]] = []
@@ -129,7 +133,7 @@ class Studies:
             records = [self.done(case) for case in mine]
             todo = [case for case, record in zip(mine, records, strict=True) if record is None]
             self.outputs.check(claim for case in todo for claim in self.claims(case["image"]))
-            self.outputs.check([(self.report_file, RUN)])
+            self.outputs.check([(self.report_file, RUN), (self.table_file, RUN)])
             if len(todo) < len(mine):
                 print(f"{len(mine) - len(todo)} of {len(mine)} studies are done already: {self.folder}", flush=True)
             bar = tqdm(total=len(todo), desc="segmenting", unit="study")
@@ -212,6 +216,7 @@ class Studies:
                 each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
                 each /= len(mask)  # the mean of frames
                 record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
+            record |= {GUESS: found} if (found := guesses(output[0])) else {}
             record["error"] = self.masks.refused.get(case["image"], "")
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest
             record["error"] = cause_of(error)
@@ -235,7 +240,7 @@ class Studies:
             r["image"]: self.masks.meanings(r["image"], max(map(int, r.get("voxels", {})), default=0)) for r in records
         }
         records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
-        return self.write_report(records, labels, pictures, self.made_by, self.report_file)
+        return self.write_report(records, labels, pictures, self.made_by, self.report_file, self.validated)
 
     def path(self, image: str) -> Path:
         return self.folder / f"{self.masks.names(image)}.json"

@@ -21,6 +21,7 @@ from . import identity
 from .base import AdaptedSAM
 from .regions import numbered
 
+LOADED = ("method", "base", "resize", "labels", "temperature")  # of a record, what no constructor takes
 BUFFERS = ("identity", "label_vectors")  # in an adapter, and not trained
 
 
@@ -114,6 +115,23 @@ def read_training(path: str | Path) -> dict[str, Any] | None:
     return header(file).get("training")
 
 
+def note_validation(path: str | Path, temperature: float, **more: Any) -> None:
+    """Write into an adapter's files what came out after its training: the temperature into its record, and the rest
+    into the training summary, if it has one."""
+    state, training = read_adapter(path), read_training(path)
+    calibrated, summary = at_temperature(state, temperature), None if training is None else training | more
+    if calibrated is not state or summary != training:
+        write_adapter(calibrated, Path(path), summary)
+
+
+def at_temperature(state: Mapping[str, Tensor], temperature: float = 1.0) -> Mapping[str, Tensor]:
+    """An adapter's state with another temperature in its record; its very self where it has that already."""
+    record = identity.from_tensor(state["identity"])
+    if record["temperature"] == temperature:
+        return state
+    return {**state, "identity": identity.to_tensor(record | {"temperature": temperature})}
+
+
 def header(path: Path) -> dict[str, Any]:
     """What is written in words in a ``.safetensors`` file of ours: the record and the training's summary.
 
@@ -175,7 +193,7 @@ def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) 
         InputError: a method unknown here, a record that no network has, or base weights that are not found.
     """
     record = identity.check(dict(record))
-    options = {key: value for key, value in record.items() if key not in ("method", "base", "resize", "labels")}
+    options = {key: value for key, value in record.items() if key not in LOADED}
     # Labels as default, for S-SAM would else run its text encoder, whose vectors the adapter brings along.
     return AdaptedSAM.methods()[record["method"]](checkpoint=checkpoint, default_labels=record["labels"], **options)
 

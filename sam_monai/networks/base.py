@@ -136,6 +136,7 @@ class AdaptedSAM(SliceNetwork):
         self.preprocessing = dict(preprocessing or {})
         if self.takes_prompts and self.regions is not None:
             raise InputError(f"{type(self).__name__} {NO_REGIONS}")
+        self.temperature = 1.0  # that divides logits before they become probabilities; an adapter has its own
         self.forgotten = 0  # how often; answers that were kept before are out of date
         if isinstance(backbone, str):
             backbone = build_backbone(backbone, checkpoint, image_size)
@@ -194,6 +195,7 @@ class AdaptedSAM(SliceNetwork):
         """
         before = {name: p for name, p in self.named_parameters() if p.requires_grad}
         self.preprocessing = self.preprocessing or record["preprocessing"]
+        self.temperature = record["temperature"]
         if record["image_size"] != self.backbone.image_size:
             device = self.backbone.pixel_mean.device
             self.set_backbone(build_backbone(self.base_name, self.checkpoint, record["image_size"]).to(device))
@@ -258,5 +260,6 @@ class AdaptedSAM(SliceNetwork):
             "resize": self.backbone.weights.resize,
             "depth_attention": self.depth_attention,
             "channel_names": None if self.channel_names is None else list(self.channel_names),
+            "temperature": self.temperature,
             "preprocessing": self.preprocessing,
         }

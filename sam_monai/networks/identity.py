@@ -78,6 +78,12 @@ def mapping(fields: Mapping[str, Field]) -> Field:
     )
 
 
+def all_of(fields: Mapping[str, Field]) -> Field:
+    """A dict of all of these keys."""
+    some = mapping(fields)
+    return some._replace(fits=lambda v: some.fits(v) and len(v) == len(fields))
+
+
 def optional(field: Field) -> Field:
     return field._replace(words=f"{field.words}, or null", fits=lambda v: v is None or field.fits(v))
 
@@ -133,6 +139,7 @@ COMMON: dict[str, Field] = {
     "resize": one_of("pad", "stretch"),
     "depth_attention": FLAG,
     "channel_names": CHANNEL_NAMES._replace(absent=None),
+    "temperature": number(0.01, 100)._replace(absent=1.0),  # see sam_monai.inference.calibration
     "preprocessing": mapping(PREPARATION),
 }
 COUNT = whole(0, 10**9)
@@ -148,6 +155,14 @@ PLAN: dict[str, Field] = {
     "seconds": number(0, 1e9),
     "validation": number(0, 1e9),
 }
+SHARE = number(0, 1)
+GUESS: dict[str, Field] = {  # see sam_monai.inference.quality
+    "masks": whole(1, 10**9),
+    "guess": SHARE,
+    "dice": SHARE,
+    "error": SHARE,
+    "correlation": optional(number(-1, 1)),
+}
 TRAINING: dict[str, Field] = {  # the summary beside a record
     "sam_monai": text("a version"),
     "epochs": COUNT,
@@ -160,7 +175,9 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "validation_hashes": HASHES,
     "quick": FLAG._replace(needed=False),
     "plan": mapping(PLAN)._replace(needed=False),
-    "dice_by_label": listed(optional(number(0, 1)), 1, 9999)._replace(needed=False),
+    "dice_by_label": listed(optional(SHARE), 1, 9999)._replace(needed=False),
+    "calibration_error": listed(SHARE, 2, 2)._replace(needed=False),  # at temperature 1, and at the adapter's
+    "guess": all_of(GUESS)._replace(needed=False),
     "settings": Field("a dict of keys and numbers", lambda v: are_settings(v), needed=False),
 }
 

@@ -109,3 +109,10 @@ def label_map_of(logits: Tensor, regions: Regions | None = None, dim: int = 0) -
     for i, region in enumerate(regions, 1):
         found[logits.narrow(dim, i, 1) > 0] = region[0]
     return found
+
+
+def probabilities_of(logits: Tensor, regions: Regions | None = None, temperature: float = 1.0) -> Tensor:
+    """Logits of background and labels (L + 1, *spatial), divided by a temperature, to probabilities: softmax or, where
+    regions overlap, each label's own sigmoid."""
+    logits = logits / temperature
+    return logits.sigmoid() if regions is not None and overlap(regions) else logits.softmax(0)

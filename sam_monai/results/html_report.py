@@ -9,11 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..inference import quality
+from ..inference.outputs import Outputs
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
 from .page import about, cell, counted, picture, section, table, write_page
+from .tables import write_table
 
+GUESS = quality.KEY
+TABLE = "studies.csv"
+NOT_MEASURED = "How good such guesses are was not measured in this adapter's training."
 MOST = 24  # labels with a figure of their own
 
 
@@ -48,6 +54,7 @@ def evaluation_report(
         f"reference_{unit}": f"reference, {unit}",
         unit: f"prediction, {unit}",
         "false_positive": f"false positive, {unit}",
+        GUESS: "guessed Dice",
     }
     keys = [key for key in heads if any(is_number(row.get(key)) for row in rows)]
     labels = list(dict.fromkeys(row["label"] for row in rows))
@@ -66,6 +73,8 @@ def evaluation_report(
     training = [curve(history)] if history else []
     training += [picture(file.read_bytes(), file.stem) for file in curves if file.is_file()]
     body += [f'<h2>Training</h2><div class="figures">{"".join(training)}</div>'] if training else []
+    found = quality.validated([(row.get(GUESS, math.nan), row["dice"]) for row in rows])
+    body += [f'<p class="note">Guessed Dice: {quality.WHAT} {quality.in_words(found)}</p>'] if found else []
     if drawn:
         worst = "The case" if len(cases) == 1 else "All cases" if len(drawn) == len(cases) else "Cases"
         body += [f"<h2>{worst}{', the worst first' * (len(cases) > 1)}</h2>"]
@@ -141,8 +150,10 @@ def studies_report(
     pictures: Mapping[str, Path],
     settings: Mapping[str, Any],
     path: str | Path,
+    validated: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write what :class:`sam_monai.inference.studies.Studies` did: volumes of each label, failures first.
+    """Write what :class:`sam_monai.inference.studies.Studies` did: volumes of each label, failures first, then the
+    studies with the lowest guess at their Dice. ``studies.csv`` beside it holds the same as a table.
 
     Args:
         records: of the studies.
@@ -150,22 +161,47 @@ def studies_report(
         pictures: likewise.
         settings: whatever the reader should know of the run.
         path: of the HTML file.
+        validated: what the training found of such guesses.
     """
+    records = sorted(records, key=lambda record: (not record["error"], lowest_guess(record)))
+    rows = [row for record in records for row in rows_of(record, labels.get(record["image"], ()))]
+    heads = {"label": "label", "ml": "volume, ml", "voxels": "volume, voxels", "pixels": "area, pixels",
+             GUESS: "guessed Dice"}  # fmt: skip
+    heads = {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
     sections = []
-    for record in sorted(records, key=lambda record: not record["error"]):
+    for record in records:
         image = record["image"]
         if record["error"]:
             content = f'<p class="error">{html.escape(record["error"])}</p>'
         else:
-            volumes = record.get("millilitres", {})
-            rows = [[name, record["voxels"].get(str(i), 0), *([volumes.get(str(i), 0.0)] if volumes else [])]
-                    for i, name in enumerate(labels[image], 1)]  # fmt: skip
-            content = table(rows, ["label", "volume, voxels", "volume, ml"] if volumes else ["label", "area, pixels"])
-            content += f"<p>mask: {html.escape(record['mask'])}</p>"
+            own = [[row.get(key) for key in heads] for row in rows if row["study"] == image]
+            content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"
         sections.append(section(image, content, pictures.get(image)))
     failed = sum(bool(record["error"]) for record in records)
-    done = f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"
-    return write_page(path, "Segmentation", [done, *sections, about(settings)])
+    said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
+    if GUESS in heads:
+        what = f"{quality.in_words(validated)} The guesses here are so moved." if validated else NOT_MEASURED
+        said += [f"<p>The lowest guessed Dice first. {quality.WHAT} {what}</p>"]
+    with Outputs(Path(path).parent).writing(Path(path).parent / TABLE) as part:
+        write_table(part, ["study", "mask", *heads, "error"], rows)
+    return write_page(path, "Segmentation", [*said, *sections, about(settings)])
+
+
+def rows_of(record: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """A study's record as rows of a table, a label each; one row of a study that was not segmented."""
+    if record["error"]:
+        return [{"study": record["image"], "error": record["error"]}]
+    size, sizes = "voxels" if "millilitres" in record else "pixels", record.get("millilitres", {})
+    return [
+        {"study": record["image"], "mask": record["mask"], "label": name, size: record["voxels"].get(str(i), 0)}
+        | ({"ml": sizes.get(str(i), 0.0)} if "millilitres" in record else {})
+        | {GUESS: record.get(GUESS, {}).get(str(i))}
+        for i, name in enumerate(labels, 1)
+    ]
+
+
+def lowest_guess(record: Mapping[str, Any]) -> float:
+    return min((guess for guess in record.get(GUESS, {}).values() if guess is not None), default=2.0)
 
 
 def is_number(value: Any) -> bool:

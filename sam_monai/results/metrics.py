@@ -19,6 +19,7 @@ from ..data.frames import together
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import RUN, Outputs
+from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
 from ..training.cases import content
 from .tables import write_table
@@ -96,7 +97,8 @@ class CaseTable:
 
     There ``ml`` and ``reference_ml`` are the label's volume in millilitres, in the prediction and in the reference; in
     pictures it is ``pixels`` and ``reference_pixels``. ``false_positive`` is what is marked of a label in a case
-    without it, in the same unit. ``evaluation.json`` beside it holds the unit, the tolerance, and a hash of the content
+    without it, in the same unit. ``guess`` is what :mod:`sam_monai.inference.quality` guessed the Dice to be, where the
+    evaluator has its handler. ``evaluation.json`` beside it holds the unit, the tolerance, and a hash of the content
     of each image, by which two evaluations are known to be of the same cases.
 
     Frames of a file are one case, and their volume is the mean.
@@ -133,13 +135,21 @@ class CaseTable:
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance, self.regions)
             sizes = [sizes_of(x, len(self.labels), self.regions) for x in (case["pred"], label)]
             unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
-            for row, found, held in zip(metrics, *sizes, strict=True):
+            guessed = case[GUESS].tolist() if GUESS in case else None
+            for i, (row, found, held) in enumerate(zip(metrics, *sizes, strict=True)):
                 row["false_positive"] /= 1000 if unit == "ml" else 1
                 row[unit] = found * each
                 row[f"reference_{unit}"] = held * each
+                row |= {GUESS: guessed[i]} if guessed else {}
             file = str(case["image"].meta["filename_or_obj"])
             image = {"file": file, "image": content(file) if Path(file).exists() else ""}
             self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
+
+    def guess(self, guesses: Sequence[Sequence[float] | None]) -> None:
+        """Take the guesses of each case that was collected, before the end of the run."""
+        each = [value for one in guesses for value in one or [math.nan] * len(self.labels)]
+        for row, value in zip(self.rows, each, strict=True):
+            row[GUESS] = value
 
     def finish(self, engine: Engine) -> None:
         cases = [self.rows[i : i + len(self.labels)] for i in range(0, len(self.rows), len(self.labels))]
@@ -152,7 +162,7 @@ class CaseTable:
         if self.folder is None:
             return
         path, outputs = self.folder / "cases.csv", Outputs(self.folder)
-        sizes = [key for key in SIZES if any(key in row for row in self.rows)]
+        sizes = [key for key in (*SIZES, GUESS) if any(key in row for row in self.rows)]
         with outputs.writing(path) as part:
             write_table(part, ["case", "label", *METRICS, *sizes], self.rows)
         about = {

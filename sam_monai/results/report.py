@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 
 from ..data.dataset import is_picture
@@ -21,9 +22,11 @@ from ..data.names import CaseNames
 from ..distributed import first_process
 from ..errors import InputError
 from ..files import check_writable, release
+from ..inference import quality
+from ..inference.calibration import Calibration
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..networks import identity
-from ..networks.adapter_files import BUFFERS, load_adapter, read_adapter, read_training
+from ..networks.adapter_files import BUFFERS, load_adapter, note_validation, read_adapter, read_training
 from ..networks.regions import numbered
 from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
@@ -94,8 +97,23 @@ def show_result(
     drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
     if evaluator.data_loader:
         drawing.attach(evaluator)
-        CaseTable(tuple(labels), output_dir, regions=settings.get("regions")).attach(evaluator)
+        dataset: Any = evaluator.data_loader.dataset
+        calibration = Calibration(dataset.transform, settings.get("regions"))
+        calibration.attach(evaluator)
+        table = CaseTable(tuple(labels), output_dir, regions=settings.get("regions"))
+        evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: table.guess(calibration.guesses()))
+        table.attach(evaluator)
         evaluator.run(max(1, best))
+        found = quality.validated([(row.get(quality.KEY, math.nan), row["dice"]) for row in table.rows])
+        if first_process():
+            before, after = (round(error, 4) for error in calibration.errors)
+            more = {} if math.isnan(before) else {"calibration_error": [before, after]}
+            note_validation(path, calibration.temperature, **more | ({quality.KEY: found} if found else {}))
+            if more:
+                print(f"probabilities: temperature {calibration.temperature:g}, expected calibration error {after:.4f} "
+                      f"(before {before:.4f})")  # fmt: skip
+            if found:
+                print(f"guessed Dice: {quality.in_words(found)}")
     else:
         print("there are no validation cases: nothing was measured, the adapter is that of the last epoch")
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -157,7 +175,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = read_table(path)
         for row in rows:
-            row.update({key: float(row[key] or "nan") for key in (*METRICS, *SIZES) if key in row})
+            row.update({key: float(row[key] or "nan") for key in (*METRICS, *SIZES, quality.KEY) if key in row})
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not rows or not {"case", "label", *METRICS} <= rows[0].keys():

@@ -22,7 +22,7 @@ from ..backbones.weights import content_hash
 from ..distributed import first_process
 from ..errors import InputError
 from ..files import locked, save_aside
-from ..networks.adapter_files import training_summary, write_adapter
+from ..networks.adapter_files import at_temperature, training_summary, write_adapter
 from . import resume as resuming
 from .best import Best
 from .cases import contents
@@ -127,6 +127,7 @@ class Checkpoints:
 
         record = dict(self.network.describe())
         images = record.pop("preprocessing")
+        record.pop("temperature", None)
         own = {f"{key} of the adapter" if key in images else key: value for key, value in record.items()}
         optimizer: Any = self.parts["optimizer"]
         groups = [{"lr": g.get("initial_lr", g["lr"]), "decay": g.get("weight_decay")} for g in optimizer.param_groups]
@@ -174,7 +175,7 @@ class Checkpoints:
         last_without_measure = self.best.epoch < 1 and engine.state.epoch == engine.state.max_epochs
         if self.best.epoch == engine.state.epoch or last_without_measure:
             write_adapter(self.network.state_dict(), self.folder / self.BEST, self.summary(engine))
-            self.adapter = content_hash(self.network.state_dict())
+            self.adapter = content_hash(at_temperature(self.network.state_dict()))
         state = {name: part.state_dict() for name, part in self.parts.items()} | {
             "network": self.network.state_dict(),
             "epoch": engine.state.epoch,

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from ..backbones.weights import content_hash
 from ..errors import InputError
 from ..networks import identity
-from ..networks.adapter_files import read_adapter, read_training
+from ..networks.adapter_files import at_temperature, read_adapter, read_training
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt. Or
@@ -142,7 +142,7 @@ def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
         InputError: it is another one, or gone.
     """
     expected = state.get("adapter")
-    found = content_hash(read_adapter(adapter)) if os.path.lexists(adapter) else ""
+    found = content_hash(at_temperature(read_adapter(adapter))) if os.path.lexists(adapter) else ""
     if expected is None or found == expected:
         return
     summary = read_training(adapter) if found else None

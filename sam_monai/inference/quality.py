@@ -1,0 +1,120 @@
+"""A guess at the Dice of each label where there is no reference: what the network's own probabilities let expect.
+
+A voxel counts as much as it is probable. So the guess is ``2 sum(p m) / (sum(p) + sum(m))`` of probabilities p and
+mask m. It is moved by the mean difference between guess and Dice that the training's validation cases had.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.engines.utils import IterationEvents
+from torch import Tensor
+
+from ..networks.adapter_files import read_training
+from ..networks.regions import Regions, label_map_of, masks_of, probabilities_of
+
+KEY = "guess"
+WHAT = (
+    "It is what the network's own probabilities let expect, a guess and no measurement: where the network is sure and "
+    "wrong, the guess is too high."
+)
+LEAST = 5  # masks of validation cases that tell something of the guesses
+PART = 2**22  # logits at a time
+
+
+class GuessDice:
+    """Gives each case of an evaluator's output the guesses of its labels, "guess" (L,). NaN: nothing is marked. Where
+    the logits were not kept there is none.
+
+    They are those of the mask before components or holes are changed, on the network's grid.
+
+    Args:
+        adapter: file whose training summary says by how much guesses are moved; ``None``: they are not.
+    """
+
+    def __init__(self, adapter: str | Path | None = None) -> None:
+        self.adapter, self.shift = adapter, 0.0
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self)
+
+    def start(self, engine: Engine) -> None:
+        found = (read_training(self.adapter) or {}).get(KEY) if self.adapter else None
+        self.shift = found["dice"] - found["guess"] if found else 0.0
+
+    def __call__(self, engine: Any) -> None:
+        pred = engine.state.output["pred"]
+        sums = vars(pred).get(KEY) if pred.shape[1] == 1 else sums_of(pred[0], engine.network)
+        if sums is not None:
+            engine.state.output[KEY] = (dice_of(sums) + self.shift).clamp(0, 1)[None]
+
+
+def sums_of(logits: Tensor, network: Any) -> Tensor:
+    """Sums over the voxels, float64 (3, L): of the probabilities within each label's mask, of all of them, and of the
+    mask.
+
+    Args:
+        logits: of background and labels (L + 1, *spatial).
+        network: says its regions and its temperature.
+    """
+    module = getattr(network, "module", network)
+    regions, temperature = getattr(module, "regions", None), getattr(module, "temperature", 1.0)
+    flat = torch.as_tensor(logits).flatten(1)
+    parts = [sums_in(part, regions, temperature) for part in flat.split(max(1, PART // len(flat)), 1)]
+    return torch.stack(parts).sum(0)
+
+
+def dice_of(sums: Tensor) -> Tensor:
+    """Dice (L,) to expect of such sums; NaN where nothing is marked."""
+    return (2 * sums[0] / (sums[1] + sums[2])).where(sums[2] > 0, math.nan)
+
+
+def guesses(case: Mapping[Any, Any]) -> dict[str, float | None]:
+    """The guess of each label by its number, as a study's record holds it; ``None``: there is none."""
+    values = case[KEY].tolist() if KEY in case else []
+    return {str(i): None if math.isnan(value) else round(value, 4) for i, value in enumerate(values, 1)}
+
+
+def validated(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
+    """What validation showed of the guesses, for the adapter's file: their mean and that of Dice, by whose difference
+    later guesses are moved, and the mean error that remains then. ``None``: there are too few to tell.
+
+    Args:
+        pairs: guess and Dice of each case and label; left out is what has not both.
+    """
+    known = [pair for pair in pairs if not any(map(math.isnan, pair))]
+    if len(known) < LEAST:
+        return None
+    guess, dice = zip(*known, strict=True)
+    shift = statistics.fmean(dice) - statistics.fmean(guess)
+    spread = min(len(set(guess)), len(set(dice))) > 1
+    found = {
+        "guess": statistics.fmean(guess),
+        "dice": statistics.fmean(dice),
+        "error": statistics.fmean(abs(a + shift - b) for a, b in known),
+        "correlation": statistics.correlation(guess, dice) if spread else None,
+    }
+    return {"masks": len(known)} | {key: value and round(value, 4) for key, value in found.items()}
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """What :func:`validated` found, as a sentence."""
+    together = "" if found["correlation"] is None else f", with a correlation of {found['correlation']:.2f}"
+    return (
+        f"Over {found['masks']} masks of validation cases the guess was {found['guess']:.3f} in the mean and Dice "
+        f"{found['dice']:.3f}. Moved by this difference, a guess was off by {found['error']:.3f} on average{together}."
+    )
+
+
+def sums_in(logits: Tensor, regions: Regions | None, temperature: float) -> Tensor:
+    p = probabilities_of(logits, regions, temperature)[1:]
+    mask = masks_of(label_map_of(logits, regions), len(p), regions)
+    return torch.stack([(p * mask).sum(1), p.sum(1), mask.sum(1).float()]).cpu().double()

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from ..networks.regions import overlap
 from .channels import stated_names
 from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
 from .dicom_series import is_dicom_picture
 from .folders import label_names, understand
 from .listed import Listed
+from .load import LoadCased
 from .mask_folders import is_mask_folder
 from .names import PICTURE_SUFFIXES
+from .overlaps import found_overlaps, has_a_mask_each
 from .regions import ORDER, regions_of
 from .unlabelled import KEY, is_ignored
 
@@ -60,6 +63,8 @@ class Dataset:
     """Names of an image's channels where they are several and no colours."""
     regions: tuple[tuple[int, ...], ...] | None = None
     """The values of each label where any has several, see :mod:`sam_monai.networks.regions`."""
+    apart: bool = False
+    """Whether the labels have a mask each, so that regions are those of their overlaps."""
 
     @property
     def spatial_dims(self) -> int:
@@ -154,6 +159,12 @@ def dataset_of(
     intensity = intensities_of(channels, usual) if channels else intensity_of(modality, first, file)
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
+    cases = [*training, *validation]
+    apart = regions is None and any(has_a_mask_each(case["label"]) for case in cases)
+    if apart:
+        regions = found_overlaps(cases, labels, LoadCased("label", labels=labels).masks)
+        if regions is not None and overlap(regions):
+            logger.warning("%s: masks share voxels, so each label is trained by its own sigmoid", file)
     if is_ignored(labels[-1]):
         for case in (*training, *validation):
             case[KEY] = len(labels) if regions is None else 1 + max(map(max, regions))
@@ -204,6 +215,7 @@ def dataset_of(
         reserved=reserved,
         channels=channels,
         regions=regions,
+        apart=apart,
     )
 
 

@@ -27,14 +27,12 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 def is_segmentation(path: str | Path) -> bool:
     """Tell whether a file is a DICOM SEG that can be read."""
+    if not Path(path).is_file() or not is_dicom(path):
+        return False
     from pydicom import dcmread
 
     try:
-        return (
-            Path(path).is_file()
-            and is_dicom(path)
-            and dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
-        )
+        return dcmread(path, specific_tags=["SOPClassUID"]).get("SOPClassUID") == SEGMENTATION
     except Exception:  # pydicom raises many kinds of a damaged file, which the reader of images refuses
         return False
 
@@ -165,7 +163,12 @@ def made_segmentation(
 
 
 def read_segmentation(
-    path: str | Path, affine: np.ndarray, shape: Sequence[int], labels: Sequence[str] | None, frame: str = ""
+    path: str | Path,
+    affine: np.ndarray,
+    shape: Sequence[int],
+    labels: Sequence[str] | None,
+    frame: str = "",
+    only: int | None = None,
 ) -> np.ndarray:
     """A DICOM SEG as a label map (columns, rows, slices) on the grid of its image.
 
@@ -176,6 +179,7 @@ def read_segmentation(
         labels: names; segments of these names, whatever their case, get the label's number, others are background.
             Segments that are called "Segment 1" or nothing keep their own number, as all do without labels.
         frame: UID of the image's frame of reference, where that is known: positions in another one mean nothing.
+        only: number of the one label whose mask, of 0 and 1, is read; others may then overlap with it.
 
     Raises:
         InputError: no SEG, overlapping segments, another grid or frame of reference than the image's, or none of the
@@ -197,6 +201,10 @@ def read_segmentation(
                 f"{path}: has the segments {', '.join(names)}, of which none is a label ({', '.join(wanted)}); "
                 "name the labels in dataset.json as the segments"
             )
+        if only is not None:
+            known = {n: 1 for n in numbers if known.get(n, 0 if known else n) == only}
+            if not known:
+                return np.zeros(tuple(shape), np.uint16)
         theirs = str(segmentation.get("FrameOfReferenceUID") or "")
         if frame and theirs and theirs != frame:
             raise InputError(

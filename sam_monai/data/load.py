@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import logging
 import os
 import re
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,9 +31,10 @@ from .dicom_seg import is_segmentation, read_segmentation
 from .dicom_series import is_dicom
 from .frames import FRAMES, frames_of
 from .grids import on_grid_of
-from .mask_folders import is_mask_folder, merged
+from .mask_folders import is_mask_folder, masks_in
 from .names import PICTURE_SUFFIXES
-from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader
+from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader, has_fourth_axis
+from .overlaps import label_map, values_of
 from .picture_files import full_scale, image_picture, label_picture
 from .stated_labels import check_stated_labels
 from .unlabelled import KEY, NAME, UNLABELLED
@@ -48,7 +50,8 @@ class LoadCased(MapTransform):
     Rows and columns of a picture are the file's rows and columns as a viewer shows them: EXIF orientation is applied,
     axes are not swapped. Volumes keep their file's axes (i, j, k) and affine. 16-bit values are kept. A DICOM series is
     a folder or any file of it, see :mod:`sam_monai.data.dicom`. A DICOM SEG is read as a label on its image's grid.
-    A folder with a mask for each label is read as one label map, see :mod:`sam_monai.data.mask_folders`.
+    A mask for each label, in a folder, a channel or a segment, is read as one label map
+    (:mod:`sam_monai.data.overlaps`).
     A label volume that is its image's grid but for the order and direction of the axes is turned.
     An image has 1 or 3 channels, or those that are named, in one file or in a file for each
     (:mod:`sam_monai.data.channels`). A label has one channel of whole numbers 0..L; a {0, 255} mask with L = 1 is read
@@ -61,8 +64,7 @@ class LoadCased(MapTransform):
         labels: names or number of the foreground labels; not needed without the key "label".
         channels: channels of the file to take for an image, as indices from 0: [0] picks, [0, 0, 0] repeats.
         channel_names: of the channels that an image then has, where they are several and no colours.
-        regions: the values of each label where they are several, see :mod:`sam_monai.networks.regions`. A label is then
-            one file of values.
+        regions: the values of each label where they are several, see :mod:`sam_monai.networks.regions`.
         frames: whether the fourth dimension of a file is time, and each frame an image (:mod:`sam_monai.data.frames`).
         allow_missing_keys: leave out keys that a case does not have.
 
@@ -117,13 +119,12 @@ class LoadCased(MapTransform):
         for key in self.key_iterator(case):
             path = str(case[key])
             if key == "label":
-                if self.regions is not None and (is_mask_folder(path) or is_segmentation(path)):
-                    raise InputError(
-                        f"{path}: is a mask for each label, and regions are read from one label map; save the values "
-                        "that dataset.json lists as one NIfTI file or picture"
-                    )
-                if is_mask_folder(path):
-                    label = merged(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
+                masks, files = self.masks(path, case, names, self.regions is not None)
+                if files:
+                    first = next(masks)
+                    values = values_of(len(self.names or ()), self.regions, ignored)
+                    label = MetaTensor(label_map(itertools.chain([first], masks), values, files), meta=dict(first.meta))
+                    label.meta[ImageMetaKey.FILENAME_OR_OBJ] = path
                 else:
                     segmented = is_segmentation(path)
                     label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
@@ -138,6 +139,30 @@ class LoadCased(MapTransform):
             else:
                 case[key] = self._image(path, case.pop(channel_files.FILES, None))
         return case
+
+    def masks(
+        self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None, every: bool = True
+    ) -> tuple[Iterator[Any], list[str]]:
+        """Masks (1, *spatial) of a case's labels where each label has one, and what errors call them; none where they
+        are a label map.
+
+        Args:
+            path: of the label.
+            case: with the image, on whose grid a DICOM SEG is read.
+            names: of the labels.
+            every: whether channels of a file and segments count as masks, too, and not folders alone.
+        """
+        if is_mask_folder(path):
+            return masks_in(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
+        if every and names and is_segmentation(path):
+            called = [f"{path} (segment {name})" for name in names]
+            return (self._read_segmentation(path, case, names, i) for i in range(1, len(names) + 1)), called
+        if every and names and has_fourth_axis(path):
+            label = self._read(path, label_picture)
+            if len(label) == len(names) and frames_of(label) == 1:
+                called = [f"{path} (channel {i}, {name})" for i, name in enumerate(names)]
+                return (_as_label(label[i : i + 1], 1, file) for i, file in enumerate(called)), called
+        return iter(()), []
 
     def _image(self, path: str, files: Sequence[str] | None) -> torch.Tensor:
         """The image of a file, or of a file for each channel."""
@@ -239,14 +264,16 @@ class LoadCased(MapTransform):
         tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
         return tensor
 
-    def _read_segmentation(self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None) -> MetaTensor:
+    def _read_segmentation(
+        self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None, only: int | None = None
+    ) -> MetaTensor:
         image = case.get("image")
         if not isinstance(image, MetaTensor):
             if image is None:
                 raise InputError(f"{path}: is a DICOM SEG, which is read on its image's grid; name the image too")
             image = self._read(str(image), image_picture)
         affine = np.asarray(image.affine)
-        mask = read_segmentation(path, affine, image.shape[1:], names, str(image.meta.get(FRAME, "")))
+        mask = read_segmentation(path, affine, image.shape[1:], names, str(image.meta.get(FRAME, "")), only)
         return MetaTensor(torch.as_tensor(mask[None].astype(np.float32)), affine, {ImageMetaKey.FILENAME_OR_OBJ: path})
 
     def _pick(self, image: MetaTensor, path: str) -> torch.Tensor:

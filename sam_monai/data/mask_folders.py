@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from monai.utils import ImageMetaKey
 
 from ..errors import InputError
 from .grids import on_grid_of
@@ -37,8 +35,10 @@ def label_name(text: str) -> str:
     return re.sub(r"[_\s]+", " ", text).strip()
 
 
-def merged(folder: str | Path, names: Sequence[str] | None, read: Callable[[str], Any]) -> Any:
-    """One label map (1, *spatial) of a folder's masks, with the value i + 1 where the mask of ``names[i]`` is set.
+def masks_in(
+    folder: str | Path, names: Sequence[str] | None, read: Callable[[str], Any]
+) -> tuple[Iterator[Any], list[str]]:
+    """A folder's masks (1, *spatial), in the order of the labels and on one grid, and their files.
 
     Args:
         folder: of the masks. Those of other labels are left out.
@@ -46,7 +46,7 @@ def merged(folder: str | Path, names: Sequence[str] | None, read: Callable[[str]
         read: gives the mask of a file, with the values 0 and 1.
 
     Raises:
-        InputError: a mask is missing, lies on another grid than the others, or overlaps with another.
+        InputError: a mask is missing or, as they are read, lies on another grid than the first.
     """
     if names is None:
         raise InputError(f"{folder}: is a folder of masks, which are told apart by the names of the labels; give these")
@@ -58,17 +58,12 @@ def merged(folder: str | Path, names: Sequence[str] | None, read: Callable[[str]
             f"{folder}: holds no mask of {', '.join(missing[:10])}; save an empty one for what the image does not "
             "show, or choose the labels: python -m sam_monai dataset FOLDER --labels NAME,NAME"
         )
-    first = files[wanted[0]]
-    label = read(first)
-    for value, key in enumerate(wanted[1:], 2):
-        mask = on_grid_of(read(files[key]), label, files[key], first)
-        both = (mask > 0) & (label > 0)
-        if both.any():
-            other = files[wanted[int(label[both][0]) - 1]]
-            raise InputError(
-                f"{files[key]}: overlaps with {Path(other).name} in {int(both.sum())} voxels, and a voxel has one "
-                "label; take the smaller structure out of the larger one, or train on one of the two"
-            )
-        label = label + value * mask
-    label.meta[ImageMetaKey.FILENAME_OR_OBJ] = str(folder)
-    return label
+    found = [files[key] for key in wanted]
+
+    def masks() -> Iterator[Any]:
+        first = read(found[0])
+        yield first
+        for file in found[1:]:
+            yield on_grid_of(read(file), first, file, found[0])
+
+    return masks(), found

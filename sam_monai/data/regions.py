@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..networks.regions import wrong_with
+from ..networks.regions import wrong_order, wrong_with
 from .unlabelled import NAME, is_ignored
 
 ORDER = "regions_class_order"
@@ -56,7 +56,8 @@ def regions_of(entry: Any, order: Any, file: Path) -> tuple[Any, tuple[tuple[int
                 f"{str(region)[:80]}; {REMEDY}"
             )
     regions = [[value, *(v for v in region if v != value)] for region, value in zip(values, order, strict=True)]
-    if why := wrong_with(regions, [name[:50] for name in names]):
+    short = [name[:50] for name in names]
+    if why := wrong_with(regions, short) or wrong_order(regions, short):
         raise InputError(f'{file}: "labels" and "{ORDER}" do not fit together: {why}; {REMEDY}')
     highest = max(map(max, regions))
     if ignored and labels[ignored[0]] != highest + 1:

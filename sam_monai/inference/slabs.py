@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.frames import frames_of
-from ..networks.regions import Regions, label_map_of, overlap
+from ..networks.regions import Regions, label_map_of, overlap, painted
 from ..networks.slices import MOST_BYTES
 from . import quality
 
@@ -125,7 +125,10 @@ class ToFileGridd(MapTransform):
         if len(pred) > 1 and self.regions is not None:
             values = [0, *(region[0] for region in self.regions)]
         best = found = None
-        overlapping = len(pred) > 1 and self.regions is not None and overlap(self.regions)
+        if len(pred) > 1 and self.regions is not None and overlap(self.regions):
+            invert = (self.invert({**case, "pred": pred[i : i + 1]})["pred"] for i in range(1, len(pred)))
+            held = [share > 0 for share in invert]
+            return {**case, "pred": painted(held, self.regions)}
         for i, value in enumerate(values):
             channel = pred[i : i + 1] if len(pred) > 1 else (pred == value).float()
             share = self.invert({**case, "pred": channel})["pred"]
@@ -133,5 +136,5 @@ class ToFileGridd(MapTransform):
                 best, found = share, torch.full_like(share, value, dtype=torch.int16)
             else:
                 found[share > best] = value
-                best = best if overlapping else torch.maximum(best, share)  # else still that of the background, 0
+                best = torch.maximum(best, share)
         return {**case, "pred": found}

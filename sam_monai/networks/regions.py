@@ -1,8 +1,8 @@
 """Labels that are regions: sets of a label map's values, which may overlap, as nnU-Net's `dataset.json` has them.
 
-A label map keeps one value a voxel, in files and in memory. ``regions[i]`` lists the values of label i. The first of
-them is what a mask holds where label i lies and no later label does: nnU-Net's `regions_class_order`. ``None`` stands
-for labels that have one value each, 1 to L.
+A label map keeps one value a voxel, in files and in memory. ``regions[i]`` lists the values of label i. A mask holds
+the value whose labels are those found at a voxel. Where no value has these, it holds the first value of the last of
+them: nnU-Net's `regions_class_order`. ``None`` stands for labels that have one value each, 1 to L.
 
 Torch is imported where it is needed, because the command line checks keys before it imports torch.
 """
@@ -48,12 +48,34 @@ def wrong_with(regions: Any, names: Sequence[str] | None = None) -> str:
         for other, earlier in zip(names[:i], regions, strict=False):
             if {*earlier} == {*region}:
                 return f"{other} and {name} are the same values"
+    return ""
+
+
+def wrong_order(regions: Regions, names: Sequence[str]) -> str:
+    """Why the masks of nnU-Net, by the first values of regions, would hold other regions than their images, in words;
+    empty where they would not."""
+    holding = members(regions)
     for value, held in sorted(holding.items()):
-        written = regions[max(held)][0]
+        written = regions[max(held) - 1][0]
         if holding[written] != held:
-            both = " and ".join(names[i] for i in sorted(held))
+            both = " and ".join(repr(names[i - 1]) for i in sorted(held))
             return f"a voxel of value {value} is {both}, and a mask would hold {written} there, which is not the same"
     return ""
+
+
+def members(regions: Regions) -> dict[int, frozenset[int]]:
+    """The labels, counted from 1, that each value stands for."""
+    return {v: frozenset(i for i, region in enumerate(regions, 1) if v in region) for r in regions for v in r}
+
+
+def joint_values(regions: Regions) -> list[tuple[int, frozenset[int]]]:
+    """The values that a mask holds for labels together, where the first value of the last of them is another, and these
+    labels."""
+    holding = members(regions)
+    first: dict[frozenset[int], int] = {}
+    for value, held in holding.items():
+        first.setdefault(held, value)
+    return [(value, held) for held, value in first.items() if holding[regions[max(held) - 1][0]] != held]
 
 
 def values_in_words(regions: Regions | None) -> str:
@@ -95,8 +117,8 @@ def masks_of(label_map: Tensor, labels: int, regions: Regions | None = None, dim
 def label_map_of(logits: Tensor, regions: Regions | None = None, dim: int = 0) -> Tensor:
     """Logits of background and labels to a label map, int16, with one channel along ``dim``.
 
-    The label of the highest logit, or, where regions overlap, as nnU-Net does: each region where its own logit is above
-    0, the later ones over the earlier ones.
+    The label of the highest logit, or, where regions overlap, each region where its own logit is above 0: the value of
+    those found together or, as nnU-Net does, the later ones over the earlier ones.
     """
     import torch
 
@@ -105,9 +127,21 @@ def label_map_of(logits: Tensor, regions: Regions | None = None, dim: int = 0) -
         if regions is not None:
             found = torch.tensor([0, *(region[0] for region in regions)], device=logits.device)[found]
         return found.to(torch.int16)
-    found = torch.zeros_like(logits.narrow(dim, 0, 1), dtype=torch.int16)
-    for i, region in enumerate(regions, 1):
-        found[logits.narrow(dim, i, 1) > 0] = region[0]
+    return painted([logits.narrow(dim, i, 1) > 0 for i in range(1, len(regions) + 1)], regions)
+
+
+def painted(masks: Sequence[Tensor], regions: Regions) -> Tensor:
+    """A mask for each region to a label map, int16."""
+    import torch
+
+    found = torch.zeros_like(masks[0], dtype=torch.int16)
+    for mask, region in zip(masks, regions, strict=True):
+        found[mask] = region[0]
+    for value, held in joint_values(regions):
+        these = torch.ones_like(masks[0])
+        for i, mask in enumerate(masks, 1):
+            these &= mask if i in held else ~mask
+        found[these] = value
     return found
 
 

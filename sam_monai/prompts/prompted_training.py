@@ -28,7 +28,7 @@ def without_regions(regions: Regions | None) -> None:
         InputError: there are any.
     """
     if regions is not None:
-        raise InputError(f"labels gives lists of values in dataset.json, and Med-SA {NO_REGIONS}")
+        raise InputError(f"labels overlap, or dataset.json lists values of theirs, and Med-SA {NO_REGIONS}")
 
 
 class PromptedTraining(Inferer):

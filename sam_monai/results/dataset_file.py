@@ -89,7 +89,7 @@ def write_dataset(
 def stated_labels(dataset: Dataset) -> dict[str, Any]:
     """A dataset's labels as a `dataset.json` states them."""
     ignored = {NAME: dataset.training[0][KEY]} if KEY in dataset.training[0] else {}
-    if dataset.regions is None:
+    if dataset.regions is None or dataset.apart:  # these are found again
         return {"labels": {str(i): name for i, name in enumerate(("background", *dataset.labels, *ignored))}}
     regions = [list(region) for region in dataset.regions]
     named = dict(zip(dataset.labels, regions, strict=True))

@@ -16,7 +16,8 @@ from ..data.dicom_series import is_dicom, series_of
 from ..data.itk_headers import with_values
 from ..data.mask_folders import is_mask_folder, mask_files
 from ..errors import InputError
-from ..networks.adapter_files import read_training
+from ..networks.adapter_files import read_adapter, read_training
+from ..networks.identity import from_tensor
 
 WHOLE = 4 * 2**20  # bytes up to which a file is read whole; of a larger one so many are read, spread evenly
 PIECE = 2**16
@@ -83,6 +84,9 @@ def evaluation_cases(
         InputError: as :func:`sam_monai.data.read_dataset`; or no case is left that was not trained on.
     """
     dataset = read_dataset(dataset_dir, seed=seed, fold=fold)
+    if dataset.apart and Path(adapter).is_file():  # other cases may overlap in other ways
+        regions = from_tensor(read_adapter(adapter)["identity"])["preprocessing"].get("regions")
+        dataset = dataclasses.replace(dataset, regions=regions)
     trained, left_out = known_cases(adapter)
     if not dataset.reserved and fold is None:
         return dataset

@@ -119,3 +119,28 @@ def test_a_bundle_of_regions_names_the_values_of_its_masks(trained):
 def test_med_sa_refuses_regions_before_anything_is_planned(trained, tmp_path):
     with pytest.raises(InputError, match="Med-SA answers prompts for labels that have one value each"):
         run("medsa", "train", dataset_dir=str(trained[0]), ckpt_dir=str(tmp_path), output_dir=str(tmp_path))
+
+
+def test_masks_that_overlap_in_part_are_learnt_each_as_a_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        (tmp_path / f"data/s{i}/segmentations").mkdir(parents=True)
+        image = rng.normal(40, 6, (32, 32, 4))
+        for name, rows in (("left", slice(6, 20)), ("right", slice(14, 28))):
+            held = np.zeros((32, 32, 4), np.uint8)
+            held[rows, 8:24] = 1
+            image += 90 * held
+            nib.save(
+                nib.Nifti1Image(held, np.diag([1, 1, 3, 1])), tmp_path / f"data/s{i}/segmentations/{name}ish.nii.gz"
+            )
+        nib.save(nib.Nifti1Image(image.astype(np.float32), np.diag([1, 1, 3, 1])), tmp_path / f"data/s{i}/mri.nii.gz")
+    where = {"dataset_dir": str(tmp_path / "data"), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    few = SMALL | {"epochs": 25, "val_interval": 25, "mirror": "none", "scale": "whole"}
+    workflow = run("ptsam", "train", **where, **few)
+    assert type(workflow.parser.get_parsed_content("loss")).__name__ == "SigmoidDiceFocalLoss"
+    run("ptsam", "train", "evaluate", **where)
+    rows = list(csv.DictReader((tmp_path / "out/cases.csv").open()))
+    assert {row["label"] for row in rows if float(row["dice"]) > 0.5} == {"leftish", "rightish"}
+    run("ptsam", "inference", dataset_dir=str(tmp_path / "data/s0/mri.nii.gz"), adapter=str(tmp_path / "model.pt"),
+        output_dir=str(tmp_path / "masks"))  # fmt: skip
+    assert 3 in values_of(tmp_path / "masks/mri_seg.nii.gz")  # both

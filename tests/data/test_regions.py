@@ -8,11 +8,12 @@ import logging
 import numpy as np
 import pytest
 from dicom_maker import AFFINE, blob, write_series
-from folder_maker import nnunet, segmentations
+from folder_maker import SHAPE, mask, nnunet, segmentations
 from image_files import volume
 
 from sam_monai.data import LoadCased, check_dataset, examine, read_dataset
 from sam_monai.data.dicom_seg import is_segmentation, write_segmentation
+from sam_monai.data.overlaps import found_overlaps
 from sam_monai.data.sides import mirrored_with_sides
 from sam_monai.data.unlabelled import UNLABELLED
 from sam_monai.errors import InputError
@@ -118,11 +119,16 @@ def test_the_command_that_writes_a_dataset_json_keeps_regions(tmp_path):
     assert content["labels"] == {"background": 0, "whole tumour": [1, 2], "core": [2], "ignore": 3}
 
 
-def test_masks_of_their_own_are_no_label_map_of_regions(tmp_path):
+def test_masks_of_their_own_become_the_label_map_of_regions(tmp_path):
     folder = segmentations(tmp_path)
-    image, masks = folder / "s0000/ct.nii.gz", folder / "s0000/segmentations"
-    with pytest.raises(InputError, match=r"segmentations: is a mask for each label, and regions are read from one"):
-        LoadCased(labels=("a", "b"), regions=[[1, 2], [2]], keys=("image", "label"))({"image": image, "label": masks})
+    case = {"image": folder / "s0000/ct.nii.gz", "label": folder / "s0000/segmentations"}
+    load = LoadCased(labels=("liver", "kidney left"), regions=[[1, 2], [2]])
+    with pytest.raises(InputError, match=r"kidney_left\.nii\.gz: 72 of its voxels lie outside the labels that hold it"):
+        load(case)
+    mask(folder / "s0000/segmentations/kidney_left.nii.gz", 1, 3)
+    label = np.zeros(SHAPE)
+    label[:3], label[1:3] = 1, 2
+    assert np.array_equal(load(case)["label"][0], label)
 
 
 def test_samples_of_regions_with_a_side_are_not_mirrored(caplog):
@@ -149,7 +155,7 @@ def test_regions_are_overlapping_segments_of_a_dicom_seg(tmp_path):
     write_segmentation(mask, AFFINE, series, ("shell", "core"), plain, "test")
     alone = hd.seg.segread(plain).get_volume(combine_segments=False, allow_missing_positions=True)
     assert alone.array[..., 1].sum() == found.array[..., 1].sum() and alone.array[..., 0].sum() == (mask == 1).sum()
-    with pytest.raises(InputError, match="is a mask for each label, and regions are read from one label map"):
-        LoadCased(keys=("image", "label"), labels=("whole", "core"), regions=[[1, 2], [2]])(
-            {"image": str(series), "label": str(path)}
-        )
+    load = LoadCased(("image", "label"), labels=("whole", "core"), regions=[[1, 2], [2]])
+    assert np.array_equal(load({"image": str(series), "label": str(path)})["label"][0], mask[..., ::-1])
+    case, names = {"image": str(series), "label": str(path)}, ("whole", "core")
+    assert found_overlaps([case], names, LoadCased("label", labels=names).masks) == ((1, 3), (2, 3))

@@ -12,7 +12,7 @@ from network_tester import tiny_backbone
 from sam_monai import PTSAM, MedSA
 from sam_monai.errors import InputError
 from sam_monai.networks import identity
-from sam_monai.networks.regions import label_map_of, masks_of, overlap, wrong_with
+from sam_monai.networks.regions import label_map_of, masks_of, overlap, wrong_order, wrong_with
 
 LABELS = ("a", "b", "c")
 BRATS = [[2, 1, 3], [1, 3], [3]]  # whole tumour, core, enhancing, with the oedema's value 2
@@ -58,15 +58,28 @@ def test_overlapping_regions_are_painted_as_nnunet_paints_them():
         ([[1, 2, 1], [2]], "'a' holds 1 twice"),
         ([[1, 2, 4], [2]], "values 1, 2, 4, .* without a gap"),
         ([[1, 2], [2, 1]], "'a' and 'b' are the same values"),
+    ],
+)
+def test_what_no_label_map_can_hold_are_no_regions(regions, said):
+    wrong = wrong_with(regions, ["a", "b"][: len(regions)])
+    assert re.search(said, wrong), wrong
+
+
+@pytest.mark.parametrize(
+    ("regions", "said"),
+    [
         ([[1], [1, 2]], "value 2 is 'b', and a mask would hold 1 there"),
         ([[2, 1], [2]], "value 1 is 'a', and a mask would hold 2 there"),
         ([[1, 2], [2, 3]], "value 3 is 'b', and a mask would hold 2 there"),
         ([[1, 2], [3, 2]], "value 2 is 'a' and 'b', and a mask would hold 3 there"),
     ],
 )
-def test_what_no_label_map_can_hold_are_no_regions(regions, said):
-    wrong = wrong_with(regions, ["a", "b"][: len(regions)])
-    assert re.search(said, wrong), wrong
+def test_masks_by_the_order_alone_would_hold_other_regions_and_ours_do_not(regions, said):
+    assert not wrong_with(regions) and re.search(said, wrong_order(regions, ["a", "b"]))
+    values = torch.tensor([[*{value: 0 for region in regions for value in region}]])
+    held = masks_of(values, 2, regions)
+    again = label_map_of(torch.cat([torch.zeros(1, values.shape[1]), held.float() - 0.5]), regions)
+    assert torch.equal(masks_of(again, 2, regions), held)
 
 
 def test_an_adapter_keeps_its_regions_and_is_refused_where_others_are_meant():

@@ -257,7 +257,7 @@ def as_label(
     there = (answer > 0).cpu().numpy()
     started = np.zeros_like(there)
     started[..., seeds] = there[..., seeds]
-    held = ndimage.binary_propagation(started, np.ones((3, 3, 3)), there)
+    held = np.asarray(ndimage.binary_propagation(started, np.ones((3, 3, 3)), there), bool)
     return answer.masked_fill(torch.as_tensor(there & ~held, device=answer.device), ABSENT)
 
 

@@ -156,3 +156,20 @@ def test_training_shows_the_encoder_what_inference_shows_it(tmp_path):
     sam(prepared[None])
     sam(pipeline.preprocessing(("a", "b"), SETTINGS)(case)["image"][None])
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-4)
+
+
+def test_the_largest_component_is_kept_and_holes_are_filled(tmp_path):
+    label = blocks()
+    label[12:20, 20:24, 1:7], label[5, 18, 3] = 1, 0  # a second, larger block, and a hole in the first
+    preparation = pipeline.preprocessing(("a", "b"), SETTINGS)
+    case = preparation(save(tmp_path, label * 10.0, label, np.diag([1.0, 1, 1, 1])))
+    logits = -(case["image"] - torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1)).abs()
+    outputs = {}
+    for keys in ({"fill_holes": True}, {"largest_component": True}):
+        found = pipeline.postprocessing(preparation, **keys)({**case, "pred": logits.clone()})["pred"]
+        outputs[next(iter(keys))] = np.asarray(found)[0]
+    filled = label.copy()
+    filled[5, 18, 3] = 1
+    assert (outputs["fill_holes"] == filled).all()
+    label[3:9, 15:22, 2:6] = 0
+    assert (outputs["largest_component"] == label).all()

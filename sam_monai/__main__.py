@@ -164,19 +164,21 @@ def export(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Print what a bundle's training of a folder would be, why, and how long it would take; nothing is trained."""
+    """Print what a training of a folder would be, why, and how long it would take; nothing is trained. Takes all keys
+    of the training too, as in --image_size 256."""
     import_quietly()
     from monai.bundle import ConfigParser
 
     from .bundle import shipped
     from .bundle.folder import read_json
+    from .bundle.front import as_taken
     from .files import refuse_existing, write_json
     from .results.report import show_plan
 
     if args.json:
         refuse_existing(Path(args.json))
     config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
-    given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
+    given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps, **as_taken(args.keys, config)}
     found = ConfigParser(config | given).get_parsed_content("plan")
     show_plan(found)
     if args.json:
@@ -223,7 +225,7 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
         "--folder": {"help": "where to put the file (default: the cache folder, where it is looked for)"},
     },
     plan: {
-        "folder": {"metavar": "FOLDER", "help": "the dataset's, with a dataset.json"},
+        "folder": {"metavar": "FOLDER", "help": "of labelled images"},
         "--bundle": {"default": "ssam", "help": "ssam, ptsam, medsa, or the folder of a bundle (default: ssam)"},
         "--minutes": {"type": float, "help": "time for the whole training (default: 15)"},
         "--steps": {"type": int, "help": "steps of the optimiser, in place of minutes"},
@@ -299,7 +301,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif words[0] in FRONTS:
             start(words[0], words[1:])
         else:
-            args = parser().parse_args(words)
+            top = parser()
+            args, args.keys = top.parse_known_args(words)
+            if args.keys and args.run is not plan:
+                top.error(f"unrecognized arguments: {' '.join(args.keys)}")
             args.run(args)
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)

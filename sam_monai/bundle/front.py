@@ -40,7 +40,7 @@ FRONTS = {
     "train": Front(
         "Train an adapter on a folder of labelled images.",
         ("train",),
-        "a folder with a dataset.json (default: the demonstration)",
+        "a folder of labelled images (default: the demonstration)",
         "output",
     ),
     "segment": Front(
@@ -99,6 +99,23 @@ def start(name: str, words: Sequence[str]) -> None:
     if bundle.parent != shipped.shipped():
         print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
+
+
+def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a command line, with values as MONAI takes them.
+
+    Raises:
+        InputError: a word that belongs to no key, an unknown key, a value that is not allowed.
+    """
+    from fire.parser import DefaultParseValue
+
+    given, others = arguments(words)
+    refuse_lone(others)
+    refuse_unknown(given, config, ())
+    if wrong := keys.problems(plain(given)):
+        raise InputError("; ".join(wrong))
+    given = {key: as_typed(key, value) for key, value in given.items()}
+    return {key: value if key in keys.PATHS else DefaultParseValue(value) for key, value in given.items()}
 
 
 def run(words: Sequence[str]) -> None:

@@ -165,7 +165,7 @@ KEYS: dict[str, Key] = {
         'for cross-validation: validate on the training cases with this `"fold"` in `dataset.json`',
     ),
     "labels": Key(
-        or_none(NAMES, "the adapter's"), "names of the foreground labels", "the dataset's; at inference the adapter's"
+        or_none(NAMES, "as stated"), "names of the foreground labels", "the dataset's; at inference the adapter's"
     ),
     "channels": Key(
         or_none(CHANNELS, "as in the file"),
@@ -303,7 +303,7 @@ KEYS: dict[str, Key] = {
     "probabilities": Key(
         FLAG, "write each label's probability beside the mask ([Probabilities](volumes.md#probabilities))"
     ),
-    "pictures": Key(whole(0), "the most pictures that are drawn"),
+    "pictures": Key(whole(0), "how many pictures are drawn at most"),
     "surface_tolerance": Key(NOT_NEGATIVE, "in mm, of the surface Dice"),
 }
 # The same under the names that MONAI's own components use: a server sets train#trainer#max_epochs.

@@ -175,7 +175,8 @@ def _bids(folder: Path) -> Listed | None:
                 raise InputError(f"{folder}: {'_'.join(key)} needs one {what}, and has {names}; list pairs in a CSV")
     if not labels:
         return None
-    cases = [Case(image, labels[key][0] if key in labels else None) for key in images for image in images[key]]
+    label_of = {key: found[0] for key, found in labels.items()}
+    cases = [Case(image, label_of.get(key), patient=key[0]) for key in images for image in images[key]]
     kinds = sorted({stem_of(case.image).rpartition("_")[2] for case in cases})
     return listed(folder, "a BIDS folder", cases, modality=" ".join(kinds), tree=True)
 

@@ -35,6 +35,8 @@ class Case:
     fold: int | None = None
     others: Sequence[Path] = ()
     """Files of further channels."""
+    patient: str | None = None
+    """Of whom there may be several cases, which stay on one side of the split."""
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def listed(
     content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
     content |= {} if labels is None else {"labels": labels} | ({} if order is None else {ORDER: order})
     unlabelled: list[Case] = []
+    patients: list[str] = []
     seen: set[Path] = set()
     for case in cases:
         if case.image in seen:
@@ -109,6 +112,7 @@ def listed(
             unlabelled.append(case)
         else:
             content[case.split].append(case.entry)
+            patients += [case.patient or str(case.image)] * (case.split == "training")
     if not seen:
         raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
     training, fold = content["training"], None
@@ -120,10 +124,13 @@ def listed(
         fold = min(folds)
         split = f"the folds are stated and fold {fold} validates"
     else:
-        for i, case in enumerate(training):
-            case["fold"] = i % FOLDS
-        fold = min(FOLDS, len(training)) - 1 if len(training) > 1 else None
-        which = "every fifth case" if len(training) >= FOLDS else "the last case"
+        patients = patients if len(set(patients)) > 1 else [case["label"] for case in training]
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys(patients))}
+        for case, patient in zip(training, patients, strict=True):
+            case["fold"] = numbers[patient] % FOLDS
+        fold = min(FOLDS, len(numbers)) - 1 if len(numbers) > 1 else None
+        which = "every fifth" if len(numbers) >= FOLDS else "the last"
+        which += " case" if len(numbers) == len(training) else " subject"
         split = f"no split is stated, so {which} validates"
     counts = f"{len(training) + len(content['validation'])} labelled images, {len(content['test'])} for testing"
     return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree)

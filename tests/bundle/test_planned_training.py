@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -73,6 +74,16 @@ def test_the_command_plans_without_training(data, tmp_path, timed, capsys):
     assert main(["plan", str(data), "--json", f"{data}/dataset.json"]) == 1
     assert "dataset.json is there already" in capsys.readouterr().err
     assert main(["plan", f"{tmp_path}/none"]) == 1 and "no such folder" in capsys.readouterr().err
+
+
+def test_the_command_plans_around_keys_of_the_training(data, timed, capsys):
+    assert main(["plan", str(data), "--minutes", "3", "--image_size", "32", "--mirror=none"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"image_size +32 +given", said) and re.search(r"mirror +none +given", said)
+    for words, line in ((["--imag_size", "32"], "imag_size"), (["--image_size", "33"], "image_size"), (["x"], "alone")):
+        assert main(["plan", str(data), *words]) == 1 and line in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["show", "model.pt", "--image_size", "32"])
 
 
 def test_nothing_is_timed_where_all_is_given(data, timed):

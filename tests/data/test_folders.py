@@ -167,6 +167,19 @@ def test_the_kind_of_the_images_is_taken_from_names_where_they_tell(tmp_path):
     assert read_dataset(bids(tmp_path / "b")).intensity == "mr"
 
 
+def test_sessions_of_a_subject_are_on_one_side_of_the_split(tmp_path, caplog):
+    for subject in range(3):
+        for session in ("a", "b", "c"):
+            name = f"sub-{subject}_ses-{session}"
+            image(tmp_path / f"sub-{subject}/ses-{session}/anat/{name}_T1w.nii.gz")
+            label(tmp_path / f"derivatives/sub-{subject}/ses-{session}/anat/{name}_dseg.nii.gz")
+    with caplog.at_level(logging.INFO):
+        dataset = read_dataset(tmp_path)
+    assert {stem[:5] for stem in stems(dataset.validation)} == {"sub-2"} and len(dataset.validation) == 3
+    assert {stem[:5] for stem in stems(dataset.training)} == {"sub-0", "sub-1"} and "the last subject" in caplog.text
+    assert {stem[:5] for stem in stems(read_dataset(tmp_path, fold=0).validation)} == {"sub-0"}
+
+
 def test_nnunets_first_version_lists_files_that_have_other_names(tmp_path):
     listed = [{"image": f"./imagesTr/case_{i}.nii.gz", "label": f"./labelsTr/case_{i}.nii.gz"} for i in range(6)]
     named = {"0": "background", "1": "liver", "2": "tumour"}

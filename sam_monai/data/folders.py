@@ -178,7 +178,22 @@ def _bids(folder: Path) -> Listed | None:
     label_of = {key: found[0] for key, found in labels.items()}
     cases = [Case(image, label_of.get(key), patient=key[0]) for key in images for image in images[key]]
     kinds = sorted({stem_of(case.image).rpartition("_")[2] for case in cases})
-    return listed(folder, "a BIDS folder", cases, modality=" ".join(kinds), tree=True)
+    return listed(folder, "a BIDS folder", cases, _bids_names(folder), " ".join(kinds), tree=True)
+
+
+def _bids_names(folder: Path) -> dict[str, str] | None:
+    """The labels' names in BIDS' tables `*dseg.tsv`; ``None`` where there is none, where tables differ, and where values
+    are not 1, 2, ..., as of an atlas of which the masks hold a part."""
+    tables: set[tuple[tuple[str, str], ...]] = set()
+    for file in folder.rglob("*dseg.tsv"):
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        rows = csv.DictReader(lines, delimiter="\t")
+        tables.add(tuple((row.get("index") or "", (row.get("name") or "").strip()) for row in rows))
+    if len(tables) != 1:
+        return None
+    names = {index: name for index, name in tables.pop() if index != "0"}
+    numbered = list(names) == [str(i) for i in range(1, len(names) + 1)]
+    return {"0": "background", **names} if names and numbered and all(names.values()) else None
 
 
 def _lists(folder: Path) -> Listed | None:

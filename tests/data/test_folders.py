@@ -167,6 +167,21 @@ def test_the_kind_of_the_images_is_taken_from_names_where_they_tell(tmp_path):
     assert read_dataset(bids(tmp_path / "b")).intensity == "mr"
 
 
+@pytest.mark.parametrize(
+    ("table", "names"),
+    [
+        ("index\tname\n0\tbackground\n1\tliver\n2\ttumour\n", ("liver", "tumour")),
+        ("index\tname\tcolor\n1\tliver\t#ff0000\n2\ttumour\t#00ff00\n", ("liver", "tumour")),
+        ("index\tname\n1\tliver\n17\thippocampus\n", TWO),  # an atlas, of which the masks hold something else
+        ("index\tname\n1\tliver\n2\t\n", TWO),
+        ("", TWO),
+    ],
+)
+def test_the_table_of_a_bids_folder_names_its_labels(tmp_path, table, names):
+    (bids(tmp_path) / "dseg.tsv").write_text(table)
+    assert read_dataset(tmp_path).labels == names
+
+
 def test_sessions_of_a_subject_are_on_one_side_of_the_split(tmp_path, caplog):
     for subject in range(3):
         for session in ("a", "b", "c"):

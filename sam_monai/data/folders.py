@@ -182,8 +182,8 @@ def _bids(folder: Path) -> Listed | None:
 
 
 def _bids_names(folder: Path) -> dict[str, str] | None:
-    """The labels' names in BIDS' tables `*dseg.tsv`; ``None`` where there is none, where tables differ, and where values
-    are not 1, 2, ..., as of an atlas of which the masks hold a part."""
+    """The labels' names in BIDS' tables `*dseg.tsv`; ``None`` where there is none, where tables differ, and where the
+    values are not 1, 2, ..., as of an atlas of which the masks hold a part."""
     tables: set[tuple[tuple[str, str], ...]] = set()
     for file in folder.rglob("*dseg.tsv"):
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()

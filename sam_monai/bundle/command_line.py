@@ -53,6 +53,8 @@ def begin() -> None:
             refuse_lone(others[1:])
     if parser is None:
         return
+    if "detail" in (parser.get().get("network_def") or {}):  # an option that is no more
+        refuse_outdated()
     configuration.refuse_overlay(parser)
     configuration.take_as_typed(parser, given)
     configuration.check(parser, given)
@@ -69,7 +71,7 @@ def is_monai_bundle() -> bool:
 
 
 def refuse_outdated() -> NoReturn:
-    """Say how a bundle is brought up to date whose configuration names modules that are no more.
+    """Say how a bundle is brought up to date whose configuration names modules or options that are no more.
 
     Raises:
         InputError: always.

@@ -89,6 +89,11 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     from ..networks.adapter_files import read_adapter
 
     metadata = read_metadata(bundle_root)
+    if "detail" in metadata["adapter"]:
+        raise InputError(
+            f"{bundle_root}: was made by an older sam_monai, whose networks had an option that is no more; make it "
+            f"anew: python -m sam_monai package METHOD OUTPUT --adapter {adapter}, with ssam, ptsam or medsa for METHOD"
+        )
     later = {key: field.absent for key, field in identity.COMMON.items() if field.absent is not ...}
     shipped = later | metadata["adapter"] | {"labels": metadata_labels(metadata)}
     own = [key for key in shipped if key not in (*keys.NETWORK, *keys.IMAGES, "method", "preprocessing")]

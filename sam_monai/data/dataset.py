@@ -124,6 +124,7 @@ def dataset_of(
     train_cases_seed: int | None = None,
     fold: int | None = None,
     names: Sequence[str] | None = None,
+    overlaps: bool = True,
 ) -> Dataset:
     """A dataset of what a folder was understood to say.
 
@@ -131,6 +132,7 @@ def dataset_of(
         known: as of :func:`sam_monai.data.folders.understand`.
         train_cases, seed, train_cases_seed, fold: see :func:`read_dataset`.
         names: of the labels, in place of those stated; of folders of masks they choose some.
+        overlaps: whether to look for labels that overlap, for which masks are read.
 
     Raises:
         InputError: see :func:`read_dataset`; or an image has no label.
@@ -160,7 +162,7 @@ def dataset_of(
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
     cases = [*training, *validation]
-    apart = regions is None and any(has_a_mask_each(case["label"]) for case in cases)
+    apart = overlaps and regions is None and any(has_a_mask_each(case["label"]) for case in cases)
     if apart:
         regions = found_overlaps(cases, labels, LoadCased("label", labels=labels).masks)
         if regions is not None and overlap(regions):

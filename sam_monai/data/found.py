@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from .channels import FILES, case_of, in_folders, refuse_others, stated_names
-from .dataset import read_dataset
+from .dataset import dataset_of
 from .dataset_json import stated_kind
 from .dicom_series import Series, is_dicom, is_dicom_picture, is_localiser, sort_folder
 from .folders import understand
@@ -81,7 +81,7 @@ def images_to_segment(
         raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
     if (known := understand(path)) is not None:
         if not known.how:
-            dataset = read_dataset(path, seed=seed)
+            dataset = dataset_of(known, seed=seed, overlaps=False)
             refuse_others(dataset.channels, channels, channel_names, known.source)
             return Images([case_of(case.get(FILES, case["image"])) for case in dataset.test or dataset.validation])
         cases = known.to_segment()

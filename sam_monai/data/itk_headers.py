@@ -60,7 +60,7 @@ def _check_place(path: str, fields: dict[str, str], axes: int) -> None:
         if any(fields[key].split() != fields[first].split() for key in others):
             raise InputError(f"{path}: its {first} and {others[0]} differ, so where it lies is not known; keep one")
     if (
-        not names[1:]
+        not names[1]
         if "dimsize" in fields
         else fields.get("space", "").lower().removesuffix("-time") not in OF_PATIENTS
     ):

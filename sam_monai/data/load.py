@@ -150,16 +150,18 @@ class LoadCased(MapTransform):
             path: of the label.
             case: with the image, on whose grid a DICOM SEG is read.
             names: of the labels.
-            every: whether channels of a file and segments count as masks, too, and not folders alone.
+            every: whether segments are read apart too, as they may overlap.
         """
         if is_mask_folder(path):
             return masks_in(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
         if every and names and is_segmentation(path):
+            if not isinstance(case.get("image"), MetaTensor | None):
+                case = {**case, "image": self._read(str(case["image"]), image_picture)}  # once for all segments
             called = [f"{path} (segment {name})" for name in names]
             return (self._read_segmentation(path, case, names, i) for i in range(1, len(names) + 1)), called
-        if every and names and has_fourth_axis(path):
+        if names and has_fourth_axis(path):
             label = self._read(path, label_picture)
-            if len(label) == len(names) and frames_of(label) == 1:
+            if len(label) == len(names) > 1 and frames_of(label) == 1:
                 called = [f"{path} (channel {i}, {name})" for i, name in enumerate(names)]
                 return (_as_label(label[i : i + 1], 1, file) for i, file in enumerate(called)), called
         return iter(()), []

@@ -21,6 +21,7 @@ from .mask_folders import is_mask_folder
 from .nifti import has_fourth_axis
 from .unlabelled import is_ignored
 
+MOST = 100  # sets of labels, of which the adapter's record lists each
 FEW = 5  # labels of which every set has a value; of more, the sets that occur
 
 
@@ -101,7 +102,6 @@ def found_overlaps(
     number = len(labels) - is_ignored(labels[-1])
     apart = [case for case in cases if has_a_mask_each(case["label"])]
     sets: set[frozenset[int]] = set()
-    channels = False
     for case in tqdm(apart, desc="reading masks", disable=len(apart) < 20):
         try:
             masks, files = masks_of(str(case["label"]), case, labels)
@@ -110,11 +110,15 @@ def found_overlaps(
             index, held = layered(masks)
         except InputError:  # said where the dataset is checked
             continue
-        channels |= has_fourth_axis(case["label"])
         sets |= {held[i] for i in index.unique().tolist() if len(held[i]) > 1 and max(held[i]) <= number}
-    if not sets and not channels:
+    if not sets:
         return None
-    if sets and number <= FEW:
+    if len(sets) > MOST:
+        raise InputError(
+            f"{apart[0]['label']}: in this and other cases {number} labels overlap in {len(sets)} ways, and an adapter "
+            f"keeps {MOST} at most; take fewer: python -m sam_monai dataset FOLDER --labels NAME,NAME"
+        )
+    if number <= FEW:
         sets = {frozenset(c) for n in range(2, number + 1) for c in itertools.combinations(range(1, number + 1), n)}
     ordered = [frozenset({i}) for i in range(1, number + 1)] + sorted(sets, key=sorted)
     return tuple(tuple(v for v, held in enumerate(ordered, 1) if i in held) for i in range(1, number + 1))

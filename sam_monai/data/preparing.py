@@ -126,6 +126,7 @@ class CheckKind(Transform):
 
     def __init__(self, settings: Settings) -> None:
         self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
+        self.window = settings.get("ct_window") or (0, FEWEST_HU)
         self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
@@ -168,7 +169,8 @@ class CheckKind(Transform):
                 f"{file_of(image)}: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its "
                 "values are others, the mask is likely to be wrong"
             )
-        if self.intensity == "ct" and image.max() - image.min() < FEWEST_HU:
+        # A narrow window says that values were scaled.
+        if self.intensity == "ct" and image.max() - image.min() < min(FEWEST_HU, self.window[1] - self.window[0]):
             raise InputError(
                 f"{file_of(image)}: holds values from {float(image.min()):.3g} to {float(image.max()):.3g}, which are "
                 "no Hounsfield units, in which air is -1000 and water 0; give the CT as it was before it was scaled"

@@ -202,7 +202,7 @@ def _unsure(labels: Sequence[str]) -> set[str]:
                 found |= {label, known[other]}
         for place, word in enumerate(words):
             for left, right in GLUED:
-                changed = {re.sub(f"^{left}|{left}$", right, word), re.sub(f"{left}$", right, word)} - {word}
+                changed = {re.sub(end, right, word) for end in (f"^{left}|{left}$", f"^{left}", f"{left}$")} - {word}
                 others = {(*words[:place], one, *words[place + 1 :]) for one in changed if one not in RIGHT}
                 found |= {x for other in others & known.keys() for x in (label, known[other])}
     return found

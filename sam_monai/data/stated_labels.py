@@ -52,5 +52,5 @@ def check_stated_labels(path: str, names: Sequence[str], label: Tensor) -> None:
         if meant != value and bool((label == value).any()):
             raise InputError(
                 f"{path}: says that {name} has the value {value} in it, and in the dataset it has {meant}; "
-                "give labels the same values in all files"
+                "give labels the same values in all files, or save it without the table in its header"
             )

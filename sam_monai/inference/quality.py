@@ -105,12 +105,21 @@ def validated(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     return {"masks": len(known)} | {key: value and round(value, 4) for key, value in found.items()}
 
 
-def in_words(found: Mapping[str, Any]) -> str:
-    """What :func:`validated` found, as a sentence."""
+def in_words(found: Mapping[str, Any], given: Sequence[tuple[float, float]] = ()) -> str:
+    """What :func:`validated` found, in sentences.
+
+    Args:
+        found: of the validation cases.
+        given: guesses and Dice of cases on which guesses are as they were given, and not moved by these very cases.
+    """
     together = "" if found["correlation"] is None else f", with a correlation of {found['correlation']:.2f}"
+    means = f"the guess was {found['guess']:.3f} on average and Dice {found['dice']:.3f}"
+    if given:
+        off = statistics.fmean(abs(a - b) for a, b in given if not math.isnan(a) and not math.isnan(b))
+        return f"Over {found['masks']} masks {means}. A guess was off by {off:.3f} on average{together}."
     return (
-        f"Over {found['masks']} masks of validation cases the guess was {found['guess']:.3f} in the mean and Dice "
-        f"{found['dice']:.3f}. Moved by this difference, a guess was off by {found['error']:.3f} on average{together}."
+        f"Over {found['masks']} masks of validation cases {means}. Moved by this difference, a guess was off by "
+        f"{found['error']:.3f} on average{together}."
     )
 
 

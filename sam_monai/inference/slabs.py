@@ -43,14 +43,19 @@ class SlabInferer(Inferer):
         module = getattr(network, "module", network)
         margin = MARGIN if getattr(module, "depth_attention", False) else 0
         if margin and (frames := frames_of(inputs)) > 1:  # slices see those of their own frame
-            parts = [self(one, network, *args, **kwargs) for one in inputs.as_tensor().chunk(frames, -1)]
-            labels = parts[0].shape[1] == 1
-            if not labels and frames * parts[0].nbytes <= self.most_bytes:
-                return torch.cat(parts, -1)
-            sums = sum(vars(part)[quality.KEY] if labels else quality.sums_of(part[0], module) for part in parts)
-            maps = parts if labels else [label_map_of(part, getattr(module, "regions", None), 1) for part in parts]
-            found = torch.cat(maps, -1)
-            vars(found)[quality.KEY] = sums
+            parts: list[Tensor] = []
+            sums: Any = 0
+            for one in inputs.as_tensor().chunk(frames, -1):
+                part = self(one, network, *args, **kwargs)
+                if part.shape[1] > 1 and frames * part.nbytes <= self.most_bytes:
+                    parts.append(part)
+                    continue
+                large = part.shape[1] > 1
+                sums += quality.sums_of(part[0], module) if large else vars(part)[quality.KEY]
+                parts.append(label_map_of(part, getattr(module, "regions", None), 1) if large else part)
+            found = torch.cat(parts, -1)
+            if found.shape[1] == 1:
+                vars(found)[quality.KEY] = sums
             return found
         depth, plane = inputs.shape[-1], inputs[0, 0, ..., 0].numel()
         fitting = SLAB_BYTES // (4 * plane * (1 + len(getattr(module, "labels", ()))))
@@ -60,7 +65,7 @@ class SlabInferer(Inferer):
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         out: Tensor | None = None
         tail: Tensor | None = None
-        sums: Any = 0
+        sums = 0
         for first in tqdm(range(0, depth, step), desc="slabs", unit="slab", leave=False):
             last = min(first + step, depth)
             start, stop = max(0, first - margin), min(depth, last + margin)

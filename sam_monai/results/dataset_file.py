@@ -109,10 +109,10 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     cases = [*dataset.training, *dataset.validation]
     chosen = sorted({round(i * (len(cases) - 1) / (CASES - 1)) for i in range(CASES)})
     channels = [0] if dataset.channels else None
-    load = LoadCased(labels=dataset.labels, channels=channels, regions=dataset.regions, frames=channels is None)
     rows = []
     for case in (cases[i] for i in chosen):
-        loaded = load(case)
+        timed = channels is None and frames_of(LoadCased("image", frames=True)(case)["image"]) > 1
+        loaded = LoadCased(labels=dataset.labels, channels=channels, regions=dataset.regions, frames=timed)(case)
         loaded["label"] = loaded["label"].masked_fill(loaded["label"] == UNLABELLED, 0)
         frame = slice(None) if frames_of(loaded["image"]) == 1 else fullest(loaded["label"])
         image, label = (view(loaded[key][frame], "coarsest") for key in ("image", "label"))

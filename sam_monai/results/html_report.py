@@ -73,8 +73,9 @@ def evaluation_report(
     training = [curve(history)] if history else []
     training += [picture(file.read_bytes(), file.stem) for file in curves if file.is_file()]
     body += [f'<h2>Training</h2><div class="figures">{"".join(training)}</div>'] if training else []
-    found = quality.validated([(row.get(GUESS, math.nan), row["dice"]) for row in rows])
-    body += [f'<p class="note">Guessed Dice: {quality.WHAT} {quality.in_words(found)}</p>'] if found else []
+    pairs = [(row.get(GUESS, math.nan), row["dice"]) for row in rows]
+    found = quality.validated(pairs)
+    body += [f'<p class="note">Guessed Dice: {quality.WHAT} {quality.in_words(found, pairs)}</p>'] if found else []
     if drawn:
         worst = "The case" if len(cases) == 1 else "All cases" if len(drawn) == len(cases) else "Cases"
         body += [f"<h2>{worst}{', the worst first' * (len(cases) > 1)}</h2>"]

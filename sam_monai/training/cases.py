@@ -15,6 +15,7 @@ from ..data.dataset import Dataset, read_dataset
 from ..data.dicom_series import is_dicom, series_of
 from ..data.itk_headers import with_values
 from ..data.mask_folders import is_mask_folder, mask_files
+from ..data.unlabelled import KEY
 from ..errors import InputError
 from ..networks.adapter_files import read_adapter, read_training
 from ..networks.identity import from_tensor
@@ -87,6 +88,9 @@ def evaluation_cases(
     if dataset.apart and Path(adapter).is_file():  # other cases may overlap in other ways
         regions = from_tensor(read_adapter(adapter)["identity"])["preprocessing"].get("regions")
         dataset = dataclasses.replace(dataset, regions=regions)
+        last = len(dataset.labels) if regions is None else max(map(max, regions))
+        for case in (case for case in (*dataset.training, *dataset.validation) if KEY in case):
+            case[KEY] = last + 1
     trained, left_out = known_cases(adapter)
     if not dataset.reserved and fold is None:
         return dataset

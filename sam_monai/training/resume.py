@@ -88,6 +88,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     Raises:
         InputError: any other difference, with both values; or fewer epochs.
     """
+    old = {key: value for key, value in old.items() if (key, value) != ("detail", False)}  # an option that is no more
     compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
     differing = [key for key in compared if old.get(key) != new.get(key)]
     longer = isinstance(old.get("epochs"), int) and isinstance(new.get("epochs"), int) and new["epochs"] > old["epochs"]

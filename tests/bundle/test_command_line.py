@@ -81,6 +81,23 @@ def test_a_configuration_of_an_older_version_says_how_to_make_the_bundle_anew(ol
     assert "was written by an older sam_monai" in str(told(error.value))
 
 
+@pytest.mark.parametrize("workflow", ["train", "inference"])
+def test_so_does_a_bundle_with_an_option_that_is_no_more(tmp_path, workflow):
+    shutil.copytree(ROOT / "bundles/ptsam/configs", tmp_path / "old/configs")
+    for name, place in (("train", "network_def"), ("inference", "network_def"), ("metadata", "adapter")):
+        file = tmp_path / f"old/configs/{name}.json"
+        config = json.loads(file.read_text())
+        config[place]["detail"] = False
+        file.write_text(json.dumps(config))
+    overrides = {"bundle_root": f"{tmp_path}/old", "dataset_dir": str(tmp_path)}
+    config = str(tmp_path / f"old/configs/{workflow}.json")
+    with pytest.raises(RuntimeError) as error:
+        monai.bundle.ConfigWorkflow(config, logging_file=False, **overrides).initialize()
+    assert "was written by an older sam_monai" in str(told(error.value))
+    with pytest.raises(InputError, match="was made by an older sam_monai.*package METHOD OUTPUT"):
+        bundles.record(tmp_path / "old", tmp_path / "model.pt")
+
+
 @pytest.mark.slow
 def test_so_does_monais_program(old):
     status, line = last_line(old)

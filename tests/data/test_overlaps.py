@@ -14,7 +14,7 @@ from folder_maker import SHAPE, image, mask, segmentations
 from image_files import volume
 
 from sam_monai import InputError
-from sam_monai.data import LoadCased, check_dataset, read_dataset
+from sam_monai.data import LoadCased, check_dataset, overlaps, read_dataset
 from sam_monai.networks.identity import PREPARATION
 from sam_monai.networks.regions import label_map_of, masks_of
 from sam_monai.results.dataset_file import write_dataset
@@ -58,12 +58,28 @@ def test_masks_that_overlap_are_regions_and_each_keeps_all_of_its_voxels(tmp_pat
     assert torch.equal(label_map_of(logits, dataset.regions).float(), label.as_tensor())
 
 
-@pytest.mark.parametrize(("make", "regions"), [(as_files, None), (as_channels, ((1,), (2,)))])
-def test_where_masks_do_not_overlap_labels_have_one_value_each(tmp_path, make, regions):
+@pytest.mark.parametrize("make", [as_files, as_channels])
+def test_where_masks_do_not_overlap_labels_have_one_value_each(tmp_path, make):
     rows = {"heart": (0, 2), "lung": (2, 7)}
     dataset = read_dataset(as_files(tmp_path, **rows) if make is as_files else make(tmp_path, rows))
-    assert dataset.regions == regions
-    check_dataset(dataset)
+    assert dataset.regions is None and check_dataset(dataset) == []
+    label = LoadCased("label", labels=dataset.labels)(dataset.training[0])["label"]
+    assert label[0, :2].eq(1).all() and label[0, 2:7].eq(2).all() and label[0, 7:].eq(0).all()
+
+
+@pytest.mark.parametrize("labels", [None, ["aorta", "vein"]])
+def test_the_command_draws_and_lists_masks_in_channels(tmp_path, labels):
+    rows = {"heart": (0, 2), "lung": (2, 7)}
+    write_dataset(as_channels(tmp_path, rows), labels, output=tmp_path / "out")
+    assert (tmp_path / "out/dataset.png").is_file()
+    assert read_dataset(tmp_path / "out").labels == tuple(labels or rows)
+
+
+def test_more_sets_of_labels_than_an_adapter_keeps_are_refused_before_the_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(overlaps, "MOST", 1)
+    read_dataset(as_files(tmp_path))
+    with pytest.raises(InputError, match="3 labels overlap in 3 ways.*take fewer"):
+        read_dataset(as_files(tmp_path, vein=(0, 9)))
 
 
 def test_of_a_few_labels_every_set_has_a_value_and_of_many_those_that_occur(tmp_path):

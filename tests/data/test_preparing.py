@@ -91,6 +91,7 @@ def test_a_ct_that_is_not_in_hounsfield_units_is_refused(tmp_path):
     assert "which are no Hounsfield units" in refusal(path, intensity="ct")
     array = RNG.normal(0, 1, (12, 10, 9)).astype(np.float32)  # as deep learning wants it
     assert "which are no Hounsfield units" in refusal(volume(tmp_path / "b.nii.gz", array), intensity="ct")
+    assert prepared(path, intensity="ct", ct_window=(0, 0.5)).max() == 1  # a window that says how they were scaled
 
 
 def test_an_image_that_hardly_shows_anything_is_warned_of_once(tmp_path, caplog):

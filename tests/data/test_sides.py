@@ -70,7 +70,7 @@ def test_labels_that_differ_in_their_side_alone_are_partners(left, right):
         ["left kidney"], ["left kidney", "right lung"], ["left kidney", "right kidney", "left lung"],
         ["left ventricle", "right ventricle"], ["liver left", "liver right"], ["left a", "a left", "right a"],
         ["LUL", "RUL"], ["Niere li", "Niere re"], ["rein g", "rein d"], ["lkidney", "rkidney"], ["RV", "MYO", "LV"],
-        ["kidneyleft", "kidneyright"], ["hippl", "hippr"], ["left right x", "right left x"],
+        ["lrenal", "rrenal"], ["kidneyleft", "kidneyright"], ["hippl", "hippr"], ["left right x", "right left x"],
     ],
 )  # fmt: skip
 def test_labels_without_a_sure_partner_are_not_mirrored(labels, caplog):

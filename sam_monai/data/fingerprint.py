@@ -123,7 +123,9 @@ class FingerprintTaker:
         """An image (C, *spatial) and its label map (1, *spatial), or frames of them, on the same grid."""
         turned: Any = label
         if label.ndim == 4:
-            turned = ToSlices(self.orientation)(MetaTensor(label.as_tensor(), image.affine, label.meta))
+            turned = ToSlices(self.orientation)(
+                MetaTensor(label.as_tensor(), meta={**label.meta, "affine": image.affine})
+            )
             self.spacings.append(tuple(float(value) for value in turned.pixdim))
         array = np.asarray(InLine()(turned)[0]).astype(np.int16)
         self.channels = max(self.channels, len(image) // frames_of(image))

@@ -94,7 +94,8 @@ def test_training_records_what_its_first_image_is(tmp_path):
 def test_a_record_of_before_says_nothing_of_it_and_is_not_checked():
     old = {"method": "ptsam", "tokens": 8, "encoder_prompts": 0, "backbone": "x", "base": "random", "labels": ["a"],
               "image_size": 32, "resize": "pad", "depth_attention": False, "preprocessing": SETTINGS}  # fmt: skip
-    assert identity.check(old) == old | {"channel_names": None} == identity.check(old | {"detail": False})
+    now = old | {"channel_names": None, "temperature": 1.0}
+    assert identity.check(old) == now == identity.check(old | {"detail": False})
     assert keys.of_record(old | {"backbone": "lite_medsam"}, "a")["image_channels"] is None
     for odd in (65, 0, "1", True, 1.0, [1]):
         with pytest.raises(InputError, match="preprocessing"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from io import BytesIO
@@ -27,7 +28,7 @@ SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 
 def is_segmentation(path: str | Path) -> bool:
     """Tell whether a file is a DICOM SEG that can be read."""
-    if not Path(path).is_file() or not is_dicom(path):
+    if not os.path.isfile(path) or not is_dicom(path):  # also of a name that no file can have
         return False
     from pydicom import dcmread
 

@@ -60,7 +60,7 @@ def test_a_kill_during_a_save_leaves_the_previous_file(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_after_sigkill_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path, trained):
     def command(folder, *more):
-        pairs = {**SMALL, "epochs": 16, "val_interval": 4, "dataset_dir": trained / "data", "ckpt_dir": folder,
+        pairs = {**SMALL, "epochs": 8, "val_interval": 4, "dataset_dir": trained / "data", "ckpt_dir": folder,
                  "output_dir": tmp_path / "o"}  # fmt: skip
         flags = [part for key, value in pairs.items() for part in (f"--{key}", str(value))]
         return [

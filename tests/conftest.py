@@ -12,6 +12,7 @@ import sam_monai.networks.ssam
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with a thread each do more than one with two
     torch.set_num_threads(1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # so do those that they start: threads wait for each other in vain
 
 # The same examples on every machine, however slow it is.
 HEALTH = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

@@ -20,6 +20,14 @@ settings.register_profile("sam_monai", derandomize=True, deadline=None, suppress
 settings.load_profile("sam_monai")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """What a test logged travels between processes, which half of a character cannot."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 @pytest.fixture(autouse=True, scope="session")
 def label_vectors_are_computed_once():
     """The text encoder takes a moment to load; the same names are asked for in nearly every test."""

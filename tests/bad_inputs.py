@@ -247,7 +247,7 @@ LABELS: dict[str, tuple[Make, str]] = {
     "one NaN": (nifti(voxel(LABEL, np.nan)), "NaN or infinite"),
     "one infinity": (nifti(voxel(LABEL, np.inf)), "NaN or infinite"),
     "a mask of 255 for two labels": (nifti((LABEL > 0) * np.uint8(255)), "0, 255, known are 0 to 2"),
-    "two channels": (nifti(np.stack([LABEL, LABEL], -1)), "2 channels"),
+    "two channels": (nifti(np.stack([LABEL, LABEL], -1)), "channel 0.*known are 0 to 1"),
     "one channel for each label": (nifti(np.stack([LABEL == n for n in range(3)], -1).astype(np.uint8)), "3 channels"),
     "the same, as vectors": (
         nifti(np.stack([LABEL == n for n in range(3)], -1)[..., None, :].astype(np.uint8)), "3 channels"),

@@ -178,7 +178,10 @@ def plan(args: argparse.Namespace) -> None:
     if args.json:
         refuse_existing(Path(args.json))
     config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
-    given = {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps, **as_taken(args.keys, config)}
+    given = as_taken(args.keys, config)
+    if "dataset_dir" in given:
+        raise InputError(f"two folders are given: {args.folder} and, by --dataset_dir, {given['dataset_dir']}")
+    given |= {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
     found = ConfigParser(config | given).get_parsed_content("plan")
     show_plan(found)
     if args.json:

@@ -81,8 +81,9 @@ def read_dataset(
     train_cases_seed: int | None = None,
     fold: int | None = None,
 ) -> Dataset:
-    """Read a folder with a `dataset.json`, or in another known form. Images are not opened, and labels only where
-    nothing states their names: see `sam_monai.data.check_dataset`.
+    """Read a folder with a `dataset.json`, or in another known form. Labels are opened where nothing states their
+    names, and where each has a mask of its own, to see whether they overlap. `sam_monai.data.check_dataset` opens the
+    images.
 
     Args:
         dataset_dir: folder with `dataset.json` as of the Medical Segmentation Decathlon; nnU-Net's newer form of

@@ -7,6 +7,7 @@ import math
 import re
 import zlib
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from .affines import warn_of_unknown_sides
@@ -57,17 +58,21 @@ def _check_place(path: str, fields: dict[str, str], axes: int) -> None:
         raise InputError(f"{path}: its header gives a voxel no size along each axis; save it with its spacing")
     names = [[key for key in group if key in fields] for group in SAME if "dimsize" in fields]
     for first, *others in filter(None, names):
-        if any(fields[key].split() != fields[first].split() for key in others):
+        if any(_numbers(fields[key]) != _numbers(fields[first]) for key in others):
             raise InputError(f"{path}: its {first} and {others[0]} differ, so where it lies is not known; keep one")
-    if (
-        not names[1]
-        if "dimsize" in fields
-        else fields.get("space", "").lower().removesuffix("-time") not in OF_PATIENTS
-    ):
+    space = fields.get("space", "").lower().removesuffix("-time")
+    if not names[1] if names else space not in OF_PATIENTS:
         warn_of_unknown_sides(path, "it names no space of the patient")
     for key in ("offset", "origin", "position", "transformmatrix", "rotation", "orientation", "space origin"):
         if re.search(r"nan|inf", fields.get(key, "").lower()):
             raise InputError(f"{path}: its {key} holds NaN or infinite numbers; export it again")
+
+
+def _numbers(text: str) -> list[Any]:
+    try:
+        return [float(number) for number in text.split()]
+    except ValueError:  # no numbers, which is said below or by ITK
+        return text.split()
 
 
 def _check_data(file: Path, fields: dict[str, str], number: int) -> None:

@@ -159,9 +159,9 @@ class LoadCased(MapTransform):
                 case = {**case, "image": self._read(str(case["image"]), image_picture)}  # once for all segments
             called = [f"{path} (segment {name})" for name in names]
             return (self._read_segmentation(path, case, names, i) for i in range(1, len(names) + 1)), called
-        if names and has_fourth_axis(path):
+        if names and not self.frames and has_fourth_axis(path):  # else it is time
             label = self._read(path, label_picture)
-            if len(label) == len(names) > 1 and frames_of(label) == 1:
+            if len(label) == len(names) > 1:
                 called = [f"{path} (channel {i}, {name})" for i, name in enumerate(names)]
                 return (_as_label(label[i : i + 1], 1, file) for i, file in enumerate(called)), called
         return iter(()), []

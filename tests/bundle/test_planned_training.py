@@ -80,7 +80,8 @@ def test_the_command_plans_around_keys_of_the_training(data, timed, capsys):
     assert main(["plan", str(data), "--minutes", "3", "--image_size", "32", "--mirror=none"]) == 0
     said = capsys.readouterr().out
     assert re.search(r"image_size +32 +given", said) and re.search(r"mirror +none +given", said)
-    for words, line in ((["--imag_size", "32"], "imag_size"), (["--image_size", "33"], "image_size"), (["x"], "alone")):
+    for words, line in ((["--imag_size", "32"], "imag_size"), (["--image_size", "33"], "image_size"), (["x"], "alone"),
+                        (["--dataset_dir", "x"], "two folders")):  # fmt: skip
         assert main(["plan", str(data), *words]) == 1 and line in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["show", "model.pt", "--image_size", "32"])

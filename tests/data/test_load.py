@@ -4,6 +4,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from bad_itk_files import mha
 from bundle_runner import oblique
 from image_files import AFFINE, COLOUR, GREY, RNG, load_image, picture, volume
 from monai.data import DataLoader, decollate_batch
@@ -117,6 +118,16 @@ def test_what_monai_saves_of_a_resized_picture_lies_as_the_picture_lay(tmp_path)
     for case in decollate_batch(batch):
         writer(Invertd("pred", steps, orig_keys="image", nearest_interp=True)(case)["pred"])
     assert np.array_equal(np.asarray(Image.open(tmp_path / "b_seg.png")), array)
+
+
+def test_a_place_that_is_given_twice_in_other_digits_is_one_place(tmp_path, caplog):
+    pytest.importorskip("itk")
+    image = LoadCased("image")({"image": str(mha(Position="0.0 0.00 -0")(tmp_path))})["image"]
+    assert image.shape == (1, 12, 10, 9) and "does not say how it lies" not in caplog.text
+    header = (tmp_path / "x.mha").read_bytes().replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b"")
+    (tmp_path / "y.mha").write_bytes(header)
+    LoadCased("image")({"image": str(tmp_path / "y.mha")})
+    assert "y.mha: its header does not say how it lies" in caplog.text
 
 
 @pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -26,8 +27,10 @@ from ..data.frames import EachFrame, together
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
-from ..errors import InputError
-from ..networks.adapter_files import load_adapter, read_training
+from ..errors import InputError, warn_once
+from ..networks.adapter_files import load_adapter, read_adapter, read_training
+from ..networks.adapter_state import refuse_other_images
+from ..networks.identity import from_tensor
 from ..networks.regions import Regions, masks_of
 from ..networks.slices import MOST_BYTES
 from ..prompts.monai_label import KeepClicks
@@ -39,8 +42,23 @@ logger = logging.getLogger(__name__)
 OTHER_PIXELS = 3.0  # times as large or as small as in training
 
 
-def preprocessing(labels: Sequence[str], settings: Settings) -> Compose:
-    """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it."""
+def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path | None = None) -> Compose:
+    """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it.
+
+    Args:
+        labels: names of the foreground labels.
+        settings: the section ``preparation`` of a configuration.
+        adapter: the file of the adapter that the images are for, where it is trained.
+
+    Raises:
+        InputError: the adapter's record says that its images were prepared otherwise.
+    """
+    if adapter is not None and Path(adapter).is_file():
+        trained = from_tensor(read_adapter(adapter)["identity"])["preprocessing"]
+        try:
+            refuse_other_images(trained, json.loads(json.dumps(dict(settings))))  # tuples become lists
+        except InputError as error:
+            raise InputError(f"{adapter}: {error}") from error
     names, regions = settings.get("channel_names"), settings.get("regions")
     frames = settings.get("frames", False)
     load = LoadCased(("image", "label"), labels, settings["channels"], True, names, regions, frames)
@@ -138,7 +156,7 @@ def inferer(
 
 class AdapterCheckpointLoader:
     """Loads an adapter when an evaluator starts. Warns of a volume whose pixels are several times as large or as small
-    as those that it was trained on.
+    as those that it was trained on, and of answers averaged over mirrored images where it was trained on none.
 
     By its name MONAI's federated learning knows it for a loader, and leaves it out to evaluate what a server sent.
     """
@@ -153,7 +171,17 @@ class AdapterCheckpointLoader:
 
     def __call__(self, engine: Engine) -> None:
         load_adapter(getattr(self.network, "module", self.network), self.path)
-        self.pixel = ((read_training(self.path) or {}).get("settings") or {}).get("pixel_mm")
+        training = read_training(self.path) or {}
+        settings = training.get("settings") or {}
+        self.pixel = settings.get("pixel_mm")
+        inferer: Any = getattr(engine, "inferer", None)
+        flips = getattr(getattr(inferer, "automatic", inferer), "flips", None)
+        mirror = "none" if settings.get("augment") is False else training.get("plan", {}).get("mirror", "turns")
+        if flips and mirror == "none":
+            warn_once(
+                f"{self.path}: was trained on no mirrored image (mirror {mirror}), and average_flips is {flips}: masks "
+                "are likely to be worse; leave average_flips out"
+            )
 
     def check_pixel(self, engine: Engine) -> None:
         image = engine.state.batch["image"]  # type: ignore[call-overload, index]

@@ -28,7 +28,6 @@ from ..distributed import gathered
 from ..errors import InputError
 from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter, read_training
-from ..networks.adapter_state import refuse_other_images
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from .masks import SaveMasks
@@ -86,10 +85,6 @@ class Studies:
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
         state = read_adapter(adapter)
         trained = from_tensor(state["identity"])["preprocessing"]
-        try:
-            refuse_other_images(trained, json.loads(json.dumps(dict(self.preparation))))
-        except InputError as error:
-            raise InputError(f"{adapter}: {error}") from error
         theirs = trained.get("regions")
         if values_in_words(theirs) != (ours := values_in_words(self.preparation.get("regions"))):
             raise InputError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from . import identity
 from .regions import values_in_words
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # What an adapter and its network agree in.
 BOUND = ("base", "resize", "image_size", "depth_attention", "channel_names", "labels")
 # And in what their images are, where both say so: what a server sends is of other sites' images.
-IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "image_channels")
+IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "scale", "image_channels")
+COARSEST = "coarsest"  # an orientation that each volume decides
 
 
 def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
@@ -94,16 +95,21 @@ def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         was: how the images of an adapter's training were prepared, of its record.
         now: how they are prepared here, as plain JSON; what is missing is not compared.
 
+    Warns of what may be right for other files: another plane where training left it to each volume, and other channels,
+    for these are counted in a file.
+
     Raises:
         InputError: otherwise; names the key and both values.
     """
-    for key in IMAGES:
+    for key in (*IMAGES, "orientation", "channels"):
         unknown = key not in was or key not in now or (key == "image_channels" and None in (was[key], now[key]))
-        if not unknown and was[key] != now[key]:
-            raise InputError(
-                f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}: give "
-                "both the same"
-            )
+        if unknown or was[key] == now[key] or (key == "orientation" and was.get("spatial_dims") == 2):
+            continue
+        said = f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}"
+        if key == "channels" or (key == "orientation" and COARSEST in (was[key], now[key])):
+            warn_once(f"{said}: masks are likely to be wrong, unless these files are others in just this")
+        else:
+            raise InputError(f"{said}: give both the same")
 
 
 def forgive_missing_base(network: AdaptedSAM, incompatible: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bundle_runner import SMALL, run, start, volumes
 
-from sam_monai.networks.adapter_files import read_training
+from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
 
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 
@@ -54,6 +54,17 @@ def test_an_evaluation_names_it_too(trained, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         run("ptsam", "train", "evaluate", output_dir=f"{tmp_path}/o", **where)
     assert len(said(caplog)) == 1
+
+
+@pytest.mark.parametrize(("mirror", "named"), [("none", True), ("turns", False)])
+def test_answers_to_mirrored_images_are_named_where_the_training_showed_none(mirror, named, trained, tmp_path, caplog):
+    adapter = tmp_path / "m/model.pt"
+    summary = read_training(trained / "m/model.pt")
+    adapter.parent.mkdir()
+    write_adapter(read_adapter(trained / "m/model.pt"), adapter, summary | {"plan": summary["plan"] | {"mirror": mirror}})
+    run("ptsam", "inference", dataset_dir=f"{trained}/data/images/d.nii.gz", adapter=str(adapter),
+        output_dir=f"{tmp_path}/masks", average_flips="sides")  # fmt: skip
+    assert any("average_flips is sides" in line for line in caplog.messages) == named
 
 
 @pytest.mark.parametrize("bundle", ["ssam", "ptsam", "medsa"])

@@ -13,6 +13,7 @@ from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import PTSAM, SSAM, InputError, MedSA
 from sam_monai.backbones.backbone import build_backbone
+from sam_monai.errors import warn_once
 
 KINDS = {"ssam": SSAM, "ptsam": PTSAM, "medsa": MedSA}
 
@@ -195,15 +196,29 @@ def test_an_adapter_of_another_method_is_a_line_that_names_both(one, other, stri
 @pytest.mark.parametrize(
     ("key", "was", "now"),
     [("intensity", "ct", "mr"), ("spacing", [1, 1, 2], (1, 1, 3)), ("ct_window", [-160, 240], [-100, 240]),
-     ("spatial_dims", 2, 3), ("image_channels", 3, 1)],
+     ("spatial_dims", 2, 3), ("image_channels", 3, 1), ("scale", "whole", "patch"), ("orientation", "axial", "PSL")],
 )  # fmt: skip
 def test_an_adapter_of_images_that_were_prepared_otherwise_is_refused(key, was, now):
     """As where a server of federated learning sends what it has of another site."""
     sent = PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was}).state_dict()
     with pytest.raises(InputError, match=f"prepared with {key} .* and here {key} is"):
         PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: now}).load_state_dict(sent)
-    PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was, "scale": "patch"}).load_state_dict(sent)
+    PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was, "frames": True}).load_state_dict(sent)
     PTSAM(tiny_backbone(), labels=LABELS).load_state_dict(sent)
+
+
+@pytest.mark.parametrize(
+    ("key", "was", "now"),
+    [("orientation", "coarsest", "axial"), ("orientation", "coronal", "coarsest"), ("channels", None, [1]),
+     ("channels", [0, 2], [2, 0])],
+)  # fmt: skip
+def test_what_may_be_right_for_other_files_is_named_with_both_values(key, was, now, caplog):
+    warn_once.cache_clear()
+    sent = PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was}).state_dict()
+    PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: was}).load_state_dict(sent)
+    assert not caplog.messages
+    PTSAM(tiny_backbone(), labels=LABELS, preprocessing={key: now}).load_state_dict(sent)
+    assert [f"prepared with {key} {was}, and here {key} is {now}" in one for one in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -84,6 +84,11 @@ def is_name(value: Any) -> bool:
     return isinstance(value, str) and value.strip() != "" and not re.search(acted_upon, value)
 
 
+def is_code(value: Any) -> bool:
+    """A modality's, as DICOM has them."""
+    return isinstance(value, str) and re.fullmatch("[A-Z]{2,16}", value) is not None
+
+
 def whole(low: int, high: int | None = None, step: int = 1) -> Kind:
     words = f"a whole number from {low} {'on' if high is None else f'to {high}'}"
     return Kind(
@@ -142,6 +147,7 @@ IMAGES = (
     "image_channels",
     "channel_names",
     "regions",
+    "modality",
     "scale",
 )
 
@@ -210,6 +216,17 @@ KEYS: dict[str, Key] = {
         ),
         "what the image's numbers are: Hounsfield units, arbitrary, or brightness",
         "from the dataset's `modality`",
+    ),
+    "modality": Key(
+        or_none(
+            Kind(
+                "a list of DICOM's codes, such as ['CT'] or ['CT', 'PT']",
+                lambda v: is_list(v, range(1, 17), is_code),
+            ),
+            "not checked",
+        ),
+        "of which modality the images are; DICOM that says another is named",
+        "what DICOM images say, else from the dataset's `modality`; at inference the adapter's",
     ),
     "ct_window": Key(WINDOW, "Hounsfield units that become 0 and 1, for `intensity` ct"),
     "orientation": Key(

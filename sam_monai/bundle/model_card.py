@@ -13,7 +13,7 @@ from ..networks.text import TEXT_WEIGHTS
 from . import keys
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
-             "channel_names", "regions")  # fmt: skip
+             "channel_names", "regions", "modality")  # fmt: skip
 PICTURE = "validation.png"
 FILES = {
     "configs/inference.json": "masks of new images",

@@ -125,7 +125,7 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     intensity = known["preprocessing"]["intensity"]
     kinds = {"ct": "CT", "mr": "MR", "picture": "RGB"}
     each = [intensity] if isinstance(intensity, str) else dict.fromkeys(intensity)
-    image["modality"] = ", ".join(kinds[kind] for kind in each)
+    image["modality"] = ", ".join(known["preprocessing"]["modality"] or (kinds[kind] for kind in each))
     number = known["preprocessing"]["image_channels"] or (3 if intensity == "picture" else 1)
     names = known["preprocessing"]["channel_names"]
     colours = ("red", "green", "blue") if intensity == "picture" else ("first", "second", "third")

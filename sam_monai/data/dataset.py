@@ -18,6 +18,7 @@ from .folders import label_names, understand
 from .listed import Listed
 from .load import LoadCased
 from .mask_folders import is_mask_folder
+from .modality import codes_in
 from .names import PICTURE_SUFFIXES
 from .overlaps import found_overlaps, has_a_mask_each
 from .regions import ORDER, regions_of
@@ -65,6 +66,8 @@ class Dataset:
     """The values of each label where any has several, see :mod:`sam_monai.networks.regions`."""
     apart: bool = False
     """Whether the labels have a mask each, so that regions are those of their overlaps."""
+    modality: tuple[str, ...] = ()
+    """DICOM's codes for the modalities that the file names."""
 
     @property
     def spatial_dims(self) -> int:
@@ -219,6 +222,7 @@ def dataset_of(
         channels=channels,
         regions=regions,
         apart=apart,
+        modality=codes_in(modality) or codes_in(names_of_channels),
     )
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..errors import InputError, warn_once
 from .dicom import MODALITY
+from .modality import contradicts
 from .frames import EachFrame, InLined, frames_of
 from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
@@ -119,7 +120,7 @@ class ScalePictured(MapTransform):
 class CheckKind(Transform):
     """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
     where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
-    Warns of a DICOM CT where MR is wanted.
+    Warns of a DICOM CT where MR is wanted, and of DICOM that says it is of another modality than the training's images.
 
     Three equal channels are grey, which many programs save as RGB.
     """
@@ -128,6 +129,7 @@ class CheckKind(Transform):
         self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
         self.window = settings.get("ct_window") or (0, FEWEST_HU)
         self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
+        self.modality = settings.get("modality") or ()
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         image = data["image"]
@@ -159,7 +161,13 @@ class CheckKind(Transform):
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
-        if self.intensity == "mr" and modality == "CT":
+        if contradicts(modality, self.modality):
+            warn_once(
+                f"{file_of(image)} says that it is {modality}, and the adapter is for {' and '.join(self.modality)}: "
+                "the mask is likely to be wrong. Take an adapter for such images (the key modality says what those of "
+                "the training are)"
+            )
+        elif self.intensity == "mr" and modality == "CT" and not self.modality:
             warn_once(
                 f"{file_of(image)} is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is "
                 "likely to be wrong. Take an adapter for CT, or train one with the key intensity ct"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BOUND = ("base", "resize", "image_size", "depth_attention", "channel_names", "labels")
 # And in what their images are, where both say so: what a server sends is of other sites' images.
 IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "scale", "image_channels")
+UNTOLD = ("image_channels", "modality")  # which are compared where both say something
 COARSEST = "coarsest"  # an orientation that each volume decides
 
 
@@ -95,18 +96,18 @@ def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         was: how the images of an adapter's training were prepared, of its record.
         now: how they are prepared here, as plain JSON; what is missing is not compared.
 
-    Warns of what may be right for other files: another plane where training left it to each volume, and other channels,
-    for these are counted in a file.
+    Warns of what may be right for other files: another plane where training left it to each volume, other channels, for
+    these are counted in a file, and another modality, for headers may be wrong.
 
     Raises:
         InputError: otherwise; names the key and both values.
     """
-    for key in (*IMAGES, "orientation", "channels"):
-        unknown = key not in was or key not in now or (key == "image_channels" and None in (was[key], now[key]))
+    for key in (*IMAGES, "orientation", "channels", "modality"):
+        unknown = key not in was or key not in now or (key in UNTOLD and None in (was[key], now[key]))
         if unknown or was[key] == now[key] or (key == "orientation" and was.get("spatial_dims") == 2):
             continue
         said = f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}"
-        if key == "channels" or (key == "orientation" and COARSEST in (was[key], now[key])):
+        if key in ("channels", "modality") or (key == "orientation" and COARSEST in (was[key], now[key])):
             warn_once(f"{said}: masks are likely to be wrong, unless these files are others in just this")
         else:
             raise InputError(f"{said}: give both the same")

@@ -101,6 +101,7 @@ def are_settings(value: Any) -> bool:
 
 
 FLAG = one_of(True, False)
+CODE = r"[A-Z]{2,16}"  # of a modality, as DICOM has them: CT, MR, PT
 MIRROR = ("turns", "flips", "sides", "none")
 LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
 CHANNEL_NAMES = optional(
@@ -127,6 +128,7 @@ PREPARATION: dict[str, Field] = {
         lambda v: v is None or not wrong_with(v),
         absent=None,
     ),
+    "modality": optional(listed(text("a modality's code, as CT or MR", CODE), 1, 16))._replace(absent=None),
     "frames": FLAG._replace(absent=False),  # whether the training's files held frames, each an image
     "scale": one_of("whole", "patch"),
 }

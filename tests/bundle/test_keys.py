@@ -43,6 +43,7 @@ BAD: dict[str, tuple] = {
     "train_cases": (0, "x", 1.5, -1, True),
     "train_cases_seed": (-1, "x", 0.5),
     "fold": ("x", -1, 0.5, True),
+    "modality": ("CT", [], ["ct"], ["$A"], [1], True),
     "image_channels": (0, 65, "1", 1.0, [1], True),
     "channel_names": ("T1", [], ["T1"], ["T1", "T1"], [1, 2], ["T1", ""], ["T1", "$x"], {"0": "T1"}),
     "regions": ([], [1], [[1, 2], [2, 1]], [[0, 1]], [["1"]], [[1, [2]]], {"a": [1]}, "x", True, 1),

@@ -12,7 +12,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from ..errors import InputError, warn_once
 from .affines import TOLERANCE
 from .dicom_numbers import check_units, full_scale, is_inverted, without_padding
-from .dicom_series import Series, has_place, is_dicom, normal, position, series_of
+from .dicom_series import Series, has_place, is_dicom, lacking, normal, position, series_of
 from .nifti import FULL_SCALE
 
 if TYPE_CHECKING:
@@ -120,6 +120,11 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
                 f"{series.path} ({series.description}): has several {key} ({', '.join(found[:3])}), so they "
                 "may be no one image, and the mask may be wrong"
             )
+    if has_place(datasets[0]) and (sign := lacking(datasets)):
+        warn_once(
+            f"{series.path} ({series.description}): may lack slices, for {sign}: see whether all files were copied, or "
+            "the mask lacks what they show"
+        )
     if any("MOSAIC" in (dataset.get("ImageType") or ()) for dataset in datasets):
         raise InputError(f"{series.files[0]}: holds slices as tiles of one picture (MOSAIC); convert it by dcm2niix")
     datasets = [with_class(dataset) for dataset in datasets]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -179,6 +180,35 @@ def as_series(key: tuple, members: list[tuple[Path, Dataset]], folder: Path | No
     alone = len(key) == 1
     places = frozenset() if alone else frozenset(tuple(np.round(position(header), 2)) for _, header in members)
     return Series(files, description, folder or files[0], () if alone else key, places)
+
+
+def lacking(headers: Sequence[Dataset]) -> str:
+    """What tells that an image may lack slices at its ends, where no gap between positions can; nothing where all seem
+    to be there.
+
+    Args:
+        headers: of its files.
+    """
+    stated = max(max(whole_number(h, "NumberOfSlices"), whole_number(h, "ImagesInAcquisition")) for h in headers)
+    if stated > len(headers) and "NumberOfFrames" not in headers[0]:
+        return f"its header tells of {stated} images, and {len(headers)} are here"
+    numbers = sorted(whole_number(h, "InstanceNumber", -1) for h in headers)
+    steps = np.diff(numbers)
+    if numbers[0] < 0 or len(numbers) < 2 or steps.min() < 1:  # not numbered, or not one by one
+        return ""
+    usual = int(np.median(steps))
+    if numbers[0] > usual:
+        return f"its images are numbered from {numbers[0]} to {numbers[-1]}"
+    i = int(steps.argmax())
+    return f"its images' numbers jump from {numbers[i]} to {numbers[i + 1]}" if steps[i] > usual else ""
+
+
+def whole_number(header: Dataset, key: str, absent: int = 0) -> int:
+    """An entry of a header; ``absent`` where it is none."""
+    try:
+        return int(header[key].value)
+    except (KeyError, TypeError, ValueError):
+        return absent
 
 
 def normal(header: Dataset) -> np.ndarray:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ..errors import InputError, warn_once
 from .dicom import MODALITY
-from .modality import contradicts
 from .frames import EachFrame, InLined, frames_of
+from .label_like import values_of_labels
+from .modality import contradicts
 from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
@@ -120,7 +121,8 @@ class ScalePictured(MapTransform):
 class CheckKind(Transform):
     """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
     where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
-    Warns of a DICOM CT where MR is wanted, and of DICOM that says it is of another modality than the training's images.
+    Warns of a DICOM CT where MR is wanted, of DICOM that says it is of another modality than the training's images, and
+    of what looks like a label map.
 
     Three equal channels are grey, which many programs save as RGB.
     """
@@ -140,6 +142,12 @@ class CheckKind(Transform):
                 "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
             )
         check_size(image)
+        if (values := values_of_labels(image)) is not None:
+            shown = ", ".join(map(str, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+            warn_once(
+                f"{file_of(image)}: looks like a label map, for it holds the values {shown}: if it is one and no image, "
+                "take it away, and the mask that is made of it"
+            )
         if self.names is not None:
             if len(image) != len(self.names):
                 raise InputError(

@@ -30,6 +30,7 @@ from sam_monai import InputError
 from sam_monai.data import LoadCased, check_dataset, images_to_segment, read_dataset
 from sam_monai.data.dicom_series import is_dicom_picture, list_series, series_of
 from sam_monai.data.preparing import CheckKind
+from sam_monai.errors import warn_once
 
 
 def test_several_series_of_a_folder_are_told_apart(tmp_path):
@@ -111,6 +112,30 @@ def test_slices_that_may_be_of_several_images_are_warned_of(tmp_path, caplog, ke
         spoil(files, number, **{key: values[number % 2]})
     LoadCased("image")({"image": tmp_path / "s"})
     assert f"several {key}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "stated", "said"),
+    [
+        ([1, 2, 3, 4], {}, ""),
+        ([0, 1, 2, 3], {"NumberOfSlices": 4}, ""),
+        ([2, 4, 6, 8], {}, ""),
+        ([4, 3, 2, 1], {"ImagesInAcquisition": 4}, ""),
+        ([None] * 4, {}, ""),
+        ([1, 1, 1, 1], {}, ""),
+        ([3, 4, 5, 6], {}, "numbered from 3 to 6"),
+        ([1, 2, 3, 5], {}, "jump from 3 to 5"),
+        ([1, 2, 3, 4], {"NumberOfSlices": 6}, "tells of 6 images, and 4 are here"),
+        ([1, 2, 3, 4], {"ImagesInAcquisition": 5}, "tells of 5 images, and 4 are here"),
+    ],
+)
+def test_a_series_that_may_lack_slices_at_its_ends_is_warned_of(tmp_path, caplog, numbers, stated, said):
+    warn_once.cache_clear()
+    files = write_series(tmp_path / "s", blob((12, 10, 4)), AFFINE, **stated)
+    for number, instance in enumerate(numbers):
+        spoil(files, number, InstanceNumber=instance)
+    LoadCased("image")({"image": tmp_path / "s"})
+    assert said in caplog.text and ("may lack slices" in caplog.text) == bool(said)
 
 
 @pytest.mark.parametrize("modality, warned", [("CT", True), ("MR", False)])

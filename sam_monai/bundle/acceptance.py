@@ -138,7 +138,7 @@ def check_properties(root: Path, files: Sequence[str]) -> None:
     data: dict[str, Any] = {"dataset#data": [nowhere], "dataset_dir": literal(str(root))}
     if files[0] == "train":
         data = {"train#dataset#data": [nowhere], "validate#dataset#data": [nowhere], "cache_rate": 0.0}
-        data["train#settings"] = {}  # some are of the data
+        data["train#settings"] = data["examined"] = {}  # some are of the data
         data["plan"] = {
             "scale": "whole",
             "image_size": 64,

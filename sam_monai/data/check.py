@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import time
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -27,6 +25,7 @@ from .grids import on_grid_of
 from .load import LoadCased
 from .preparing import check_size
 from .unlabelled import UNLABELLED
+from .voxels import voxels_of
 
 _MOST_LINES = 20
 
@@ -42,6 +41,8 @@ class Examined:
     """On what is allowed but may be an oversight."""
     fingerprint: Fingerprint | None
     """Of the training cases; ``None`` where they are not the dataset's, as when a server gives them."""
+    voxels: dict[str, str]
+    """What each image shows, by its path (:func:`sam_monai.data.voxels.voxels_of`)."""
 
 
 def check_dataset(dataset: Dataset, *args: Any, **kwargs: Any) -> list[str]:
@@ -116,7 +117,8 @@ def examine(
     load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
     load_label = LoadCased("label", labels=dataset.labels, regions=dataset.regions, frames=frames)
     problems: list[str] = pairs.listed_twice(dataset.training)
-    same: dict[tuple, list[str]] = defaultdict(list)
+    held: dict[str, str] = {}
+    same: dict[str, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
@@ -129,7 +131,8 @@ def examine(
             image = load_image(case)["image"]
             check_size(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
-            same[image.shape, zlib.crc32(np.ascontiguousarray(image))].append(case["image"])
+            held[case["image"]] = voxels_of(image)
+            same[held[case["image"]]].append(case["image"])
         except InputError as e:
             problems.append(str(e))
         try:
@@ -181,7 +184,7 @@ def examine(
     for note in notes:
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
-    return Examined(dataset, notes, taker.result(len(dataset.validation), seconds))
+    return Examined(dataset, notes, taker.result(len(dataset.validation), seconds), held)
 
 
 def image_channels(

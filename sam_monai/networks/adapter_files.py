@@ -84,8 +84,8 @@ def training_summary(
     """What an adapter's file says of its training.
 
     :class:`sam_monai.training.checkpoints.Checkpoints` adds ``dice_by_label``, the numbers among the ``settings``, and
-    ``training_hashes`` and ``validation_hashes``, of the content of the images, by which an evaluation knows them; a
-    hash tells nothing of a patient.
+    ``training_hashes`` and ``validation_hashes``, of the content of the images' files, and ``training_voxels``, of what
+    the images show, by which an evaluation knows them; a hash tells nothing of a patient.
 
     Args:
         epochs: of the whole training.
@@ -108,9 +108,12 @@ def training_summary(
 
 
 def read_training(path: str | Path) -> dict[str, Any] | None:
-    """The training summary of an adapter, if it has one, or the ``.safetensors`` of equal tensors beside it."""
+    """The training summary of an adapter, if it has one, or the ``.safetensors`` of equal tensors beside it. The
+    temperature may differ: a kill in :func:`note_validation` leaves two."""
     file = Path(path).with_suffix(".safetensors")
-    if not file.is_file() or (file != Path(path) and differences(read_adapter(path), read_adapter(file))):
+    if not file.is_file():
+        return None
+    if file != Path(path) and differences(*(at_temperature(read_adapter(each)) for each in (path, file))):
         return None
     return header(file).get("training")
 
@@ -159,7 +162,8 @@ def describe(path: str | Path) -> str:
     record = identity.from_tensor(state["identity"])
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
-    training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith("_hashes")}
+    hashes = ("_hashes", "_voxels")
+    training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith(hashes)}
     dice, settings = training.pop("dice_by_label", []), training.pop("settings", {})
     rows = {
         "method": record["method"],

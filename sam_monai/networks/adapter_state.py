@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError, warn_once
 from . import identity
-from .regions import values_in_words
+from .regions import values_in_words, with_sets
 
 if TYPE_CHECKING:
     from .base import AdaptedSAM
@@ -62,10 +62,11 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
         raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
     was, now = theirs["preprocessing"], json.loads(json.dumps(ours["preprocessing"]))  # with lists for tuples
     refuse_other_images(was, now)
-    if now and was.get("regions") != now.get("regions"):  # adapters without the key are older than regions
+    old, new = was.get("regions"), now.get("regions")  # adapters without the key are older than regions
+    if now and values_in_words(new) not in map(values_in_words, (old, old and with_sets(old, new))):
         raise InputError(
-            f"the adapter was made for labels with {values_in_words(was.get('regions'))}, and here they have "
-            f"{values_in_words(now.get('regions'))} (regions in dataset.json): give both the same"
+            f"the adapter was made for labels with {values_in_words(old)}, and here they have {values_in_words(new)} "
+            "(regions in dataset.json): give both the same"
         )
     for name, tensor in state.items():
         if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():

@@ -175,6 +175,7 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "date": text("a date"),
     "training_hashes": HASHES,
     "validation_hashes": HASHES,
+    "training_voxels": HASHES,  # of what the images show, whatever files hold them
     "quick": FLAG._replace(needed=False),
     "plan": mapping(PLAN)._replace(needed=False),
     "dice_by_label": listed(optional(SHARE), 1, 9999)._replace(needed=False),

@@ -68,6 +68,23 @@ def members(regions: Regions) -> dict[int, frozenset[int]]:
     return {v: frozenset(i for i, region in enumerate(regions, 1) if v in region) for r in regions for v in r}
 
 
+def with_sets(regions: Regions, others: Regions | None) -> Regions:
+    """Regions of labels that were seen alone and together, with a further value for each set of labels that only others
+    have: what a mask may hold is more, and what a label is stays the same. Other regions stay as they are.
+
+    Args:
+        regions: of an adapter.
+        others: of the same labels, in other data.
+    """
+    held = {*members(regions).values()}
+    new = sorted({*members(others or []).values()} - held, key=sorted)
+    if not new or not all(frozenset({i}) in held for i in range(1, len(regions) + 1)):
+        return regions
+    last = max(map(max, regions))
+    more = [[v for v, labels in enumerate(new, last + 1) if i in labels] for i in range(1, len(regions) + 1)]
+    return tuple((*region, *values) for region, values in zip(regions, more, strict=True))
+
+
 def joint_values(regions: Regions) -> list[tuple[int, frozenset[int]]]:
     """The values that a mask holds for labels together, where the first value of the last of them is another, and these
     labels."""

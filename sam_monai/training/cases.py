@@ -19,6 +19,7 @@ from ..data.unlabelled import KEY
 from ..errors import InputError
 from ..networks.adapter_files import read_adapter, read_training
 from ..networks.identity import from_tensor
+from ..networks.regions import with_sets
 
 WHOLE = 4 * 2**20  # bytes up to which a file is read whole; of a larger one so many are read, spread evenly
 PIECE = 2**16
@@ -87,11 +88,12 @@ def evaluation_cases(
     dataset = read_dataset(dataset_dir, seed=seed, fold=fold)
     if dataset.apart and Path(adapter).is_file():  # other cases may overlap in other ways
         regions = from_tensor(read_adapter(adapter)["identity"])["preprocessing"].get("regions")
+        regions = regions and with_sets(regions, dataset.regions)  # labels may overlap in ways that training did not show
         dataset = dataclasses.replace(dataset, regions=regions)
         last = len(dataset.labels) if regions is None else max(map(max, regions))
         for case in (case for case in (*dataset.training, *dataset.validation) if KEY in case):
             case[KEY] = last + 1
-    trained, left_out = known_cases(adapter)
+    trained, left_out, _ = known_cases(adapter)
     if not dataset.reserved and fold is None:
         return dataset
     every = [*dataset.training, *dataset.validation]
@@ -119,18 +121,26 @@ def evaluation_cases(
     )
 
 
-def overlap(cases: Sequence[Mapping[str, Any]], adapter: str | Path) -> dict[str, str]:
+def overlap(
+    cases: Sequence[Mapping[str, Any]], adapter: str | Path, voxels: Mapping[str, str] | None = None
+) -> dict[str, str]:
     """What an evaluation's report says of cases that the adapter was trained on; said on the command line as well.
 
     Args:
         cases: those evaluated.
         adapter: its file.
+        voxels: what the images show, by their paths, of :func:`sam_monai.data.examine`: by that an image is known that
+            was saved again, in another format perhaps.
     """
-    trained, _ = known_cases(adapter)
+    trained, _, shown = known_cases(adapter)
     if not trained:
         logger.warning("%s does not say which cases it was trained on: see to it that none is evaluated", adapter)
         return {NOTE: "not known"}
-    both = [case for case in cases if {digest for _, digest, *_ in contents([case])} & trained]
+    both = [
+        case
+        for case in cases
+        if {digest for _, digest, *_ in contents([case])} & trained or (voxels or {}).get(case["image"]) in shown
+    ]
     if both:
         logger.warning(
             "%d of %d cases evaluated were trained on, so their figures say nothing of new images: %s",
@@ -141,16 +151,17 @@ def overlap(cases: Sequence[Mapping[str, Any]], adapter: str | Path) -> dict[str
     return {NOTE: names(both) or "none"}
 
 
-def known_cases(adapter: str | Path) -> tuple[set[str], set[str]]:
-    """Contents of the images that an adapter was trained on, and of those it was validated on; empty if not known."""
+def known_cases(adapter: str | Path) -> tuple[set[str], set[str], set[str]]:
+    """Contents of the images that an adapter was trained on, of those it was validated on, and what the former show;
+    empty if not known."""
     summary = (read_training(adapter) if Path(adapter).is_file() else None) or {}
     parts = []
-    for key in ("training_hashes", "validation_hashes"):
+    for key in ("training_hashes", "validation_hashes", "training_voxels"):
         found = summary.get(key, [])
         if not isinstance(found, list) or not all(re.fullmatch("[0-9a-f]{16}", str(digest)) for digest in found):
             raise InputError(f"{adapter}: its {key} are no hashes, so the file was changed by hand; train it again")
         parts.append(set(found))
-    return parts[0], parts[1]
+    return parts[0], parts[1], parts[2]
 
 
 def names(cases: Sequence[Mapping[str, Any]], most: int = 16) -> str:

@@ -48,6 +48,7 @@ class Checkpoints:
         resume: go on from ``model_resume.pt`` where there is one.
         settings: of the training, by the names of the keys that a user gives; what is resumed must have had the same.
             What the network records need not be among them.
+        voxels: what images show, by their paths, of :func:`sam_monai.data.examine`.
     """
 
     BEST, RESUME = "model.pt", "model_resume.pt"
@@ -61,12 +62,13 @@ class Checkpoints:
         evaluator: Engine,
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
+        voxels: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.network: Any = getattr(network, "module", network)
         self.evaluator, self.best = evaluator, Best(evaluator)
-        self.resume, self.settings = resume, dict(settings or {})
+        self.resume, self.settings, self.voxels = resume, dict(settings or {}), voxels or {}
         self.history: list[dict[str, float]] = []  # an epoch each: its mean loss and, where there is one, Dice
         self.losses: list[float] = []
         self.cases: dict[str, list[list[str]]] = {}
@@ -211,6 +213,8 @@ class Checkpoints:
         numbers = {key: value for key, value in self.settings.items() if isinstance(value, bool | int | float | None)}
         summary["settings"] = {key: value for key, value in numbers.items() if key != "quick"}
         hashes = {f"{part}_hashes": [case[1] for case in cases] for part, cases in self.cases.items()}
+        trained = getattr(engine.data_loader.dataset, "data", ())
+        hashes["training_voxels"] = [self.voxels[case["image"]] for case in trained if case["image"] in self.voxels]
         plan = {"plan": self.parts["clock"].plan} if "clock" in self.parts else {}
         return summary | hashes | plan | ({"quick": True} if self.settings.get("quick") else {})
 

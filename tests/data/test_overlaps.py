@@ -12,8 +12,9 @@ import pytest
 import torch
 from folder_maker import SHAPE, image, mask, segmentations
 from image_files import volume
+from network_tester import tiny_backbone
 
-from sam_monai import InputError
+from sam_monai import PTSAM, InputError
 from sam_monai.data import LoadCased, check_dataset, overlaps, read_dataset
 from sam_monai.networks.identity import PREPARATION
 from sam_monai.networks.regions import label_map_of, masks_of
@@ -125,8 +126,29 @@ def test_an_evaluation_takes_the_values_of_the_adapter(tmp_path, monkeypatch):
     assert PREPARATION["regions"].fits([[1, 3], [2, 3]])
     monkeypatch.setattr("sam_monai.training.cases.read_adapter", lambda path: {"identity": None})
     monkeypatch.setattr("sam_monai.training.cases.from_tensor", lambda tensor: record)
-    monkeypatch.setattr("sam_monai.training.cases.known_cases", lambda path: (set(), set()))
+    monkeypatch.setattr("sam_monai.training.cases.known_cases", lambda path: (set(), set(), set()))
     assert evaluation_cases(as_files(tmp_path / "data"), tmp_path / "model.pt").regions == [[1, 3, 4], [2, 3, 4]]
+
+
+def test_an_evaluation_knows_labels_that_overlap_in_ways_that_training_did_not_show(tmp_path, monkeypatch):
+    others = {f"v{i}": (8, 9) for i in range(5)}
+    trained = read_dataset(as_files(tmp_path / "trained", **others)).regions
+    record = {"preprocessing": {"regions": json.loads(json.dumps(trained))}}
+    (tmp_path / "model.pt").touch()
+    monkeypatch.setattr("sam_monai.training.cases.read_adapter", lambda path: {"identity": None})
+    monkeypatch.setattr("sam_monai.training.cases.from_tensor", lambda tensor: record)
+    monkeypatch.setattr("sam_monai.training.cases.known_cases", lambda path: (set(), set(), set()))
+    new = evaluation_cases(as_files(tmp_path / "new", **others | {"v0": (3, 9)}), tmp_path / "model.pt")
+    assert trained is not None and new.regions is not None and check_dataset(new) == []
+    assert all(region[: len(old)] == old for region, old in zip(new.regions, trained, strict=True))
+    label = LoadCased("label", labels=new.labels, regions=new.regions)(new.validation[0])["label"]
+    held = masks_of(label, len(new.labels), new.regions).flatten(1).any(1)
+    assert held.all() and int(label.max()) > max(map(max, trained))
+    adapter = PTSAM(tiny_backbone(), labels=new.labels, preprocessing={"regions": trained}).state_dict()
+    PTSAM(tiny_backbone(), labels=new.labels, preprocessing={"regions": new.regions}).load_state_dict(adapter)
+    with pytest.raises(InputError, match="here they have"):  # fewer sets are other values
+        adapter = PTSAM(tiny_backbone(), labels=new.labels, preprocessing={"regions": new.regions}).state_dict()
+        PTSAM(tiny_backbone(), labels=new.labels, preprocessing={"regions": trained}).load_state_dict(adapter)
 
 
 def test_a_written_dataset_json_is_read_as_the_same(tmp_path, caplog):

@@ -75,6 +75,19 @@ def test_a_summary_of_other_numbers_is_not_shown(file, small):
     assert re.search(r"\ntraining +not recorded", adapter_files.describe(file))
 
 
+def test_a_kill_between_the_two_files_loses_no_summary(file, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(adapter_files, "save_aside", killed)
+        adapter_files.note_validation(file, 2.5, calibration_error=[0.2, 0.1])
+    assert adapter_files.read_training(file)["calibration_error"] == [0.2, 0.1]
+    adapter_files.note_validation(file, 2.5)
+    adapter_files.verify(file)
+    assert adapter_files.read_training(file)["best_epoch"] == 6
+
+
 def spoil(file, what):
     state = adapter_files.read_adapter(file)
     record = identity.from_tensor(state["identity"])

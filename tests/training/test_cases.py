@@ -89,6 +89,22 @@ def test_listed_validation_cases_are_evaluated_and_those_trained_on_are_named(da
     assert "1 of 2 cases evaluated were trained on" in caplog.text
 
 
+def test_a_case_that_was_saved_again_in_another_format_is_known_by_what_it_shows(data, tmp_path, caplog):
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/models"}
+    run("ptsam", "train", **where, output_dir=f"{tmp_path}/o", seed=1, **SMALL | {"epochs": 1})
+    adapter = tmp_path / "models/model.pt"
+    assert len(read_training(adapter)["training_voxels"]) == 8 and "voxels" not in describe(adapter)
+    image = nib.load(evaluation_cases(data, adapter).training[0]["image"])
+    nib.save(nib.Nifti1Image(image.get_fdata(), image.affine), data / "images/again.nii")
+    write_json(data, validation=[{"image": "images/again.nii", "label": "labels/a.nii.gz"}])
+    run("ptsam", "train", "evaluate", **where, output_dir=f"{tmp_path}/e")
+    assert "1 of 1 cases evaluated were trained on" in caplog.text
+    assert f"{NOTE}</td><td>again.nii</td>" in (tmp_path / "e/report.html").read_text()
+    before = {key: value for key, value in read_training(adapter).items() if key != "training_voxels"}
+    write_adapter(torch.load(adapter, weights_only=True), adapter, before)  # as an older version wrote it
+    assert overlap([{"image": f"{data}/images/again.nii"}], adapter, {}) == {NOTE: "none"}
+
+
 def test_a_split_of_which_every_case_was_trained_on_is_refused(data, tmp_path):
     trained = evaluation_cases(data, tmp_path / "none.pt", seed=1)
     every = [case[1] for case in contents([*trained.training, *trained.validation])]
@@ -109,10 +125,11 @@ def test_other_data_and_adapters_that_do_not_say_are_evaluated_as_they_are_and_t
     assert "does not say which cases" in caplog.text
 
 
+@pytest.mark.parametrize("key", ["training_hashes", "training_voxels"])
 @pytest.mark.parametrize("hashes", ["abc", {"a": 1}, [3], ["$import os"], [["0" * 16]], ["0" * 17]])
-def test_hashes_that_are_none_are_refused(data, tmp_path, hashes):
-    with pytest.raises(InputError, match="training_hashes"):  # where they are written already
-        write_adapter(Tiny().state_dict(), tmp_path / "model.pt", SUMMARY | {"training_hashes": hashes})
+def test_hashes_that_are_none_are_refused(data, tmp_path, key, hashes):
+    with pytest.raises(InputError, match=key):  # where they are written already
+        write_adapter(Tiny().state_dict(), tmp_path / "model.pt", SUMMARY | {key: hashes})
         evaluation_cases(data, tmp_path / "model.pt")
 
 

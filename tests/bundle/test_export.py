@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import copy
+import os
+import signal
+import subprocess
 import sys
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runner import run, volumes
+from bundle_runner import ROOT, run, volumes
 from monai.apps.utils import get_logger
 from network_tester import LABELS, image, perturb, tiny_backbone
 
@@ -144,6 +147,29 @@ def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
     monkeypatch.setitem(export.WRITERS, ".pt2", lambda *_: lambda given: network(*given) * torch.nan)
     with pytest.raises(InputError, match="differs from torch by nan"):
         export.export(network, tmp_path / "n.pt2")
+
+
+KILLED = """
+import os, signal
+from network_tester import tiny_backbone
+from sam_monai import PTSAM
+from sam_monai.bundle import export
+def write(program, path, axes, opset):
+    path.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+export.WRITERS[".pt2"] = write
+export.export(PTSAM(tiny_backbone(blocks=1), labels=["a"], amp=False), "m.pt2", (32, 32))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_export_leaves_no_file_and_can_be_run_again(tmp_path):
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (tmp_path / "m.pt2").exists()
+    export.export(PTSAM(tiny_backbone(blocks=1), labels=["a"], amp=False), tmp_path / "m.pt2", (32, 32))
+    assert [file.name for file in tmp_path.iterdir()] == ["m.pt2"]
 
 
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):

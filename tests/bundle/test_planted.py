@@ -19,6 +19,8 @@ from sam_monai.__main__ import main
 from sam_monai.bundle import folder as bundles
 from sam_monai.bundle import keys
 from sam_monai.errors import told
+from sam_monai.inference import pipeline
+from sam_monai.prompts.monai_label import clicks_of_request
 
 CANARY = "canary"
 RUNS = f"__import__('pathlib').Path('{CANARY}').touch()"
@@ -212,3 +214,62 @@ def test_no_field_of_a_resume_file_runs(what, trained, here):
     torch.save(state | {what: PLANTS[1]}, models / "model_resume.pt")
     with pytest.raises(Exception):  # noqa: B017 - what it says is the concern of those who resume
         run("ptsam", "train", **where, **SMALL)
+
+
+@pytest.mark.parametrize("plant", [PLANTS[0], PLANTS[4]])
+def test_no_field_of_a_manifest_runs(plant, trained, here):
+    fields = ("image", "made by", "error", "state", "mask", "voxels", "millilitres", "seconds", "_target_")
+    (here / "images").mkdir()
+    for field in fields:
+        shutil.copy(trained / "data/images/d.nii.gz", here / f"images/{field.replace(' ', '')}.nii.gz")
+    where = {"dataset_dir": "images", "adapter": f"{trained}/models/model.pt", "output_dir": "out", "pictures": 0}
+    run("ptsam", "inference", **where)
+    for field in fields:
+        file = here / f"out/manifest/{field.replace(' ', '')}.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {field: plant}))
+    lists = list((here / "out/written").glob("*.jsonl"))
+    for file in lists:
+        file.write_text(json.dumps({"file": plant, "case": plant, "sha256": plant}) + "\n" + file.read_text())
+    assert lists
+    try:
+        run("ptsam", "inference", **where)
+    except (RuntimeError, InputError) as error:
+        assert told(error), error
+
+
+def test_no_field_of_a_server_request_runs(trained, here):
+    prepare = pipeline.preprocessing((), record_of(trained / "models/model.pt")["preprocessing"])
+    request = {"image": f"{trained}/data/images/d.nii.gz", "foreground": [[1, 2, 3]]}
+    prepare(dict(request))
+    keys_ = ("image", "foreground", "background", "scribbles", "lasso", "label", "device", "model", "_target_")
+    for plant in PLANTS:
+        for planted_ in ({key: plant} for key in keys_):
+            try:
+                clicks_of_request(prepare(request | planted_)["image"])
+            except (RuntimeError, InputError) as error:
+                assert told(error), (planted_, error)
+            assert not (here / CANARY).exists(), planted_
+
+
+@pytest.mark.parametrize("plant", [PLANTS[0], *PLANTS[4:9]])
+def test_no_command_runs_what_lies_in_a_folder_that_it_reads(plant, trained, here, capsys):
+    models = shutil.copytree(trained / "models", here / "models")
+    record = record_of(models / "model.pt")
+    for key in ("labels", "method", "backbone"):
+        write(models / "model.pt", record | {key: [plant] if key == "labels" else plant})
+        answers("adapters", str(here))
+    for one in ("a", "b"):
+        shutil.copytree(trained / "output", here / one)
+        text = plant if isinstance(plant, str) else json.dumps(plant)
+        rows = (here / one / "cases.csv").read_text().replace("bright", '"' + text.replace('"', '""') + '"')
+        (here / one / "cases.csv").write_text(rows)
+        for about in (here / one).glob("*.json"):
+            about.write_text(json.dumps({**json.loads(about.read_text()), "images": plant, "unit": plant}))
+    answers("compare", "a", "b")
+    data = shutil.copytree(trained / "data", here / "data")
+    clean = json.loads((data / "dataset.json").read_text())
+    for path in [("labels", "1"), ("modality", "0"), ("training", 0, "image"), ("channel_names",)]:
+        (data / "dataset.json").write_text(json.dumps(planted(clean, path, plant)))
+        answers("dataset", "data", "--output", "written")
+        answers("plan", "data", "--steps", "1", "--epochs", "1")
+    assert "Traceback" not in capsys.readouterr().err

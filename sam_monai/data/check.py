@@ -23,7 +23,7 @@ from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
 from .grids import on_grid_of
 from .load import LoadCased
-from .preparing import check_size
+from .kind import check_size
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
 

@@ -30,6 +30,7 @@ from ..data.unlabelled import LeaveOutUnlabelled
 from ..errors import InputError, warn_once
 from ..networks.adapter_files import load_adapter, read_adapter, read_training
 from ..networks.adapter_state import refuse_other_images
+from ..networks.base import AdaptedSAM
 from ..networks.identity import from_tensor
 from ..networks.regions import Regions, masks_of
 from ..networks.slices import MOST_BYTES
@@ -53,16 +54,18 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
     Raises:
         InputError: the adapter's record says that its images were prepared otherwise.
     """
+    without_prompts = ""
     if adapter is not None and Path(adapter).is_file():
-        trained = from_tensor(read_adapter(adapter)["identity"])["preprocessing"]
+        record = from_tensor(read_adapter(adapter)["identity"])
+        without_prompts = "" if AdaptedSAM.methods()[record["method"]].takes_prompts else record["method"]
         try:
-            refuse_other_images(trained, json.loads(json.dumps(dict(settings))))  # tuples become lists
+            refuse_other_images(record["preprocessing"], json.loads(json.dumps(dict(settings))))  # tuples become lists
         except InputError as error:
             raise InputError(f"{adapter}: {error}") from error
     names, regions = settings.get("channel_names"), settings.get("regions")
     frames = settings.get("frames", False)
     load = LoadCased(("image", "label"), labels, settings["channels"], True, names, regions, frames)
-    return Compose([load, *preparing(settings), KeepClicks()])
+    return Compose([load, *preparing(settings), KeepClicks(without_prompts)])
 
 
 def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
@@ -174,6 +177,8 @@ class AdapterCheckpointLoader:
         training = read_training(self.path) or {}
         settings = training.get("settings") or {}
         self.pixel = settings.get("pixel_mm")
+        if training.get("quick"):
+            warn_once(f"{self.path}: is of a quick run, in which hardly anything is learnt: its masks mean nothing")
         inferer: Any = getattr(engine, "inferer", None)
         flips = getattr(getattr(inferer, "automatic", inferer), "flips", None)
         mirror = "none" if settings.get("augment") is False else training.get("plan", {}).get("mirror", "turns")

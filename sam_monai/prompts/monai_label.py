@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Mapping
 from typing import Any
 
@@ -9,8 +10,8 @@ from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch import Tensor
 
-from ..errors import InputError
-from .prompt_files import prompts_on_grid
+from ..errors import InputError, warn_once
+from .prompt_files import prompts_beside, prompts_on_grid
 from .schema import check_objects
 
 CLICKS = {"foreground": 1, "background": 0}
@@ -19,12 +20,25 @@ DRAWN = ("scribbles", "lasso")
 
 class KeepClicks(Transform):
     """Leaves the clicks, scribbles and lasso of a MONAI Label request with the image, which alone reaches the
-    inferer."""
+    inferer.
+
+    Args:
+        method: of a network that answers no prompts, where it is known: those that are given are named.
+    """
+
+    def __init__(self, method: str = "") -> None:
+        self.method = method
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         clicks = {key: data[key] for key in (*CLICKS, *DRAWN) if key in data and data[key] not in (None, [], "")}
         if clicks:
             data["image"].meta["clicks"] = clicks
+        file = str(data["image"].meta["filename_or_obj"])
+        if self.method and (clicks or os.path.lexists(prompts_beside(file))):
+            warn_once(
+                f"{file}: has prompts, and {self.method} answers none: its mask is of the labels. Take an adapter of "
+                "medsa, or take the prompts away"
+            )
         return data
 
 

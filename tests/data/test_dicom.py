@@ -29,7 +29,7 @@ from pydicom.data import get_testdata_file
 from sam_monai import InputError
 from sam_monai.data import LoadCased, check_dataset, images_to_segment, read_dataset
 from sam_monai.data.dicom_series import is_dicom_picture, list_series, series_of
-from sam_monai.data.preparing import CheckKind
+from sam_monai.data.kind import CheckKind
 from sam_monai.errors import warn_once
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dicom_maker import SETTINGS, write_series
+from image_files import volume
 
 from sam_monai.data import demo_dataset, read_dataset
 from sam_monai.data.modality import codes_in, contradicts, modality_of
@@ -13,7 +14,7 @@ from sam_monai.inference import pipeline
 from sam_monai.networks import identity
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
-NOISE = np.random.default_rng(0).normal(0, 100, (16, 14, 4)).astype(np.int16)
+NOISE = np.random.default_rng(0).normal(0, 20, (16, 14, 4)).astype(np.int16)
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,19 @@ def test_dicom_of_another_modality_is_named_with_both(modality, recorded, named,
     pipeline.preprocessing((), settings)({"image": str(tmp_path / "x")})
     told = [line for line in caplog.messages if f"says that it is {modality}" in line]
     assert len(told) == named and all(" and ".join(recorded) in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "least", "named"),
+    [(["MR"], -1000, True), (["MR"], -3024, True), (["PT"], -1000, True), (["CT"], -1000, False), (None, -1000, False),
+     (["MR"], 0, False), (["MR"], -32768, False), (["CT", "MR"], -1000, False)],
+)  # fmt: skip
+def test_a_volume_of_hounsfield_units_is_named_where_the_adapter_is_for_no_ct(recorded, least, named, tmp_path, caplog):
+    array = NOISE + np.where(np.arange(16)[:, None, None] < 6, -1000 if least else 0, 50)
+    array[0, 0] = least
+    path = volume(tmp_path / "x.nii.gz", array.astype(np.int16))
+    pipeline.preprocessing((), SETTINGS | {"intensity": "mr", "modality": recorded})({"image": path})
+    assert any("holds values like a CT's" in line for line in caplog.messages) == named
 
 
 def test_training_records_what_headers_say_and_else_what_the_dataset_does(tmp_path, caplog):

@@ -15,7 +15,8 @@ from PIL import Image
 
 from sam_monai import InputError
 from sam_monai.data import LoadCased
-from sam_monai.data.preparing import CheckKind, CheckPrepared, mr_range, preparing
+from sam_monai.data.kind import CheckKind
+from sam_monai.data.preparing import CheckPrepared, mr_range, preparing
 from sam_monai.errors import input_error_in
 
 RNG = np.random.default_rng(0)
@@ -135,3 +136,10 @@ def test_the_last_step_lets_no_label_pass_that_is_no_whole_number(values):
     label = MetaTensor(torch.tensor([[values]], dtype=torch.float32), meta={"filename_or_obj": "l.png"})
     with pytest.raises(InputError, match=r"l\.png"):
         CheckPrepared("label")({"label": label})
+
+
+def test_an_image_of_which_resampling_leaves_a_few_pixels_is_refused(tmp_path):
+    path = volume(tmp_path / "a.nii.gz", RNG.normal(0, 100, (24, 20, 6)).astype(np.float32))
+    assert prepared(path, spacing=(1.0, 1.0, 3.0)).shape[1:] == (10, 12, 6)
+    assert "is only 5 x 6 x 6 once resampled" in refusal(path, spacing=(2.0, 2.0, 3.0))
+    assert prepared(path, spacing=(1.0, 1.0, 20.0)).shape[-1] >= 1

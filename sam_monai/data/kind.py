@@ -1,0 +1,131 @@
+"""What an image must be for an adapter: refused or named where it is something else."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from monai.transforms import Transform
+
+from ..errors import InputError, warn_once
+from .dicom import MODALITY
+from .frames import frames_of
+from .label_like import values_of_labels
+from .modality import contradicts
+
+SMALLEST = 8  # pixels along the first two axes
+FEWEST_HU = 50  # from the darkest voxel of any CT to the brightest
+LOWEST_HU = -3100  # scanners write -3024 outside of what they see
+MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 64536
+AIR = 0.05  # of the voxels of a CT, at least, are air
+
+
+class CheckKind(Transform):
+    """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
+    where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
+    Warns of a DICOM CT where MR is wanted, of DICOM that says it is of another modality than the training's images, and
+    of what looks like a label map.
+
+    Three equal channels are grey, which many programs save as RGB.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
+        self.window = settings.get("ct_window") or (0, FEWEST_HU)
+        self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
+        self.modality = settings.get("modality") or ()
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        image = data["image"]
+        found = image.ndim - 1
+        if found != self.spatial_dims:
+            raise InputError(
+                f"{file_of(image)} has {found} spatial axes and not {self.spatial_dims}: "
+                "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
+            )
+        check_size(image)
+        if (values := values_of_labels(image)) is not None:
+            shown = ", ".join(map(str, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
+            warn_once(
+                f"{file_of(image)}: looks like a label map, for it holds the values {shown}: if it is one and no image, "
+                "take it away, and the mask that is made of it"
+            )
+        if self.names is not None:
+            if len(image) != len(self.names):
+                raise InputError(
+                    f"{file_of(image)} has {len(image)} channel(s) and the adapter takes {', '.join(self.names)}"
+                )
+            return self.check_modality(data)
+        is_grey = len(image) == frames_of(image) or (self.channels == 1 and bool((image == image[:1]).all()))
+        if self.channels not in (None, 1 if is_grey else len(image)):
+            kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"}
+            raise InputError(
+                f"{file_of(image)} is {kinds[len(image) // frames_of(image)]} and the adapter is for images that are "
+                f"{kinds[self.channels]}: give such images; or say by the key channels what to take of a file, as in "
+                f"{'[0]' if self.channels == 1 else '[0, 0, 0]'}"
+            )
+        return self.check_modality(data)
+
+    def check_modality(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        image = data["image"]
+        modality = image.meta.get(MODALITY, "")
+        if self.intensity == "ct" and modality not in ("", "CT", "OT"):
+            raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
+        if contradicts(modality, self.modality):
+            warn_once(
+                f"{file_of(image)} says that it is {modality}, and the adapter is for {' and '.join(self.modality)}: "
+                "the mask is likely to be wrong. Take an adapter for such images (the key modality says what those of "
+                "the training are)"
+            )
+        elif self.intensity == "mr" and modality == "CT" and not self.modality:
+            warn_once(
+                f"{file_of(image)} is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is "
+                "likely to be wrong. Take an adapter for CT, or train one with the key intensity ct"
+            )
+        if not modality and contradicts("CT", self.modality) and is_like_ct(image):
+            warn_once(
+                f"{file_of(image)}: holds values like a CT's, with much air at -1000, and the adapter is for "
+                f"{' and '.join(self.modality)}: if it is one, the mask is likely to be wrong"
+            )
+        if self.intensity == "ct" and image.min() >= 0:
+            warn_once(
+                f"{file_of(image)}: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its "
+                "values are others, the mask is likely to be wrong"
+            )
+        # A narrow window says that values were scaled.
+        if self.intensity == "ct" and image.max() - image.min() < min(FEWEST_HU, self.window[1] - self.window[0]):
+            raise InputError(
+                f"{file_of(image)}: holds values from {float(image.min()):.3g} to {float(image.max()):.3g}, which are "
+                "no Hounsfield units, in which air is -1000 and water 0; give the CT as it was before it was scaled"
+            )
+        if self.intensity == "ct" and image.max() > MOST_HU:
+            raise InputError(
+                f"{file_of(image)}: holds values up to {float(image.max()):.0f}, which are no Hounsfield units; were "
+                "negative ones saved without their sign?"
+            )
+        return data
+
+
+def is_like_ct(image: Any) -> bool:
+    """Whether an image's values seem to be Hounsfield units: a part of it is air, and nothing lies far below that but a
+    number for what is outside."""
+    values = torch.as_tensor(image).flatten()
+    some = values[:: 1 + len(values) // 2**20]
+    air = ((some > -1100) & (some < -900)).float().mean()
+    return bool(air > AIR and some.min() >= LOWEST_HU and some.max() > FEWEST_HU)
+
+
+def check_size(image: Any) -> None:
+    """Refuse an image of a few pixels, which is no image.
+
+    Raises:
+        InputError: fewer than 8 pixels along one of the first two axes.
+    """
+    if min(image.shape[1:3]) < SMALLEST:
+        size = " x ".join(str(n) for n in image.shape[1:])
+        raise InputError(f"{file_of(image)}: is only {size}; the first two axes need {SMALLEST} each: remove the case")
+
+
+def file_of(image: Any) -> str:
+    return str(getattr(image, "meta", {}).get("filename_or_obj", "an image"))

@@ -33,7 +33,7 @@ class KeepClicks(Transform):
         clicks = {key: data[key] for key in (*CLICKS, *DRAWN) if key in data and data[key] not in (None, [], "")}
         if clicks:
             data["image"].meta["clicks"] = clicks
-        file = str(data["image"].meta["filename_or_obj"])
+        file = str(data["image"].meta.get("filename_or_obj", ""))
         if self.method and (clicks or os.path.lexists(prompts_beside(file))):
             warn_once(
                 f"{file}: has prompts, and {self.method} answers none: its mask is of the labels. Take an adapter of "

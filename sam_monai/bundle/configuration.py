@@ -177,8 +177,8 @@ def warn_of_other_images(parser: ConfigParser) -> None:
         )
     elif adapter["modality"] and data.modality and not {*adapter["modality"]} & {*data.modality}:
         logger.warning(
-            "%s says that its images are %s, and the adapter was trained on %s: its masks are likely to be wrong. Segment "
-            "with an adapter for such images, or correct the modality in dataset.json",
+            "%s says that its images are %s, and the adapter was trained on %s: its masks are likely to be wrong. "
+            "Segment with an adapter for such images, or correct the modality in dataset.json",
             folder,
             " and ".join(data.modality),
             " and ".join(adapter["modality"]),

@@ -48,8 +48,8 @@ class CheckKind(Transform):
         if (values := values_of_labels(image)) is not None:
             shown = ", ".join(map(str, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
             warn_once(
-                f"{file_of(image)}: looks like a label map, for it holds the values {shown}: if it is one and no image, "
-                "take it away, and the mask that is made of it"
+                f"{file_of(image)}: looks like a label map, for it holds the values {shown}: if it is one and no "
+                "image, take it away, and the mask that is made of it"
             )
         if self.names is not None:
             if len(image) != len(self.names):

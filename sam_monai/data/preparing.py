@@ -150,8 +150,8 @@ def pixel_mm(spacing: Sequence[float]) -> float | None:
 
 
 class SpacingOfKeysd(Spacingd):
-    """MONAI's, for its own keys alone: it fails on a neighbour such as MONAI Label's string ``image_path``. Refuses what
-    it leaves too small to be an image."""
+    """MONAI's, for its own keys alone: it fails on a neighbour such as MONAI Label's string ``image_path``. Refuses
+    what it leaves too small to be an image."""
 
     def __call__(self, data: Mapping[Hashable, Any], *args: Any, **kwargs: Any) -> dict[Hashable, Any]:
         own = {key: data[key] for key in self.keys if key in data}

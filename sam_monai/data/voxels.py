@@ -11,9 +11,10 @@ MOST = 2**22  # values that are looked at, spread evenly
 
 
 def voxels_of(image: Any) -> str:
-    """16 hexadecimal digits of the intensities of an image (C, *spatial): the same where it was saved in another format,
-    of numbers that hold the same values, and with its axes in another order or direction, as converters turn them. A grey
-    image that is saved as colours is the grey one."""
+    """16 hexadecimal digits of the intensities of an image (C, *spatial).
+
+    They are the same where it was saved in another format that holds the same values, and with its axes in another
+    order or direction, as converters turn them. A grey image that is saved as colours is the grey one."""
     array = np.asarray(image, np.float32)
     array = array[:1] if len(array) > 1 and (array == array[:1]).all() else array
     share = min(1.0, (MOST / array.size) ** (1 / (array.ndim - 1)))

@@ -88,7 +88,7 @@ def evaluation_cases(
     dataset = read_dataset(dataset_dir, seed=seed, fold=fold)
     if dataset.apart and Path(adapter).is_file():  # other cases may overlap in other ways
         regions = from_tensor(read_adapter(adapter)["identity"])["preprocessing"].get("regions")
-        regions = regions and with_sets(regions, dataset.regions)  # labels may overlap in ways that training did not show
+        regions = regions and with_sets(regions, dataset.regions)  # labels may overlap as training did not show
         dataset = dataclasses.replace(dataset, regions=regions)
         last = len(dataset.labels) if regions is None else max(map(max, regions))
         for case in (case for case in (*dataset.training, *dataset.validation) if KEY in case):

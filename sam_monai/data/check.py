@@ -22,8 +22,8 @@ from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
 from .grids import on_grid_of
-from .load import LoadCased
 from .kind import check_size
+from .load import LoadCased
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
 

@@ -34,8 +34,9 @@ def test_words_of_a_dataset_are_codes_where_they_are_known(entry, codes):
 
 @pytest.mark.parametrize(
     ("code", "others", "said"),
-    [("PT", ["CT"], True), ("MR", ["CT"], True), ("CT", ["MR", "PT"], True), ("US", ["DX"], True), ("MR", ["MR"], False),
-     ("CT", ["CT", "PT"], False), ("CR", ["DX"], False), ("OT", ["CT"], False), ("", ["CT"], False), ("CT", [], False),
+    [("PT", ["CT"], True), ("MR", ["CT"], True), ("CT", ["MR", "PT"], True), ("US", ["DX"], True),
+     ("MR", ["MR"], False), ("CT", ["CT", "PT"], False),
+     ("CR", ["DX"], False), ("OT", ["CT"], False), ("", ["CT"], False), ("CT", [], False),
      ("CT", ["KO"], False)],
 )  # fmt: skip
 def test_only_known_modalities_contradict_each_other(code, others, said):

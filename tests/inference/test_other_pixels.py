@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from bundle_runner import SMALL, run, start, volumes
 
-from sam_monai.prompts.prompt_files import prompts_beside
 from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
+from sam_monai.prompts.prompt_files import prompts_beside
 
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 
@@ -61,8 +61,9 @@ def test_an_evaluation_names_it_too(trained, tmp_path, caplog):
 def test_answers_to_mirrored_images_are_named_where_the_training_showed_none(mirror, named, trained, tmp_path, caplog):
     adapter = tmp_path / "m/model.pt"
     summary = read_training(trained / "m/model.pt")
+    plan = summary["plan"] | {"mirror": mirror}
     adapter.parent.mkdir()
-    write_adapter(read_adapter(trained / "m/model.pt"), adapter, summary | {"plan": summary["plan"] | {"mirror": mirror}})
+    write_adapter(read_adapter(trained / "m/model.pt"), adapter, summary | {"plan": plan})
     run("ptsam", "inference", dataset_dir=f"{trained}/data/images/d.nii.gz", adapter=str(adapter),
         output_dir=f"{tmp_path}/masks", average_flips="sides")  # fmt: skip
     assert any("average_flips is sides" in line for line in caplog.messages) == named
@@ -70,8 +71,9 @@ def test_answers_to_mirrored_images_are_named_where_the_training_showed_none(mir
 
 def test_what_an_adapter_cannot_be_asked_for_is_named(trained, tmp_path, caplog):
     adapter = tmp_path / "m/model.pt"
+    summary = read_training(trained / "m/model.pt")
     adapter.parent.mkdir()
-    write_adapter(read_adapter(trained / "m/model.pt"), adapter, read_training(trained / "m/model.pt") | {"quick": True})
+    write_adapter(read_adapter(trained / "m/model.pt"), adapter, summary | {"quick": True})
     image = shutil.copy(trained / "data/images/d.nii.gz", tmp_path / "d.nii.gz")
     prompts = prompts_beside(image)
     prompts.write_text('{"objects": [{"points": [[3, 4, 2]], "labels": [1]}]}')

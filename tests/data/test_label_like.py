@@ -13,7 +13,7 @@ from sam_monai.errors import warn_once
 from sam_monai.inference import pipeline
 
 RNG = np.random.default_rng(0)
-NOISE = RNG.normal(100, 20, (32, 30, 8))
+NOISE = RNG.normal(100, 20, (64, 64, 4))
 
 
 def structures(number: int) -> np.ndarray:
@@ -35,7 +35,7 @@ def test_whole_structures_of_whole_numbers_look_like_labels(number):
     "array",
     [NOISE, NOISE.round(), NOISE.astype(np.uint8), structures(2) - 1, structures(2) / 2, structures(2) + NOISE / 1e3,
      np.arange(64.0)[:, None, None].repeat(20, 1).repeat(4, 2), np.clip(NOISE - 130, 0, None).round(),
-     structures(40) * 100 + (NOISE[0, 0, 0] > 0) + RNG.integers(0, 9, (64, 64, 4))],
+     structures(40) * 100 + RNG.integers(0, 9, (64, 64, 4))],
 )  # fmt: skip
 def test_images_do_not(array):
     assert values_of_labels(tensor(array)) is None
@@ -49,6 +49,5 @@ def test_a_label_map_that_is_taken_for_an_image_is_named_and_still_answered(make
     for intensity in ("mr", "picture"):
         prepare = pipeline.preprocessing((), SETTINGS | {"intensity": intensity, "spatial_dims": dims})
         assert "image" in prepare({"image": str(path)})
-    assert [f"{name}: looks like a label map, for it holds the values 0, 1, 2" in line for line in caplog.messages] == [
-        True
-    ]
+    told = [line for line in caplog.messages if f"{name}: looks like a label map" in line]
+    assert len(told) == 1 and "it holds the values 0, 1, 2" in told[0]

@@ -165,7 +165,7 @@ def export(args: argparse.Namespace) -> None:
 
 def plan(args: argparse.Namespace) -> None:
     """Print what a training of a folder would be, why, and how long it would take; nothing is trained. Takes all keys
-    of the training too, as in --image_size 256."""
+    of the training too, as in --minutes 60 --image_size 256."""
     import_quietly()
     from monai.bundle import ConfigParser
 
@@ -181,8 +181,7 @@ def plan(args: argparse.Namespace) -> None:
     given = as_taken(args.keys, config)
     if "dataset_dir" in given:
         raise InputError(f"two folders are given: {args.folder} and, by --dataset_dir, {given['dataset_dir']}")
-    given |= {"dataset_dir": args.folder, "minutes": args.minutes, "steps": args.steps}
-    found = ConfigParser(config | given).get_parsed_content("plan")
+    found = ConfigParser(config | given | {"dataset_dir": args.folder}).get_parsed_content("plan")
     show_plan(found)
     if args.json:
         write_json(found.as_dict(), Path(args.json))
@@ -230,8 +229,6 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
     plan: {
         "folder": {"metavar": "FOLDER", "help": "of labelled images"},
         "--bundle": {"default": "ssam", "help": "ssam, ptsam, medsa, or the folder of a bundle (default: ssam)"},
-        "--minutes": {"type": float, "help": "time for the whole training (default: 15)"},
-        "--steps": {"type": int, "help": "steps of the optimiser, in place of minutes"},
         "--json": {"metavar": "FILE", "help": "write it there too"},
     },
     adapters: {"folder": {"nargs": "?", "default": ".", "metavar": "FOLDER", "help": "default: the current one"}},

@@ -63,7 +63,7 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
 
 def is_demo(folder: str | Path) -> bool:
     """Whether a folder is that of :func:`demo_dataset`."""
-    return Path(folder) == _default_cache() / FOLDER
+    return os.path.abspath(folder) == os.path.abspath(_default_cache() / FOLDER)
 
 
 def _default_cache() -> Path:

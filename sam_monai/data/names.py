@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 IMAGE_SUFFIXES = PICTURE_SUFFIXES + VOLUME_SUFFIXES
 # Files that nobody takes for an image: text, records, what systems leave behind, and the data beside .mhd.
 OTHER_SUFFIXES = (

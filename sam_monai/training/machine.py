@@ -22,15 +22,15 @@ PROBES = (64, 128)  # pixels: the sizes that are timed, of which the cost of oth
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one size: seconds of a step, seconds to answer one slice (on a GPU, one of several) without gradients, bytes
-    that a step keeps for the backward pass, and whether the encoder's answers can be kept, so that an image enters it
-    once."""
+    """Of one size: seconds of a step, seconds to answer one slice (on a GPU, one of several) without gradients, and
+    bytes that a step keeps for the backward pass. Where the encoder is frozen, so that its embeddings can be kept, step
+    and answer begin with an embedding, and ``encode`` is seconds to make that of one slice; elsewhere it is 0."""
 
     size: int
     step: float
     answer: float
     kept: float
-    embeds_once: bool = False
+    encode: float = 0.0
 
 
 class Costs:
@@ -52,14 +52,14 @@ class Costs:
         first, last = self.measured[0], self.measured[-1]
         if first.size == last.size:
             larger = (size / last.size) ** 2
-            return Cost(size, last.step * larger, last.answer * larger, last.kept * larger, last.embeds_once)
+            return Cost(size, *(value * larger for value in (last.step, last.answer, last.kept, last.encode)))
         place = (size**2 - first.size**2) / (last.size**2 - first.size**2)
 
         def at(name: str) -> float:
             a, b = getattr(first, name), getattr(last, name)
             return max(a + place * max(0.0, b - a), min(a, b) * min(1.0, (size / first.size) ** 2))
 
-        return Cost(size, at("step"), at("answer"), at("kept"), last.embeds_once)
+        return Cost(size, at("step"), at("answer"), at("kept"), at("encode"))
 
 
 def cost_of(
@@ -68,50 +68,57 @@ def cost_of(
     """Take real steps and answer a slice. The network's parameters stay as they are.
 
     Args:
-        network: new; torch's random numbers are drawn from and left as they were.
+        network: new; random numbers are drawn.
         shape: of a batch (B, C, *spatial).
         inferer: the trainer's; one that takes a ``label`` gets the batch's.
         loss: the trainer's.
         device: where to.
     """
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network.to(device)
-        image = torch.rand(shape, device=device)
-        label = torch.zeros(shape[0], 1, *shape[2:], device=device)
-        middle = tuple(slice(n // 4, max(1, 3 * n // 4)) for n in shape[2:4])
-        label[(slice(None), slice(None), *middle)] = 1
-        more: dict[str, Any] = {"label": label} if "label" in inspect.signature(inferer.__call__).parameters else {}
-        once = not any(p.requires_grad for p in network.backbone.image_encoder.parameters())
+    network.to(device)
+    image = torch.rand(shape, device=device)
+    label = torch.zeros(shape[0], 1, *shape[2:], device=device)
+    middle = tuple(slice(n // 4, max(1, 3 * n // 4)) for n in shape[2:4])
+    label[(slice(None), slice(None), *middle)] = 1
+    more: dict[str, Any] = {"label": label} if "label" in inspect.signature(inferer.__call__).parameters else {}
+    encoder = network.backbone.image_encoder
+    once = network.channel_names is None and not any(p.requires_grad for p in encoder.parameters())
+    with torch.no_grad():
+        embedding = (network.encode(image),) if once else ()
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def step() -> None:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            value = loss(inferer(image, network, *embedding, **more), label)
+        value.backward()
+        network.zero_grad()
+
+    # A GPU answers several slices in the time of one, as its work is mostly to begin.
+    together = network.slices_per_batch if device.type == "cuda" else 1
+    some = (image[:1, ..., :1] if image.ndim == 5 else image[:1]).repeat_interleave(together, 0)
+
+    def encode() -> Tensor:
         with torch.no_grad():
-            embedding = (network.encode(image),) if once else ()
-        kept: dict[int, int] = {}
+            return network.encode(some)
 
-        def keep(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
+    known = (encode(),) if once else ()
 
-        def step() -> None:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                value = loss(inferer(image, network, *embedding, **more), label)
-            value.backward()
-            network.zero_grad()
+    def answer() -> None:
+        with torch.no_grad():
+            network(some, *known)
 
-        # A GPU answers several slices in the time of one, as its work is mostly to begin.
-        together = network.slices_per_batch if device.type == "cuda" else 1
-        some = (image[:1, ..., :1] if image.ndim == 5 else image[:1]).repeat_interleave(together, 0)
-
-        def answer() -> None:
-            with torch.no_grad():
-                network(some)
-
-        network.train()
-        steps, answers = (fastest(action, device) for action in (step, answer))
+    network.train()
+    steps, answers = (fastest(action, device) for action in (step, answer))
+    encoding = fastest(encode, device) / together if once else 0.0
     frozen = sum(p.untyped_storage().nbytes() for p in network.parameters())
-    return Cost(network.image_size, steps, answers / together, max(0, sum(kept.values()) - frozen), once)
+    return Cost(network.image_size, steps, answers / together, max(0, sum(kept.values()) - frozen), encoding)
 
 
-def fastest(action: Callable[[], None], device: torch.device) -> float:
+def fastest(action: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest of two to four runs, the first of which warms up; no more after :data:`PATIENCE`."""
     seconds = [timed(action, device), timed(action, device)]
     while len(seconds) < 4 and sum(seconds) < PATIENCE:
@@ -119,7 +126,7 @@ def fastest(action: Callable[[], None], device: torch.device) -> float:
     return min(seconds)
 
 
-def timed(action: Callable[[], None], device: torch.device) -> float:
+def timed(action: Callable[[], object], device: torch.device) -> float:
     begun = time.perf_counter()
     action()
     if device.type == "cuda":

@@ -156,19 +156,22 @@ def make_plan(
     network_class = AdaptedSAM.methods()[method]
 
     def measure(size: int, checkpointing: bool = False) -> Cost:
-        built = network_class(
-            default_labels=examined.dataset.labels, image_size=size, checkpointing=checkpointing, **network
-        )
         channels = data.channels if network.get("channel_names") or data.channels == 1 else 3
         shape = (sample[0], channels, size, size, *sample[1 : data.spatial_dims - 1])
-        return cost_of(built, shape, inferer, loss, device)
+        # The network that will be trained starts from the same weights, whatever was timed before it.
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            built = network_class(
+                default_labels=examined.dataset.labels, image_size=size, checkpointing=checkpointing, **network
+            )
+            return cost_of(built, shape, inferer, loss, device)
 
     size = asked.get("image_size")
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
     follows = network_class.takes_prompts and data.spatial_dims == 3
     free, mirror = free_on(device), asked.get("mirror")
-    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror)
+    slices = sample[1] if data.spatial_dims == 3 else 1
+    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices)
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

@@ -36,8 +36,8 @@ OVERHEAD = 0.15  # seconds a validation case: reading, metrics
 class Room:
     """What fits into a budget of seconds.
 
-    ``batch``: cases in a step. ``given_steps``: in place of the budget. ``given_size``: of the image.
-    ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
+    ``batch``: cases in a step. ``slices``: of each, in volumes. ``given_steps``: in place of the budget.
+    ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
     ``mirror``: if given.
     """
 
@@ -50,14 +50,22 @@ class Room:
     whole_only: bool = False
     free: int | None = None
     mirror: str | None = None
+    slices: int = 1
 
     def fits(self, size: int) -> bool:
         """Whether a step of this size, with checkpointing, leaves some of the free memory."""
         return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
 
+    def step(self, size: int, scale: str) -> float:
+        """Seconds of a step. Embeddings are not kept of patches, of which no two are the same."""
+        cost = self.costs(size)
+        return cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
+
     def validation(self, size: int, scale: str) -> float:
         """Seconds of one validation of all cases."""
-        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * self.costs(size).answer)
+        cost = self.costs(size)
+        each = cost.answer + (cost.encode if scale == "patch" else 0.0)
+        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * each)
 
     def validations(self, size: int, scale: str) -> int:
         """How many of them, besides that of the best adapter at the end, take their share of the budget."""
@@ -68,12 +76,12 @@ class Room:
         """How many steps are left beside validations, and beside embedding every image once where that is done."""
         if self.given_steps is not None:
             return self.given_steps
-        cost, data = self.costs(size), self.data
+        data = self.data
         once = 2 * data.seconds * (data.training + data.validation)
-        if cost.embeds_once:
-            once += cost.answer * data.slices * (self.views(scale) * data.training + data.validation)
+        if scale == "whole":
+            once += self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
         left = self.budget - once - (self.validations(size, scale) + 1) * self.validation(size, scale)
-        return max(1, int(left / cost.step))
+        return max(1, int(left / self.step(size, scale)))
 
     def views(self, scale: str) -> int:
         """How many images mirroring makes of one."""
@@ -156,16 +164,21 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
 
 def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     """What is wanted, as far as the budget goes. A patch is as large as twice its largest structure, within
-    :data:`SQUARE` and what the budget allows."""
+    :data:`SQUARE` and what the budget allows. An encoder that stays frozen knows images of the size on which it was
+    trained, and each of them enters it only once: whole slices of that size are wanted."""
     most = affordable_size(room, scale, largest)
-    if scale == "whole":
+    if scale == "whole" and room.costs(largest).encode:
+        wanted = next_size(min(largest, FINER * room.data.side))
+    elif scale == "whole":
         wanted = wanted_size(room.data)
     else:
         held = [label.large for label in room.data.labels if label.thickness > PATCH_THIN * SQUARE[2]]
         wanted = next_size(max([SQUARE[2], *(extent / PATCH_HOLDS for extent in held)]))
         most = max(most, SQUARE[2])
     size = min(wanted, most, largest)
-    step = f"one step takes {room.costs(size).step:.2g} s here"
+    step = f"one step takes {room.step(size, scale):.2g} s here"
+    if scale == "whole" and size == wanted == largest and room.costs(size).encode:
+        step += "; the frozen encoder was trained on images of this size"
     if size < wanted:
         more = room.epochs(min(wanted, largest), scale)
         return size, f"{step}; {wanted} would leave {more} visits of a case in the budget"

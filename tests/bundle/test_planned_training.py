@@ -76,6 +76,17 @@ def test_the_command_plans_without_training(data, tmp_path, timed, capsys):
     assert main(["plan", f"{tmp_path}/none"]) == 1 and "no such folder" in capsys.readouterr().err
 
 
+def test_planning_draws_none_of_the_random_numbers_from_which_a_training_starts(data, timed):
+    before = torch.get_rng_state()
+    assert main(["plan", str(data), "--bundle", "ptsam"]) == 0 and timed == [64, 128]
+    assert torch.get_rng_state().equal(before)
+
+
+@pytest.mark.parametrize("words", [["--minutes", "0"], ["--minutes=-5"], ["--steps", "1.5"]])
+def test_the_command_plans_for_no_budget_that_a_training_refuses(data, words, capsys):
+    assert main(["plan", str(data), *words]) == 1 and re.search("(minutes|steps) is", capsys.readouterr().err)
+
+
 def test_the_command_plans_around_keys_of_the_training(data, timed, capsys):
     assert main(["plan", str(data), "--minutes", "3", "--image_size", "32", "--mirror=none"]) == 0
     said = capsys.readouterr().out

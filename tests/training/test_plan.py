@@ -29,6 +29,11 @@ def machine(step: float = 1.0, kept: float = 1e9) -> Costs:
     return Costs(lambda size: Cost(size, step * (size / 128) ** 2, 0.1 * step * (size / 128) ** 2, kept), (64, 128))
 
 
+def frozen(encode: float = 1.0) -> Costs:
+    """A machine on which the encoder is frozen, and takes so many times 0.02 s for an image of 128 px."""
+    return Costs(lambda size: dataclasses.replace(c := machine(0.2)(size), encode=encode * c.answer), (64, 128))
+
+
 def planned(data: Fingerprint, costs: Costs, minutes: float = 15, free: float = 1e11, **asked) -> dict:
     given = {"given_size": asked.get("image_size"), "mirror": asked.get("mirror")}
     room = Room(data, costs, 60 * minutes, 4, free=int(free), **given)
@@ -146,11 +151,23 @@ def test_a_size_that_would_not_fit_the_memory_even_so_is_not_planned():
 
 
 def test_where_images_are_embedded_once_their_time_is_taken_from_the_budget():
-    once = Costs(lambda size: dataclasses.replace(machine()(size), embeds_once=True), (64, 128))
-    few, many = (planned(data(512, *LARGE), costs)["epochs"] for costs in (once, machine()))
+    few, many = (planned(data(512, *LARGE), costs, image_size=128)["epochs"] for costs in (frozen(), frozen(0.01)))
     assert 0 < few < many
-    each = [planned(data(512, *LARGE), once, mirror=mirror)["epochs"] for mirror in ("turns", "flips", "sides", "none")]
+    mirrors = ("turns", "flips", "sides", "none")
+    each = [planned(data(512, *LARGE), frozen(), image_size=128, mirror=mirror)["epochs"] for mirror in mirrors]
     assert each[0] == few and each == sorted(set(each))  # fewer views are embedded sooner
+
+
+def test_a_frozen_encoder_gets_whole_slices_of_the_size_it_was_trained_on():
+    assert planned(data(512, *LARGE), machine())["image_size"] == 128
+    assert planned(data(512, *LARGE), frozen())["image_size"] == 256
+    assert planned(data(512, *LARGE), frozen(100.0))["image_size"] < 256  # as far as the time goes
+    assert planned(data(50, *LARGE, dims=3), frozen(0.001))["image_size"] == 128  # and no slice is only blown up
+
+
+def test_patches_enter_a_frozen_encoder_at_every_step():
+    free, dear = (planned(data(512, *THIN), frozen(factor), scale="patch", image_size=128) for factor in (0.01, 10.0))
+    assert dear["epochs"] < free["epochs"] / 2
 
 
 def test_validations_that_take_much_of_the_time_are_told_of():

@@ -14,7 +14,7 @@ IMAGE_SUFFIXES = PICTURE_SUFFIXES + VOLUME_SUFFIXES
 # Files that nobody takes for an image: text, records, what systems leave behind, and the data beside .mhd.
 OTHER_SUFFIXES = (
     ".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".yaml", ".yml", ".py",
-    ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".zraw", ".pt", ".exe",
+    ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".raw.gz", ".zraw", ".pt", ".exe",
 )  # fmt: skip
 MARK = "_seg"  # what is added to a case's name in the name of its mask
 LONGEST = 180  # bytes: file systems take 255, and suffixes are added

@@ -37,8 +37,8 @@ class Room:
     """What fits into a budget of seconds.
 
     ``batch``: cases in a step. ``slices``: of each, in volumes. ``given_steps``: in place of the budget.
-    ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
-    ``mirror``: if given.
+    ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes
+    of memory, if known. ``mirror``: if given.
     """
 
     data: Fingerprint

@@ -130,7 +130,7 @@ def test_a_place_that_is_given_twice_in_other_digits_is_one_place(tmp_path, capl
     assert "y.mha: its header does not say how it lies" in caplog.text
 
 
-@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr", ".mha", ".mhd"])
 @pytest.mark.parametrize("degrees", [0.0, 17.0])
 def test_nrrd_and_metaimage_lie_where_the_same_nifti_lies_and_so_do_their_masks(tmp_path, suffix, degrees):
     itk = pytest.importorskip("itk")

@@ -97,7 +97,10 @@ class Outputs:
 def holds_outputs_alone(path: Path, known: dict[Path, Written]) -> bool:
     """Whether a file is a result or a list of results, or a folder holds no other files."""
     if path.is_dir():
-        return all(holds_outputs_alone(file, known) for file in path.iterdir() if file.is_file())
+        try:
+            return all(holds_outputs_alone(file, known) for file in path.iterdir() if file.is_file())
+        except OSError:  # nobody can read it, so nobody knows
+            return False
     return (path.parent.name == LISTS and path.suffix == ".jsonl") or is_output(path, known) == ""
 
 

@@ -157,7 +157,8 @@ def write_report(
     file = Path(adapter) if adapter else Path(ckpt_dir) / Checkpoints.BEST
     history = read_history(file.parent, Checkpoints.RESUME)
     said = {**of_adapter(file), "Images and sizes": without_clock(settings), "This run": of_run(**run or {})}
-    title = " ".join(filter(None, ["Evaluation", *(["on", said["This run"]["data"]] if run else [])]))
+    data = said["This run"]["data"]
+    title = f"Evaluation on {data}" if data else "Evaluation"
     tolerance = about_cases(folder).get("surface_tolerance", TOLERANCE)
     curves = [folder / "corrective_clicks.png"]
     path = evaluation_report(rows, shown, said, history, folder / "report.html", curves, tolerance, title)

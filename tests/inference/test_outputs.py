@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sam_monai import InputError
-from sam_monai.inference.outputs import Outputs, is_output, picture_file
+from sam_monai.inference.outputs import Outputs, holds_outputs_alone, is_output, picture_file
 
 
 @pytest.fixture
@@ -117,3 +118,11 @@ def test_processes_that_write_at_once_know_each_others_files(tmp_path):
         for rank in ("0", "1")
     ]
     assert [run.wait(120) for run in runs] == [0, 0]
+
+
+def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path, monkeypatch):
+    def refused(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert not holds_outputs_alone(tmp_path, {})

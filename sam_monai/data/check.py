@@ -122,8 +122,9 @@ def examine(
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
-    taker, begun = FingerprintTaker(dataset.labels, orientation, dataset.regions), time.monotonic()
     trained_on = {case["image"] for case in (dataset.training if cases is None else cases)}
+    taker = FingerprintTaker(dataset.labels, orientation, dataset.regions, len(trained_on))
+    begun = time.monotonic()
     parts = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
     for part, case in tqdm(parts, desc="checking cases", disable=2 * len(parts) < 20):
         image = label = None

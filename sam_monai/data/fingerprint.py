@@ -19,7 +19,7 @@ GRID = 16  # cells by which places in a picture are compared
 ENOUGH = 5  # cases whose places are compared; those of fewer are alike by chance
 BLUR = 1.5  # cells: places need not be the same to be alike
 SLICES = 4  # of a volume, at most, in which a label is measured
-CASES = 24  # training cases, at most, in which labels are measured
+CASES = 24  # training cases, evenly spread, in which labels are measured, beside some of those that hold a rare one
 
 
 VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # of (..., rows, columns), all that keep a square
@@ -38,7 +38,8 @@ class LabelPrint:
     """A label in the slices that show it. Lengths are in pixels of the files, in the plane of the slices.
 
     A structure is a connected piece. One number stands for the structures of a slice: that of the structure to which a
-    pixel of the label belongs in the middle, so crumbs do not count. All are medians over slices but ``large``.
+    pixel of the label belongs in the middle, so crumbs do not count. All are medians over slices but ``large``. Where
+    cases differ in size, lengths are those in a slice of the median size, but ``large``.
     """
 
     name: str
@@ -49,7 +50,7 @@ class LabelPrint:
     large: float
     """The same, which nine of ten slices stay below: what a patch has to hold."""
     thickness: float
-    """Diameter of the largest disc inside a structure."""
+    """Of a disc its diameter, of a band its width, of a tree of bands less than that of the thickest place."""
     moved: Mapping[str, float] = field(default_factory=dict)
     """By the names of :data:`VIEWS`: how much less alike the places of the label are in two cases, from 0 to 1, when
     one of the two is mirrored or turned. Of volumes only what is mirrored from the patient's one side to the other."""
@@ -113,6 +114,8 @@ class FingerprintTaker:
     labels: Sequence[str]
     orientation: str
     regions: Regions | None = None
+    cases: int = 0
+    """How many there will be."""
     shapes: list[tuple[int, ...]] = field(default_factory=list)
     spacings: list[tuple[float, ...]] = field(default_factory=list)
     channels: int = 1
@@ -129,19 +132,22 @@ class FingerprintTaker:
             self.spacings.append(tuple(float(value) for value in turned.pixdim))
         array = np.asarray(InLine()(turned)[0]).astype(np.int16)
         self.channels = max(self.channels, len(image) // frames_of(image))
+        due = len(self.shapes) % max(1, self.cases // CASES) == 0
         self.shapes.append(array.shape)
-        if len(self.shapes) > CASES:
+        if not due and all(len(self.places.get(value, ())) >= ENOUGH for value in range(1, len(self.labels) + 1)):
             return
         volume = np.atleast_3d(array)
+        side = max(volume.shape[:2])
         sides = sides_axis(turned) if array.ndim == 3 else 1
         maps, most = [volume], len(self.labels)
         if self.regions is not None:
             maps, most = [np.isin(volume, region).astype(np.int16) for region in self.regions], 1
         for first, one in enumerate(maps, 1):
             for value, box in enumerate(ndimage.find_objects(one, max_label=most), first):
-                if box is not None:
+                if box is not None and (due or len(self.places.get(value, ())) < ENOUGH):
                     inside = one[box] == value - first + 1
-                    self.found.setdefault(value, []).extend(measures(inside, volume[..., 0].size))
+                    rows = ((*row, side) for row in measures(inside, volume[..., 0].size))
+                    self.found.setdefault(value, []).extend(rows)
                     seen = seen_with_sides(inside, box, volume.shape, sides)
                     self.places.setdefault(value, []).append(place_of(seen))
 
@@ -154,25 +160,18 @@ class FingerprintTaker:
         """
         if not self.shapes:
             return None
-        prints = []
-        for value, name in enumerate(self.labels, 1):
-            if value in self.found:
-                rows = np.array(self.found[value])
-                share, extent, thickness = map(float, np.median(rows, 0))
-                prints.append(
-                    LabelPrint(
-                        name,
-                        share,
-                        extent,
-                        float(np.quantile(rows[:, 1], 0.9)),
-                        thickness,
-                        moved_by_views(self.places[value]),
-                    )
-                )
         dims = len(self.shapes[0])
         shapes = [shape for shape in self.shapes if len(shape) == dims]
         spacing = tuple(float(x) for x in np.median(self.spacings, 0)) if self.spacings else ()
         shape = tuple(int(n) for n in np.median(shapes, 0))
+        prints = []
+        for value, name in enumerate(self.labels, 1):
+            if value in self.found:
+                shares, extents, thicknesses, sides = np.array(self.found[value]).T
+                as_usual = max(shape[:2]) / sides
+                extent, thickness = (float(np.median(one * as_usual)) for one in (extents, thicknesses))
+                large, moved = float(np.quantile(extents, 0.9)), moved_by_views(self.places[value])
+                prints.append(LabelPrint(name, float(np.median(shares)), extent, large, thickness, moved))
         return Fingerprint(len(shapes), validation, dims, self.channels, shape, spacing, tuple(prints), seconds)
 
 
@@ -188,7 +187,10 @@ def measures(mask: np.ndarray, pixels: int) -> list[tuple[float, float, float]]:
         sizes = np.asarray(ndimage.sum(plane, structures, every))
         extents = np.array([max(s.stop - s.start for s in box) for box in ndimage.find_objects(structures)])
         inside = np.asarray(ndimage.distance_transform_edt(np.pad(plane, 1)))[1:-1, 1:-1]
-        thick = 2 * np.asarray(ndimage.maximum(inside, structures, every)) - 1
+        # Twice the largest depth, but where a structure is thin elsewhere: the mean depth of a disc is a sixth of its
+        # diameter, that of a band a quarter of its width.
+        depths = (np.asarray(of(inside, structures, every)) for of in (ndimage.maximum, ndimage.mean))
+        thick = np.minimum(*(factor * (depth - 0.5) for factor, depth in zip((2, 6), depths, strict=True)))
         rows.append((plane.sum() / pixels, in_the_middle(extents, sizes), in_the_middle(thick, sizes)))
     return rows
 

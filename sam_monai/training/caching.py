@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 class BoundedCache(CacheDataset):
     """MONAI's CacheDataset, of which no more is kept than fits in a share of the free memory.
 
-    The first case says how large cases are. Where not all fit, the others are prepared anew each time.
+    Where not all fit, the others are prepared anew each time.
 
     Args:
         data: cases.
@@ -45,17 +45,24 @@ class BoundedCache(CacheDataset):
         wanted = self.cache_num
         if wanted < 1 or room is None:
             return super()._fill_cache(indices)
-        first = self._load_cache_item(0)
-        self.cache_num = min(wanted, room // max(1, tensor_bytes(first)))
+        kept: list[Any] = []
+        used = largest = 0
+        while len(kept) < wanted and used + largest <= room:
+            case = self._load_cache_item(len(kept))
+            largest = max(largest, tensor_bytes(case))
+            if used + tensor_bytes(case) > room:
+                break
+            kept.append(case)
+            used += tensor_bytes(case)
+        self.cache_num = len(kept)
         if self.cache_num < wanted:
             logger.warning(
-                "%d of %d prepared cases are kept in memory, %d MB each; the others are read anew each time",
+                "%d of %d prepared cases are kept in memory, up to %d MB each; the others are read anew each time",
                 self.cache_num,
                 len(self.data),
-                tensor_bytes(first) // 2**20,
+                largest // 2**20,
             )
-        rest = super()._fill_cache(list(range(1, self.cache_num)))
-        return [first, *rest][: self.cache_num]
+        return kept
 
 
 def tensor_bytes(case: Any) -> int:

@@ -16,6 +16,7 @@ from torch import nn
 from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
 from ..data.demo import is_demo
+from ..data.fingerprint import Fingerprint
 from ..distributed import from_first
 from ..errors import InputError
 from ..networks import identity
@@ -89,6 +90,20 @@ def smaller_than(size: int) -> int:
     if not smaller:
         raise InputError(f"a step of {size} px does not fit the GPU's memory: give a smaller --batch_size")
     return smaller[-1]
+
+
+def warn_of_lost(data: Fingerprint, values: Mapping[str, Any]) -> None:
+    """Name the labels whose structures are smaller than a pixel of whole slices."""
+    for label in data.labels:
+        across = label.extent * values["image_size"] / data.side
+        if values["scale"] == "whole" and across < 1:
+            logger.warning(
+                "%s is only %.2g px across in whole slices of %d px and will hardly be found: give a larger "
+                "--image_size, or --scale patch",
+                label.name,
+                across,
+                values["image_size"],
+            )
 
 
 def plan_kept_in(path: Path) -> dict[str, Any] | None:
@@ -177,6 +192,7 @@ def make_plan(
         largest = smaller_than(made[0]["image_size"])
         logger.warning("a step does not fit the GPU's memory: planned with an image_size of %d at most", largest)
         made = rules(room, asked, largest, budget if timed else None)
+    warn_of_lost(data, made[0])
     validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
     plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed, validation)

@@ -76,12 +76,18 @@ class Room:
         """How many steps are left beside validations, and beside embedding every image once where that is done."""
         if self.given_steps is not None:
             return self.given_steps
-        data = self.data
-        once = 2 * data.seconds * (data.training + data.validation)
+        data, step, read = self.data, self.step(size, scale), 2 * self.data.seconds
+        left = self.budget - read * data.validation - (self.validations(size, scale) + 1) * self.validation(size, scale)
         if scale == "whole":
-            once += self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
-        left = self.budget - once - (self.validations(size, scale) + 1) * self.validation(size, scale)
-        return max(1, int(left / self.step(size, scale)))
+            left -= self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
+        if left < self.visit * (step + read * self.batch):  # not every case is read
+            return max(1, int(left / (step + read * self.batch)))
+        return int((left - read * data.training) / step)
+
+    @property
+    def visit(self) -> int:
+        """Steps of one visit of each training case."""
+        return math.ceil(self.data.training / self.batch)
 
     def views(self, scale: str) -> int:
         """How many images mirroring makes of one."""
@@ -92,7 +98,7 @@ class Room:
 
     def epochs(self, size: int, scale: str) -> int:
         """The same in epochs."""
-        return max(1, round(self.steps(size, scale) / math.ceil(self.data.training / self.batch)))
+        return max(1, round(self.steps(size, scale) / self.visit))
 
 
 def answers(data: Fingerprint, size: int, scale: str) -> int:
@@ -157,7 +163,10 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
     shown = f"in a whole slice of {size} px, {smallest.name} is {across:.2g} px across and {thick:.2g} px thick"
     patch = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))
     if fits_a_patch(data, patch):
-        return "patch", shown
+        if room.given_steps is not None or room.steps(patch, "patch") >= FEW:
+            return "patch", shown
+        needed = FEW * room.step(patch, "patch") + 2 * room.validation(patch, "patch")
+        return "whole", f"{shown}, but patches would take {in_time(needed)} at least: try --minutes {needed / 30:.0f}"
     widest = max((label for label in data.labels if is_too_large(label, patch)), key=lambda label: label.large)
     return "whole", f"{shown}, but a patch of {patch} px does not hold {widest.name}, which is {widest.large:.0f} px"
 
@@ -234,8 +243,7 @@ def rules(
     size = values["image_size"]
     if "epochs" not in asked:
         values["epochs"] = room.epochs(size, scale)
-        time_of = f"{room.given_steps} steps" if budget is None else f"{in_time(budget)} in all, validation included"
-        why["epochs"] = f"visits of each case; {time_of}"
+        why["epochs"] = f"visits of each case; {told_length(room, size, scale, budget)}"
     if "mirror" not in asked:
         values["mirror"], why["mirror"] = chosen_mirror(room.data, scale)
     if "val_interval" not in asked:
@@ -249,6 +257,20 @@ def rules(
         why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
     order = ("scale", "image_size", "epochs", "mirror", "val_interval", "checkpointing")
     return {key: values[key] for key in order}, {key: why[key] for key in order}
+
+
+def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
+    """How long the training will be; where not even one visit of each case fits the budget, what to do."""
+    if budget is None:
+        return f"{room.given_steps} steps"
+    fitting = room.steps(size, scale)
+    if fitting >= room.visit:
+        return f"{in_time(budget)} in all, validation included"
+    cases = fitting * room.batch
+    fewer = f", or --train_cases {cases}" if cases >= FEW else ""
+    missing = (room.visit - fitting) * (room.step(size, scale) + 2 * room.data.seconds * room.batch)
+    needed = 1.2 * (budget + missing + 2 * room.validation(size, scale))
+    return f"one takes longer than the {in_time(budget)}: give about --minutes {needed / 60:.0f}{fewer}"
 
 
 def in_time(seconds: float) -> str:

@@ -30,6 +30,15 @@ def test_as_many_cases_are_kept_as_fit_and_the_others_are_read_anew(most, kept, 
     assert (f"{kept} of 10 prepared cases are kept" in caplog.text) == (kept < 10)
 
 
+@pytest.mark.parametrize("sizes", [[1, 50, 50, 50], [50, 1, 1, 1], [1, 1, 1, 500]])
+def test_cases_of_different_sizes_do_not_take_more_than_there_is(sizes):
+    """The first is not like the others."""
+    load = Lambda(lambda i: {"image": torch.zeros(sizes[i], 256)})
+    data = BoundedCache(range(4), Compose([load]), most_bytes=60 * 1024, progress=False)
+    assert tensor_bytes(data._cache) <= 60 * 1024 and data.cache_num >= 1
+    assert [len(data[i]["image"]) for i in range(4)] == sizes
+
+
 def test_the_room_is_a_share_of_what_is_free_and_a_smaller_rate_wins(monkeypatch):
     monkeypatch.setattr(caching, "free_memory", lambda: 2048 * 10)
     assert cache(progress=False)[0].cache_num == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import nibabel as nib
 import numpy as np
@@ -79,6 +80,23 @@ def test_a_method_whose_prompts_need_whole_slices_gets_them():
     for only in (True, False):
         room = Room(data(2000, *SMALL), machine(), 900, 4, whole_only=only)
         assert rules(room, {}, 256, 900)[0]["scale"] == ("whole" if only else "patch")
+
+
+def test_patches_that_the_time_does_not_allow_are_not_planned_and_the_time_is_told():
+    deep = dataclasses.replace(data(512, (12, 14), dims=3), shape=(512, 512, 300))
+    values, why = rules(Room(deep, machine(), 900, 4), {}, 256, 900)
+    assert values["scale"] == "whole" and (told := re.search(r"try --minutes (\d+)", why["scale"]))
+    assert planned(deep, machine(), minutes=int(told[1]))["scale"] == "patch"
+
+
+def test_where_one_visit_of_each_case_takes_too_long_the_plan_says_so():
+    many = data(512, *LARGE, training=10000)
+    why = rules(Room(many, machine(), 900, 4), {}, 256, 900)[1]["epochs"]
+    minutes, cases = map(int, re.findall(r"--(?:minutes|train_cases) (\d+)", why))
+    assert minutes > 15 and "in all" not in why
+    for better in ((many, 60 * minutes), (dataclasses.replace(many, training=cases), 900)):
+        told = rules(Room(better[0], machine(), better[1], 4), {}, 256, better[1])[1]["epochs"]
+        assert "in all, validation included" in told
 
 
 def test_a_slice_that_a_patch_would_hold_is_no_patch():
@@ -230,6 +248,37 @@ def test_samples_are_mirrored_where_no_label_then_lies_where_it_never_does(draw,
     assert chosen_mirror(found, "whole")[0] == mirror
     assert chosen_mirror(found, "patch")[0] == "turns"
     assert planned(found, machine())["mirror"] == (mirror if planned(found, machine())["scale"] == "whole" else "turns")
+
+
+def measured(*labels: np.ndarray) -> Fingerprint:
+    taker = FingerprintTaker(["liver", "spleen"], "coarsest", cases=len(labels))
+    for label in labels:
+        taker.add(MetaTensor(torch.zeros(1, *label.shape)), MetaTensor(torch.from_numpy(label)[None].float()))
+    found = taker.result(3, 0.1)
+    assert found is not None
+    return found
+
+
+def test_a_label_that_only_the_last_of_many_cases_hold_is_measured():
+    empty, first, second = np.zeros((64, 64)), disc(20, 20), 2.0 * disc(40, 40, 3)
+    assert [label.name for label in measured(*[empty] * 100, first).labels] == ["liver"]
+    sizes = {label.name: label.extent for label in measured(*[first] * 99, second).labels}
+    assert sizes == {"liver": pytest.approx(15, abs=1), "spleen": pytest.approx(5, abs=1)}
+
+
+def test_lengths_are_those_in_a_slice_of_the_usual_size_whatever_the_sizes():
+    small, large = disc(32, 32).repeat(1, 0), disc(32, 32).repeat(4, 0).repeat(4, 1)
+    label = measured(*[small, large] * 10).labels[0]
+    assert label.extent == pytest.approx(15 * 160 / 64, rel=0.1) and label.large == pytest.approx(60, rel=0.1)
+
+
+def test_a_tree_of_bands_is_as_thin_as_its_bands_and_a_disc_as_thick_as_it_is_wide():
+    rows, columns = np.mgrid[:256, :256]
+    grid = ((rows % 40 < 3) | (columns % 40 < 3)) & (rows > 2) & (columns > 2)
+    knot = grid | ((rows - 128) ** 2 + (columns - 128) ** 2 < 12**2)
+    assert measured(knot).labels[0].thickness < 8
+    assert measured(disc(32, 32, 12)).labels[0].thickness == pytest.approx(23, abs=2)
+    assert measured((abs(rows - 90) < 4).astype(float)).labels[0].thickness == pytest.approx(7, abs=1)
 
 
 @pytest.mark.parametrize("codes", ["RAS", "PIR", "ILA", "SRP"])

@@ -22,7 +22,7 @@ from .dicom_series import is_dicom
 from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
-from .names import MARK, stem_of
+from .names import MARK, PICTURE_SUFFIXES, stem_of
 from .nnunet import by_case, read_nnunet
 from .unlabelled import is_ignored
 
@@ -30,6 +30,7 @@ IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label"
 MASKS = ("segmentations", "segmentation", "masks", "labels")
 LABEL_ENDS = r"[_-](masks?|seg|segmentation|labels?|gt)$"
 HIGHEST = 2**16 - 1  # value of a label
+MOST_UNNAMED = 20  # labels of pictures; more values are numbers of objects, or shades
 
 
 def understand(path: Path, channel: int | None = None, past_json: bool = False) -> Listed | None:
@@ -259,6 +260,12 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
         raise InputError(f"{cases[0]['label']}: neither this label nor any other holds anything but background")
     if given is not None and found[-1] > len(given):
         raise InputError(f"{values[found[-1]]}: has the value {found[-1]}, and {len(given)} labels are named; name all")
+    if given is None and len(found) > MOST_UNNAMED and str(cases[0]["label"]).lower().endswith(PICTURE_SUFFIXES):
+        raise InputError(
+            f"{values[found[-1]]}: the labels hold {len(found)} values, as masks do that number their objects or have "
+            "soft edges; save them with 1 inside and 0 elsewhere, or name all labels: python -m sam_monai dataset "
+            "FOLDER --labels NAME,NAME"
+        )
     if given is None and found != list(range(1, len(found) + 1)):
         shown = ", ".join(map(str, found[:10]))
         raise InputError(

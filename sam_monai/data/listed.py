@@ -132,6 +132,8 @@ def listed(
         which = "every fifth" if len(numbers) >= FOLDS else "the last"
         which += " case" if len(numbers) == len(training) else " subject"
         split = f"no split is stated, so {which} validates"
+        if len(numbers) == len(training):
+            split += "; where several images come from one patient, list the validation cases yourself"
     counts = f"{len(training) + len(content['validation'])} labelled images, {len(content['test'])} for testing"
     return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree)
 

@@ -97,8 +97,8 @@ class ScaleMRd(MapTransform):
 
 
 class ScalePictured(MapTransform):
-    """Pictures to [0, 1]: by the value that is white in their type of file; where that does not say, as they are if
-    they are in [0, 1], else by their own minimum and maximum."""
+    """Pictures to [0, 1]: by the value that is white in their type of file; where that does not say, as of 16 bits of
+    grey, as they are if they are in [0, 1], else by :func:`mr_range`: one saturated pixel leaves the others visible."""
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out = dict(data)
@@ -109,7 +109,9 @@ class ScalePictured(MapTransform):
             if white is not None:
                 out[key] = picture / float(white)
             elif (low < 0 or high > 1) and low < high:
-                out[key] = (picture - low) / (high - low)
+                usual = mr_range(np.asarray(picture))
+                low, high = usual if usual[0] < usual[1] else (low, high)
+                out[key] = ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(picture)
         return out
 
 

@@ -172,7 +172,7 @@ def make_plan(
 
     def measure(size: int, checkpointing: bool = False) -> Cost:
         channels = data.channels if network.get("channel_names") or data.channels == 1 else 3
-        shape = (sample[0], channels, size, size, *sample[1 : data.spatial_dims - 1])
+        shape = (min(sample[0], data.training), channels, size, size, *sample[1 : data.spatial_dims - 1])
         # The network that will be trained starts from the same weights, whatever was timed before it.
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             built = network_class(

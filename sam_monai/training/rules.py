@@ -206,7 +206,8 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
         return "turns", "a patch does not show where in the picture it lies"
     paired = side_pairs([label.name for label in data.labels])  # those change places when they are mirrored
     decisive = [label for label in data.labels if label.name not in paired]
-    why = "labels lie anywhere, or as they do when they are mirrored"
+    told = all(label.moved for label in decisive)
+    why = f"labels lie anywhere, or as they do when they are mirrored{'' if told else ', as far as few cases tell'}"
     for kind in MIRROR if data.spatial_dims == 2 else ("sides", "none"):
         views = SHOWN[kind]
         moved = {(label.moved.get(view, 0.0), label.name, view) for label in decisive for view in views}

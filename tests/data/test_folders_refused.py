@@ -48,6 +48,10 @@ BAD = {
     "unknown suffixes": (lambda t: [(t / d).mkdir() or (t / d / "a.npy").touch() for d in ("images", "labels")],
                          r"no image; known ones end in \.png"),
     "a gap": (lambda t: label(pairs(t) / "labels" / "c3.png", (1, 4)), r"c3\.png: the labels hold the values 1, 2, 4"),
+    "a number for each object": (lambda t: pairs(t, 3) and [
+                                     label(t / f"labels/c{i}.png", tuple(range(9 * i + 1, 9 * i + 10)), 1)
+                                     for i in range(3)],
+                                 r"c2\.png: the labels hold 27 values, as masks do that number their objects"),
     "a grey scale": (lambda t: label(pairs(t, 2) / "labels" / "c1.png", (85, 170, 255)), "hold the values 1, 2, 85"),
     "nothing": (lambda t: pairs(t, 2) and [label(t / f"labels/c{i}.png", (0,)) for i in range(2)], "but background"),
     "files and folders": (lambda t: [pairs(t, 2, suffix=".nii.gz"), image(t / "images/d.nii.gz"),

@@ -82,6 +82,14 @@ def test_the_scale_of_a_deeper_picture_is_its_own_even_where_8_bits_would_do(tmp
         assert image.min() == 0 and image.max() == 1
 
 
+def test_one_saturated_pixel_of_a_deep_picture_leaves_the_others_visible(tmp_path):
+    array = np.random.default_rng(0).normal(400, 20, (64, 64)).astype(np.uint16)
+    array[20:40, 20:40] += 350
+    array[0, 0] = 65535
+    image = prepared(picture(tmp_path / "a.png", array), intensity="picture", spatial_dims=2)
+    assert image.amax() == 1 and image[0, 20:40, 20:40].mean() - image[0, 41:].mean() > 0.5
+
+
 def test_a_mask_of_one_bit_is_black_and_white(tmp_path):
     Image.fromarray(RNG.random((20, 24)) > 0.5).save(tmp_path / "a.png")
     assert prepared(tmp_path / "a.png", intensity="picture", spatial_dims=2).unique().tolist() == [0, 1]

@@ -13,6 +13,7 @@ from monai.data import MetaTensor
 
 from sam_monai.data.fingerprint import Fingerprint, FingerprintTaker, LabelPrint
 from sam_monai.training.machine import Cost, Costs
+from sam_monai.training.plan import warn_of_lost
 from sam_monai.training.rules import SIZES, Room, chosen_mirror, rules, wanted_size
 
 
@@ -193,6 +194,13 @@ def test_validations_that_take_much_of_the_time_are_told_of():
     for case, told in ((many, True), (data(512, *LARGE), False)):
         why = rules(Room(case, machine(), 900, 4), {}, 256, 900)[1]["val_interval"]
         assert ("fewer validation cases" in why) == told
+
+
+def test_a_label_that_is_lost_at_the_planned_size_is_named(caplog):
+    for scale, size, named in (("whole", 64, True), ("whole", 256, False), ("patch", 64, False)):
+        caplog.clear()
+        warn_of_lost(data(1000, *LARGE, (8, 9)), {"scale": scale, "image_size": size})
+        assert ("label 1 is only 0.51 px across" in caplog.text) == named and "label 0" not in caplog.text
 
 
 def test_a_dataset_without_labels_is_planned():

@@ -3,6 +3,7 @@ written. All of it before data are read."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import traceback
@@ -14,7 +15,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ReferenceResolver, run
 
 from ..data.channels import kinds_taken
-from ..data.dataset import read_dataset
+from ..data.dataset import dataset_of
+from ..data.folders import understand
 from ..errors import InputError, innermost, input_error_in
 from ..files import check_writable, hold
 from .keys import KEYS, OTHER_NAMES, PATHS, literal, problems
@@ -165,7 +167,14 @@ def warn_of_other_images(parser: ConfigParser) -> None:
     folder = Path(parser.get_parsed_content("dataset_dir") or "")
     if not (folder / "dataset.json").is_file():
         return
-    adapter, data = parser.get_parsed_content("record")["preprocessing"], read_dataset(folder)
+    adapter = parser.get_parsed_content("record")["preprocessing"]
+    try:
+        known = understand(folder)
+        data = None if known is None else dataset_of(dataclasses.replace(known, unlabelled=[]), overlaps=False)
+    except InputError:  # a folder to segment need not be one to train on; whoever reads it says what is wrong
+        return
+    if data is None:
+        return
     found = kinds_taken(data.intensity, adapter["channels"])
     if adapter["intensity"] != found:
         logger.warning(

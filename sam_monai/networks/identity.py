@@ -26,7 +26,8 @@ from ..errors import InputError
 from .regions import wrong_with
 
 LENGTH = 4096  # the same for every adapter: MONAI skips a tensor of another shape in silence
-RUN = re.compile(r"\s*[$@%]|.*[@%][\w.]*#|_\w+_$", re.DOTALL)  # what MONAI's configurations run, look up or act upon
+# What MONAI's configurations run, look up or act upon.
+RUN = re.compile(r"\s*[$@%]|.*[@%][\w.]*(#|::)|_\w+_$", re.DOTALL)
 MOST_CHANNELS = 64  # of an image
 METHODS: dict[str, Any] = {}  # network classes by their method; every subclass of AdaptedSAM enters itself
 

@@ -14,6 +14,7 @@ import time
 import monai.bundle
 import pytest
 from bundle_runner import ROOT, SMALL, run, volumes, write_json
+from folder_maker import nnunet
 from monai_command import config_files
 
 import sam_monai
@@ -154,6 +155,14 @@ def test_an_adapter_of_another_kind_of_images_is_named(data, tmp_path, caplog):
     monai.bundle.run(config_file=config_files("ptsam", "inference"), dataset_dir=str(other), logging_file=False,
                      adapter=f"{tmp_path}/m/model.pt", output_dir=f"{tmp_path}/masks")  # fmt: skip
     assert "holds images of the kind ct, and the adapter was trained on images of the kind mr" in caplog.text
+    caplog.clear()
+    partly = nnunet(tmp_path / "nnunet")
+    (partly / "labelsTr" / "case_2.nii.gz").unlink()  # an image that is to be segmented, not to be trained on
+    monai.bundle.run(config_file=config_files("ptsam", "inference"), dataset_dir=str(partly), logging_file=False,
+                     adapter=f"{tmp_path}/m/model.pt", output_dir=f"{tmp_path}/others")  # fmt: skip
+    assert "holds images of the kind ct" in caplog.text
+    masks = {mask.name for mask in (tmp_path / "others").glob("*_seg.nii.gz")}
+    assert masks == {"case_2_0000_seg.nii.gz", "new_0000_seg.nii.gz"}
 
 
 @pytest.mark.parametrize("bundle", ["ssam", "medsa"])

@@ -72,7 +72,8 @@ def test_a_path_of_any_type_is_refused(tmp_path, part, value):
 
 
 @pytest.mark.parametrize(
-    "name", ["$import os", "  $x", "@network", "%x#y", "%", "_target_", "_requires_", "_import_", "a @x#y", "a%b#c"]
+    "name",
+    ["$import os", "  $x", "@network", "%x#y", "%", "_target_", "_requires_", "_import_", "a @x#y", "a%b#c", "a@::b"],
 )
 @pytest.mark.parametrize("form", [lambda name: {"0": "background", "1": name}, lambda name: {"background": 0, name: 1}])
 def test_labels_that_a_configuration_would_run_are_refused_where_they_are_read(tmp_path, name, form):

@@ -34,6 +34,7 @@ PLANTED = [
     "@seed",
     "%configs/train.json::seed",
     "a @x#y",
+    "a@::b",
     "a%#b",
     "_target_",
     "liver\x1b[2J",

@@ -47,7 +47,8 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
     """Files to whole images for the network. A label stays as it is in its file: predictions are brought to it.
 
     Args:
-        labels: names of the foreground labels.
+        labels: names of the foreground labels. Without any no label is read: in a request of MONAI Label that key
+            holds the name of a segment.
         settings: the section ``preparation`` of a configuration.
         adapter: the file of the adapter that the images are for, where it is trained.
 
@@ -62,9 +63,10 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
             refuse_other_images(record["preprocessing"], json.loads(json.dumps(dict(settings))))  # tuples become lists
         except InputError as error:
             raise InputError(f"{adapter}: {error}") from error
+    keys = ("image", "label") if labels else ("image",)
     names, regions = settings.get("channel_names"), settings.get("regions")
     frames = settings.get("frames", False)
-    load = LoadCased(("image", "label"), labels, settings["channels"], True, names, regions, frames)
+    load = LoadCased(keys, labels, settings["channels"], True, names, regions, frames)
     return Compose([load, *preparing(settings), KeepClicks(without_prompts)])
 
 

@@ -129,6 +129,7 @@ class MedSA(AdaptedSAM):
         part: tuple[int, int] | None = None,
         resemblance: Tensor | None = None,
         masks: Tensor | None = None,
+        meant: Tensor | None = None,
     ) -> Tensor:
         """Segment images or volumes, by clicks, boxes and masks or by themselves.
 
@@ -148,6 +149,7 @@ class MedSA(AdaptedSAM):
                 for its parts. ``None``: that of the image given.
             masks: (B, 1, *spatial of ``image``) logits of what is known of the object: an earlier answer, that of a
                 neighbouring slice, a rough drawing. NaN in a slice: none.
+            meant: (B or 1, L) 1 for a label that the objects may be, 0 for the others. ``None``: they may be any.
 
         Returns:
             float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else
@@ -167,6 +169,8 @@ class MedSA(AdaptedSAM):
         point_coords = in_part(point_coords, part)
         if resemblance is None:
             resemblance = resemblances(objects, automatic, point_coords, point_labels, boxes)
+        if meant is not None:
+            resemblance = resemblance * meant[..., None]
         answer = self.guided(objects, automatic, resemblance, point_coords, point_labels)
         return torch.stack([torch.zeros_like(answer), answer], 1)
 

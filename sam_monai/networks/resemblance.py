@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from .click_tokens import at_clicks
 
 
@@ -52,3 +55,22 @@ def likeness(resemblance: Tensor) -> Tensor:
     common, found, there, held, clicks = resemblance.unbind(2)
     dice = 2 * common / (found + there).clamp(min=1e-5)
     return torch.where(clicks > 0, (dice + held / clicks.clamp(min=1)) / 2, dice)
+
+
+def named(labels: Sequence[str], label: str, which: str = "the object") -> Tensor:
+    """``meant`` of :meth:`MedSA.forward` (1, L) for an object that is one of the labels.
+
+    Args:
+        labels: of the network.
+        label: the object's.
+        which: object it is, for the error.
+
+    Raises:
+        InputError: it is none of the labels.
+    """
+    if label not in labels:
+        raise InputError(
+            f"{which} has the label {str(label)[:99]!r}, and the adapter's labels are {', '.join(labels)}: "
+            "give one of these, or none if the object is something else"
+        )
+    return torch.tensor([[float(one == label) for one in labels]])

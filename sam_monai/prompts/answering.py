@@ -1,27 +1,27 @@
-"""How one object is answered: click by click, and from the slices with prompts through the volume."""
+"""How one object is answered: click by click in its slice, and in a volume."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..networks.resemblance import likeness, margins, resemblances
+from ..networks.resemblance import named
 from .drawn import Prompts
-
-ABSENT = -20.0  # logit of an object that was followed to its end
-LIKE = 0.5  # as an object that is a label is like it in the prompted slices, from 0 to 1
-PART = 16  # slices of a volume that a prompt is answered for at a time, where the whole would be large
-
-Network = Callable[..., Tensor]
+from .following import PART, Network, clicks_of, follow
 
 
-def answered(network: Network, image: Tensor, embedding: Tensor, automatic: Tensor | None, prompts: Prompts) -> Tensor:
+def answered(
+    network: Network,
+    image: Tensor,
+    embedding: Tensor,
+    automatic: Tensor | None,
+    prompts: Prompts,
+    label: str | None = None,
+) -> Tensor:
     """Logits (*spatial) of one object. They depend on the image and the list of the object's prompts alone.
 
     In a picture, and in a slice of a volume, a click refines what is there: :func:`click_by_click`. In a volume an
@@ -36,7 +36,15 @@ def answered(network: Network, image: Tensor, embedding: Tensor, automatic: Tens
         embedding: of the image.
         automatic: the network's answer without a prompt. ``None``: a large volume, which is answered part by part.
         prompts: ``point_coords``, ``point_labels``, ``boxes`` and ``masks`` of the object, as far as there are.
+            ``meant``: as :meth:`MedSA.forward` takes it, where it is known which label the object is.
+        label: the name of the label that the object is, in place of ``meant``.
+
+    Raises:
+        InputError: a label that the network does not have.
     """
+    if label is not None:
+        labels = getattr(network, "module", network).labels  # type: ignore[attr-defined]
+        prompts = {**prompts, "meant": named(labels, label).to(image.device)}
     if "masks" in prompts and prompts["masks"].isnan().all():
         prompts = {key: value for key, value in prompts.items() if key != "masks"}
     numbers, boxed = numbered(prompts), "boxes" in prompts and not bool(prompts["boxes"].isnan().all())
@@ -100,15 +108,6 @@ def takes_masks(network: Network) -> bool:
     return bool(getattr(network, "module", network).mask_prompts)  # type: ignore[attr-defined]
 
 
-def clicks_of(prompts: Prompts) -> tuple[list[int], list[int]]:
-    """Slice, 0 in pictures, and label of each click of an object."""
-    if "point_labels" not in prompts:
-        return [], []
-    coords, labels = prompts["point_coords"][0], prompts["point_labels"][0]
-    at = coords[:, 2].round().long() if coords.shape[1] == 3 else torch.zeros_like(labels)
-    return at.tolist(), labels.tolist()
-
-
 def numbered(prompts: Prompts) -> Tensor:
     """The number (N,) of each click in its slice, from 1 on; 0 for padding."""
     seen: dict[int, int] = {}
@@ -169,6 +168,9 @@ def by_parts(
     start, depth = part or (0, image.shape[4])
     parts = [slice(first, first + PART) for first in range(0, image.shape[4], PART)]
 
+    meant = {"meant": prompts["meant"]} if "meant" in prompts else {}
+    prompts = {key: value for key, value in prompts.items() if key != "meant"}
+
     def asked(here: slice) -> dict[str, Any]:
         masks = {"masks": prompts["masks"][..., here]} if "masks" in prompts else {}
         return {**prompts, **masks, "part": (start + here.start, depth)}
@@ -179,91 +181,6 @@ def by_parts(
     )
     logits = torch.empty(image.shape[2:], device=image.device)
     for here in tqdm(parts, desc="answering the prompt", unit="part", leave=False):
-        answer = network(image[..., here], embedding[..., here], resemblance=resemblance, **asked(here))
+        answer = network(image[..., here], embedding[..., here], resemblance=resemblance, **meant, **asked(here))
         logits[..., here] = answer[0, 1]
     return logits
-
-
-def follow(
-    network: Network,
-    image: Tensor,
-    embedding: Tensor,
-    automatic: Tensor | None,
-    logits: Tensor,
-    seeds: set[int],
-    prompts: Prompts,
-) -> None:
-    """In the logits (H, W, D) of one object, answer the slices beyond the ``seeds`` anew, in place.
-
-    An object that is a label in the seeds has the label's own answer: :func:`as_label`. Any other is followed from the
-    nearest seed outwards, each slice by the box about its neighbour's mask. Negative clicks of a slice count there.
-    """
-    at, kinds = clicks_of(prompts)
-    nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
-    label = as_label(network, image, embedding, automatic, logits, sorted(seeds), prompts)
-    for k in sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k])):
-        here = slice(k, k + 1)
-        known = None if automatic is None else automatic[..., here]
-        clicks = clicks_in(prompts, [i for i, place in enumerate(at) if place == k and kinds[i] == 0])
-        if label is not None:
-            logits[..., k] = label[..., k]
-            if clicks:
-                module: Any = getattr(network, "module", network)
-                known = network(image[..., here], embedding[..., here]) if known is None else known
-                alone = torch.zeros(1, known.shape[1] - 1, 5, device=image.device)  # like no label: the clicks' part
-                logits[..., here] = module.guided(label[None, ..., here], known, alone, **clicks)[0]
-            continue
-        neighbour = k + (1 if k < nearest[k] else -1)
-        inside = (logits[..., neighbour] > 0).nonzero()
-        if not len(inside):
-            logits[..., k] = ABSENT
-            continue
-        corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
-        box = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
-        answer = network(image[..., here], embedding[..., here], automatic=known, boxes=box, **clicks)
-        logits[..., k] = answer[0, 1, ..., 0]
-
-
-def as_label(
-    network: Network,
-    image: Tensor,
-    embedding: Tensor,
-    automatic: Tensor | None,
-    logits: Tensor,
-    seeds: list[int],
-    prompts: Prompts,
-) -> Tensor | None:
-    """Logits (H, W, D) of an object that is one of the labels in the ``seeds``: there its own, in the other slices the
-    label's margin over the other labels, as far as the label hangs together with the object. ``None``: it is no label.
-
-    One prompted slice tells its neighbours less than the network knows of them without a prompt.
-    """
-
-    def known(here: slice) -> Tensor:
-        return network(image[..., here], embedding[..., here]) if automatic is None else automatic[..., here]
-
-    at, _ = clicks_of(prompts)
-    sums = []
-    for k in seeds:
-        clicks, here = clicks_in(prompts, [i for i, place in enumerate(at) if place == k]), slice(k, k + 1)
-        points = clicks.get("point_coords"), clicks.get("point_labels")
-        sums.append(resemblances(logits[None, ..., here], known(here), *points, None))
-    alike, label = likeness(torch.stack(sums).sum(0))[0].max(0)
-    if alike < LIKE:
-        return None
-    parts = [slice(first, first + PART) for first in range(0, image.shape[4], PART)]
-    answer = torch.cat([margins(known(here))[0, label] for here in parts], 2)
-    answer[..., seeds] = logits[..., seeds]
-    there = (answer > 0).cpu().numpy()
-    started = np.zeros_like(there)
-    started[..., seeds] = there[..., seeds]
-    held = np.asarray(ndimage.binary_propagation(started, np.ones((3, 3, 3)), there), bool)
-    return answer.masked_fill(torch.as_tensor(there & ~held, device=answer.device), ABSENT)
-
-
-def clicks_in(prompts: Prompts, some: list[int]) -> Prompts:
-    """Clicks of one slice, by their numbers, as those of a volume of this slice alone; empty where there is none."""
-    if not some:
-        return {}
-    plane = torch.tensor([1, 1, 0], device=prompts["point_coords"].device)
-    return {"point_coords": prompts["point_coords"][:, some] * plane, "point_labels": prompts["point_labels"][:, some]}

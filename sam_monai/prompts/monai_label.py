@@ -1,9 +1,10 @@
-"""What a request of MONAI Label says of clicks, scribbles and lassos, as prompts of the network."""
+"""The clicks, scribbles and lassos of a MONAI Label request as prompts of the network."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from monai.data import MetaTensor
@@ -14,13 +15,15 @@ from ..errors import InputError, warn_once
 from .prompt_files import prompts_beside, prompts_on_grid
 from .schema import check_objects
 
+logger = logging.getLogger(__name__)
+
 CLICKS = {"foreground": 1, "background": 0}
-DRAWN = ("scribbles", "lasso")
+DRAWN, SEGMENT, OTHERS = ("scribbles", "lasso"), "label", "others"
 
 
 class KeepClicks(Transform):
-    """Leaves the clicks, scribbles and lasso of a MONAI Label request with the image, which alone reaches the
-    inferer.
+    """Leaves the clicks, scribbles and lasso of a MONAI Label request, and its segment's name, with the image, which
+    alone reaches the inferer.
 
     Args:
         method: of a network that answers no prompts, where it is known: those that are given are named.
@@ -31,40 +34,64 @@ class KeepClicks(Transform):
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         clicks = {key: data[key] for key in (*CLICKS, *DRAWN) if key in data and data[key] not in (None, [], "")}
-        if clicks:
-            data["image"].meta["clicks"] = clicks
+        others = [key for key, value in data.items() if key not in clicks and isinstance(value, list) and value]
+        others = [key for key in others if isinstance(data[key][0], list)]
+        if clicks or others:
+            data["image"].meta["clicks"] = {**clicks, SEGMENT: data.get(SEGMENT), OTHERS: others}
         file = str(data["image"].meta.get("filename_or_obj", ""))
         if self.method and (clicks or os.path.lexists(prompts_beside(file))):
             warn_once(
                 f"{file}: has prompts, and {self.method} answers none: its mask is of the labels. Take an adapter of "
                 "medsa, or take the prompts away"
             )
+        if isinstance(data.get(SEGMENT), str):  # what follows takes it for a label map
+            data = {key: value for key, value in data.items() if key != SEGMENT}
         return data
 
 
-def clicks_of_request(image: Tensor) -> dict[str, Tensor]:
-    """Keyword arguments of the network for the clicks that :class:`KeepClicks` left with an image (C, *spatial).
+def clicks_of_request(image: Tensor, labels: Sequence[str] = ()) -> dict[str, Any]:
+    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for the clicks that
+    :class:`KeepClicks` left with an image (C, *spatial).
 
     MONAI Label gives ``foreground`` and ``background`` as lists of voxels (i, j, k) of the image's file; of a picture,
-    (column, row). ``scribbles`` and ``lasso`` are as in a prompts file, with voxels likewise.
+    (column, row). ``scribbles`` and ``lasso`` are as in a prompts file, with voxels likewise. ``label`` is the name of
+    the segment that 3D Slicer fills: that of one of the network's ``labels``, in lower case, or any other that the user
+    gave to a segment, which says nothing of the object.
 
     Raises:
-        InputError: points that do not fit the image.
+        InputError: points that do not fit the image, or that lie under the names of labels.
     """
     clicks = image.meta.get("clicks") if isinstance(image, MetaTensor) else None
     if not isinstance(image, MetaTensor) or not clicks:
         return {}
-    where = "the request's clicks"
-    if not all(isinstance(clicks.get(key, []), list) for key in CLICKS):
+    where, segment = "the request's clicks", clicks.get(SEGMENT)
+    if by_label := [key for key in clicks.get(OTHERS, ()) if named_so(labels, key)]:
+        raise InputError(
+            f"{where}: stand under the labels' names ({', '.join(by_label)}), as for DeepEdit; give them as foreground "
+            "and background, which viewers do where the bundle's folder has deepgrow in its name"
+        )
+    given = {key: clicks[key] for key in (*CLICKS, *DRAWN) if key in clicks}
+    if not given:
+        return {}
+    if not all(isinstance(given.get(key, []), list) for key in CLICKS):
         raise InputError(f"{where}: foreground and background are lists of points, as in [[40, 52, 7]]")
-    points = [point for key in CLICKS for point in clicks.get(key, [])]
-    drawn = {key: clicks[key] for key in DRAWN if key in clicks}
+    points = [point for key in CLICKS for point in given.get(key, [])]
+    drawn = {key: given[key] for key in DRAWN if key in given}
     if image.ndim == 3:
         points = by_rows(points)
         drawn = {key: by_rows(value) for key, value in drawn.items()}
-    labels = [value for key, value in CLICKS.items() for _ in clicks.get(key, [])]
-    objects = check_objects([{"points": points, "labels": labels, **drawn}], image.ndim - 1, where)
-    return prompts_on_grid(objects, image, where)
+    kinds = [value for key, value in CLICKS.items() for _ in given.get(key, [])]
+    objects = check_objects([{"points": points, "labels": kinds, **drawn}], image.ndim - 1, where)
+    prompts, meant = prompts_on_grid(objects, image, where), named_so(labels, segment)
+    if segment is not None and not meant:
+        logger.info("segment %s is none of the labels (%s): any object", str(segment)[:99], ", ".join(labels))
+    return {**prompts, SEGMENT: meant} if meant else prompts
+
+
+def named_so(labels: Sequence[str], name: Any) -> list[str]:
+    """The label that MONAI Label calls by this name, in a list; none where it is none, or could be several."""
+    found = [one for one in labels if one == name] or [one for one in labels if one.lower() == str(name).lower()]
+    return found if len(found) == 1 else []
 
 
 def by_rows(points: Any) -> Any:

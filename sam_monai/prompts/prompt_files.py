@@ -41,11 +41,12 @@ def with_prompts(batch: dict[str, Any], device: torch.device, non_blocking: bool
     label = label.to(device, non_blocking=non_blocking) if isinstance(label, Tensor) else label
     prompts = read_prompts(prompts_beside(image.meta["filename_or_obj"][0]), image[0])
     moved = image.to(device, non_blocking=non_blocking, **kwargs)
-    return moved, label, (), {key: value.to(device) for key, value in prompts.items()}
+    on_device = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in prompts.items()}
+    return moved, label, (), on_device
 
 
-def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
-    """Keyword arguments of the network for all objects of a file.
+def read_prompts(path: Path, image: MetaTensor) -> dict[str, Any]:
+    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for all objects of a file.
 
     The file gives voxels of the image as it is stored: (i, j, k) of a volume's file, (row, column) of a picture.
 
@@ -61,9 +62,9 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Tensor]:
     return prompts_on_grid(read_objects(path, image.ndim - 1), image, str(path))
 
 
-def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Tensor]:
-    """Keyword arguments of the network for objects with ``points``, ``labels``, ``box`` and ``lasso`` in voxels
-    of the file.
+def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Any]:
+    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for objects with prompts in
+    voxels of the file.
 
     Args:
         objects: as :func:`sam_monai.prompts.schema.check_objects` gives them.
@@ -97,7 +98,9 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
             f"{path}: a click of object {int(wrong.nonzero()[0]) + 1} lies outside the image, whose grid is "
             f"{tuple(image.shape[1:])} after loading; give voxels of the file, from 0 on"
         )
-    prompts = {}
+    prompts: dict[str, Any] = {}
+    if any("label" in one for one in objects):
+        prompts["label"] = [one.get("label") for one in objects]
     if any("lasso" in one for one in objects):
         lassos = [move(torch.tensor(one.get("lasso", []), dtype=torch.float32).reshape(-1, dims)) for one in objects]
         for i, lasso in enumerate(lassos):

@@ -10,6 +10,8 @@ import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
+from ..errors import InputError
+from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES
 from .answering import answered
 from .monai_label import clicks_of_request
@@ -43,13 +45,28 @@ class PromptedInference(Inferer):
         :mod:`sam_monai.inference.slabs` does.
 
         Without prompts those that :class:`sam_monai.prompts.monai_label.KeepClicks` left with the image count.
+
+        ``label`` among the prompts says which label each object is: K names, ``None`` where it is not known.
+
+        Raises:
+            InputError: a name that is no label, or names that are not one for each object.
         """
-        prompts = prompts or {k: v.to(inputs.device) for k, v in clicks_of_request(inputs[0]).items()}
-        if not prompts:
+        module: Any = getattr(network, "module", network)
+        labels = getattr(module, "labels", ())
+        prompts = prompts or clicks_of_request(inputs[0], labels)
+        given = prompts.pop("label", None)
+        if not prompts and given is None:
             return self.automatic(inputs, network, *args)
+        count = len(next(iter(prompts.values()), ()))
+        names = list(given) if isinstance(given, list | tuple) else [given] * (count if given is None else 1)
+        if not count or len(names) != count:
+            raise InputError(f"label is {given!r}: give one name, or None, for each of the prompted objects")
+        prompts = {key: value.to(inputs.device) for key, value in prompts.items()}
         patches = isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer)
-        count = len(next(iter(prompts.values())))
         objects = [{key: value[k : k + 1] for key, value in prompts.items()} for k in range(count)]
+        for number, (one, name) in enumerate(zip(objects, names, strict=True), 1):
+            if name is not None:
+                one["meant"] = named(labels, name, f"object {number} of the prompts").to(inputs.device)
         if not patches and not in_parts(inputs, network, count):
             embedding, automatic = self.prepared(inputs, network, False)
             answers = [answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)) for one in objects]
@@ -60,7 +77,7 @@ class PromptedInference(Inferer):
             one = lasso_as_mask(one, inputs)
             rows, columns = slice(0, inputs.shape[2]), slice(0, inputs.shape[3])
             if patches:
-                rows, columns = patch_about(one, inputs.shape[2:], getattr(network, "module", network).image_size)
+                rows, columns = patch_about(one, inputs.shape[2:], module.image_size)
             image, own = cut_out(inputs, (rows, columns)), in_patch(one, (rows, columns))
             embedding, automatic = self.prepared(image, network, in_parts(image, network, count))
             answer = answered(network, image, embedding, automatic, own)

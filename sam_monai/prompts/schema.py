@@ -14,13 +14,13 @@ from ..files import parse_json
 
 EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
 SCRIBBLE = '{"path": [[38, 50, 7], [44, 55, 7]], "label": 1}'
-KEYS = ("points", "labels", "box", "scribbles", "lasso")
+KEYS = ("points", "labels", "box", "scribbles", "lasso", "label")
 MOST_BYTES = 2**24  # of a file
 MOST_CLICKS = 10_000  # of all objects, each with as many as the one with the most
 OF_A_SCRIBBLE, APART = 8, 4.0  # clicks at most, and voxels from one to the next at least
 LARGEST = 2**24  # coordinate; beyond it float32 does not hold every voxel
 
-Object = dict[str, list]
+Object = dict[str, Any]
 
 
 def read_objects(path: Path, dims: int) -> list[Object]:
@@ -47,8 +47,8 @@ def read_objects(path: Path, dims: int) -> list[Object]:
 
 
 def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
-    """Objects with ``points``, ``labels``, ``box`` and ``lasso``, of which the last two may be missing. Scribbles have
-    become points.
+    """Objects with ``points`` and ``labels``, and with ``box``, ``lasso`` and ``label`` where they are given. Scribbles
+    have become points.
 
     Args:
         objects: of JSON.
@@ -81,7 +81,14 @@ def check_object(one: Any, dims: int, where: str) -> Object:
     for path, label in check_scribbles(one.get("scribbles", []), dims, where):
         drawn = along(path)
         points, labels = points + drawn, labels + [label] * len(drawn)
-    found = {"points": points, "labels": labels}
+    found: Object = {"points": points, "labels": labels}
+    if "label" in one:
+        if not isinstance(one["label"], str):
+            raise InputError(
+                f'{where}: its label is no name of a label, as in "label": "tumour"; whether each point lies on the '
+                'object, 1 or 0, stands in "labels"'
+            )
+        found["label"] = one["label"]
     if "lasso" in one:
         found["lasso"] = check_lasso(one["lasso"], dims, where)
     if "box" not in one:

@@ -35,12 +35,20 @@ ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
     "box 75 %": KINDS["box 75 %"],
 }
 ONE_SLICE = "1 click on one slice, followed"
+NAMED = f"{ONE_SLICE}, its label named"
 CORRECTIONS = (0, 1, 2, 3, 5)
 DRAWS = {name: 9 if name == "box 50 %" else 3 for name in ASKED}  # answers to loose boxes differ by a hundredth
 
 
 def answers(
-    network: MedSA, image: Tensor, embedding: Tensor, automatic: Tensor | None, mask: Tensor, rng: Rng, known: Tensor
+    network: MedSA,
+    image: Tensor,
+    embedding: Tensor,
+    automatic: Tensor | None,
+    mask: Tensor,
+    rng: Rng,
+    known: Tensor,
+    label: str,
 ) -> Iterator[tuple[str, Tensor]]:
     """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
 
@@ -52,16 +60,19 @@ def answers(
         mask: bool (1, 1, *spatial), the object.
         rng: all randomness of the prompts.
         known: bool (1, 1, *spatial), the voxels that are annotated; answers elsewhere do not count.
+        label: the object's name, which one of the prompts says.
     """
 
-    def ask(prompts: Prompts) -> Tensor:
-        return answered(network, image, embedding, automatic, prompts)[None, None]
+    def ask(prompts: Prompts, label: str | None = None) -> Tensor:
+        return answered(network, image, embedding, automatic, prompts, label)[None, None]
 
     for name, draw in ASKED.items():
         for _ in range(DRAWS[name]):
             yield name, (ask(draw(mask, rng)) > 0) & known
     if image.ndim == 5:
-        yield ONE_SLICE, (ask(draw_clicks(mask, rng, 1, share=0.0)) > 0) & known
+        click = draw_clicks(mask, rng, 1, share=0.0)
+        yield ONE_SLICE, (ask(click) > 0) & known
+        yield NAMED, (ask(click, label) > 0) & known
     prompts = draw_box(mask, rng, 0.5)
     for clicks in range(max(CORRECTIONS) + 1):
         answer = (ask(prompts) > 0) & known
@@ -111,7 +122,7 @@ def evaluate_prompts(
                 mask = label == value
                 if not mask.any():
                     continue
-                asked = answers(network, image, embedding, automatic, mask, rng, known)
+                asked = answers(network, image, embedding, automatic, mask, rng, known, label_name)
                 for prompt, answer in [(AUTOMATIC, (found == value) & known), *asked]:
                     dice = compute_dice(answer.float(), mask.float()).item()
                     rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})

@@ -22,7 +22,7 @@ class TestMedSABundle(BundleTester):
         file = trained / "data/images/d.nii.gz"
         (tmp_path / "d.nii.gz").write_bytes(file.read_bytes())
         shape = nib.load(file).shape
-        objects = [{"box": [4, 4, 1, 20, 20, 3]}, {"points": [[15, 13, 4]], "labels": [1]}]
+        objects = [{"box": [4, 4, 1, 20, 20, 3]}, {"points": [[15, 13, 4]], "labels": [1], "label": "bright"}]
         (tmp_path / "d.nii.gz.prompts.json").write_text(json.dumps({"objects": objects}))
         adapter = f"{trained}/models/model.pt"
         run("medsa", "inference", dataset_dir=str(tmp_path), adapter=adapter, output_dir=f"{tmp_path}/prompted")
@@ -44,5 +44,5 @@ class TestMedSABundle(BundleTester):
         where = {"dataset_dir": f"{trained}/data", "ckpt_dir": f"{trained}/models", "output_dir": str(out)}
         run("medsa", "train", "evaluate", **where)
         rows = list(csv.DictReader((out / "prompts.csv").open()))
-        assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 11
+        assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 12
         assert all(0 <= float(row["dice"]) <= 1 for row in rows) and (out / "corrective_clicks.png").is_file()

@@ -61,7 +61,8 @@ def test_masks_come_back_in_the_files_own_grid(server, model, image):
 def test_the_mask_is_where_the_click_was_and_not_where_it_was_not(server, image):
     for label, other in [(1, 2), (2, 1)]:
         on, beside = centre(server, label, image), centre(server, other, image)
-        mask = server.mask("medsa_deepgrow", image, foreground=[on], background=[beside])
+        clicks = {"foreground": [on], "background": [beside]}
+        mask = server.mask("medsa_deepgrow", image, label=["bright", "dark"][label - 1], **clicks)  # as 3D Slicer does
         found = np.asarray(mask.dataobj)
         assert same_grid(mask, server.studies / f"{image}.nii.gz")
         assert found[tuple(on)] == 1 and found[tuple(beside)] == 0

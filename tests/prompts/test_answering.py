@@ -8,7 +8,7 @@ from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import MedSA
-from sam_monai.prompts import answering
+from sam_monai.prompts import following
 from sam_monai.prompts.answering import answered, follow, numbered, stages
 from sam_monai.prompts.prompted_inference import PromptedInference
 
@@ -93,7 +93,7 @@ def test_an_object_that_is_a_label_has_the_labels_answer_but_not_that_of_others_
 
 
 def test_a_negative_click_beyond_the_prompted_slice_is_obeyed_where_the_label_answers(network, monkeypatch):
-    monkeypatch.setattr(answering, "LIKE", 0.0)  # whatever is clicked is a label
+    monkeypatch.setattr(following, "LIKE", 0.0)  # whatever is clicked is a label
     x = image(1, 1, 24, 20, 5)
     with torch.no_grad():
         embedding, automatic = network.encode(x), network(x)

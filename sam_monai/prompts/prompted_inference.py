@@ -10,7 +10,7 @@ import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES
 from .answering import answered
@@ -62,7 +62,12 @@ class PromptedInference(Inferer):
         if not count or len(names) != count:
             raise InputError(f"label is {given!r}: give one name, or None, for each of the prompted objects")
         prompts = {key: value.to(inputs.device) for key, value in prompts.items()}
-        patches = isinstance(getattr(self.automatic, "inferer", self.automatic), SlidingWindowInferer)
+        if flips := getattr(self.automatic, "flips", None):
+            warn_once(f"average_flips {flips} is for images without prompts: those with prompts are answered once")
+        innermost: Any = self.automatic  # slabs, flips and patches lie in each other
+        while hasattr(innermost, "inferer"):
+            innermost = innermost.inferer
+        patches = isinstance(innermost, SlidingWindowInferer)
         objects = [{key: value[k : k + 1] for key, value in prompts.items()} for k in range(count)]
         for number, (one, name) in enumerate(zip(objects, names, strict=True), 1):
             if name is not None:

@@ -7,6 +7,7 @@ import torch
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
+from sam_monai.errors import warn_once
 from sam_monai.inference.pipeline import inferer
 from sam_monai.prompts.patches import in_patch, patch_about
 from sam_monai.prompts.prompted_inference import PromptedInference
@@ -20,12 +21,14 @@ def network():
     return network
 
 
-def prompted(dims):
-    return PromptedInference(inferer("patch", 64, dims, 0.5))
+def prompted(dims, flips="none"):
+    return PromptedInference(inferer("patch", 64, dims, 0.5, flips))
 
 
+@pytest.mark.parametrize("flips", ["none", "sides"])
 @pytest.mark.parametrize("shape", [(200, 150), (200, 150, 3)])
-def test_an_object_is_answered_in_the_patch_about_it_as_if_this_were_the_image(network, shape):
+def test_an_object_is_answered_in_the_patch_about_it_as_if_this_were_the_image(network, shape, flips, caplog):
+    warn_once.cache_clear()
     x, dims = image(1, 1, *shape), len(shape)
     coords = torch.tensor([[[150.0, 90, 1], [140, 100, 1], [2, 2, 1]]])[..., :dims]
     labels = torch.tensor([[1, 0, 0]])
@@ -33,7 +36,8 @@ def test_an_object_is_answered_in_the_patch_about_it_as_if_this_were_the_image(n
     assert rows.stop - rows.start == 64 and rows.start + 16 < 150 < rows.stop - 16
     assert columns.start + 16 < 90 < columns.stop - 16
     with torch.no_grad():
-        whole = prompted(dims)(x, network, point_coords=coords, point_labels=labels)[0, 0]
+        whole = prompted(dims, flips)(x, network, point_coords=coords, point_labels=labels)[0, 0]
+        assert ("average_flips sides is for images without prompts" in caplog.text) == (flips == "sides")
         shift = torch.tensor([rows.start, columns.start, 0.0])[:dims]
         own = {"point_coords": (coords - shift)[:, :2], "point_labels": labels[:, :2]}
         patch = x[:, :, rows, columns]

@@ -17,7 +17,7 @@ from ..data.dicom_seg import check_source, segmentation_file
 from ..data.dicom_series import is_dicom
 from ..data.names import MARK, CaseNames
 from ..data.nifti import on_source
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from ..networks.base import AdaptedSAM
 from ..networks.regions import Regions
 from .outputs import Outputs
@@ -67,6 +67,8 @@ class SaveMasks:
                     check_source(source, self.meanings(source, 1), self.algorithm(), self.regions)
                 except InputError as error:
                     self.keep_as_nifti(source, error)
+            elif batch["image"].ndim == 5 and not is_dicom(source):
+                warn_once("mask_format dicom_seg is for DICOM: masks of other volumes are NIfTI")
 
     def keep_as_nifti(self, source: str, error: InputError) -> None:
         self.refused[source] = f"{error}. Its mask is kept as NIfTI"

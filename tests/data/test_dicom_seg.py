@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from sam_monai import InputError
 from sam_monai.data import LoadCased, check_dataset, read_dataset
 from sam_monai.data.dicom_seg import check_source, codes_of, read_segmentation, write_segmentation
+from sam_monai.errors import warn_once
 from sam_monai.inference import pipeline
 from sam_monai.inference.masks import SaveMasks
 
@@ -161,6 +164,16 @@ def test_a_segmentation_that_cannot_be_written_is_said_before_the_network_runs_a
     assert re.search("has no StudyInstanceUID.*kept as NIfTI", said[0], re.DOTALL)
     assert [file.name for file in (tmp_path / "o").glob("*_seg*")] == ["s_seg.nii.gz"]
     assert list(saving.refused) == [str(tmp_path / "s")]  # which a run over many studies reports
+
+
+def test_a_volume_that_is_no_dicom_is_told_to_stay_nifti(tmp_path, caplog):
+    warn_once.cache_clear()
+    nib.save(nib.Nifti1Image(blob((12, 10, 6)), np.eye(4)), tmp_path / "a.nii.gz")
+    image = LoadCased("image")({"image": str(tmp_path / "a.nii.gz")})["image"]
+    batch = next(iter(DataLoader(Dataset([{"image": image}]), batch_size=1)))
+    engine: Any = SimpleNamespace(state=SimpleNamespace(batch=batch))
+    SaveMasks(tmp_path / "o", "dicom_seg", Named("a")).check(engine)
+    assert "dicom_seg is for DICOM" in caplog.text
 
 
 def test_a_header_that_cannot_be_carried_over_is_named(tmp_path, monkeypatch):

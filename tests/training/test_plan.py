@@ -116,6 +116,12 @@ def test_long_thin_structures_of_large_pictures_are_trained_in_patches():
     assert wanted_size(vessels) > wanted_size(data(900, (500, 800), thick=60))
 
 
+def test_a_short_time_alone_does_not_lead_to_patches():
+    """Also where the size that is wanted for any data is not affordable."""
+    for dims in (2, 3):
+        assert planned(data(200, (45, 50), dims=dims), machine(10.0))["scale"] == "whole"
+
+
 def test_a_smaller_structure_a_larger_budget_and_a_faster_machine_make_the_size_larger():
     sizes = [wanted_size(data(512, (extent, 400))) for extent in (400, 60, 30, 15)]
     assert sizes == sorted(sizes) and sizes[0] < sizes[-1]

@@ -24,7 +24,7 @@ AIR = 0.05  # of the voxels of a CT, at least, are air
 class CheckKind(Transform):
     """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
     where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
-    Warns of a DICOM CT where MR is wanted, of DICOM that says it is of another modality than the training's images, and
+    Warns of a CT where MR is wanted, of DICOM that says it is of another modality than the training's images, and
     of what looks like a label map.
 
     Three equal channels are grey, which many programs save as RGB.
@@ -78,9 +78,10 @@ class CheckKind(Transform):
                 "the mask is likely to be wrong. Take an adapter for such images (the key modality says what those of "
                 "the training are)"
             )
-        elif self.intensity == "mr" and modality == "CT" and not self.modality:
+        elif self.intensity == "mr" and not self.modality and (modality == "CT" or not modality and is_like_ct(image)):
+            what = "is a CT" if modality else "holds values like a CT's, with much air at -1000"
             warn_once(
-                f"{file_of(image)} is a CT, and what it is prepared for is MR (the key intensity is 'mr'): the mask is "
+                f"{file_of(image)} {what}, and what it is prepared for is MR (the key intensity is 'mr'): the mask is "
                 "likely to be wrong. Take an adapter for CT, or train one with the key intensity ct"
             )
         if not modality and contradicts("CT", self.modality) and is_like_ct(image):

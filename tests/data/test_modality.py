@@ -59,7 +59,7 @@ def test_dicom_of_another_modality_is_named_with_both(modality, recorded, named,
 @pytest.mark.parametrize(
     ("recorded", "least", "named"),
     [(["MR"], -1000, True), (["MR"], -3024, True), (["PT"], -1000, True), (["CT"], -1000, False), (None, -1000, True),
-     (None, 0, False),     (["MR"], 0, False), (["MR"], -32768, False), (["CT", "MR"], -1000, False)],
+     (None, 0, False), (["MR"], 0, False), (["MR"], -32768, False), (["CT", "MR"], -1000, False)],
 )  # fmt: skip
 def test_a_volume_of_hounsfield_units_is_named_where_the_adapter_is_for_no_ct(recorded, least, named, tmp_path, caplog):
     array = NOISE + np.where(np.arange(16)[:, None, None] < 6, -1000 if least else 0, 50)

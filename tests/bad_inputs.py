@@ -292,7 +292,6 @@ MASKS: dict[str, tuple[Make, str]] = {  # labels of pictures
     "below 0": (whole("x.tif", Image.fromarray(MASK.astype(np.int32) - 1)), "known are 0 to 2"),
     "a JPEG of small numbers": (whole("x.jpg", Image.fromarray(MASK)), "is a JPEG of small numbers"),
     "JPEG with another name": (renamed(whole("x.jpg", Image.fromarray(MASK * 80)), "x.png"), "known are 0 to 2"),
-    "three equal channels": (whole("x.png", Image.fromarray(np.stack([MASK] * 3, -1))), "3 channels"),
     "an animation": (renamed(whole("x.gif", Image.fromarray(MASK), **TWO), "x.png"), "2 pages"),
     "of two axes": (nifti(np.ascontiguousarray(LABEL[..., 0])), "has two axes"),
     "a volume": (nifti(LABEL), "is 12 x 10 x 9"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from bad_inputs import with_table
 from bad_itk_files import segments
-from image_files import GREY, RNG, load_label, picture, volume
+from image_files import COLOUR, GREY, RNG, load_label, picture, volume
 
 import sam_monai.data.load as load_module
 from sam_monai.errors import InputError
@@ -23,6 +23,14 @@ def test_a_0_255_mask_of_one_label_is_read_as_0_1_and_said_once(tmp_path, caplog
     assert len(caplog.records) == 1
     with pytest.raises(InputError, match="255"):
         load_label(path, labels=2)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
+def test_a_mask_whose_three_colours_are_equal_is_grey(tmp_path, suffix):
+    inside = np.where(GREY > 128, 255, 0).astype(np.uint8)
+    assert np.array_equal(load_label(picture(tmp_path / f"m{suffix}", np.stack([inside] * 3, -1)), 1)[0], GREY > 128)
+    with pytest.raises(InputError, match="3 channels"):
+        load_label(picture(tmp_path / f"c{suffix}", np.stack([inside, inside, 255 - inside], -1)), 1)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32, np.float64])
@@ -63,7 +71,7 @@ def test_a_label_volume_that_does_not_fit_is_refused(tmp_path, array, said):
 @pytest.mark.parametrize(("mode", "said"), [("P", "palette"), ("RGB", "3 channels"), ("RGBA", "4 channels")])
 def test_a_colour_or_palette_mask_is_refused(tmp_path, mode, said):
     with pytest.raises(InputError, match=rf"m\.png.*{said}.*; save the label with one channel"):
-        load_label(picture(tmp_path / "m.png", np.zeros((4, 4, 3), np.uint8), mode))
+        load_label(picture(tmp_path / "m.png", COLOUR, mode))
 
 
 def test_a_jpeg_mask_whose_values_were_blurred_is_refused_with_the_reason(tmp_path):

@@ -22,9 +22,10 @@ PROBES = (64, 128)  # pixels: the sizes that are timed, of which the cost of oth
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one size: seconds of a step, seconds to answer one slice (on a GPU, one of several) without gradients, and
-    bytes that a step keeps for the backward pass. Where the encoder is frozen, so that its embeddings can be kept, step
-    and answer begin with an embedding, and ``encode`` is seconds to make that of one slice; elsewhere it is 0."""
+    """Of one size: seconds of a step, seconds to answer one slice without gradients (of volumes and on a GPU, one of
+    several), and bytes that a step keeps for the backward pass. Where the encoder is frozen, so that its embeddings can
+    be kept, step and answer begin with an embedding, and ``encode`` is seconds to make that of one slice; elsewhere it
+    is 0."""
 
     size: int
     step: float
@@ -97,8 +98,8 @@ def cost_of(
         value.backward()
         network.zero_grad()
 
-    # A GPU answers several slices in the time of one, as its work is mostly to begin.
-    together = network.slices_per_batch if device.type == "cuda" else 1
+    # Slices of a volume pass together, which takes less time for each; and a GPU's work is mostly to begin.
+    together = network.slices_per_batch if device.type == "cuda" or image.ndim == 5 else 1
     some = (image[:1, ..., :1] if image.ndim == 5 else image[:1]).repeat_interleave(together, 0)
 
     def encode() -> Tensor:

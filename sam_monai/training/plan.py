@@ -186,6 +186,9 @@ def make_plan(
     follows = network_class.takes_prompts and data.spatial_dims == 3
     free, mirror = free_on(device), asked.get("mirror")
     slices = sample[1] if data.spatial_dims == 3 else 1
+    if timed:
+        _ = costs.measured  # which takes a part of the time
+        passed = 0.0 if begun is None else time.monotonic() - begun
     room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices)
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):

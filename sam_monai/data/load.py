@@ -337,7 +337,7 @@ def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
     if label.meta.get("mode") in ("P", "PA"):
         raise InputError(f"{path}: is a palette picture, whose numbers stand for colours; {remedy}")
     if label.meta.get("mode") == "RGB" and bool((label == label[:1]).all()):  # grey that was saved as a picture is
-        label = label[:1]
+        label = label[:1]  # pyright: ignore[reportAssignmentType]
     if label.shape[0] != frames_of(label):
         hint = "; if they are time points, give the key frames True" if label.meta.get(TIME_POINTS, 1) > 1 else ""
         raise InputError(f"{path}: has {label.shape[0]} channels (a colour mask?); {remedy}{hint}")

@@ -24,6 +24,7 @@ from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
 FAINT = 0.1  # of the range of a prepared image; less is unusual
+RARE = (0.05, 99.95)  # per cent of the voxels that are darker, and that are not brighter
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
@@ -137,6 +138,8 @@ class CheckPrepared(MapTransform):
                     f"{file_of(values)}: shows nothing: every intensity is {low:.3g} once scaled to 0 to 1; "
                     "check the file, and the keys intensity and ct_window (in Hounsfield units)"
                 )
+            flat = np.asarray(values).ravel()
+            low, high = np.percentile(flat[:: 1 + flat.size // 2**20], RARE)  # a few saturated pixels show nothing
             if high - low < FAINT:
                 warn_once(
                     f"{file_of(values)}: shows little: intensities are {low:.3g} to {high:.3g} where those of an image "

@@ -111,6 +111,15 @@ def test_an_image_that_hardly_shows_anything_is_warned_of_once(tmp_path, caplog)
     assert caplog.text.count("shows little") == 1 and "dark.png" in caplog.text
 
 
+@pytest.mark.parametrize("pixels, warned", [(1, True), (100, False)])
+def test_a_picture_of_which_one_pixel_alone_is_bright_is_warned_of(tmp_path, caplog, pixels, warned):
+    array = RNG.integers(0, 6, (96, 96), np.uint8)
+    array.flat[:pixels] = 255  # by the white of 8 bits, what is not bright stays dark
+    Image.fromarray(array).save(tmp_path / "a.png")
+    prepared(tmp_path / "a.png", intensity="picture", spatial_dims=2)
+    assert ("a.png: shows little" in caplog.text) == warned
+
+
 def test_a_ct_without_a_negative_value_is_warned_of(caplog):
     check = CheckKind({"spatial_dims": 3, "intensity": "ct"})
     values = MetaTensor(torch.linspace(-100, 300, 1000).reshape(1, 10, 10, 10), meta={"filename_or_obj": "bright.nii"})

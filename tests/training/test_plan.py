@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.inferers import SimpleInferer
+from network_tester import LABELS, tiny_backbone
 
+from sam_monai import MedSA
 from sam_monai.data.fingerprint import Fingerprint, FingerprintTaker, LabelPrint
-from sam_monai.training.machine import Cost, Costs
+from sam_monai.training.losses import loss_of
+from sam_monai.training.machine import Cost, Costs, cost_of
 from sam_monai.training.plan import warn_of_lost
 from sam_monai.training.rules import SIZES, Room, chosen_mirror, rules, wanted_size
 
@@ -211,6 +215,21 @@ def test_a_label_that_is_lost_at_the_planned_size_is_named(caplog):
 
 def test_a_dataset_without_labels_is_planned():
     assert planned(data(512), machine())["scale"] == "whole"
+
+
+@pytest.mark.parametrize("axes, together", [((32, 32), 1), ((32, 32, 2), 8)])
+def test_answers_are_timed_as_they_are_given(monkeypatch, axes, together):
+    """The slices of a volume pass together."""
+    network, asked = MedSA(tiny_backbone(), labels=LABELS, amp=False), []
+    answered = network.segment
+
+    def noted(image, *others):
+        asked.append(image.numel() // (image.shape[1] * 32 * 32))
+        return answered(image, *others)
+
+    monkeypatch.setattr(network, "segment", noted)
+    cost_of(network, (2, 1, *axes), SimpleInferer(), loss_of(None), torch.device("cpu"))
+    assert asked[-1] == together and set(asked) == {together, 2 * (axes[2] if len(axes) > 2 else 1)}
 
 
 def test_the_cost_of_other_sizes_follows_from_those_that_were_timed():

@@ -16,7 +16,7 @@ from packaging.version import InvalidVersion, Version
 from ..errors import InputError, input_error_in
 from ..networks import adapter_files
 from .folder import read_metadata
-from .keys import literal
+from .typed import literal
 
 WORKFLOWS: dict[str, tuple[str, ...]] = {
     "train": ("train",),

@@ -19,7 +19,8 @@ from ..data.dataset import dataset_of
 from ..data.folders import understand
 from ..errors import InputError, innermost, input_error_in
 from ..files import check_writable, hold
-from .keys import KEYS, OTHER_NAMES, PATHS, literal, problems
+from .keys import KEYS, OTHER_NAMES, PATHS, problems
+from .typed import literal
 
 # Where values of ours stand under MONAI's own names; a server or a command line sets them there.
 SECTIONS = ("preparation", "network_def", "dataloader", "train::trainer", "train::dataset", "train::dataloader",
@@ -68,7 +69,7 @@ def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
         typed, path = given[key], key in PATHS
         there = path and os.path.exists(typed)
         word = {"None": None, "False": False}.get(typed, typed)
-        if word is None and not path or word is not typed and not there and KEYS[key].kind.allows(word):
+        if word is None and not path or word is not typed and not there and KEYS[key].kind.fits(word):
             parser[key] = word
         elif path and (there or not is_expression(typed)):
             parser[key] = literal(typed)

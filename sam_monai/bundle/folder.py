@@ -6,11 +6,13 @@ The command line reads metadata.json before it imports torch and MONAI, so this 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import parse_json
+from ..networks.fields import PREPARATION, absent, is_name, is_number
 from ..networks.regions import wrong_with
 from . import keys
 
@@ -94,8 +96,7 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
             f"{bundle_root}: was made by an older sam_monai, whose networks had an option that is no more; make it "
             f"anew: python -m sam_monai package METHOD OUTPUT --adapter {adapter}, with ssam, ptsam or medsa for METHOD"
         )
-    later = {key: field.absent for key, field in identity.COMMON.items() if field.absent is not ...}
-    shipped = later | metadata["adapter"] | {"labels": metadata_labels(metadata)}
+    shipped = absent(identity.COMMON) | metadata["adapter"] | {"labels": metadata_labels(metadata)}
     own = [key for key in shipped if key not in (*keys.NETWORK, *keys.IMAGES, "method", "preprocessing")]
     if not Path(adapter).is_file():
         return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)
@@ -108,15 +109,36 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
             f"{bundle_root}: name that method's bundle, or an adapter trained with this one"
         )
     if isinstance(images, dict):  # an adapter that was not trained by a bundle says nothing of its images
-        images = shipped["preprocessing"] | identity.absent(identity.PREPARATION) | images
+        images = shipped["preprocessing"] | absent(PREPARATION) | images
         trained = trained | {"preprocessing": images}
     return checked(trained, adapter, own)
 
 
-def checked(record: dict[str, Any], source: str | Path, own: list[str]) -> dict[str, Any]:
-    """A record of what :func:`keys.of_record` allows, and of the method's name."""
-    values = keys.of_record(record, source, own)
-    images = {key: values.pop(key) for key in keys.IMAGES}
+def checked(record: Mapping[str, Any], source: str | Path, own: Sequence[str] = ()) -> dict[str, Any]:
+    """Of an adapter's record, or of what metadata.json says of one, what a configuration may take: the method's name,
+    the keys of :data:`keys.NETWORK` that it has and all of :data:`keys.IMAGES`. Nothing else of it is looked at.
+
+    Args:
+        record: as it was read.
+        source: its file.
+        own: further keys, of a method that is not known here; their values are a flag, a number or a name.
+
+    Raises:
+        InputError: a value that is missing or not allowed; ``source`` is named.
+    """
+    images = record.get("preprocessing")
+    images = {**absent(PREPARATION), **images} if isinstance(images, Mapping) else {}
+    if any(key not in images for key in keys.IMAGES):
+        raise InputError(f"{source}: the record does not say how images are prepared ({', '.join(keys.IMAGES)})")
+    images = {key: images[key] for key in keys.IMAGES}
+    values = {key: record[key] for key in (*keys.NETWORK, *own) if key in record}
+    odd = [
+        f"{key} is {values[key]!r:.200}; it is a flag, a number or a name"
+        for key in own
+        if key in values and not (isinstance(values[key], bool) or is_number(values[key]) or is_name(values[key]))
+    ]
+    if wrong := keys.problems(values | images) + odd:
+        raise InputError(f"{source}: the record of the adapter was changed or is damaged: {'; '.join(wrong)}")
     return {**values, "method": record.get("method"), "preprocessing": images}
 
 

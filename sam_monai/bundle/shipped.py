@@ -16,7 +16,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..files import beside
 from .folder import read_json, read_metadata
-from .keys import quoted
+from .typed import quoted
 
 COPIED = ("LICENSE", "docs", "configs")
 PACKAGE = Path(__file__).parents[1]

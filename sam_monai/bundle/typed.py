@@ -79,3 +79,14 @@ def _holds(config: Any, path: Sequence[str]) -> bool:
             # What a reference or an expression stands for is not known here.
             return isinstance(config, str)
     return True
+
+
+def literal(text: str) -> str:
+    """A configuration's value that MONAI takes for this very text, whatever is in it: what it would run, look up, read
+    from a file or alter stands escaped in an expression."""
+    return f"${quoted(text)}" if re.search(r"[$@%#]|::", text) else text
+
+
+def quoted(text: str) -> str:
+    """A text as it stands in an expression of a configuration."""
+    return re.sub(r"[$@%#:]", lambda found: f"\\x{ord(found[0]):02x}", ascii(text))

@@ -17,7 +17,7 @@ from monai.data import MetaTensor
 from monai.utils import ImageMetaKey
 
 from ..errors import InputError
-from ..networks.identity import MOST_CHANNELS, RUN
+from ..networks.fields import MOST_CHANNELS, RUN
 from .affines import TOLERANCE, apart
 from .names import IMAGE_SUFFIXES, stem_of
 from .nifti import FULL_SCALE, has_fourth_axis

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..files import parse_json
-from ..networks.identity import RUN
+from ..networks.fields import RUN
 from .channels import FILES, case_of
 from .names import PICTURE_SUFFIXES, folded
 from .unlabelled import NAME, is_ignored

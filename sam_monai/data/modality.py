@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import warn_once
-from ..networks.identity import CODE
+from ..networks.fields import CODE
 from .channels import FILES
 from .dicom_series import is_dicom, no_image, read_header
 

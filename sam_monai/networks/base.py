@@ -15,23 +15,22 @@ from ..backbones.frozen import forget
 from ..errors import InputError
 from . import identity
 from .adapter_state import check_identity, forgive_missing_base, keep_adapter_only
+from .fields import FLAG, NAMES, PREPARATION, mapping, optional, whole
 from .mixture import ChannelMixture
 from .regions import Regions
 from .slicewise import SliceNetwork
 
 ARGUMENTS = {  # of the constructor, beside those of an adapter's record
-    "labels": identity.optional(identity.LABELS),
-    "default_labels": identity.LABELS,
-    "image_size": identity.optional(identity.IMAGE_SIZE),
-    "depth_attention": identity.FLAG,
-    "channel_names": identity.CHANNEL_NAMES,
-    "preprocessing": identity.optional(identity.mapping(identity.PREPARATION)),
-    "amp": identity.FLAG,
-    "checkpointing": identity.FLAG,
-    "slices_per_batch": identity.whole(1, 4096),
+    "labels": optional(NAMES),
+    "default_labels": NAMES,
+    "image_size": optional(identity.IMAGE_SIZE),
+    "depth_attention": FLAG,
+    "channel_names": PREPARATION["channel_names"],
+    "preprocessing": optional(mapping(PREPARATION)),
+    "amp": FLAG,
+    "checkpointing": FLAG,
+    "slices_per_batch": whole(1, 4096),
 }
-
-
 NO_REGIONS = "answers prompts for labels that have one value each, and not for regions: train S-SAM or PTSAM on these"
 OTHERS = "others: see :class:`AdaptedSAM`."
 

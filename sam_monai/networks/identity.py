@@ -12,86 +12,50 @@ from __future__ import annotations
 
 import importlib
 import json
+import operator
 import pkgutil
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backbones.backbone import LARGEST
 from ..errors import InputError
-from .regions import wrong_with
+from .fields import (
+    FLAG,
+    NAMES,
+    PREPARATION,
+    RUN,
+    SHARE,
+    Field,
+    absent,
+    listed,
+    mapping,
+    number,
+    one_of,
+    optional,
+    text,
+    whole,
+)
 
 LENGTH = 4096  # the same for every adapter: MONAI skips a tensor of another shape in silence
-# What MONAI's configurations run, look up or act upon.
-RUN = re.compile(r"\s*[$@%]|.*[@%][\w.]*(#|::)|_\w+_$", re.DOTALL)
-MOST_CHANNELS = 64  # of an image
 METHODS: dict[str, Any] = {}  # network classes by their method; every subclass of AdaptedSAM enters itself
-
-
-class Field(NamedTuple):
-    """What a key may hold: in words, and as a test. By default the key must be there. ``needed`` false: it may be
-    missing. ``absent``: what a record without the key means, which then gets it."""
-
-    words: str
-    fits: Callable[[Any], bool]
-    needed: bool = True
-    absent: Any = ...
-
-
-def whole(low: int, high: int) -> Field:
-    return Field(f"a whole number from {low} to {high}", lambda v: is_a(v, int) and low <= v <= high)
-
-
-def number(low: float, high: float) -> Field:
-    return Field(f"a number from {low:g} to {high:g}", lambda v: is_a(v, int | float) and low <= v <= high)
-
-
-def is_a(value: Any, kind: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def text(words: str, pattern: str = r"(?s).{1,200}") -> Field:
-    return Field(words, lambda v: isinstance(v, str) and re.fullmatch(pattern, v) is not None)
-
-
-def one_of(*values: Any) -> Field:
-    kinds = set(map(type, values))  # 1 is not True
-    return Field(" or ".join(map(repr, values)), lambda v: type(v) in kinds and v in values)
-
-
-def listed(field: Field, least: int, most: int) -> Field:
-    size = f"{least}" if least == most else f"{least} to {most}"
-    return Field(
-        f"a list of {size}, each {field.words}",
-        lambda v: isinstance(v, list | tuple) and least <= len(v) <= most and all(map(field.fits, v)),
-    )
-
-
-def mapping(fields: Mapping[str, Field]) -> Field:
-    """A dict of some or all of these keys."""
-    return Field(
-        f"a dict of {', '.join(fields)}",
-        lambda v: isinstance(v, Mapping) and all(key in fields and fields[key].fits(v[key]) for key in v),
-    )
-
-
-def all_of(fields: Mapping[str, Field]) -> Field:
-    """A dict of all of these keys."""
-    some = mapping(fields)
-    return some._replace(fits=lambda v: some.fits(v) and len(v) == len(fields))
-
-
-def optional(field: Field) -> Field:
-    return field._replace(words=f"{field.words}, or null", fits=lambda v: v is None or field.fits(v))
-
-
-def are_labels(value: Any) -> bool:
-    names = [v.strip() if isinstance(v, str) else "" for v in value] if isinstance(value, list | tuple) else []
-    return bool(names) and all(names) and len(set(names)) == len(names)
+MIRROR = ("turns", "flips", "sides", "none")
+IMAGE_SIZE = whole(32, LARGEST)
+COMMON: dict[str, Field] = {
+    "method": text("the name of a method"),
+    "backbone": text("the name of known weights or of an architecture", r"[\w.+-]{1,100}"),
+    "base": text("the hash of the base weights, 64 hexadecimal digits", r"[0-9a-f]{64}|random( \d{1,9})?"),
+    "labels": NAMES,
+    "image_size": IMAGE_SIZE,
+    "resize": one_of("pad", "stretch"),
+    "depth_attention": FLAG,
+    "channel_names": PREPARATION["channel_names"],
+    "temperature": number(0.01, 100)._replace(absent=1.0),  # see sam_monai.inference.calibration
+    "preprocessing": mapping(PREPARATION),
+}
 
 
 def are_settings(value: Any) -> bool:
@@ -101,50 +65,6 @@ def are_settings(value: Any) -> bool:
     )
 
 
-FLAG = one_of(True, False)
-CODE = r"[A-Z]{2,16}"  # of a modality, as DICOM has them: CT, MR, PT
-MIRROR = ("turns", "flips", "sides", "none")
-LABELS = Field("a list of names, each there once and not empty, as in ['liver', 'spleen']", are_labels)
-CHANNEL_NAMES = optional(
-    Field("a list of at least two names, each there once, as in ['T1', 'T2']", lambda v: are_labels(v) and len(v) > 1)
-)
-INTENSITY = one_of("ct", "mr", "picture")
-IMAGE_SIZE = whole(32, LARGEST)
-POSITIVE = number(1e-6, 1e6)
-WINDOW = listed(number(-1e6, 1e6), 2, 2)
-PREPARATION: dict[str, Field] = {
-    "spatial_dims": one_of(2, 3),
-    "intensity": Field(
-        f"{INTENSITY.words}, or a list of these, one for each channel",
-        lambda v: INTENSITY.fits(v) or listed(INTENSITY, 2, MOST_CHANNELS).fits(v),
-    ),
-    "ct_window": optional(Field("a lower and a higher number", lambda v: WINDOW.fits(v) and v[0] < v[1])),
-    "orientation": text("coarsest, a plane, or MONAI's axis codes", "coarsest|axial|coronal|sagittal|[RLAPSI]{3}"),
-    "spacing": optional(listed(POSITIVE, 2, 3)),
-    "channels": optional(listed(whole(0, 9999), 1, MOST_CHANNELS)),
-    "image_channels": optional(whole(1, MOST_CHANNELS))._replace(absent=None),  # 1: grey; 3: colours, where not named
-    "channel_names": CHANNEL_NAMES._replace(absent=None),
-    "regions": Field(
-        "null, or for each label a list of its values in label files, as in [[1, 2, 3], [2, 3], [3]]",
-        lambda v: v is None or not wrong_with(v),
-        absent=None,
-    ),
-    "modality": optional(listed(text("a modality's code, as CT or MR", CODE), 1, 16))._replace(absent=None),
-    "frames": FLAG._replace(absent=False),  # whether the training's files held frames, each an image
-    "scale": one_of("whole", "patch"),
-}
-COMMON: dict[str, Field] = {
-    "method": text("the name of a method"),
-    "backbone": text("the name of known weights or of an architecture", r"[\w.+-]{1,100}"),
-    "base": text("the hash of the base weights, 64 hexadecimal digits", r"[0-9a-f]{64}|random( \d{1,9})?"),
-    "labels": LABELS,
-    "image_size": IMAGE_SIZE,
-    "resize": one_of("pad", "stretch"),
-    "depth_attention": FLAG,
-    "channel_names": CHANNEL_NAMES._replace(absent=None),
-    "temperature": number(0.01, 100)._replace(absent=1.0),  # see sam_monai.inference.calibration
-    "preprocessing": mapping(PREPARATION),
-}
 COUNT = whole(0, 10**9)
 HASHES = listed(text("a hash", r"[0-9a-f]{1,64}"), 0, 10**6)._replace(needed=False)
 PLAN: dict[str, Field] = {
@@ -158,7 +78,6 @@ PLAN: dict[str, Field] = {
     "seconds": number(0, 1e9),
     "validation": number(0, 1e9),
 }
-SHARE = number(0, 1)
 GUESS: dict[str, Field] = {  # see sam_monai.inference.quality
     "masks": whole(1, 10**9),
     "guess": SHARE,
@@ -181,8 +100,8 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "plan": mapping(PLAN)._replace(needed=False),
     "dice_by_label": listed(optional(SHARE), 1, 9999)._replace(needed=False),
     "calibration_error": listed(SHARE, 2, 2)._replace(needed=False),  # at temperature 1, and at the adapter's
-    "guess": all_of(GUESS)._replace(needed=False),
-    "settings": Field("a dict of keys and numbers", lambda v: are_settings(v), needed=False),
+    "guess": mapping(GUESS, every=True)._replace(needed=False),
+    "settings": Field("a dict of keys and numbers", are_settings, needed=False),
 }
 
 
@@ -246,11 +165,6 @@ def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -
     return values
 
 
-def absent(fields: Mapping[str, Field]) -> dict[str, Any]:
-    """What later keys mean where a record has none."""
-    return {key: field.absent for key, field in fields.items() if field.absent is not ...}
-
-
 def strings(value: Any) -> Iterator[str]:
     """Every string inside, keys too."""
     if isinstance(value, str):
@@ -273,7 +187,8 @@ def to_tensor(record: dict[str, Any]) -> Tensor:
     Raises:
         InputError: what :func:`check` refuses, or a record that is too long, in practice by its label names.
     """
-    data = json.dumps(check(record), ensure_ascii=False, separators=(",", ":")).encode()
+    plain = operator.methodcaller("item")  # numpy's numbers are numbers too
+    data = json.dumps(check(record), ensure_ascii=False, separators=(",", ":"), default=plain).encode()
     if len(data) > LENGTH:
         raise InputError(f"the label names are too long: the adapter's record takes {len(data)} bytes of {LENGTH}")
     return torch.frombuffer(bytearray(data.ljust(LENGTH)), dtype=torch.uint8).clone()

@@ -22,7 +22,7 @@ from .click_tokens import (
     sparse_prompts,
     to_low_resolution,
 )
-from .identity import FLAG, number, whole
+from .fields import FLAG, number, whole
 from .resemblance import likeness, margins, resemblances
 from .slices import slices_of
 

@@ -12,7 +12,7 @@ from ..adaptations import ptsam_prompts as prompts
 from ..backbones.backbone import ENCODER, Backbone
 from .base import AdaptedSAM
 from .embeddings import EmbeddingCache
-from .identity import whole
+from .fields import whole
 
 
 class PTSAM(AdaptedSAM):

@@ -13,7 +13,8 @@ from ..adaptations import ssam_singular_values as svd
 from ..backbones.backbone import WIDTH, Backbone
 from ..errors import InputError
 from .base import AdaptedSAM
-from .identity import LABELS, checked, one_of, optional
+from .fields import NAMES, one_of, optional
+from .identity import checked
 from .text import TEXT_WIDTH, encode_labels
 
 
@@ -53,7 +54,7 @@ class SSAM(AdaptedSAM):
         text_checkpoint: str | Path | None = None,
         **others: Any,
     ) -> None:
-        checked({"text_encoder": text_encoder, "labels": labels}, {**self.own, "labels": optional(LABELS)}, "SSAM")
+        checked({"text_encoder": text_encoder, "labels": labels}, {**self.own, "labels": optional(NAMES)}, "SSAM")
         self.text_encoder = text_encoder
         self.label_vectors: Tensor
         vectors = None if labels is None else encode_labels(labels, text_encoder, text_checkpoint)

@@ -14,14 +14,14 @@ from torch.optim import Optimizer
 
 from ..backbones.weights import content_hash
 from ..errors import InputError
-from ..networks import identity
 from ..networks.adapter_files import at_temperature, read_adapter, read_training
+from ..networks.fields import PREPARATION, absent
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt. Or
 # it follows from the cases, which are compared by themselves.
 HARMLESS = ("epochs", "val_interval", "device", "num_workers", "amp", "sam_monai", "torch", "pixel_mm")
-LATER = tuple(identity.absent(identity.PREPARATION))  # that older files do not have, so there is nothing to compare
+LATER = tuple(absent(PREPARATION))  # that older files do not have, so there is nothing to compare
 SHAPE: dict[str, Any] = {
     "network": dict,
     "optimizer": dict,

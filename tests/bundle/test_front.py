@@ -25,6 +25,7 @@ from sam_monai.backbones.weights import KNOWN_WEIGHTS
 from sam_monai.bundle import command_line, front, keys, shipped
 from sam_monai.data import slicing
 from sam_monai.inference import openvino_encoder
+from sam_monai.networks import fields
 
 PYTHON = [sys.executable, "-m", "sam_monai"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -246,7 +247,7 @@ def test_help_lists_the_keys_of_the_bundle(ran, capsys):
 
 def test_names_that_are_written_twice_are_the_same():
     """Where the command line must not wait for what imports torch."""
-    assert set(keys.PLANES) == set(slicing.PLANES) and keys.ENGINES == openvino_encoder.ENGINES
+    assert set(fields.PLANES) == set(slicing.PLANES) and keys.ENGINES == openvino_encoder.ENGINES
     options = set(inspect.signature(monai.bundle.run).parameters) - {"override"}
     assert options == {*front.OPTIONS, "config_file"} and KNOWN_WEIGHTS
     for bundle in shipped.names():

@@ -13,7 +13,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_command import FILES, begun, config_files
 
 from sam_monai.bundle.command_line import arguments
-from sam_monai.bundle.keys import PATHS, literal
+from sam_monai.bundle.keys import PATHS
+from sam_monai.bundle.typed import literal
 
 NAMES = ["2024_05_17", "20240517", "scans#2", "a space", "at@sign", "seed@seed", "100%", "cash$", "it's", 'a"b', '"q"',
          "[a]", "[1, 2]", "a,b", "(a)", "{a}", "{a: b}", "ünïcode", "\ufb01le", "日本", "0012", "1e5", "True", "0x10",

@@ -11,7 +11,7 @@ from monai.transforms import Compose
 from network_tester import tiny_backbone
 
 from sam_monai import PTSAM, InputError
-from sam_monai.bundle import keys
+from sam_monai.bundle import folder
 from sam_monai.bundle.folder import record
 from sam_monai.data import LoadCased, channels_picked, image_channels
 from sam_monai.data.preparing import preparing
@@ -96,7 +96,7 @@ def test_a_record_of_before_says_nothing_of_it_and_is_not_checked():
               "image_size": 32, "resize": "pad", "depth_attention": False, "preprocessing": SETTINGS}  # fmt: skip
     now = old | {"channel_names": None, "temperature": 1.0}
     assert identity.check(old) == now == identity.check(old | {"detail": False})
-    assert keys.of_record(old | {"backbone": "lite_medsam"}, "a")["image_channels"] is None
+    assert folder.checked(old | {"backbone": "lite_medsam"}, "a")["preprocessing"]["image_channels"] is None
     for odd in (65, 0, "1", True, 1.0, [1]):
         with pytest.raises(InputError, match="preprocessing"):
             identity.check(old | {"preprocessing": SETTINGS | {"image_channels": odd}})

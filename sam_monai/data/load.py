@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
-import logging
 import os
-import re
-import warnings
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import ITKReader, MetaTensor, PILReader
-from monai.transforms import LoadImage, MapTransform
-from monai.utils import ImageMetaKey, MetaKeys
-from PIL import Image
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import ImageMetaKey
 
 from ..errors import InputError
 from ..networks.regions import Regions
 from . import channels as channel_files
-from . import itk_headers
-from .affines import check_affine
-from .dicom import FRAME, DicomReader
+from .dicom import FRAME
 from .dicom_seg import is_segmentation, read_segmentation
-from .dicom_series import is_dicom
-from .frames import FRAMES, frames_of
+from .frames import frames_of
 from .grids import on_grid_of
+from .label_values import as_label
 from .mask_folders import is_mask_folder, masks_in
-from .names import PICTURE_SUFFIXES
-from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader, has_fourth_axis
+from .nifti import TIME_POINTS, has_fourth_axis
 from .overlaps import label_map, values_of
-from .picture_files import full_scale, image_picture, label_picture
+from .picture_files import image_picture, label_picture
+from .reading import read_file
 from .stated_labels import check_stated_labels
 from .unlabelled import KEY, NAME, UNLABELLED
-
-logger = logging.getLogger(__name__)
-# One of MONAI's readers tells that a decoder for GPUs is not installed, which nothing here asks for: here in its log.
-logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
 
 
 class LoadCased(MapTransform):
@@ -108,37 +97,38 @@ class LoadCased(MapTransform):
                 "[0, 1, 2]; other numbers where dataset.json names the channels"
             )
         self.frames = frames
-        self._load = _loader()
+        self._read = functools.partial(read_file, frames=frames)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
-        image_path = str(case.get("image"))
         ignored = case.pop(KEY, None)
+        for key in self.key_iterator(case):
+            if key == "label":
+                case[key] = self._label(str(case[key]), case, str(data.get("image")), ignored)
+            else:
+                case[key] = self._image(str(case[key]), case.pop(channel_files.FILES, None))
+        return case
+
+    def _label(self, path: str, case: Mapping[Hashable, Any], image_path: str, ignored: int | None) -> Any:
         names = self.names if ignored is None or self.names is None else (*self.names, NAME)
         number = (self.labels or 0) + (ignored is not None)
-        for key in self.key_iterator(case):
-            path = str(case[key])
-            if key == "label":
-                masks, files = self.masks(path, case, names, self.regions is not None)
-                if files:
-                    first = next(masks)
-                    values = values_of(len(self.names or ()), self.regions, ignored)
-                    label = MetaTensor(label_map(itertools.chain([first], masks), values, files), meta=dict(first.meta))
-                    label.meta[ImageMetaKey.FILENAME_OR_OBJ] = path
-                else:
-                    segmented = is_segmentation(path)
-                    label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
-                    label = _as_label(label, number, path)
-                    if self.names is not None and self.regions is None:
-                        check_stated_labels(path, self.names, label)
-                if ignored is not None:
-                    if ignored != number:
-                        raise InputError(f"{path}: unlabelled voxels have the value {ignored} where {number} is next")
-                    label = label.masked_fill(label == ignored, UNLABELLED)
-                case[key] = on_grid_of(label, case.get("image"), path, image_path)
-            else:
-                case[key] = self._image(path, case.pop(channel_files.FILES, None))
-        return case
+        masks, files = self.masks(path, case, names, self.regions is not None)
+        if files:
+            first = next(masks)
+            values = values_of(len(self.names or ()), self.regions, ignored)
+            label = MetaTensor(label_map(itertools.chain([first], masks), values, files), meta=dict(first.meta))
+            label.meta[ImageMetaKey.FILENAME_OR_OBJ] = path
+        else:
+            segmented = is_segmentation(path)
+            label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
+            label = as_label(label, number, path)
+            if self.names is not None and self.regions is None:
+                check_stated_labels(path, self.names, label)
+        if ignored is not None:
+            if ignored != number:
+                raise InputError(f"{path}: unlabelled voxels have the value {ignored} where {number} is next")
+            label = label.masked_fill(label == ignored, UNLABELLED)
+        return on_grid_of(label, case.get("image"), path, image_path)
 
     def masks(
         self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None, every: bool = True
@@ -153,17 +143,20 @@ class LoadCased(MapTransform):
             every: whether segments are read apart too, as they may overlap.
         """
         if is_mask_folder(path):
-            return masks_in(path, names, lambda file: _as_label(self._read(file, label_picture), 1, file))
+            return masks_in(path, names, lambda file: as_label(self._read(file, label_picture), 1, file))
         if every and names and is_segmentation(path):
             if not isinstance(case.get("image"), MetaTensor | None):
-                case = {**case, "image": self._read(str(case["image"]), image_picture)}  # once for all segments
+                case = {
+                    **case,
+                    "image": self._read(str(case["image"]), image_picture),
+                }  # once for all segments
             called = [f"{path} (segment {name})" for name in names]
             return (self._read_segmentation(path, case, names, i) for i in range(1, len(names) + 1)), called
         if names and not self.frames and has_fourth_axis(path):  # else it is time
             label = self._read(path, label_picture)
             if len(label) == len(names) > 1:
                 called = [f"{path} (channel {i}, {name})" for i, name in enumerate(names)]
-                return (_as_label(label[i : i + 1], 1, file) for i, file in enumerate(called)), called
+                return (as_label(label[i : i + 1], 1, file) for i, file in enumerate(called)), called
         return iter(()), []
 
     def _image(self, path: str, files: Sequence[str] | None) -> torch.Tensor:
@@ -182,17 +175,16 @@ class LoadCased(MapTransform):
                 return image
             if names is None:
                 return _accepted(self._pick(image, path), path)
-            complete = _complete(path, names, self.channels)
-            if len(image) > 1 and complete is None:
+            if len(image) > 1:
+                if _complete(path, names, self.channels) is not None:
+                    raise InputError(
+                        f"{path}: holds {len(image)} channels, and the files beside it are named as if each held one; "
+                        "rename them"
+                    )
                 image = self._pick(image, path)
                 for name, channel in zip(names, image, strict=True):
                     _accepted(channel, f"{path} (channel {name})")
                 return image
-            if len(image) > 1:
-                raise InputError(
-                    f"{path}: holds {len(image)} channels, and the files beside it are named as if each held one; "
-                    "rename them"
-                )
             files = list(map(str, channel_files.beside(Path(path), names, self.channels) or ()))
             if not files:
                 raise InputError(
@@ -210,61 +202,6 @@ class LoadCased(MapTransform):
             )
         images = [_accepted(self._read(file, image_picture), file) for file in files]
         return channel_files.joined(images, files, path)
-
-    def _read(self, path: str, converter: Any) -> MetaTensor:
-        if not path:  # what MONAI Label makes of a name that its datastore does not know
-            raise InputError("no image of that name is known; see the list of studies for the names that are")
-        if not os.path.exists(path):
-            raise InputError(f"{path}: no such file; copy it there or remove it from dataset.json")
-        if not (os.path.isfile(path) or os.path.isdir(path)):  # to read a pipe is to wait
-            raise InputError(f"{path}: cannot be read, it is no ordinary file; copy it there or remove it")
-        reader: Any = None
-        if path.lower().endswith(PICTURE_SUFFIXES):
-            reader = PILReader(converter=converter, reverse_indexing=False)
-        elif path.lower().endswith((".nii", ".nii.gz")):
-            reader = NiftiReader()
-        elif Path(path).is_dir() or is_dicom(path):
-            reader = DicomReader()
-        elif not path.lower().endswith(itk_headers.SUFFIXES):  # arrays without a place, headers that nobody checks
-            raise InputError(f"{path}: no reader for its file type; save a volume as NIfTI, a picture as PNG")
-        elif importlib.util.find_spec("itk") is None:
-            raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI")
-        times = None
-        try:
-            if reader is None:
-                times, reader = itk_headers.time_points(path), ITKReader()
-            # Given at the call, a reader is the only one tried: no other format's reader gets a damaged file.
-            tensor = cast(MetaTensor, self._load(path, reader=reader))
-            tensor.meta |= {} if times is None else {TIME_POINTS: times}
-            times = tensor.meta.get(TIME_POINTS, 1)
-        except InputError:
-            raise
-        except Image.DecompressionBombError as e:
-            most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-            raise InputError(f"{path}: has more than {most} million pixels; cut it into tiles or scale it down") from e
-        except Exception as e:
-            lines = re.sub(r"\(0x\w+\)", "", str(e).strip() or type(e).__name__).splitlines()
-            # ITK's errors begin with a line of its own source.
-            cause = next((line for line in lines if not line.endswith(":")), lines[0])
-            raise InputError(f"{path}: cannot be read ({cause}); copy it again or remove it from dataset.json") from e
-        if tensor.ndim not in (3, 4) or tensor.numel() == 0:
-            size = " x ".join(str(n) for n in tensor.shape)
-            raise InputError(f"{path}: has the shape {size} (channels first); save it as a 2D or 3D image")
-        if tensor.ndim == 3 and not isinstance(reader, PILReader | DicomReader):
-            raise InputError(f"{path}: has two axes; save it, and its label, as a volume of depth 1 or as a picture")
-        if tensor.ndim == 4:
-            check_affine(tensor.affine, path)
-        if isinstance(reader, PILReader):
-            white = full_scale(tensor.meta.get("mode"))
-            tensor.meta |= {} if white is None else {FULL_SCALE: white}  # batches of metadata hold no None
-        if self.frames and times > 1:
-            if times != len(tensor):
-                raise InputError(f"{path}: has {times} frames of several channels each; save one channel of them")
-            tensor.meta[FRAMES] = times
-        # MONAI's PIL reader notes width before height; writers take the original size from here.
-        tensor.meta[MetaKeys.SPATIAL_SHAPE] = np.asarray(tensor.shape[1:])
-        tensor.meta[MetaKeys.ORIGINAL_CHANNEL_DIM] = 0
-        return tensor
 
     def _read_segmentation(
         self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None, only: int | None = None
@@ -307,13 +244,6 @@ class LoadCased(MapTransform):
         return image
 
 
-def _loader() -> LoadImage:
-    """MONAI makes every reader that it knows, and one of them warns of a decoder for GPUs, see above."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "NvImgCodecPydicomReader")
-        return LoadImage(ensure_channel_first=True)
-
-
 def _complete(path: str, names: Sequence[str], numbers: Sequence[int] | None) -> list[Path] | None:
     """The files of all channels, if they lie beside each other."""
     try:
@@ -330,38 +260,3 @@ def _accepted(image: Any, path: str) -> Any:
     if high - low <= 1e-5 * max(abs(low), abs(high)):  # what is left of one value where numbers are rounded
         raise InputError(f"{path}: every intensity is {low:g}; export it again or remove the case")
     return image
-
-
-def _as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
-    remedy = f"save the label with one channel of whole numbers, 0 for background and 1 to {number} for the labels"
-    if label.meta.get("mode") in ("P", "PA"):
-        raise InputError(f"{path}: is a palette picture, whose numbers stand for colours; {remedy}")
-    if label.meta.get("mode") == "RGB" and bool((label == label[:1]).all()):  # grey that was saved as a picture is
-        label = label[:1]  # pyright: ignore[reportAssignmentType]
-    if label.shape[0] != frames_of(label):
-        hint = "; if they are time points, give the key frames True" if label.meta.get(TIME_POINTS, 1) > 1 else ""
-        raise InputError(f"{path}: has {label.shape[0]} channels (a colour mask?); {remedy}{hint}")
-    if not torch.isfinite(label).all():
-        raise InputError(f"{path}: holds NaN or infinite values; {remedy}")
-    # NIfTI files may scale their numbers, which leaves a trace of rounding.
-    whole = label.round()
-    if not torch.allclose(whole, label, rtol=0, atol=1e-3):
-        raise InputError(f"{path}: holds values that are not whole numbers ({_values(label)}); {remedy}")
-    lowest, highest = (value.item() for value in torch.aminmax(whole))
-    if lowest >= 0 and highest <= number:
-        return whole
-    if number == 1 and highest == 255 and ((whole == 0) | (whole == 255)).all():
-        _say_once("masks with the values 0 and 255 are read as 0 and 1")
-        return whole / 255
-    hint = "; JPEG changes values, use PNG" if path.lower().endswith((".jpg", ".jpeg")) else ""
-    raise InputError(f"{path}: holds the values {_values(label)}, known are 0 to {number}; {remedy}{hint}")
-
-
-def _values(label: torch.Tensor) -> str:
-    shown = [f"{value:g}" for value in torch.unique(label).tolist()]
-    return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]])
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    logger.info(message)

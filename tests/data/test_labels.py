@@ -9,12 +9,12 @@ from bad_inputs import with_table
 from bad_itk_files import segments
 from image_files import COLOUR, GREY, RNG, load_label, picture, volume
 
-import sam_monai.data.load as load_module
+from sam_monai.data import label_values
 from sam_monai.errors import InputError
 
 
 def test_a_0_255_mask_of_one_label_is_read_as_0_1_and_said_once(tmp_path, caplog):
-    load_module._say_once.cache_clear()
+    label_values.say_once.cache_clear()
     path = picture(tmp_path / "m.png", np.where(GREY > 128, 255, 0).astype(np.uint8))
     with caplog.at_level(logging.INFO):
         mask = load_label(path, labels=["polyp"])

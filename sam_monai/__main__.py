@@ -70,7 +70,7 @@ def keys(args: argparse.Namespace) -> None:
 
     bundle = shipped.find(args.bundle)
     configs = [read_json(bundle / "configs" / f"{name}.json") for name in ("evaluate", "inference", "train")]
-    print(keys.listed({name: value for config in configs for name, value in config.items()}))
+    print(keys.in_words({name: value for config in configs for name, value in config.items()}))
 
 
 def package(args: argparse.Namespace) -> None:

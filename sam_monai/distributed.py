@@ -26,11 +26,7 @@ def device() -> torch.device:
 
 
 def begin() -> None:
-    """Join the group that torchrun started: nccl where every process has a GPU of its own, gloo elsewhere.
-
-    Raises:
-        InputError: not started by torchrun.
-    """
+    """Join the group that torchrun started: nccl where every process has a GPU of its own, gloo elsewhere."""
     if "RANK" not in os.environ:
         raise InputError(
             "the multi_gpu configurations are started by torchrun: torchrun --standalone --nproc_per_node=2 "

@@ -78,15 +78,8 @@ def cannot_write(path: Path, error: OSError, part: Path | None = None) -> InputE
 
 
 def check_writable(folder: str | Path, name: str) -> None:
-    """Find out before the work whether files can be written to a folder, which is made if it is not there.
-
-    Args:
-        folder: where results will go.
-        name: of the key that says so, for the message.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """Find out before the work whether files can be written to a folder, which is made if it is not there. ``name`` is
+    the key that says which folder, for the message."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as probe:  # a name that no file here has
@@ -115,11 +108,7 @@ def write_json(content: Any, path: Path) -> None:
 
 
 def parse_json(text: str) -> Any:
-    """What JSON says, but for a key that is there twice, of which Python would take the last value.
-
-    Raises:
-        ValueError: says what is wrong.
-    """
+    """What JSON says. A ValueError also for a key that is there twice, of which Python would take the last value."""
 
     def one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -174,15 +163,7 @@ def locked(folder: str | Path, work: str) -> Iterator[None]:
 
 @contextmanager
 def alone(target: Path, work: str) -> Iterator[Path]:
-    """Have the making of ``target`` for one process alone. Gives a hidden folder beside it that is locked.
-
-    Args:
-        target: the file or folder that is made.
-        work: as in :func:`locked`.
-
-    Raises:
-        InputError: as :func:`locked`.
-    """
+    """Have the making of a file or folder for one process alone. Gives a folder beside it, hidden and locked."""
     home = target.with_name(f".{target.name[:100]}.part")
     try:
         with locked(home, work):
@@ -195,15 +176,8 @@ def alone(target: Path, work: str) -> Iterator[Path]:
 @contextmanager
 def beside(target: Path, work: str) -> Iterator[Path]:
     """An empty folder beside ``target``, on its file system, for what is to take its place in the end. One process has
-    it at a time; what is in it at the end, or was left there by a process that was killed, is removed.
-
-    Args:
-        target: as in :func:`alone`.
-        work: likewise.
-
-    Raises:
-        InputError: as :func:`locked`.
-    """
+    it at a time, as in :func:`locked`; what is in it at the end, or was left there by a process that was killed, is
+    removed."""
     with alone(target, work) as home:
         part = home / "part"
         shutil.rmtree(part, ignore_errors=True)
@@ -215,21 +189,14 @@ def beside(target: Path, work: str) -> Iterator[Path]:
 
 
 def refuse_existing(*paths: Path) -> None:
-    """
-    Raises:
-        InputError: one of the files is there, whatever it holds.
-    """
+    """Refuse to write where a file is, whatever it holds."""
     for path in paths:
         if os.path.lexists(path):
             raise InputError(f"{path} is there already and stays as it is: name another file, or move it away")
 
 
 def hold(folder: str | Path, work: str) -> None:
-    """Have a folder as :func:`locked` does until :func:`release`, or the process ends. To ask again changes nothing.
-
-    Raises:
-        InputError: as :func:`locked`.
-    """
+    """Have a folder as :func:`locked` does until :func:`release`, or the process ends. To ask again changes nothing."""
     if (real := os.path.realpath(folder)) not in holds:
         with ExitStack() as stack:
             stack.enter_context(locked(folder, work))

@@ -154,11 +154,7 @@ def build_backbone(
 
 
 def random_backbone(weights: Weights, image_size: int) -> Backbone:
-    """The backbone of these weights before they are loaded.
-
-    Raises:
-        InputError: the image size is not a multiple of the encoder's patch, or beyond what any SAM takes.
-    """
+    """The backbone of these weights before they are loaded."""
     whole = isinstance(image_size, int) and not isinstance(image_size, bool)
     if not whole or not 32 <= image_size <= LARGEST or image_size % weights.stride:
         raise InputError(

@@ -24,9 +24,6 @@ def read_state(path: str | Path, sha256: str | None = None) -> dict[str, Tensor]
     Args:
         path: ``.pth``, ``.pt`` or ``.safetensors``. Files that hold more than tensors and plain values are refused.
         sha256: what the file's bytes must hash to.
-
-    Raises:
-        InputError: no such file, another kind of file, a damaged one, one with code in it, or another hash.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,9 +98,6 @@ def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, 
 
     Args:
         ignore: beginnings of keys that may be missing on either side.
-
-    Raises:
-        InputError: counts what does not fit, with examples, and says what the file looks like.
     """
     ours, skipped = module.state_dict(), tuple(ignore)
     theirs = {key: value for key, value in state.items() if not key.startswith(skipped)}

@@ -15,9 +15,6 @@ def require(library: str, module: object, *names: str) -> None:
         library: its name as it is installed.
         module: of it.
         names: attributes of the module, and of these by dots.
-
-    Raises:
-        InputError: names the library, its version and what it lacks.
     """
     for name in names:
         try:

@@ -124,11 +124,8 @@ def weights_folder() -> Path:
 
 
 def locate(weights: KnownFile, checkpoint: str | Path | None = None) -> Path:
-    """The file of these weights: ``checkpoint`` if given, else in its package, else in the cache folder.
-
-    Raises:
-        InputError: there is none; says how to get it. Nothing is downloaded here.
-    """
+    """The file of these weights: ``checkpoint`` if given, else in its package, else in the cache folder. Nothing is
+    downloaded here: an error says how to get it."""
     if checkpoint is not None:
         path = Path(checkpoint).expanduser()
         if not path.is_file():

@@ -33,19 +33,14 @@ SECONDS_TO_STOP = 15.0
 
 def begin() -> None:
     """The first step of a bundle's ``initialize``: settings of the process, a check of the configuration, and, where
-    the program is ``monai.bundle``, help, errors of one line and a check of the keys.
-
-    Raises:
-        InputError: a key that neither the configuration nor ``monai.bundle run`` knows, a value that is not allowed,
-            an overlay given alone, or a folder that cannot be written or that another process writes to.
-    """
+    the program is ``monai.bundle``, help, errors of one line and a check of the keys."""
     keep_freed_memory()
     parser, given = configuration.running(), {}
     if is_monai_bundle():
         sys.excepthook = print_cause
         given, others = arguments(sys.argv[1:])
         if "help" in given and parser is not None:
-            print(keys.listed({name: parser[name] for name in keys.KEYS if name in parser}))
+            print(keys.in_words({name: parser[name] for name in keys.KEYS if name in parser}))
             raise SystemExit(0)
         refuse_unknown_keys(sys.argv[1:])
         stop_in_a_line(training=parser is not None and "record" not in parser, resumed=given.get("resume") == "True")
@@ -71,11 +66,7 @@ def is_monai_bundle() -> bool:
 
 
 def refuse_outdated() -> NoReturn:
-    """Say how a bundle is brought up to date whose configuration names modules or options that are no more.
-
-    Raises:
-        InputError: always.
-    """
+    """Say how a bundle is brought up to date whose configuration names modules or options that are no more."""
     from ..networks import identity
     from ..networks.adapter_files import read_adapter
     from .folder import root

@@ -46,10 +46,7 @@ def is_expression(value: Any) -> bool:
 
 
 def refuse_overlay(parser: ConfigParser) -> None:
-    """
-    Raises:
-        InputError: the configuration has no network: an overlay was given alone.
-    """
+    """Refuse a configuration without a network: an overlay that was given alone."""
     if "network_def" not in parser:
         raise InputError(
             "this configuration is no whole one: evaluate.json and the multi_gpu files change train.json, "
@@ -80,11 +77,7 @@ def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
 
 
 def with_hash(key: str, path: str) -> str:
-    """A program's path as it was before MONAI wrote every ``#`` as ``::``.
-
-    Raises:
-        InputError: both are there.
-    """
+    """A program's path as it was before MONAI wrote every ``#`` as ``::``."""
     original = path.replace("::", "#")
     there = [one for one in dict.fromkeys((original, path)) if os.path.lexists(one)]
     if len(there) > 1:
@@ -93,11 +86,8 @@ def with_hash(key: str, path: str) -> str:
 
 
 def check(parser: ConfigParser, given: Mapping[str, str]) -> None:
-    """
-    Raises:
-        InputError: values that :data:`sam_monai.bundle.keys.KEYS` does not allow, those of expressions too where they
-            need no data.
-    """
+    """Refuse values that :data:`sam_monai.bundle.keys.KEYS` does not allow, those of expressions too where they need no
+    data."""
     values = {key: parser.get(key) for key in KEYS if key in parser}
     for section in SECTIONS:
         found = parser.get(section)
@@ -132,11 +122,7 @@ def needs_no_data(parser: ConfigParser, key: str) -> bool:
 
 
 def check_folders(parser: ConfigParser) -> None:
-    """Find out before the work whether results can be written; what is made to find out is removed again.
-
-    Raises:
-        InputError: they cannot.
-    """
+    """Find out before the work whether results can be written; what is made to find out is removed again."""
     if os.environ.get("RANK", "0") != "0":  # one process of several finds out
         return
     for key in ("output_dir",) if "record" in parser else ("output_dir", "ckpt_dir"):
@@ -151,11 +137,7 @@ def check_folders(parser: ConfigParser) -> None:
 
 
 def hold_outputs(parser: ConfigParser) -> None:
-    """Have the folder of a training's or an evaluation's results until they are written.
-
-    Raises:
-        InputError: another process has it.
-    """
+    """Have the folder of a training's or an evaluation's results until they are written."""
     if os.environ.get("RANK", "0") != "0" or "train" not in parser:  # Studies lock theirs
         return
     folder, checkpoints = (parser.get_parsed_content(key) for key in ("output_dir", "train#folder"))

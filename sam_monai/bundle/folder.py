@@ -47,9 +47,6 @@ def read_json(path: Path, remedy: str = AS_SHIPPED) -> dict[str, Any]:
     Args:
         path: of the file.
         remedy: what the message of an error tells to do.
-
-    Raises:
-        InputError: it cannot be read, or holds no object.
     """
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
@@ -62,11 +59,7 @@ def read_json(path: Path, remedy: str = AS_SHIPPED) -> dict[str, Any]:
 
 
 def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
-    """The bundle's metadata.json.
-
-    Raises:
-        InputError: it is missing, cannot be read, or lacks a place that is read here.
-    """
+    """The bundle's metadata.json."""
     path = Path(bundle_root) / "configs" / "metadata.json"
     if not path.exists():
         raise InputError(f"{path} is missing: bundle_root must be the bundle's folder")
@@ -82,11 +75,7 @@ def read_metadata(bundle_root: str | Path) -> dict[str, Any]:
 
 def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     """What inference must know of the adapter before it is loaded: the adapter's own record where it is trained, else
-    what metadata.json says of the bundle as it is shipped.
-
-    Raises:
-        InputError: a value that no configuration may take, or an adapter of another method than the bundle's.
-    """
+    what metadata.json says of the bundle as it is shipped."""
     from ..networks import identity
     from ..networks.adapter_files import read_adapter
 
@@ -122,9 +111,6 @@ def checked(record: Mapping[str, Any], source: str | Path, own: Sequence[str] = 
         record: as it was read.
         source: its file.
         own: further keys, of a method that is not known here; their values are a flag, a number or a name.
-
-    Raises:
-        InputError: a value that is missing or not allowed; ``source`` is named.
     """
     images = record.get("preprocessing")
     images = {**absent(PREPARATION), **images} if isinstance(images, Mapping) else {}

@@ -64,10 +64,6 @@ def start(name: str, words: Sequence[str]) -> None:
     Args:
         name: of the command, in :data:`FRONTS`.
         words: what was typed after it.
-
-    Raises:
-        InputError: an unknown key, a value that is not allowed, a folder that is not there, a configuration that
-            cannot be read.
     """
     if "--" in words:
         raise InputError("-- stands alone: keys are given as --key value")
@@ -102,11 +98,7 @@ def start(name: str, words: Sequence[str]) -> None:
 
 
 def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a command line, with values as MONAI takes them.
-
-    Raises:
-        InputError: a word that belongs to no key, an unknown key, a value that is not allowed.
-    """
+    """Keys of a command line, with values as MONAI takes them."""
     from fire.parser import DefaultParseValue
 
     given, others = arguments(words)
@@ -155,7 +147,7 @@ def usage(name: str, config: Mapping[str, Any]) -> str:
         f"{front.help}\n\nsam-monai {name} [FOLDER] [--bundle BUNDLE] [--KEY VALUE ...]\n\n"
         f"FOLDER    {front.folder}\n"
         f"--bundle  {', '.join(shipped.names())}, or the folder of a bundle (default: {BUNDLE})\n\n"
-        f"{keys.listed(config)}"
+        f"{keys.in_words(config)}"
     )
 
 
@@ -170,11 +162,7 @@ def merged(files: Sequence[Path]) -> dict[str, Any]:
 
 
 def args_file(path: str) -> dict[str, Any]:
-    """Keys and values that are kept in a file.
-
-    Raises:
-        InputError: it cannot be read, or holds no keys.
-    """
+    """Keys and values that are kept in a file."""
     remedy = "give the file that holds keys and values"
     if not path.lower().endswith((".yml", ".yaml")):
         return read_json(Path(path), remedy)
@@ -205,11 +193,8 @@ def is_expression(value: Any) -> bool:
 
 
 def as_typed(key: str, value: str) -> str:
-    """A value that MONAI does not take for something else than what it is.
-
-    Raises:
-        InputError: MONAI would read the value from a file.
-    """
+    """A value that MONAI does not take for something else than what it is. One that MONAI would read from a file is
+    refused."""
     if not is_expression(value):
         return value
     if key in keys.PATHS and (value[0] == "%" or os.path.lexists(value)):

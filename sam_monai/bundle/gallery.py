@@ -18,11 +18,7 @@ DATA = "the MNI152 template (extra demo; its licence is in the dataset.json that
 
 def listed(folder: str | Path) -> str:
     """The adapters in a folder and what they are, then the commands that train one with each bundle on data that
-    anybody may have, and make a bundle with a model card of it.
-
-    Raises:
-        InputError: no such folder.
-    """
+    anybody may have, and make a bundle with a model card of it."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; give one with bundles or adapters in it")

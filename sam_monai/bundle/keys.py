@@ -22,6 +22,7 @@ from ..networks.fields import (
     WINDOW,
     Field,
     is_number,
+    listed,
     number,
     one_of,
     optional,
@@ -134,7 +135,10 @@ KEYS: dict[str, Key] = {
         PREPARATION["orientation"],
         "which axis of a volume is sliced; coarsest: the one with the coarsest spacing, or axial where none is",
     ),
-    "spacing": Key(PREPARATION["spacing"], "resample volumes to this spacing in mm; masks return to the file's grid"),
+    "spacing": Key(
+        optional(listed(POSITIVE, 3, 3)._replace(words="three numbers above 0: [1.0, 1.0, 2.0]"), "as in the file"),
+        "resample volumes to this spacing in mm; masks return to the file's grid",
+    ),
     "backbone": Key(
         one_of(*KNOWN_WEIGHTS, "vit_b", "vit_l", "vit_h"), "base weights: `python -m sam_monai weights` lists them"
     ),
@@ -252,7 +256,7 @@ def default_of(name: str, value: Any) -> str:
     return KEYS[name].default or "as trained" if isinstance(value, str) and value[:1] in ("$", "@") else str(value)
 
 
-def listed(config: Mapping[str, Any]) -> str:
+def in_words(config: Mapping[str, Any]) -> str:
     """A configuration's keys, for people: default, meaning, what is allowed."""
     return "\n".join(
         f"--{name}  (default: {default_of(name, config[name])})\n    {key.help}: {key.kind.words}"

@@ -76,11 +76,7 @@ def package(
 
 
 def add_picture(source: str | Path, target: Path) -> None:
-    """A picture as it looks, without what else its file says.
-
-    Raises:
-        InputError: it cannot be read.
-    """
+    """A picture as it looks, without what else its file says."""
     try:
         with Image.open(source) as image:
             Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(target)

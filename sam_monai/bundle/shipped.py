@@ -37,9 +37,6 @@ def find(bundle: str) -> Path:
 
     Args:
         bundle: the name of one that comes with the package, or a path.
-
-    Raises:
-        InputError: there is no such bundle, or its metadata.json cannot be used.
     """
     path = shipped() / bundle if bundle in names() else Path(bundle)
     if not (path / "configs").is_dir():
@@ -53,11 +50,7 @@ def find(bundle: str) -> Path:
 
 def new(bundle: str, output: str | Path) -> Path:
     """Write a bundle's folder, to train and change: configurations, documents and licence of one that is there, without
-    its weights.
-
-    Raises:
-        InputError: there is no such bundle, or ``output`` is in use or cannot be written.
-    """
+    its weights."""
     source = find(bundle)
     with new_folder(output) as part:
         copy(source, part)
@@ -72,11 +65,7 @@ def new(bundle: str, output: str | Path) -> Path:
 
 
 def copy(source: Path, target: Path) -> None:
-    """What a bundle is made of besides its weights.
-
-    Raises:
-        InputError: some of it is missing.
-    """
+    """What a bundle is made of besides its weights."""
     if absent := [name for name in COPIED if not (source / name).exists()]:
         raise InputError(f"{source} is no bundle of sam_monai: it has no {', '.join(absent)}")
     for name in COPIED:
@@ -92,11 +81,7 @@ def elsewhere(readme: str, name: str, output: str | Path) -> str:
 
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place when it is complete. Whatever fails, nothing is left.
-
-    Raises:
-        InputError: ``output`` is there and not an empty folder, or another process makes it.
-    """
+    """A folder to fill, which takes its place when it is complete. Whatever fails, nothing is left."""
     output = Path(output)
     target = Path(os.path.abspath(output))
     with beside(target, "making a bundle") as part:

@@ -41,15 +41,8 @@ def is_flag(word: str) -> bool:
 
 
 def refuse_unknown(given: Collection[str], config: Mapping[str, Any], options: Collection[str]) -> None:
-    """
-    Args:
-        given: keys that were typed.
-        config: the configuration that they change.
-        options: what the program takes besides.
-
-    Raises:
-        InputError: a key that is neither in the configuration nor an option; names the nearest.
-    """
+    """Refuse a key that was ``given`` and is neither in the configuration ``config`` nor an option of the program; name
+    the nearest."""
     for key in given:
         path = key.lstrip("+").replace("::", "#").split("#")
         # The last part of a nested key may be new: "_disabled_", or an argument that the file leaves at its default.
@@ -61,10 +54,7 @@ def refuse_unknown(given: Collection[str], config: Mapping[str, Any], options: C
 
 
 def refuse_lone(others: Sequence[str]) -> None:
-    """
-    Raises:
-        InputError: a word that belongs to no key.
-    """
+    """Refuse a word that belongs to no key."""
     if others:
         raise InputError(f"{others[0]!r} stands alone: keys are given as --key value")
 

@@ -32,12 +32,7 @@ def apart(one: Any, other: Any, shape: Sequence[int]) -> float:
 
 
 def check_affine(affine: Any, path: str) -> None:
-    """Refuse an affine that does not say where voxels lie.
-
-    Raises:
-        InputError: numbers that are not finite, a spacing of zero or of no possible size, axes that are not at right
-            angles.
-    """
+    """Refuse an affine that does not say where voxels lie."""
     affine = np.asarray(affine, float)
     if not np.isfinite(affine).all():
         raise InputError(f"{path}: its affine holds NaN or infinite numbers; export it again with a valid header")

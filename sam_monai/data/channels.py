@@ -42,9 +42,6 @@ def stated_names(entry: Any, cases: Sequence[Mapping[str, Any]], colours: bool, 
         cases: all of them.
         colours: whether the entry names red, green and blue.
         source: what errors name.
-
-    Raises:
-        InputError: cases have different numbers of files, or not as many as there are names; or a name is none.
     """
     if isinstance(entry, Mapping):
         numbered = all(str(key).isdecimal() for key in entry)
@@ -141,9 +138,6 @@ def beside(path: Path, names: Sequence[str], numbers: Sequence[int] | None = Non
         path: of any of the files.
         names: of the channels.
         numbers: of the channels, where these are not all that there are.
-
-    Raises:
-        InputError: a file is missing; names it.
     """
     stem = stem_of(path)
     known = sorted(names, key=len, reverse=True)
@@ -185,9 +179,6 @@ def joined(images: Sequence[MetaTensor], files: Sequence[str], path: str) -> Met
         images: of one channel each; three equal ones are one.
         files: their paths.
         path: by which the case is known.
-
-    Raises:
-        InputError: a file has several channels, or lies on another grid than the first.
     """
     grey: list[torch.Tensor] = []
     first = images[0]

@@ -137,9 +137,6 @@ def dataset_of(
         train_cases, seed, train_cases_seed, fold: see :func:`read_dataset`.
         names: of the labels, in place of those stated; of folders of masks they choose some.
         overlaps: whether to look for labels that overlap, for which masks are read.
-
-    Raises:
-        InputError: see :func:`read_dataset`; or an image has no label.
     """
     file, content = known.source, known.content
     folder = file if os.path.isdir(file) else file.parent

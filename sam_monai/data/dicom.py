@@ -32,11 +32,8 @@ FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's le
 
 
 def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
-    """Spacing of the slices in millimetres. A slice may lie a tenth of a voxel from where an even stack has it.
-
-    Raises:
-        InputError: slices at the same place, missing or uneven ones, a tilted gantry, different pixel spacings.
-    """
+    """Spacing of the slices in millimetres. A slice may lie a tenth of a voxel from where an even stack has it. Refuses
+    slices at the same place, missing or uneven ones, a tilted gantry and different pixel spacings."""
     where = f"{series.path} ({series.description})"
     pixels = {tuple(float(x) for x in header.get("PixelSpacing") or ()) for header in headers}
     if len(pixels) > 1 or not all(len(pair) == 2 and min(pair) > 0 for pair in pixels):
@@ -82,11 +79,7 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
 
 
 def highdicom() -> Any:
-    """The package, which comes with an extra.
-
-    Raises:
-        InputError: it is not installed.
-    """
+    """The package, which comes with an extra."""
     try:
         import highdicom
     except ImportError as error:

@@ -29,11 +29,7 @@ class Frame(NamedTuple):
 
 
 def largest_bits(file: Path, dataset: Dataset) -> int:
-    """How many bits the numbers of a compressed file may have; 0 where it does not say.
-
-    Raises:
-        InputError: the frames cannot be found, or have another number, size or depth than the header says.
-    """
+    """How many bits the numbers of a compressed file may have; 0 where it does not say."""
     from pydicom.encaps import generate_frames
 
     number = int(dataset.get("NumberOfFrames") or 1)
@@ -61,11 +57,7 @@ def largest_bits(file: Path, dataset: Dataset) -> int:
 
 
 def described(frame: bytes) -> Frame:
-    """The size of a frame of JPEG, JPEG-LS or JPEG 2000.
-
-    Raises:
-        ValueError: it is none of these.
-    """
+    """The size of a frame of JPEG, JPEG-LS or JPEG 2000. A ValueError for what is none of these."""
     if (at := frame.find(JPEG_2000)) >= 0:
         right, lower, left, upper = (number(frame, at + begin, 4) for begin in (8, 12, 16, 20))
         return Frame(lower - upper, right - left, number(frame, at + 40, 2), number(frame, at + 42, 1) % 128 + 1)

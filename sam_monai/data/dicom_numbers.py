@@ -73,11 +73,7 @@ def rescales(dataset: Dataset) -> list[tuple[float, float, str]]:
 
 
 def check_real_world(where: str, datasets: Sequence[Dataset]) -> None:
-    """Refuse a series whose real-world values are not, up to one scale for all slices, those that its rescale gives.
-
-    Raises:
-        InputError: slices with another scale each, a CT of other Hounsfield units, or values mapped by a table.
-    """
+    """Refuse a series whose real-world values are not, up to one scale for all slices, those that its rescale gives."""
     scales: dict[str, list[tuple[float, float]]] = {}
     for dataset in datasets:
         shared = list(dataset.get("SharedFunctionalGroupsSequence", ()))
@@ -113,9 +109,6 @@ def number(value: object) -> float:
 def check_bits(file: Path, dataset: Dataset) -> None:
     """Refuse numbers that reach beyond the bits that the header gives them: decoders cut those off, and a bright pixel
     becomes a dark one. The sign of a negative number may go on there, and an overlay may lie there if it is declared.
-
-    Raises:
-        InputError: names the file.
     """
     allocated, stored = int(dataset.get("BitsAllocated") or 0), int(dataset.get("BitsStored") or 0)
     if stored and int(dataset.get("HighBit", stored - 1)) != stored - 1:

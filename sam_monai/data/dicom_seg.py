@@ -67,11 +67,7 @@ def write_segmentation(
 
 
 def check_source(source: str | Path, labels: Sequence[str], algorithm: str, regions: Regions | None = None) -> None:
-    """Find out before the work whether a DICOM SEG can be written for a series.
-
-    Raises:
-        InputError: as :func:`write_segmentation` would.
-    """
+    """Find out before the work whether :func:`write_segmentation` can write for a series."""
     segmentation_file(np.ones((2, 2, 1), np.uint8), np.eye(4), source, labels, algorithm, regions)
 
 

@@ -40,9 +40,6 @@ def understand(path: Path, channel: int | None = None, past_json: bool = False) 
         path: the folder, or a CSV or JSON file.
         channel: to take where a case has several files, counted from 0.
         past_json: leave a `dataset.json` out of account.
-
-    Raises:
-        InputError: it has a known form with a mistake in it.
     """
     if os.path.isfile(path) and path.name != "dataset.json":
         return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
@@ -234,9 +231,6 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
     Args:
         cases: with labels.
         given: the names, which are then compared with the masks; of folders of masks they choose some.
-
-    Raises:
-        InputError: names and masks do not fit together, or the values are not 0 to L.
     """
     kinds = {is_mask_folder(case["label"]) for case in cases}
     if kinds == {True, False}:

@@ -19,12 +19,10 @@ from .nifti import OTHER_AFFINE
 
 def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
     """A label on the grid of its image: as it is, or with its axes in another order and direction, as converters of
-    DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by rounding.
+    DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by
+    rounding. A label of another shape or number of frames, or that lies elsewhere, is refused.
 
     An image whose sform and qform differ lies at either place.
-
-    Raises:
-        InputError: the label has another shape, or another number of frames, or lies elsewhere.
     """
     if not isinstance(image, MetaTensor):
         return label

@@ -118,11 +118,7 @@ def is_like_ct(image: Any) -> bool:
 
 
 def check_size(image: Any) -> None:
-    """Refuse an image of a few pixels, which is no image.
-
-    Raises:
-        InputError: fewer than 8 pixels along one of the first two axes.
-    """
+    """Refuse an image with fewer than 8 pixels along one of the first two axes, which is no image."""
     if min(image.shape[1:3]) < SMALLEST:
         size = " x ".join(str(n) for n in image.shape[1:])
         raise InputError(f"{file_of(image)}: is only {size}; the first two axes need {SMALLEST} each: remove the case")

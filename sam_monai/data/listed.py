@@ -93,9 +93,6 @@ def listed(
         name: of the dataset.
         order: `regions_class_order`, as in a `dataset.json`.
         tree: see :class:`Listed`.
-
-    Raises:
-        InputError: an image is listed twice, or none is.
     """
     content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
     content |= {} if labels is None else {"labels": labels} | ({} if order is None else {ORDER: order})
@@ -193,11 +190,7 @@ def read_datalist(file: Path) -> Listed | None:
 
 def entries(folder: Path | None) -> dict[str, Path]:
     """Images and folders of a folder by their names without suffix; nothing of a folder that is not there, and no
-    result of this package that nobody has changed since.
-
-    Raises:
-        InputError: two have the same name, or the folder cannot be read.
-    """
+    result of this package that nobody has changed since."""
     found: dict[str, Path] = {}
     if folder is None or not os.path.isdir(folder):
         return found

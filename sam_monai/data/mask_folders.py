@@ -44,9 +44,6 @@ def masks_in(
         folder: of the masks. Those of other labels are left out.
         names: of the foreground labels; letter case and underscores do not matter.
         read: gives the mask of a file, with the values 0 and 1.
-
-    Raises:
-        InputError: a mask is missing or, as they are read, lies on another grid than the first.
     """
     if names is None:
         raise InputError(f"{folder}: is a folder of masks, which are told apart by the names of the labels; give these")

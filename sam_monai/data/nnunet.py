@@ -23,9 +23,6 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
         folder: with `dataset.json` and `imagesTr`.
         content: of the `dataset.json`.
         channel: to take alone where a case has several files, counted from 0.
-
-    Raises:
-        InputError: a file is missing, or the splits fit no case.
     """
     if "training" in content and not _lists_other_names(folder, content["training"]):
         return None  # a Decathlon folder
@@ -60,9 +57,6 @@ def by_case(
         top: folder of the dataset.
         channel: to take; ``None``: all.
         names: of the channels, by number.
-
-    Raises:
-        InputError: a file has no number, or a case lacks one.
     """
     cases: dict[str, dict[int, Path]] = defaultdict(dict)
     for stem, path in images.items():

@@ -54,9 +54,6 @@ def label_map(
         masks: as of :func:`layered`.
         values: of the sets of labels.
         files: what errors name, for each label.
-
-    Raises:
-        InputError: labels share voxels, and there is no value for that.
     """
     found, sets = layered(masks)
     there = set(found.unique().tolist())

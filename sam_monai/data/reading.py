@@ -47,9 +47,6 @@ def read_file(path: str, converter: Callable[[Image.Image], Image.Image], frames
         path: of either.
         converter: what makes a picture's numbers of a picture.
         frames: whether the fourth dimension is time.
-
-    Raises:
-        InputError: it is not there, cannot be read, or has a shape or a place that no image has.
     """
     if not path:  # what MONAI Label makes of a name that its datastore does not know
         raise InputError("no image of that name is known; see the list of studies for the names that are")

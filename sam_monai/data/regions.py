@@ -27,9 +27,6 @@ def regions_of(entry: Any, order: Any, file: Path) -> tuple[Any, tuple[tuple[int
     Returns:
         The labels without lists, in the order of the regions, and ``regions`` as in :mod:`sam_monai.networks.regions`,
         ``None`` where each label is one value. Names are checked elsewhere.
-
-    Raises:
-        InputError: lists that are no regions, or an order that is missing or does not fit them.
     """
     if not isinstance(entry, dict) or not any(isinstance(value, list) for value in entry.values()):
         return entry, None

@@ -42,9 +42,6 @@ def check_stated_labels(path: str, names: Sequence[str], label: Tensor) -> None:
         path: of the file.
         names: of the foreground labels, in the order of their values from 1 on.
         label: what the file holds. A name of a value that is not there is one of before its values were changed.
-
-    Raises:
-        InputError: names the label and both values.
     """
     wanted = {label_name(name).casefold(): value for value, name in enumerate(names, 1)}
     for value, name in stated_labels(path).items():

@@ -35,9 +35,6 @@ class EncoderEngine:
     Args:
         network: any of the three.
         engine: ``"openvino"``, or ``"torch"``: nothing is done.
-
-    Raises:
-        InputError: another engine, or, when the evaluator starts, no OpenVINO or no CPU.
     """
 
     def __init__(self, network: AdaptedSAM, engine: str = "torch") -> None:

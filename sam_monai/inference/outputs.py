@@ -35,9 +35,6 @@ class Outputs:
 
         Args:
             claims: paths, and the image of the case that each belongs to, or :data:`RUN`.
-
-        Raises:
-            InputError: a path holds something else, or two cases share it.
         """
         listed = written(self.folder)
         claimed: dict[str, str] = {}

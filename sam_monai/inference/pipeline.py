@@ -51,9 +51,6 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
             holds the name of a segment.
         settings: the section ``preparation`` of a configuration.
         adapter: the file of the adapter that the images are for, where it is trained.
-
-    Raises:
-        InputError: the adapter's record says that its images were prepared otherwise.
     """
     without_prompts = ""
     if adapter is not None and Path(adapter).is_file():

@@ -33,9 +33,6 @@ class ToProbabilities(Transform):
         preparation: the transforms that prepared the image.
         regions: the values of each label where they are several.
         temperature: of the adapter, see :mod:`sam_monai.inference.calibration`.
-
-    Raises:
-        InputError: at the call, where labels alone are kept of an image.
     """
 
     def __init__(self, preparation: Compose, regions: Regions | None = None, temperature: float = 1.0) -> None:

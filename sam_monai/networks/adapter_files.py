@@ -45,11 +45,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_adapter(network: AdaptedSAM, path: str | Path) -> dict[str, Tensor]:
-    """Load an adapter's file into a network, and give its state dict.
-
-    Raises:
-        InputError: as :func:`read_adapter`, or an adapter that does not fit the network; names the file.
-    """
+    """Load an adapter's file into a network, and give its state dict. Errors name the file."""
     state = read_adapter(path)
     try:
         network.load_state_dict(state)
@@ -66,9 +62,6 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
         state: of a network.
         path: ends in ``.pt``.
         training: what :func:`training_summary` gave.
-
-    Raises:
-        InputError: a record or a summary that would not be read again; or the files cannot be written.
     """
     header = {"format": "pt", "identity": json.dumps(identity.from_tensor(state["identity"]), ensure_ascii=False)}
     if training is not None:
@@ -136,11 +129,7 @@ def at_temperature(state: Mapping[str, Tensor], temperature: float = 1.0) -> Map
 
 
 def header(path: Path) -> dict[str, Any]:
-    """What is written in words in a ``.safetensors`` file of ours: the record and the training's summary.
-
-    Raises:
-        InputError: words that cannot be read, or that no header of ours holds.
-    """
+    """What is written in words in a ``.safetensors`` file of ours: the record and the training's summary."""
     with safe_open(path, "pt") as file:
         found = file.metadata() or {}
     checks = {"identity": identity.check, "training": identity.check_training}
@@ -153,11 +142,7 @@ def header(path: Path) -> dict[str, Any]:
 
 
 def describe(path: str | Path) -> str:
-    """What an adapter is, a line each: method, base, labels, sizes, preparation of images, training.
-
-    Raises:
-        InputError: the file is no adapter.
-    """
+    """What an adapter is, a line each: method, base, labels, sizes, preparation of images, training."""
     state = read_adapter(path)
     record = identity.from_tensor(state["identity"])
     numbers = sum(tensor.numel() for name, tensor in state.items() if name not in BUFFERS)
@@ -192,9 +177,6 @@ def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) 
     Args:
         record: of the adapter.
         checkpoint: file of the base weights, where the name does not say it.
-
-    Raises:
-        InputError: a method unknown here, a record that no network has, or base weights that are not found.
     """
     record = identity.check(dict(record))
     options = {key: value for key, value in record.items() if key not in LOADED}

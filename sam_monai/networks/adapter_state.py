@@ -92,16 +92,11 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
 
 
 def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """
-    Args:
-        was: how the images of an adapter's training were prepared, of its record.
-        now: how they are prepared here, as plain JSON; what is missing is not compared.
+    """Compare how images are prepared here, ``now``, with what an adapter's record says of its training, ``was``. What
+    either of them lacks is not compared.
 
     Warns of what may be right for other files: another plane where training left it to each volume, other channels, for
-    these are counted in a file, and another modality, for headers may be wrong.
-
-    Raises:
-        InputError: otherwise; names the key and both values.
+    these are counted in a file, and another modality, for headers may be wrong. Refuses other differences.
     """
     for key in (*IMAGES, "orientation", "channels", "modality"):
         unknown = key not in was or key not in now or (key in UNTOLD and None in (was[key], now[key]))

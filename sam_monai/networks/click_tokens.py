@@ -26,12 +26,9 @@ def check_prompts(
     boxes: Tensor | None,
     masks: Tensor | None = None,
 ) -> int:
-    """Number of objects asked for.
-
-    Raises:
-        InputError: shapes that do not fit each other or the image, coordinates that are not finite, labels other than
-            -1, 0 and 1, boxes whose lower corner lies above the upper one, or masks with infinite values.
-    """
+    """Number of objects asked for. Refuses shapes that do not fit each other or the image, coordinates that are not
+    finite, labels other than -1, 0 and 1, boxes whose lower corner lies above the upper one, and masks with infinite
+    values."""
     dims, checked = image.ndim - 2, not torch.compiler.is_compiling()
     if (point_coords is None) != (point_labels is None):
         raise InputError("point_coords and point_labels come together")

@@ -113,11 +113,7 @@ def methods() -> dict[str, Any]:
 
 
 def check(record: Any) -> dict[str, Any]:
-    """A record as it is, with what later keys mean where it has none.
-
-    Raises:
-        InputError: anything in it that no record of ours holds; names the key.
-    """
+    """A record as it is, with what later keys mean where it has none. Refuses anything that no record of ours holds."""
     if not isinstance(record, dict):
         raise InputError(f"the adapter's record is {type(record).__name__} and not a dict: the file is damaged")
     method, known = record.get("method"), METHODS
@@ -143,11 +139,7 @@ def check_training(summary: Any) -> dict[str, Any]:
 
 
 def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -> dict[str, Any]:
-    """Values with those of absent keys.
-
-    Raises:
-        InputError: an unknown, a missing or a wrong key; ``what`` says whose.
-    """
+    """Values with those of absent keys. Refuses an unknown, a missing or a wrong key; ``what`` says whose."""
     values = absent(fields) | dict(values)
     for key, value in values.items():
         if key not in fields:
@@ -182,11 +174,7 @@ def short(value: Any) -> str:
 
 
 def to_tensor(record: dict[str, Any]) -> Tensor:
-    """A record as uint8 tensor (4096,), padded JSON. A string in a state dict breaks federated learning.
-
-    Raises:
-        InputError: what :func:`check` refuses, or a record that is too long, in practice by its label names.
-    """
+    """A record as uint8 tensor (4096,), padded JSON. A string in a state dict breaks federated learning."""
     plain = operator.methodcaller("item")  # numpy's numbers are numbers too
     data = json.dumps(check(record), ensure_ascii=False, separators=(",", ":"), default=plain).encode()
     if len(data) > LENGTH:
@@ -195,11 +183,7 @@ def to_tensor(record: dict[str, Any]) -> Tensor:
 
 
 def from_tensor(tensor: Tensor) -> dict[str, Any]:
-    """The record back. A floating-point average of equal bytes is read too.
-
-    Raises:
-        InputError: the tensor holds no record, or one that :func:`check` refuses.
-    """
+    """The record back. A floating-point average of equal bytes is read too."""
     try:
         if tensor.shape != (LENGTH,):
             raise ValueError(f"it is a tensor of shape {tuple(tensor.shape)}")

@@ -154,9 +154,6 @@ class MedSA(AdaptedSAM):
         Returns:
             float32 logits. Prompted (B or K, 2, *spatial): background, which is 0, and the object. Else
             (B, L + 1, *spatial): background and labels.
-
-        Raises:
-            InputError: shapes that do not fit.
         """
         if point_coords is None and point_labels is None and boxes is None and masks is None:
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)

@@ -64,9 +64,6 @@ def named(labels: Sequence[str], label: str, which: str = "the object") -> Tenso
         labels: of the network.
         label: the object's.
         which: object it is, for the error.
-
-    Raises:
-        InputError: it is none of the labels.
     """
     if label not in labels:
         raise InputError(

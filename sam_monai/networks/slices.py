@@ -51,9 +51,6 @@ def check_values(image: Tensor) -> None:
     or augmentation adds beyond it, up to :data:`TOLERANCE`, passes.
 
     One pass over the image. A compiled or exported program has no such check.
-
-    Raises:
-        InputError: says what values there are.
     """
     if torch.compiler.is_compiling():
         return

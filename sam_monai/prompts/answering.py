@@ -38,9 +38,6 @@ def answered(
         prompts: ``point_coords``, ``point_labels``, ``boxes`` and ``masks`` of the object, as far as there are.
             ``meant``: as :meth:`MedSA.forward` takes it, where it is known which label the object is.
         label: the name of the label that the object is, in place of ``meant``.
-
-    Raises:
-        InputError: a label that the network does not have.
     """
     if label is not None:
         labels = getattr(network, "module", network).labels  # type: ignore[attr-defined]

@@ -57,9 +57,6 @@ def clicks_of_request(image: Tensor, labels: Sequence[str] = ()) -> dict[str, An
     (column, row). ``scribbles`` and ``lasso`` are as in a prompts file, with voxels likewise. ``label`` is the name of
     the segment that 3D Slicer fills: that of one of the network's ``labels``, in lower case, or any other that the user
     gave to a segment, which says nothing of the object.
-
-    Raises:
-        InputError: points that do not fit the image, or that lie under the names of labels.
     """
     clicks = image.meta.get("clicks") if isinstance(image, MetaTensor) else None
     if not isinstance(image, MetaTensor) or not clicks:

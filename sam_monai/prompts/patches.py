@@ -18,11 +18,7 @@ STEPS = 8  # a patch lies on a grid of this share of its side, so that a further
 
 def patch_about(prompts: Prompts, shape: Sequence[int], size: int) -> tuple[slice, slice]:
     """Rows and columns of the patch about an object's positive clicks, box and mask: of ``size`` pixels, or of more
-    where these reach further. It may reach beyond an image that is smaller.
-
-    Raises:
-        InputError: none of the prompts says where the object is.
-    """
+    where these reach further. It may reach beyond an image that is smaller."""
     places = []
     if "point_labels" in prompts:
         places.append(prompts["point_coords"][0][prompts["point_labels"][0] == 1][:, :2])

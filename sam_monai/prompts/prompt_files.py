@@ -31,11 +31,7 @@ def prompts_beside(path: str | Path) -> Path:
 
 def with_prompts(batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple:
     """The evaluator's ``prepare_batch`` for a batch of one image: the prompts beside its file, if there are any, go to
-    the inferer.
-
-    Raises:
-        InputError: a prompts file that cannot be read or does not fit.
-    """
+    the inferer."""
     image = batch["image"]
     label = batch.get("label")
     label = label.to(device, non_blocking=non_blocking) if isinstance(label, Tensor) else label
@@ -53,9 +49,6 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Any]:
     Args:
         path: of the prompts; nothing is returned if there is none.
         image: (C, *spatial) as the network gets it, whose metadata say where it came from.
-
-    Raises:
-        InputError: a file that is not as :mod:`sam_monai.prompts.schema` asks, or prompts outside the image.
     """
     if not os.path.lexists(path):
         return {}
@@ -70,9 +63,6 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
         objects: as :func:`sam_monai.prompts.schema.check_objects` gives them.
         image: (C, *spatial) as the network gets it.
         path: where they come from, for errors.
-
-    Raises:
-        InputError: they lie outside the image.
     """
     dims = image.ndim - 1
     if (frames := frames_of(image)) > 1:
@@ -116,11 +106,7 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
 
 def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, which: str) -> Tensor:
     """The voxels of another grid whose centres lie in a box of whole voxels, at least one: corners (2, dims) to
-    (2 dims,).
-
-    Raises:
-        InputError: the box does not meet the image.
-    """
+    (2 dims,)."""
     edges = torch.stack([box[0] - 0.5, box[1] + 0.5])
     ends = move(torch.tensor(list(product(*edges.T.tolist()))))
     low, high = ends.amin(0), ends.amax(0)
@@ -139,9 +125,6 @@ def inside_lasso(corners: Tensor, shape: Sequence[int], which: str = "a lasso") 
     Args:
         corners: of its polygon (N, dims) in the image's voxels.
         shape: of the image.
-
-    Raises:
-        InputError: the lasso holds no voxel, or does not lie in one slice as the network sees the volume.
     """
     k = 0
     if len(shape) == 3:

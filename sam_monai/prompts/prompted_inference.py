@@ -47,9 +47,6 @@ class PromptedInference(Inferer):
         Without prompts those that :class:`sam_monai.prompts.monai_label.KeepClicks` left with the image count.
 
         ``label`` among the prompts says which label each object is: K names, ``None`` where it is not known.
-
-        Raises:
-            InputError: a name that is no label, or names that are not one for each object.
         """
         module: Any = getattr(network, "module", network)
         labels = getattr(module, "labels", ())

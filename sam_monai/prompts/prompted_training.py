@@ -22,11 +22,7 @@ REFINED = 0.75  # of the corrections are given with the answer that they correct
 
 
 def without_regions(regions: Regions | None) -> None:
-    """Refuse labels that are regions before anything else is made.
-
-    Raises:
-        InputError: there are any.
-    """
+    """Refuse labels that are regions before anything else is made."""
     if regions is not None:
         raise InputError(f"labels overlap, or dataset.json lists values of theirs, and Med-SA {NO_REGIONS}")
 

@@ -24,11 +24,7 @@ Object = dict[str, Any]
 
 
 def read_objects(path: Path, dims: int) -> list[Object]:
-    """The objects of a prompts file.
-
-    Raises:
-        InputError: it is no file that can be read, or does not hold what :func:`check_objects` asks for.
-    """
+    """The objects of a prompts file."""
     remedy = f"write it like {EXAMPLE}"
     if not path.is_file():
         raise InputError(f"{path}: is no file; {remedy}")
@@ -48,16 +44,7 @@ def read_objects(path: Path, dims: int) -> list[Object]:
 
 def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
     """Objects with ``points`` and ``labels``, and with ``box``, ``lasso`` and ``label`` where they are given. Scribbles
-    have become points.
-
-    Args:
-        objects: of JSON.
-        dims: axes of the image.
-        path: where they come from, for errors.
-
-    Raises:
-        InputError: anything else, named with the number of the object, from 1 on.
-    """
+    have become points. Errors name ``path`` and the number of the object, from 1 on."""
     if not isinstance(objects, list) or not objects:
         raise InputError(f"{path}: its objects are no list with at least one; write it like {EXAMPLE}")
     checked = [check_object(one, dims, f"{path}: object {number}") for number, one in enumerate(objects, 1)]

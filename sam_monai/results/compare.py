@@ -100,10 +100,7 @@ def named(paths: Sequence[Path]) -> list[Run]:
 
 
 def refuse_others(runs: Sequence[Run]) -> None:
-    """
-    Raises:
-        InputError: evaluations whose cases, images or labels are not those of the first, or whose references are not.
-    """
+    """Refuse evaluations whose cases, images, labels or references are not those of the first."""
     first = runs[0]
     for run in runs[1:]:
         both = f"{first.folder} and {run.folder} cannot be compared"

@@ -42,9 +42,6 @@ def write_dataset(
 
     Returns:
         Lines that say what was understood and written.
-
-    Raises:
-        InputError: the folder has no known form, or one with a mistake; or a file is there that was not written here.
     """
     source = Path(os.path.abspath(Path(folder).expanduser()))
     if not os.path.exists(source):

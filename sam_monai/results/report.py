@@ -45,9 +45,6 @@ def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) ->
     Args:
         output_dir: where they go.
         cases: that are validated.
-
-    Raises:
-        InputError: the folder cannot be written, or something else would be replaced.
     """
     check_writable(output_dir, "output_dir")
     folder, names = Path(output_dir), CaseNames()
@@ -168,11 +165,7 @@ def write_report(
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``cases.csv``, with numbers.
-
-    Raises:
-        InputError: there is none, or something else is in it.
-    """
+    """The rows of a ``cases.csv``, with numbers."""
     try:
         rows = read_table(path)
         for row in rows:

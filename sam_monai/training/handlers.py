@@ -76,9 +76,6 @@ class Validate(ValidationHandler):
         validator: the engine that validates.
         interval: epochs from one validation to the next; with a fraction the validations are spread as evenly as whole
             epochs allow.
-
-    Raises:
-        InputError: the interval is not a number above 0.
     """
 
     def __init__(self, validator: Evaluator, interval: float) -> None:

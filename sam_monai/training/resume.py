@@ -36,11 +36,7 @@ SHAPE: dict[str, Any] = {
 
 
 def read_resume(path: Path) -> dict[str, Any]:
-    """The content of a ``model_resume.pt``.
-
-    Raises:
-        InputError: it cannot be read, or is no such file.
-    """
+    """The content of a ``model_resume.pt``."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged archive raises
@@ -75,18 +71,13 @@ def read_history(folder: Path, name: str) -> list[dict[str, float]]:
 
 
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> str:
-    """Compare the settings of a training with those it is resumed under.
+    """Compare the settings of a training with those it is resumed under. Gives the harmless differences in words; any
+    other, and fewer epochs, are refused.
 
     Args:
         old: in the resume file.
         new: of this run; both are plain values by their keys.
         path: of the resume file, for the message.
-
-    Returns:
-        The harmless differences, in words.
-
-    Raises:
-        InputError: any other difference, with both values; or fewer epochs.
     """
     old = {key: value for key, value in old.items() if (key, value) != ("detail", False)}  # an option that is no more
     compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
@@ -107,9 +98,6 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]],
         old: in the resume file: by ``"training"`` and ``"validation"`` a list of name and hashes of each case.
         new: of this run, likewise.
         path: of the resume file, for the message.
-
-    Raises:
-        InputError: cases that are new, gone, changed, or in another order.
     """
     said = []
     for part, cases in new.items():
@@ -138,9 +126,6 @@ def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
         state: of the training; nothing is compared where an older version did not note the adapter.
         adapter: its file.
         path: of the state, for the message.
-
-    Raises:
-        InputError: it is another one, or gone.
     """
     expected = state.get("adapter")
     found = content_hash(at_temperature(read_adapter(adapter))) if os.path.lexists(adapter) else ""
@@ -157,11 +142,7 @@ def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
 
 
 def load_part(part: Any, state: dict[str, Any], name: str, path: Path) -> None:
-    """Load the state of network, optimiser or schedule.
-
-    Raises:
-        InputError: it does not fit.
-    """
+    """Load the state of network, optimiser or schedule."""
     remedy = f"{path}: its {name} does not fit this training; {REMEDY}"
     own = part.state_dict()
     if {key: type(value) for key, value in state.items()} != {key: type(value) for key, value in own.items()}:

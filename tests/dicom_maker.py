@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy.spatial.transform import Rotation
 
+from sam_monai.data.dicom_seg import segmentation_file
 from sam_monai.inference import pipeline
 from sam_monai.inference.masks import SaveMasks
 
@@ -51,6 +52,10 @@ def slice_file(plane: np.ndarray, **attributes) -> FileDataset:
     for name, value in attributes.items():
         setattr(dataset, name, value)
     return dataset
+
+
+def write_segmentation(mask, affine, source, labels, path: Path, regions=None) -> None:
+    path.write_bytes(segmentation_file(mask, affine, source, labels, "test", regions))
 
 
 def decimal(values) -> list[str]:

@@ -15,14 +15,13 @@ import pytest
 import safetensors.torch
 import torch
 from bad_itk_files import mha, nrrd
-from dicom_maker import compress, write_series
+from dicom_maker import compress, write_segmentation, write_series
 from fuzz import ODD, changed, damaged, outcome
 from network_tester import tiny_backbone
 from PIL import Image
 
 from sam_monai import PTSAM
 from sam_monai.data import LoadCased, read_dataset
-from sam_monai.data.dicom_seg import write_segmentation
 from sam_monai.data.found import images_to_segment
 from sam_monai.inference import pipeline
 from sam_monai.inference.outputs import written
@@ -153,7 +152,7 @@ def test_dicom_seg(tmp_path):
     write_series(tmp_path / "s", IMAGE, AFFINE)
     image = LoadCased("image")({"image": str(tmp_path / "s")})["image"]
     file = tmp_path / "seg.dcm"
-    write_segmentation(LABEL, np.asarray(image.affine), tmp_path / "s", ["a", "b"], file, "x")
+    write_segmentation(LABEL, np.asarray(image.affine), tmp_path / "s", ["a", "b"], file)
     data = file.read_bytes()
     load = LoadCased(("image", "label"), labels=["a", "b"])
     case = {"image": str(tmp_path / "s"), "label": str(file)}

@@ -14,10 +14,10 @@ import pytest
 import torch
 from bundle_runner import run
 from dicom_maker import SETTINGS as CT_SETTINGS
+from dicom_maker import write_segmentation
 from monai.data import MetaTensor
 
 from sam_monai.data import LoadCased, preparing
-from sam_monai.data.dicom_seg import write_segmentation
 from sam_monai.inference import pipeline
 
 DATA = os.environ.get("SAM_MONAI_TEST_DATA")
@@ -86,7 +86,7 @@ def test_a_real_segmentation_is_read_and_written_again_alike(tmp_path):
     case = LoadCased(labels=["liver"])({"image": folder / "ct", "label": folder / "liver_seg.dcm"})
     mask, affine = case["label"][0].numpy().astype(int), np.asarray(case["image"].affine)
     assert mask.any() and 20 < case["image"][0].numpy()[mask == 1].mean() < 80
-    write_segmentation(mask, affine, folder / "ct", ["liver"], tmp_path / "ours.dcm", "test")
+    write_segmentation(mask, affine, folder / "ct", ["liver"], tmp_path / "ours.dcm")
     read = {}
     for name, file in (("ours", tmp_path / "ours.dcm"), ("theirs", folder / "liver_seg.dcm")):
         (tmp_path / name).mkdir()

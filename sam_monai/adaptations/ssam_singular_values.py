@@ -12,10 +12,7 @@ gradient of a and b then needs none of W', whose forming and whose backward pass
 from __future__ import annotations
 
 import logging
-import os
-import uuid
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +25,8 @@ from torch import Tensor, nn
 from ..backbones.frozen import FrozenLinear, at_autocast, autocast_precision, copies_of, kept, state_of
 from ..backbones.onednn import convolved, linear, product
 from ..backbones.weights import weights_folder
+from ..errors import InputError
+from ..files import aside
 
 FACTORS = ("svd_u", "svd_s", "svd_vh")
 FORMAT = "1"  # of the kept decompositions; another number makes every one anew
@@ -255,16 +254,11 @@ def read_decompositions(base: str) -> dict[str, Tensor]:
 
 
 def keep_decompositions(base: str, factors: Mapping[str, Tensor]) -> None:
-    path = decompositions_file(base)
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: factor.cpu() for name, factor in factors.items()}, part)
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        logger.warning("%s: decompositions cannot be kept there (%s); they are made at every start", path, error)
+        with aside(decompositions_file(base)) as part:
+            save_file({name: factor.cpu() for name, factor in factors.items()}, part)
+    except (InputError, SafetensorError) as error:
+        logger.warning("decompositions cannot be kept (%s), and are made at every start", error)
 
 
 def tuned_layers(module: nn.Module) -> list[tuple[str, SingularValueTuning]]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..files import aside
 from ..networks.regions import Regions
 from .affines import TOLERANCE, apart
 from .dicom import FLIP, highdicom, to_highdicom, to_monai
@@ -38,36 +37,8 @@ def is_segmentation(path: str | Path) -> bool:
         return False
 
 
-def write_segmentation(
-    mask: np.ndarray,
-    affine: np.ndarray,
-    source: str | Path,
-    labels: Sequence[str],
-    path: Path,
-    algorithm: str,
-    regions: Regions | None = None,
-) -> None:
-    """Write a label map as one DICOM SEG that references its source series and carries its patient and study.
-
-    Args:
-        mask: whole numbers (columns, rows, slices), 0 to the number of labels, on the grid of the source.
-        affine: of the mask, MONAI's.
-        source: folder or file of the source series, as of :func:`series_of`.
-        labels: names; those known to SNOMED CT through pydicom get its code, the others that of tissue.
-        path: file to write, whole or not at all.
-        algorithm: name of what made the mask.
-        regions: the values of each label where they are several; its segments may then overlap.
-
-    Raises:
-        InputError: a source without the UIDs that a reference needs, or with headers that cannot be carried over.
-    """
-    content = segmentation_file(mask, affine, source, labels, algorithm, regions)
-    with aside(path) as part:
-        part.write_bytes(content)
-
-
 def check_source(source: str | Path, labels: Sequence[str], algorithm: str, regions: Regions | None = None) -> None:
-    """Find out before the work whether :func:`write_segmentation` can write for a series."""
+    """Find out before the work whether :func:`segmentation_file` can be made for a series."""
     segmentation_file(np.ones((2, 2, 1), np.uint8), np.eye(4), source, labels, algorithm, regions)
 
 
@@ -79,7 +50,19 @@ def segmentation_file(
     algorithm: str,
     regions: Regions | None = None,
 ) -> bytes:
-    """The content of the file of :func:`write_segmentation`."""
+    """The content of a DICOM SEG that references its source series and carries its patient and study.
+
+    Args:
+        mask: whole numbers (columns, rows, slices), 0 to the number of labels, on the grid of the source.
+        affine: of the mask, MONAI's.
+        source: folder or file of the source series, as of :func:`series_of`.
+        labels: names; those known to SNOMED CT through pydicom get its code, the others that of tissue.
+        algorithm: name of what made the mask.
+        regions: the values of each label where they are several; its segments may then overlap.
+
+    Raises:
+        InputError: a source without the UIDs that a reference needs, or with headers that cannot be carried over.
+    """
     try:
         content = BytesIO()
         made_segmentation(mask, affine, source, labels, algorithm, regions).save_as(content)

@@ -28,10 +28,9 @@ from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
 from ..errors import InputError, warn_once
+from ..networks import identity
 from ..networks.adapter_files import load_adapter, read_adapter, read_training
 from ..networks.adapter_state import refuse_other_images
-from ..networks.base import AdaptedSAM
-from ..networks.identity import from_tensor
 from ..networks.regions import Regions, masks_of
 from ..networks.slices import MOST_BYTES
 from ..prompts.monai_label import KeepClicks
@@ -54,8 +53,8 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
     """
     without_prompts = ""
     if adapter is not None and Path(adapter).is_file():
-        record = from_tensor(read_adapter(adapter)["identity"])
-        without_prompts = "" if AdaptedSAM.methods()[record["method"]].takes_prompts else record["method"]
+        record = identity.from_tensor(read_adapter(adapter)["identity"])
+        without_prompts = "" if identity.methods()[record["method"]].takes_prompts else record["method"]
         try:
             refuse_other_images(record["preprocessing"], json.loads(json.dumps(dict(settings))))  # tuples become lists
         except InputError as error:

@@ -181,7 +181,7 @@ def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) 
     record = identity.check(dict(record))
     options = {key: value for key, value in record.items() if key not in LOADED}
     # Labels as default, for S-SAM would else run its text encoder, whose vectors the adapter brings along.
-    return AdaptedSAM.methods()[record["method"]](checkpoint=checkpoint, default_labels=record["labels"], **options)
+    return identity.methods()[record["method"]](checkpoint=checkpoint, default_labels=record["labels"], **options)
 
 
 def load_network(path: str | Path, checkpoint: str | Path | None = None) -> AdaptedSAM:

@@ -75,10 +75,6 @@ class AdaptedSAM(SliceNetwork):
 
     Raises:
         InputError: an argument of another type or range, or see :func:`build_backbone`.
-
-    Example:
-        >>> {"medsa", "ptsam", "ssam"} <= AdaptedSAM.methods().keys()
-        True
     """
 
     method: str
@@ -151,11 +147,6 @@ class AdaptedSAM(SliceNetwork):
         self.register_state_dict_post_hook(keep_adapter_only)
         self.register_load_state_dict_pre_hook(check_identity)
         self.register_load_state_dict_post_hook(forgive_missing_base)
-
-    @staticmethod
-    def methods() -> dict[str, type[AdaptedSAM]]:
-        """Every network class by its ``method``, the name by which adapters know it."""
-        return identity.methods()
 
     def set_backbone(self, backbone: Backbone) -> None:
         self.backbone = backbone

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -155,13 +154,8 @@ def known_cases(adapter: str | Path) -> tuple[set[str], set[str], set[str]]:
     """Contents of the images that an adapter was trained on, of those it was validated on, and what the former show;
     empty if not known."""
     summary = (read_training(adapter) if Path(adapter).is_file() else None) or {}
-    parts = []
-    for key in ("training_hashes", "validation_hashes", "training_voxels"):
-        found = summary.get(key, [])
-        if not isinstance(found, list) or not all(re.fullmatch("[0-9a-f]{16}", str(digest)) for digest in found):
-            raise InputError(f"{adapter}: its {key} are no hashes, so the file was changed by hand; train it again")
-        parts.append(set(found))
-    return parts[0], parts[1], parts[2]
+    trained, validated = ({*summary.get(f"{part}_hashes", ())} for part in ("training", "validation"))
+    return trained, validated, {*summary.get("training_voxels", ())}
 
 
 def names(cases: Sequence[Mapping[str, Any]], most: int = 16) -> str:

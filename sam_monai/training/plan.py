@@ -20,7 +20,6 @@ from ..data.fingerprint import Fingerprint
 from ..distributed import from_first
 from ..errors import InputError
 from ..networks import identity
-from ..networks.base import AdaptedSAM
 from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
 from .resume import REMEDY, read_resume
@@ -168,7 +167,7 @@ def make_plan(
     budget = 60 * (minutes or (DEMO_MINUTES if is_demo(examined.dataset.folder) else MINUTES))
     timed = "epochs" not in asked and steps is None
 
-    network_class = AdaptedSAM.methods()[method]
+    network_class = identity.methods()[method]
 
     def measure(size: int, checkpointing: bool = False) -> Cost:
         channels = data.channels if network.get("channel_names") or data.channels == 1 else 3

@@ -14,14 +14,14 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_maker import AFFINE, SETTINGS, Named, blob, spoil, threshold, write_series
+from dicom_maker import AFFINE, SETTINGS, Named, blob, spoil, threshold, write_segmentation, write_series
 from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedEvaluator
 from scipy.spatial.transform import Rotation
 
 from sam_monai import InputError
 from sam_monai.data import LoadCased, check_dataset, read_dataset
-from sam_monai.data.dicom_seg import check_source, codes_of, read_segmentation, write_segmentation
+from sam_monai.data.dicom_seg import check_source, codes_of, read_segmentation
 from sam_monai.errors import warn_once
 from sam_monai.inference import pipeline
 from sam_monai.inference.masks import SaveMasks
@@ -54,7 +54,7 @@ def test_twenty_labels_are_one_file_and_dcmqi_reads_the_same_voxels(tmp_path):
     image = LoadCased("image")({"image": tmp_path / "s"})["image"]
     labels = [f"label {i}" for i in range(1, 21)]
     ours = image[0].numpy().round().astype(int)
-    write_segmentation(ours, np.asarray(image.affine), files[0], labels, tmp_path / "m.dcm", "test")
+    write_segmentation(ours, np.asarray(image.affine), files[0], labels, tmp_path / "m.dcm")
     assert np.array_equal(read_segmentation(tmp_path / "m.dcm", np.asarray(image.affine), ours.shape, labels), ours)
 
     tool = Path(shutil.which("segimage2itkimage") or "missing")
@@ -75,7 +75,7 @@ def test_a_segmentation_is_a_training_label_on_its_images_grid(tmp_path):
     for name in "st":
         image = LoadCased("image")({"image": tmp_path / name})["image"]
         affine, mask = np.asarray(image.affine), (image[0].numpy() > 0).astype(int) * 2
-        write_segmentation(mask, affine, tmp_path / name, ["other", "Bright"], tmp_path / f"{name}.dcm", "test")
+        write_segmentation(mask, affine, tmp_path / name, ["other", "Bright"], tmp_path / f"{name}.dcm")
     (tmp_path / "dataset.json").write_text(
         '{"labels": {"0": "background", "1": "bright"}, "modality": {"0": "CT"},'
         ' "training": [{"image": "s", "label": "s.dcm"}], "validation": [{"image": "t", "label": "t.dcm"}]}'
@@ -91,10 +91,10 @@ def test_a_segmentation_without_any_of_the_labels_is_refused(tmp_path):
     write_series(tmp_path / "s", blob((8, 9, 4)), AFFINE)
     image = LoadCased("image")({"image": tmp_path / "s"})["image"]
     mask, affine = (image[0].numpy() > 0).astype(int), np.asarray(image.affine)
-    write_segmentation(mask, affine, tmp_path / "s", ["Liver"], tmp_path / "l.dcm", "test")
+    write_segmentation(mask, affine, tmp_path / "s", ["Liver"], tmp_path / "l.dcm")
     with pytest.raises(InputError, match="segments liver, of which none is a label"):
         read_segmentation(tmp_path / "l.dcm", affine, mask.shape, ["tumor"])
-    write_segmentation(mask, affine, tmp_path / "s", ["Segment 1"], tmp_path / "n.dcm", "test")
+    write_segmentation(mask, affine, tmp_path / "s", ["Segment 1"], tmp_path / "n.dcm")
     assert np.array_equal(read_segmentation(tmp_path / "n.dcm", affine, mask.shape, ["tumor"]), mask)
 
 
@@ -192,7 +192,7 @@ def test_a_segmentation_of_a_rounded_header_is_read_on_its_images_grid(tmp_path)
     write_series(tmp_path / "s", blob((12, 10, 6)), AFFINE)
     image = LoadCased("image")({"image": tmp_path / "s"})["image"]
     affine, mask = np.asarray(image.affine), (image[0].numpy() > 0).astype(int)
-    write_segmentation(mask, affine, tmp_path / "s", ["a"], tmp_path / "m.dcm", "test")
+    write_segmentation(mask, affine, tmp_path / "s", ["a"], tmp_path / "m.dcm")
     off = affine.copy()
     off[:3, 3] += 0.05 * np.array([0.7, 0.7, 2.5])
     assert np.array_equal(read_segmentation(tmp_path / "m.dcm", off, mask.shape, ["a"]), mask)

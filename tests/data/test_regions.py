@@ -7,12 +7,12 @@ import logging
 
 import numpy as np
 import pytest
-from dicom_maker import AFFINE, blob, write_series
+from dicom_maker import AFFINE, blob, write_segmentation, write_series
 from folder_maker import SHAPE, mask, nnunet, segmentations
 from image_files import volume
 
 from sam_monai.data import LoadCased, check_dataset, examine, read_dataset
-from sam_monai.data.dicom_seg import is_segmentation, write_segmentation
+from sam_monai.data.dicom_seg import is_segmentation
 from sam_monai.data.overlaps import found_overlaps
 from sam_monai.data.sides import mirrored_with_sides
 from sam_monai.data.unlabelled import UNLABELLED
@@ -147,12 +147,12 @@ def test_regions_are_overlapping_segments_of_a_dicom_seg(tmp_path):
     mask = np.zeros((12, 10, 4), np.uint8)
     mask[2:8, 2:8, 1:3], mask[4:6, 3:5, 1] = 1, 2
     path = tmp_path / "seg.dcm"
-    write_segmentation(mask, AFFINE, series, ("whole", "core"), path, "test", [[1, 2], [2]])
+    write_segmentation(mask, AFFINE, series, ("whole", "core"), path, [[1, 2], [2]])
     assert is_segmentation(path)
     found = hd.seg.segread(path).get_volume(combine_segments=False, allow_missing_positions=True)
     assert found.array.sum((0, 1, 2)).tolist() == [(mask > 0).sum(), (mask == 2).sum()]
     plain = tmp_path / "plain.dcm"
-    write_segmentation(mask, AFFINE, series, ("shell", "core"), plain, "test")
+    write_segmentation(mask, AFFINE, series, ("shell", "core"), plain)
     alone = hd.seg.segread(plain).get_volume(combine_segments=False, allow_missing_positions=True)
     assert alone.array[..., 1].sum() == found.array[..., 1].sum() and alone.array[..., 0].sum() == (mask == 1).sum()
     load = LoadCased(("image", "label"), labels=("whole", "core"), regions=[[1, 2], [2]])

@@ -51,14 +51,14 @@ def test_a_mask_called_ignore_marks_unlabelled_voxels(tmp_path):
 
 
 def test_a_segment_called_ignore_marks_unlabelled_voxels(tmp_path):
-    from sam_monai.data.dicom_seg import write_segmentation
+    from dicom_maker import write_segmentation
 
     series = tmp_path / "series"
     write_series(series, np.random.default_rng(0).integers(0, 99, (9, 8, 3)), np.eye(4))
     image = LoadCased("image")({"image": str(series)})["image"]
     values = np.zeros(image.shape[1:], np.uint8)
     values[:3], values[3:6] = 1, 2
-    write_segmentation(values, image.affine.numpy(), series, ["ignore", "liver"], tmp_path / "seg.dcm", "made")
+    write_segmentation(values, image.affine.numpy(), series, ["ignore", "liver"], tmp_path / "seg.dcm")
     case = {"image": str(series), "label": str(tmp_path / "seg.dcm"), "ignore": 2}
     found = np.asarray(LoadCased(labels=["liver"])(case)["label"])[0]
     assert (found[:3] == UNLABELLED).all() and (found[3:6] == 1).all() and not found[6:].any()

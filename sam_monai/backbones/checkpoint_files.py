@@ -94,11 +94,8 @@ def _load(path: Path) -> object:
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str | Path, ignore: Sequence[str] = ()) -> None:
-    """Load ``state``, read from ``path``, into ``module``: every key of both, with the same shape.
-
-    Args:
-        ignore: beginnings of keys that may be missing on either side.
-    """
+    """Load ``state``, read from ``path``, into ``module``: every key of both, with the same shape. Keys that begin as
+    ``ignore`` says may be missing on either side."""
     ours, skipped = module.state_dict(), tuple(ignore)
     theirs = {key: value for key, value in state.items() if not key.startswith(skipped)}
     misfits = {

@@ -9,13 +9,8 @@ from ..errors import InputError
 
 
 def require(library: str, module: object, *names: str) -> None:
-    """Find out when a network is built that the installed library has every part.
-
-    Args:
-        library: its name as it is installed.
-        module: of it.
-        names: attributes of the module, and of these by dots.
-    """
+    """Find out when a network is built that an installed library has every part: attributes of its module, and of these
+    by dots."""
     for name in names:
         try:
             attrgetter(name)(module)

@@ -141,11 +141,7 @@ def stop_in_a_line(training: bool, resumed: bool) -> None:
 
 
 def refuse_unknown_keys(words: Sequence[str]) -> None:
-    """MONAI adds an unknown ``--key`` to the configuration in silence, so a misspelt one would do nothing.
-
-    Args:
-        words: of the command line, after the program.
-    """
+    """MONAI adds an unknown ``--key`` to the configuration in silence, so a misspelt one would do nothing."""
     given: dict[str, Any] = dict(arguments(words)[0])
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}

@@ -58,9 +58,6 @@ def refuse_overlay(parser: ConfigParser) -> None:
 def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
     """Put right what the command line's parser and MONAI make of a value before this package is asked: a folder
     ``2024_05_17`` becomes a number, ``scans#2`` becomes ``scans``, and a key that is set to ``None`` is left as it was.
-
-    Args:
-        given: keys and values as they were typed; empty where no command line is read.
     """
     for key in KEYS.keys() & given.keys():
         typed, path = given[key], key in PATHS

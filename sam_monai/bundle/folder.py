@@ -42,12 +42,7 @@ def root(path: str) -> str:
 
 
 def read_json(path: Path, remedy: str = AS_SHIPPED) -> dict[str, Any]:
-    """A bundle's file, or another one that holds an object.
-
-    Args:
-        path: of the file.
-        remedy: what the message of an error tells to do.
-    """
+    """A bundle's file, or another one that holds an object. ``remedy`` is what the message of an error tells to do."""
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -107,10 +102,7 @@ def checked(record: Mapping[str, Any], source: str | Path, own: Sequence[str] = 
     """Of an adapter's record, or of what metadata.json says of one, what a configuration may take: the method's name,
     the keys of :data:`keys.NETWORK` that it has and all of :data:`keys.IMAGES`. Nothing else of it is looked at.
 
-    Args:
-        record: as it was read.
-        source: its file.
-        own: further keys, of a method that is not known here; their values are a flag, a number or a name.
+    ``own`` names further keys, of a method that is not known here. Their values are a flag, a number or a name.
     """
     images = record.get("preprocessing")
     images = {**absent(PREPARATION), **images} if isinstance(images, Mapping) else {}

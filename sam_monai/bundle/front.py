@@ -59,12 +59,7 @@ FRONTS = {
 
 
 def start(name: str, words: Sequence[str]) -> None:
-    """Check a command, print the line of MONAI's program that it stands for, and run that.
-
-    Args:
-        name: of the command, in :data:`FRONTS`.
-        words: what was typed after it.
-    """
+    """Check a command, print the line of MONAI's program that it stands for, and run that."""
     if "--" in words:
         raise InputError("-- stands alone: keys are given as --key value")
     given, others = arguments(words)
@@ -212,13 +207,7 @@ def is_own(bundle: Path) -> bool:
 
 def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
     """Where adapters and results lie that may not lie in the bundle's folder: in one of its name in the current one.
-
-    Args:
-        name: of the command.
-        bundle: its folder.
-        config: the configuration's keys.
-        given: keys that somebody set.
-    """
+    Keys that are ``given`` stay as they are."""
     if "bundle_root" in given:
         return {}
     home = Path(bundle.name)

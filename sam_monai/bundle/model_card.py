@@ -34,17 +34,9 @@ def model_card(
     defaults: Mapping[str, Any],
     picture: bool = False,
 ) -> str:
-    """The document in Markdown.
-
-    Args:
-        folder: the name of the bundle's.
-        metadata: of the bundle, about this adapter.
-        known: the adapter's record, as :func:`sam_monai.bundle.folder.record` gives it.
-        training: the summary of its training; empty where there is none.
-        parameters: how many were trained.
-        defaults: the method's ``train.json`` as it is shipped.
-        picture: whether there is one beside the document, :data:`PICTURE`.
-    """
+    """The document in Markdown, of a bundle's metadata, the adapter's record (``known``), the summary of its training
+    (empty where there is none) and the method's ``train.json`` as it is shipped (``defaults``). ``picture``: whether
+    there is one beside the document, :data:`PICTURE`."""
     folder = shlex.quote(folder)
     base = KNOWN_WEIGHTS.get(known["backbone"])
     about = {

@@ -97,12 +97,7 @@ def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
 
 
 def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """A bundle's metadata, brought up to date with a trained adapter: labels, channels, sizes, preparation of images.
-
-    Args:
-        metadata: of the bundle.
-        known: the adapter's record, as :func:`sam_monai.bundle.folder.record` gives it.
-    """
+    """A bundle's metadata brought up to date with a trained adapter: labels, channels, sizes, preparation of images."""
     names = ["background", *known["labels"]]
     pred = metadata["network_data_format"]["outputs"]["pred"]
     pred["num_channels"] = len(names)
@@ -139,16 +134,9 @@ def named(
     known: Mapping[str, Any],
     training: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A bundle's metadata under a name, a version and a description of its own, with what was measured and all packages
-    that it needs.
-
-    Args:
-        metadata: as :func:`described` gives it.
-        name: for a bundle that still has that of its method.
-        method: the name of the method's bundle as it is shipped.
-        known: the adapter's record.
-        training: the summary of its training, where there is one.
-    """
+    """The metadata of :func:`described` under a name, a version and a description of its own, with what was measured
+    and all packages that it needs. Only a bundle that still has the name of its method, ``method``, gets the new
+    ``name``."""
     labels, what = counted(known["labels"]), images(known["preprocessing"])
     if metadata["name"] == method:  # the first bundle of this adapter
         metadata["version"], metadata["changelog"] = "0.1.0", {}
@@ -168,12 +156,7 @@ def named(
 
 
 def versions(before: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What a bundle needs, its weights' packages too, in the versions that are installed.
-
-    Args:
-        before: what its metadata named.
-        known: the adapter's record.
-    """
+    """What a bundle needs, its weights' packages too, in the versions that are installed."""
     names = {*before, *weights_packages(known)}
     with suppress(PackageNotFoundError):
         names |= {re.split(r"[^\w.-]", one)[0] for one in requires("sam_monai") or () if "extra ==" not in one}

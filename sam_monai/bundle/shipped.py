@@ -33,11 +33,7 @@ def names() -> list[str]:
 
 
 def find(bundle: str) -> Path:
-    """The folder of a bundle.
-
-    Args:
-        bundle: the name of one that comes with the package, or a path.
-    """
+    """The folder of a bundle: of one that comes with the package, by its name, or of any other, by its path."""
     path = shipped() / bundle if bundle in names() else Path(bundle)
     if not (path / "configs").is_dir():
         raise InputError(

@@ -15,11 +15,7 @@ from ..errors import InputError
 
 def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Keys and values of a command line as they were typed, and the words that belong to no key, by the rules of fire,
-    which hands them to MONAI as what they look like in Python.
-
-    Args:
-        words: of the command line, after the program.
-    """
+    which hands them to MONAI as what they look like in Python."""
     given, others = {}, []
     words = [*words, "--"]
     at = 0

@@ -18,13 +18,8 @@ FARTHEST = 1e6  # millimetres from the origin; farther away, numbers do not tell
 
 
 def apart(one: Any, other: Any, shape: Sequence[int]) -> float:
-    """By how many voxels of ``one`` the corners of a volume are displaced under the affine ``other``, at most.
-
-    Args:
-        one: affine 4 x 4 that can be inverted.
-        other: affine 4 x 4.
-        shape: of the volume, three axes.
-    """
+    """By how many voxels of ``one`` the corners of a volume of three axes are displaced under the affine ``other``, at
+    most. Both are 4 x 4, and ``one`` can be inverted."""
     ends = [(-0.5, n - 0.5) for n in shape]
     corners = np.array([(*corner, 1.0) for corner in itertools.product(*ends)]).T
     moved = np.linalg.solve(np.asarray(one, float), np.asarray(other, float) @ corners) - corners

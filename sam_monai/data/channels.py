@@ -35,14 +35,9 @@ def case_of(image: str | Path | Sequence[str | Path]) -> dict[str, Any]:
 
 
 def stated_names(entry: Any, cases: Sequence[Mapping[str, Any]], colours: bool, source: Path) -> tuple[str, ...]:
-    """Names of the channels of a dataset's images; none where an image is grey or in colour.
-
-    Args:
-        entry: "channel_names" or "modality" of a `dataset.json`.
-        cases: all of them.
-        colours: whether the entry names red, green and blue.
-        source: what errors name.
-    """
+    """Names of the channels of a dataset's images; none where an image is grey or in colour. ``entry`` is the
+    "channel_names" or "modality" of a `dataset.json`, and ``colours`` says whether it names red, green and blue.
+    Errors name ``source``."""
     if isinstance(entry, Mapping):
         numbered = all(str(key).isdecimal() for key in entry)
         entry = [entry[key] for key in (sorted(entry, key=int) if numbered else entry)]
@@ -80,12 +75,8 @@ def stated_names(entry: Any, cases: Sequence[Mapping[str, Any]], colours: bool, 
 
 
 def taken(names: Sequence[str], channels: Sequence[int] | None = None) -> list[str] | None:
-    """Names of the channels that enter a network; ``None`` where they are one, or colours.
-
-    Args:
-        names: of a dataset's channels.
-        channels: the key: which of them, in what order; ``None``: all.
-    """
+    """Names of the channels that enter a network, those that the key ``channels`` takes of ``names``; ``None`` where
+    they are one, or colours."""
     if channels is None:
         return list(names) or None
     if not names or len(channels) < 2 or len({*channels}) < len(channels):
@@ -96,12 +87,8 @@ def taken(names: Sequence[str], channels: Sequence[int] | None = None) -> list[s
 
 
 def kinds_taken(kinds: str | Sequence[str], channels: Sequence[int] | None = None) -> str | list[str]:
-    """What the numbers of the channels are that enter a network; one word where they are all alike.
-
-    Args:
-        kinds: of a dataset's channels, `Dataset.intensity`.
-        channels: as in :func:`taken`.
-    """
+    """What the numbers of the channels are that enter a network, of a dataset's ``intensity``; one word where they are
+    all alike."""
     if isinstance(kinds, str) or channels is None:
         return kinds if isinstance(kinds, str) else list(kinds)
     if max(channels) >= len(kinds):
@@ -113,14 +100,8 @@ def kinds_taken(kinds: str | Sequence[str], channels: Sequence[int] | None = Non
 def refuse_others(
     names: Sequence[str], channels: Sequence[int] | None, wanted: Sequence[str] | None, source: Path
 ) -> None:
-    """Refuse data whose channels are not those of an adapter.
-
-    Args:
-        names: of the data's channels; none: they are not stated, and each file tells.
-        channels: the key.
-        wanted: names of the channels that the network takes; ``None``: grey or colours.
-        source: what errors name.
-    """
+    """Refuse data whose channels are not those that an adapter takes, ``wanted``: ``None`` is grey or colours. Data
+    whose channels are not stated pass, and each file tells."""
     found = taken(names, channels)
     if names and found != (None if wanted is None else list(wanted)) and not (wanted is None and channels):
         raise InputError(
@@ -131,14 +112,9 @@ def refuse_others(
 
 
 def beside(path: Path, names: Sequence[str], numbers: Sequence[int] | None = None) -> list[Path] | None:
-    """The files of all channels of an image, of which one is given: `a_0000`, `a_0001`, as nnU-Net names them, or
-    `a_T1`, `a_FLAIR`, by the channels' names. ``None`` where the file has no such name.
-
-    Args:
-        path: of any of the files.
-        names: of the channels.
-        numbers: of the channels, where these are not all that there are.
-    """
+    """The files of all channels of an image, of which any is given: `a_0000`, `a_0001`, as nnU-Net names them, or
+    `a_T1`, `a_FLAIR`, by the channels' names. ``None`` where the file has no such name. ``numbers`` of the channels
+    are given where these are not all that there are. An error names a missing file."""
     stem = stem_of(path)
     known = sorted(names, key=len, reverse=True)
     by_name = next((m for n in known if (m := re.fullmatch(rf"(.+?[_. -]){re.escape(n)}", stem, re.IGNORECASE))), None)
@@ -173,13 +149,8 @@ def files_of(case: Mapping[str, Any], names: Sequence[str] | None, numbers: Sequ
 
 
 def joined(images: Sequence[MetaTensor], files: Sequence[str], path: str) -> MetaTensor:
-    """One image (C, *spatial) of a file for each channel.
-
-    Args:
-        images: of one channel each; three equal ones are one.
-        files: their paths.
-        path: by which the case is known.
-    """
+    """One image (C, *spatial) of images of one channel each, a file for each; three equal channels are one. The case is
+    known by ``path``."""
     grey: list[torch.Tensor] = []
     first = images[0]
     for image, file in zip(images, files, strict=True):
@@ -208,13 +179,7 @@ def in_folders(
     images: Sequence[Path], names: Sequence[str], numbers: Sequence[int] | None = None
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Images of a folder with the files of one image together: the first file of each, and of those that lack a channel
-    the reason.
-
-    Args:
-        images: paths.
-        names: of the channels.
-        numbers: see :func:`beside`.
-    """
+    the reason."""
     cases: list[Path] = []
     unfit: list[tuple[Path, str]] = []
     seen: set[Path] = set()

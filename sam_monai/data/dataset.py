@@ -130,14 +130,9 @@ def dataset_of(
     names: Sequence[str] | None = None,
     overlaps: bool = True,
 ) -> Dataset:
-    """A dataset of what a folder was understood to say.
-
-    Args:
-        known: as of :func:`sam_monai.data.folders.understand`.
-        train_cases, seed, train_cases_seed, fold: see :func:`read_dataset`.
-        names: of the labels, in place of those stated; of folders of masks they choose some.
-        overlaps: whether to look for labels that overlap, for which masks are read.
-    """
+    """A dataset of what :func:`sam_monai.data.folders.understand` found. Arguments are those of :func:`read_dataset`;
+    ``names`` take the place of the stated labels, or choose some folders of masks; ``overlaps`` says whether to look
+    for labels that overlap, for which masks are read."""
     file, content = known.source, known.content
     folder = file if os.path.isdir(file) else file.parent
     if known.unlabelled:

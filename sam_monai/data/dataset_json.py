@@ -136,12 +136,8 @@ def _is_path(value: object, or_several: bool = False) -> bool:
 
 
 def intensities_of(names: Sequence[str], usual: str) -> str | list[str]:
-    """What the numbers of each of an image's channels are, by their names; one word where they are all alike.
-
-    Args:
-        names: of the channels.
-        usual: of a channel whose name does not say.
-    """
+    """What the numbers of each of an image's channels are, by their names, or else ``usual``; one word where they are
+    all alike."""
     kinds = [_kind([name]) or usual for name in names]
     return kinds if len({*kinds}) > 1 else kinds[0]
 

@@ -24,11 +24,6 @@ QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are s
 def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) -> None:
     """Refuse a series whose headers do not say what its numbers are.
 
-    Args:
-        where: the series, for messages.
-        files: of the series.
-        datasets: of the files.
-
     Raises:
         InputError: slices of several photometric interpretations or units; a CT that is not in Hounsfield units;
             numbers of more bits than the header says; real-world values that are others than the rescaled ones.
@@ -165,12 +160,8 @@ def full_scale(dataset: Dataset) -> float | None:
 
 
 def without_padding(planes: Sequence[np.ndarray], datasets: Sequence[Dataset]) -> None:
-    """Give pixels that a header declares to be no part of the image the darkest value of those that are.
-
-    Args:
-        planes: what each file holds, in the units of :func:`rescales`; changed in place.
-        datasets: of the files.
-    """
+    """Give pixels that a header declares to be no part of the image the darkest value of those that are. The planes,
+    one a file, are in the units of :func:`rescales` and changed in place."""
     masks = [outside(plane, dataset) for plane, dataset in zip(planes, datasets, strict=True)]
     inside = [plane[~mask] for plane, mask in zip(planes, masks, strict=True) if not mask.all()]
     if inside and any(mask.any() for mask in masks):

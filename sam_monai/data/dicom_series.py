@@ -184,11 +184,7 @@ def as_series(key: tuple, members: list[tuple[Path, Dataset]], folder: Path | No
 
 def lacking(headers: Sequence[Dataset]) -> str:
     """What tells that an image may lack slices at its ends, where no gap between positions can; nothing where all seem
-    to be there.
-
-    Args:
-        headers: of its files.
-    """
+    to be there."""
     stated = max(max(whole_number(h, "NumberOfSlices"), whole_number(h, "ImagesInAcquisition")) for h in headers)
     if stated > len(headers) and "NumberOfFrames" not in headers[0]:
         return f"its header tells of {stated} images, and {len(headers)} are here"

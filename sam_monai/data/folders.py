@@ -34,13 +34,8 @@ MOST_UNNAMED = 20  # labels of pictures; more values are numbers of objects, or 
 
 
 def understand(path: Path, channel: int | None = None, past_json: bool = False) -> Listed | None:
-    """What a folder, or a list of cases in a file, says; ``None`` where it has no known form.
-
-    Args:
-        path: the folder, or a CSV or JSON file.
-        channel: to take where a case has several files, counted from 0.
-        past_json: leave a `dataset.json` out of account.
-    """
+    """What a folder, or a list of cases in a CSV or JSON file, says; ``None`` where it has no known form. ``channel``,
+    counted from 0, is taken where a case has several files. ``past_json`` leaves a `dataset.json` out of account."""
     if os.path.isfile(path) and path.name != "dataset.json":
         return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
     folder = path.parent if path.name == "dataset.json" else path
@@ -226,12 +221,8 @@ def _only(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Names of the foreground labels of cases of which nothing states them: from names or values of their masks.
-
-    Args:
-        cases: with labels.
-        given: the names, which are then compared with the masks; of folders of masks they choose some.
-    """
+    """Names of the foreground labels of cases of which nothing states them: from names or values of their masks. Names
+    that are ``given`` are compared with the masks; of folders of masks they choose some."""
     kinds = {is_mask_folder(case["label"]) for case in cases}
     if kinds == {True, False}:
         raise InputError(f"{cases[0]['label']}: some labels are files and some are folders of masks; make them alike")

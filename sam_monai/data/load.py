@@ -134,14 +134,7 @@ class LoadCased(MapTransform):
         self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None, every: bool = True
     ) -> tuple[Iterator[Any], list[str]]:
         """Masks (1, *spatial) of a case's labels where each label has one, and what errors call them; none where they
-        are a label map.
-
-        Args:
-            path: of the label.
-            case: with the image, on whose grid a DICOM SEG is read.
-            names: of the labels.
-            every: whether segments are read apart too, as they may overlap.
-        """
+        are a label map. ``every``: whether segments of a DICOM SEG are read apart too, as they may overlap."""
         if is_mask_folder(path):
             return masks_in(path, names, lambda file: as_label(self._read(file, label_picture), 1, file))
         if every and names and is_segmentation(path):

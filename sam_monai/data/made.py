@@ -27,12 +27,8 @@ def written(folder: Path) -> Written:
 
 def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:
     """Whether a file has the name of a result in its folder or one above. ``None`` if not; "" if it is that result;
-    else, where its content is another, the reason why it is taken for no image.
-
-    Args:
-        file: of any folder.
-        known: what :func:`written` says of folders, filled here.
-    """
+    else, where its content is another, the reason why it is taken for no image. ``known`` keeps what :func:`written`
+    says of folders."""
     path = Path(file)
     for folder in path.parents:
         if folder not in known:

@@ -38,13 +38,9 @@ def label_name(text: str) -> str:
 def masks_in(
     folder: str | Path, names: Sequence[str] | None, read: Callable[[str], Any]
 ) -> tuple[Iterator[Any], list[str]]:
-    """A folder's masks (1, *spatial), in the order of the labels and on one grid, and their files.
-
-    Args:
-        folder: of the masks. Those of other labels are left out.
-        names: of the foreground labels; letter case and underscores do not matter.
-        read: gives the mask of a file, with the values 0 and 1.
-    """
+    """A folder's masks (1, *spatial), in the order of the labels and on one grid, and their files. Letter case and
+    underscores of names do not matter, and masks of other labels are left out. ``read`` gives the mask of a file,
+    with the values 0 and 1."""
     if names is None:
         raise InputError(f"{folder}: is a folder of masks, which are told apart by the names of the labels; give these")
     files = {name.casefold(): str(file) for name, file in mask_files(folder).items()}

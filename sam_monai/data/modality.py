@@ -38,13 +38,10 @@ def codes_in(entry: Any) -> tuple[str, ...]:
 
 
 def modality_of(cases: Sequence[Mapping[str, Any]], stated: Sequence[str] = ()) -> list[str] | None:
-    """The key ``modality``: codes of all modalities of the training's images; ``None`` where nothing says any.
+    """The key ``modality``: codes of all modalities of the training's images; ``None`` where nothing says any. Images
+    that are no DICOM are of the modalities in their dataset's words, ``stated``.
 
     Warns of DICOM whose header contradicts the dataset.
-
-    Args:
-        cases: of the training, those that are no DICOM too.
-        stated: codes in the words of their dataset, which are those of images that are no DICOM.
     """
     found: set[str] = set()
     for case in cases:

@@ -112,14 +112,9 @@ def has_fourth_axis(path: str | Path) -> bool:
 
 
 def on_source(mask: np.ndarray, affine: np.ndarray, path: str) -> nib.Nifti1Image:
-    """A label map as an image to be written. On the grid of a NIfTI file it has both of its affines, their codes and
-    its units, elsewhere the affine that is given.
-
-    Args:
-        mask: whole numbers (i, j, k), or with a fourth axis.
-        affine: of the mask in millimetres, MONAI's.
-        path: the file that was segmented.
-    """
+    """A label map (i, j, k), or with a fourth axis, as an image to be written. On the grid of the NIfTI file that was
+    segmented it has both of its affines, their codes and its units, elsewhere the affine that is given, MONAI's in
+    millimetres."""
     if path.lower().endswith((".nii", ".nii.gz")):
         source: Any = nib.load(path)
         place, shape = millimetres(source.header) @ source.affine, (*source.shape[:3], 1, 1)[:3]

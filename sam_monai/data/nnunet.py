@@ -18,12 +18,7 @@ from .regions import ORDER
 
 def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> Listed | None:
     """The cases of a folder in the form of either of nnU-Net's versions; ``None`` where it has another form.
-
-    Args:
-        folder: with `dataset.json` and `imagesTr`.
-        content: of the `dataset.json`.
-        channel: to take alone where a case has several files, counted from 0.
-    """
+    ``channel``, counted from 0, is taken alone where a case has several files."""
     if "training" in content and not _lists_other_names(folder, content["training"]):
         return None  # a Decathlon folder
     images, labels = entries(folder / "imagesTr"), entries(folder / "labelsTr")
@@ -50,14 +45,8 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
 def by_case(
     images: Mapping[str, Path], top: Path, channel: int | None, names: Mapping[str, Any] | None = None
 ) -> dict[str, list[Path]]:
-    """The files of each case's channels, or of one of them, by the case's name, from names like `CASE_0000`.
-
-    Args:
-        images: by name.
-        top: folder of the dataset.
-        channel: to take; ``None``: all.
-        names: of the channels, by number.
-    """
+    """The files of each case's channels, or of the one ``channel``, by the case's name, from names like `CASE_0000`.
+    ``names`` are those of the channels, by number."""
     cases: dict[str, dict[int, Path]] = defaultdict(dict)
     for stem, path in images.items():
         if not (found := re.fullmatch(r"(.+)_(\d{4})", stem)):

@@ -48,13 +48,7 @@ def layered(masks: Iterable[torch.Tensor]) -> tuple[torch.Tensor, list[frozenset
 def label_map(
     masks: Iterable[torch.Tensor], values: Mapping[frozenset[int], int], files: Sequence[str]
 ) -> torch.Tensor:
-    """One label map (1, *spatial) of masks, float32.
-
-    Args:
-        masks: as of :func:`layered`.
-        values: of the sets of labels.
-        files: what errors name, for each label.
-    """
+    """One label map (1, *spatial) of masks, float32, with the ``values`` of sets of labels. Errors name a file."""
     found, sets = layered(masks)
     there = set(found.unique().tolist())
     for index in sorted(there - {0}):
@@ -89,13 +83,8 @@ def values_of(labels: int, regions: Regions | None, ignored: int | None = None) 
 def found_overlaps(
     cases: Sequence[Mapping[str, Any]], labels: Sequence[str], masks_of: Callable[..., tuple[Iterable[Any], list[str]]]
 ) -> tuple[tuple[int, ...], ...] | None:
-    """Regions of labels that have a mask each; ``None`` where none of them overlap, or where labels are label maps.
-
-    Args:
-        cases: all of a dataset, training and validation.
-        labels: names of the foreground labels, perhaps with that of unlabelled voxels at the end.
-        masks_of: :meth:`~sam_monai.data.load.LoadCased.masks`.
-    """
+    """Regions of labels that have a mask each; ``None`` where none of them overlap, or where labels are label maps. The
+    last label may be that of unlabelled voxels. ``masks_of`` is :meth:`~sam_monai.data.load.LoadCased.masks`."""
     number = len(labels) - is_ignored(labels[-1])
     apart = [case for case in cases if has_a_mask_each(case["label"])]
     sets: set[frozenset[int]] = set()

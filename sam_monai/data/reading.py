@@ -41,13 +41,8 @@ def loader() -> LoadImage:
 
 
 def read_file(path: str, converter: Callable[[Image.Image], Image.Image], frames: bool) -> MetaTensor:
-    """A file or a folder of DICOM as a float32 MetaTensor (C, H, W) or (C, i, j, k).
-
-    Args:
-        path: of either.
-        converter: what makes a picture's numbers of a picture.
-        frames: whether the fourth dimension is time.
-    """
+    """A file or a folder of DICOM as a float32 MetaTensor (C, H, W) or (C, i, j, k). ``converter`` makes of a picture
+    what its numbers mean; ``frames`` says whether a fourth dimension is time."""
     if not path:  # what MONAI Label makes of a name that its datastore does not know
         raise InputError("no image of that name is known; see the list of studies for the names that are")
     if not os.path.exists(path):

@@ -17,12 +17,8 @@ REMEDY = (
 
 
 def regions_of(entry: Any, order: Any, file: Path) -> tuple[Any, tuple[tuple[int, ...], ...] | None]:
-    """The `labels` of a `dataset.json` as names of values 1, 2, ..., and the values of each where any has several.
-
-    Args:
-        entry: the `labels`.
-        order: the `regions_class_order`.
-        file: what errors name.
+    """The `labels` of a `dataset.json` as names of values 1, 2, ..., and the values of each where any has several, in
+    the order of the `regions_class_order`. Errors name ``file``.
 
     Returns:
         The labels without lists, in the order of the regions, and ``regions`` as in :mod:`sam_monai.networks.regions`,

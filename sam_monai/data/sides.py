@@ -160,12 +160,8 @@ def mirrored_with_sides(
 
 
 class SwapSides(RandomizableTransform):
-    """A random flip of image and label, after which each value of a flipped label is that of the other side.
-
-    Args:
-        flip: with the keys "image" and "label".
-        table: of :func:`mirrored_values`.
-    """
+    """A random flip of "image" and "label", after which each value of a flipped label is that of the other side, by the
+    table of :func:`mirrored_values`."""
 
     def __init__(self, flip: RandFlipd, table: Tensor) -> None:
         super().__init__()

@@ -36,13 +36,8 @@ def stated_labels(path: str) -> dict[int, str]:
 
 
 def check_stated_labels(path: str, names: Sequence[str], label: Tensor) -> None:
-    """Refuse a label file that gives one of the labels another value than the dataset.
-
-    Args:
-        path: of the file.
-        names: of the foreground labels, in the order of their values from 1 on.
-        label: what the file holds. A name of a value that is not there is one of before its values were changed.
-    """
+    """Refuse a label file that gives one of the labels another value than the dataset, whose names are in the order of
+    their values from 1 on. A name of a value that the file does not hold is one of before its values were changed."""
     wanted = {label_name(name).casefold(): value for value, name in enumerate(names, 1)}
     for value, name in stated_labels(path).items():
         meant = wanted.get(label_name(name).casefold(), value)

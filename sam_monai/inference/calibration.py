@@ -27,12 +27,7 @@ BINS = 15
 
 
 class Calibration:
-    """Keeps logits of an evaluator's cases, at voxels spread evenly over the grid of each reference.
-
-    Args:
-        preparation: the transforms that prepared the images.
-        regions: the values of each label where they are several.
-    """
+    """Keeps logits of an evaluator's cases, at voxels spread evenly over the grid of each reference."""
 
     def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
         self.grid, self.regions = ToFileGridd(preparation), regions

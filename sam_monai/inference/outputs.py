@@ -31,11 +31,8 @@ class Outputs:
         self.folder = Path(folder)
 
     def check(self, claims: Iterable[tuple[Path, str]]) -> None:
-        """Find out before the work whether files can be written.
-
-        Args:
-            claims: paths, and the image of the case that each belongs to, or :data:`RUN`.
-        """
+        """Find out before the work whether files can be written. A claim is a path, and the image of the case that it
+        belongs to, or :data:`RUN`."""
         listed = written(self.folder)
         claimed: dict[str, str] = {}
         for path, case in claims:

@@ -28,11 +28,6 @@ class ToProbabilities(Transform):
 
     Logits are interpolated, as for the mask, so its labels are those of the highest probability, or, of regions that
     overlap, those above a half.
-
-    Args:
-        preparation: the transforms that prepared the image.
-        regions: the values of each label where they are several.
-        temperature: of the adapter, see :mod:`sam_monai.inference.calibration`.
     """
 
     def __init__(self, preparation: Compose, regions: Regions | None = None, temperature: float = 1.0) -> None:

@@ -58,13 +58,8 @@ class GuessDice:
 
 
 def sums_of(logits: Tensor, network: Any) -> Tensor:
-    """Sums over the voxels, float64 (3, L): of the probabilities within each label's mask, of all of them, and of the
-    mask.
-
-    Args:
-        logits: of background and labels (L + 1, *spatial).
-        network: says its regions and its temperature.
-    """
+    """Sums over the voxels of logits (L + 1, *spatial), float64 (3, L): of the probabilities within each label's mask,
+    of all of them, and of the mask."""
     module = getattr(network, "module", network)
     regions, temperature = getattr(module, "regions", None), getattr(module, "temperature", 1.0)
     flat = torch.as_tensor(logits).flatten(1)

@@ -94,10 +94,6 @@ class ToFileGridd(MapTransform):
     """Logits, or labels as one channel, on the network's grid to a label map on the grid of the image's own file.
 
     Where a volume was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
-
-    Args:
-        preparation: the transforms that prepared the image.
-        regions: the values of each label where they are several.
     """
 
     def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:

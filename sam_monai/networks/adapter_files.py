@@ -55,14 +55,9 @@ def load_adapter(network: AdaptedSAM, path: str | Path) -> dict[str, Tensor]:
 
 
 def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str, Any] | None = None) -> None:
-    """Write an adapter twice, each file whole or not there: ``path``, as MONAI reads it, and the same tensors as
-    ``.safetensors``, whose header holds the adapter's record and how it was trained, readable without this package.
-
-    Args:
-        state: of a network.
-        path: ends in ``.pt``.
-        training: what :func:`training_summary` gave.
-    """
+    """Write an adapter twice, each file whole or not there: ``path``, a ``.pt`` as MONAI reads it, and the same tensors
+    as ``.safetensors``, whose header holds the adapter's record and the :func:`training_summary`, readable without
+    this package."""
     header = {"format": "pt", "identity": json.dumps(identity.from_tensor(state["identity"]), ensure_ascii=False)}
     if training is not None:
         header["training"] = json.dumps(identity.check_training(dict(training)), ensure_ascii=False)
@@ -172,12 +167,8 @@ def in_words(values: Mapping[str, Any]) -> str:
 
 
 def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) -> AdaptedSAM:
-    """The network that an adapter's record describes, on its base, before the adapter is loaded.
-
-    Args:
-        record: of the adapter.
-        checkpoint: file of the base weights, where the name does not say it.
-    """
+    """The network that an adapter's record describes, on its base, before the adapter is loaded. ``checkpoint`` is the
+    file of the base weights, where the name does not say it."""
     record = identity.check(dict(record))
     options = {key: value for key, value in record.items() if key not in LOADED}
     # Labels as default, for S-SAM would else run its text encoder, whose vectors the adapter brings along.

@@ -13,9 +13,6 @@ class ChannelMixture(nn.Module):
     so an untrained adapter is SAM on the mean.
 
     It computes in float32 under autocast too, for in bf16 a picture has fewer grey values than 8 bits.
-
-    Args:
-        channels: C.
     """
 
     def __init__(self, channels: int) -> None:

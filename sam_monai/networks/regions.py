@@ -20,12 +20,7 @@ HIGHEST = 2**15 - 1  # label maps are int16
 
 
 def wrong_with(regions: Any, names: Sequence[str] | None = None) -> str:
-    """Why something is no list of regions, in words; empty where it is one.
-
-    Args:
-        regions: a list of values for each label.
-        names: of the labels, for the words.
-    """
+    """Why something is no list of regions, in words; empty where it is one."""
     if not isinstance(regions, list | tuple) or not regions:
         return "there is no list of values for each label"
     names = [repr(name) for name in names] if names else [f"region {i}" for i in range(1, len(regions) + 1)]
@@ -70,12 +65,7 @@ def members(regions: Regions) -> dict[int, frozenset[int]]:
 
 def with_sets(regions: Regions, others: Regions | None) -> Regions:
     """Regions of labels that were seen alone and together, with a further value for each set of labels that only others
-    have: what a mask may hold is more, and what a label is stays the same. Other regions stay as they are.
-
-    Args:
-        regions: of an adapter.
-        others: of the same labels, in other data.
-    """
+    have: what a mask may hold is more, and what a label is stays the same. Other regions stay as they are."""
     held = {*members(regions).values()}
     new = sorted({*members(others or []).values()} - held, key=sorted)
     if not new or not all(frozenset({i}) in held for i in range(1, len(regions) + 1)):
@@ -112,14 +102,8 @@ def overlap(regions: Regions) -> bool:
 
 
 def masks_of(label_map: Tensor, labels: int, regions: Regions | None = None, dim: int = 0) -> Tensor:
-    """A label map with one channel along ``dim`` to a mask for each label, bool, stacked along ``dim``.
-
-    Args:
-        label_map: (1, *spatial), or with a batch in front.
-        labels: how many there are.
-        regions: of the labels.
-        dim: of the channels.
-    """
+    """A label map (1, *spatial), or with a batch in front, to a mask for each of so many labels, bool, stacked along
+    the channels' ``dim``."""
     import torch
 
     masks = []

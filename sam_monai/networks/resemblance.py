@@ -58,13 +58,8 @@ def likeness(resemblance: Tensor) -> Tensor:
 
 
 def named(labels: Sequence[str], label: str, which: str = "the object") -> Tensor:
-    """``meant`` of :meth:`MedSA.forward` (1, L) for an object that is one of the labels.
-
-    Args:
-        labels: of the network.
-        label: the object's.
-        which: object it is, for the error.
-    """
+    """``meant`` of :meth:`MedSA.forward` (1, L) for an object that is one of the labels. An error says ``which``
+    object."""
     if label not in labels:
         raise InputError(
             f"{which} has the label {str(label)[:99]!r}, and the adapter's labels are {', '.join(labels)}: "

@@ -42,13 +42,11 @@ def with_prompts(batch: dict[str, Any], device: torch.device, non_blocking: bool
 
 
 def read_prompts(path: Path, image: MetaTensor) -> dict[str, Any]:
-    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for all objects of a file.
+    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for all objects of a file;
+    none where there is no file.
 
-    The file gives voxels of the image as it is stored: (i, j, k) of a volume's file, (row, column) of a picture.
-
-    Args:
-        path: of the prompts; nothing is returned if there is none.
-        image: (C, *spatial) as the network gets it, whose metadata say where it came from.
+    The file gives voxels of the image as it is stored: (i, j, k) of a volume's file, (row, column) of a picture. The
+    image is (C, *spatial) as the network gets it, whose metadata say where it came from.
     """
     if not os.path.lexists(path):
         return {}
@@ -56,14 +54,9 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Any]:
 
 
 def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Any]:
-    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for objects with prompts in
-    voxels of the file.
-
-    Args:
-        objects: as :func:`sam_monai.prompts.schema.check_objects` gives them.
-        image: (C, *spatial) as the network gets it.
-        path: where they come from, for errors.
-    """
+    """Keyword arguments of :class:`~sam_monai.prompts.prompted_inference.PromptedInference` for objects of
+    :func:`sam_monai.prompts.schema.check_objects` with prompts in voxels of the file. The image is (C, *spatial) as
+    the network gets it. Errors name ``path``."""
     dims = image.ndim - 1
     if (frames := frames_of(image)) > 1:
         raise InputError(
@@ -120,12 +113,8 @@ def box_on_grid(box: Tensor, move: Callable[[Tensor], Tensor], size: Tensor, whi
 
 
 def inside_lasso(corners: Tensor, shape: Sequence[int], which: str = "a lasso") -> tuple[Tensor, int]:
-    """Logits (H, W) that are positive inside of a lasso, and the number of its slice, 0 in a picture.
-
-    Args:
-        corners: of its polygon (N, dims) in the image's voxels.
-        shape: of the image.
-    """
+    """Logits (H, W) that are positive inside of a lasso, and the number of its slice, 0 in a picture. The corners of
+    its polygon (N, dims) are in the image's voxels."""
     k = 0
     if len(shape) == 3:
         at = corners[:, 2]

@@ -235,11 +235,7 @@ def overlap(pred: Tensor, label: Tensor, labels: int, regions: Regions | None = 
 
 
 def badness(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
-    """Sorts cases, the worst first: by mean Dice over the labels; those that hold none last, by what is marked in them.
-
-    Args:
-        rows: of one case, a label each.
-    """
+    """Sorts cases, the worst first: by mean Dice over the labels; those without any last, by what is marked in them."""
     dice = mean([row["dice"] for row in rows])
     return (2.0 if math.isnan(dice) else dice, -summary(rows)["false_positive"])
 

@@ -40,12 +40,7 @@ FILES = ("plan.json", "cases.csv", ABOUT, "report.html", "training_cases.txt", "
 
 
 def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
-    """Find out before a training or an evaluation whether its results can be written.
-
-    Args:
-        output_dir: where they go.
-        cases: that are validated.
-    """
+    """Find out before a training or an evaluation whether its results can be written."""
     check_writable(output_dir, "output_dir")
     folder, names = Path(output_dir), CaseNames()
     Outputs(folder).check((folder / name, RUN) for name in FILES)
@@ -219,13 +214,8 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def of_run(dataset_dir: str | Path | None = None, device: Any = None, begun: float | None = None) -> dict[str, Any]:
-    """What a report says of the run that wrote it.
-
-    Args:
-        dataset_dir: its data, of which the folder's name alone is told.
-        device: that computed.
-        begun: when the command began, by ``time.monotonic``.
-    """
+    """What a report says of the run that wrote it, which ``begun`` by ``time.monotonic``. Of its data's folder the name
+    alone is told."""
     said: dict[str, Any] = {"date": datetime.now().astimezone().isoformat(" ", "minutes")}
     said["data"] = Path(dataset_dir).resolve().name if dataset_dir else ""
     if device is not None:

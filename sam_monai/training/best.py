@@ -69,11 +69,7 @@ class Best:
 
 
 def by_label(details: Any) -> list[float | None]:
-    """The mean of each label over the cases whose reference holds it; ``None``: none does.
-
-    Args:
-        details: (cases, labels), NaN where a reference does not hold a label.
-    """
+    """The mean of each label, of (cases, labels) with NaN where a reference does not hold it; ``None``: none does."""
     if not isinstance(details, torch.Tensor) or details.ndim != 2:
         return []
     return [None if math.isnan(mean) else round(mean, 4) for mean in details.nanmean(0).tolist()]

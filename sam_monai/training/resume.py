@@ -71,14 +71,8 @@ def read_history(folder: Path, name: str) -> list[dict[str, float]]:
 
 
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> str:
-    """Compare the settings of a training with those it is resumed under. Gives the harmless differences in words; any
-    other, and fewer epochs, are refused.
-
-    Args:
-        old: in the resume file.
-        new: of this run; both are plain values by their keys.
-        path: of the resume file, for the message.
-    """
+    """Compare the settings of a training, in the resume file ``path``, with those it is resumed under. Gives the
+    harmless differences in words; any other, and fewer epochs, are refused."""
     old = {key: value for key, value in old.items() if (key, value) != ("detail", False)}  # an option that is no more
     compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
     differing = [key for key in compared if old.get(key) != new.get(key)]
@@ -92,13 +86,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
 
 
 def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]], path: Path) -> None:
-    """Compare the cases of a training, by the content of their files, with those it is resumed on.
-
-    Args:
-        old: in the resume file: by ``"training"`` and ``"validation"`` a list of name and hashes of each case.
-        new: of this run, likewise.
-        path: of the resume file, for the message.
-    """
+    """Compare the cases of a training, by the content of their files, with those it is resumed on: by ``"training"``
+    and ``"validation"`` a list of name and hashes of each case."""
     said = []
     for part, cases in new.items():
         stored = old.get(part)
@@ -120,13 +109,8 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]],
 
 def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
     """Whether the adapter in the folder is the one that the training left there: at the epoch of its state, or in the
-    one after it, where a kill came between the two files.
-
-    Args:
-        state: of the training; nothing is compared where an older version did not note the adapter.
-        adapter: its file.
-        path: of the state, for the message.
-    """
+    one after it, where a kill came between the two files. Nothing is compared where an older version did not note
+    the adapter."""
     expected = state.get("adapter")
     found = content_hash(at_temperature(read_adapter(adapter))) if os.path.lexists(adapter) else ""
     if expected is None or found == expected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +43,11 @@ if "monailabel" in sys.modules:
 def warn_once(message: str) -> None:
     """Log a warning that names a file, which may be loaded many times."""
     logger.warning(message)
+
+
+def shown(names: Sequence[object], most: int = 12) -> str:
+    """Names, or values, in a line of bounded length."""
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def input_error_in(error: BaseException) -> InputError | None:

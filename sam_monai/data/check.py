@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..networks.regions import Regions, values_in_words
 from . import pairs
 from .channels import refuse_others, taken
@@ -170,7 +170,11 @@ def examine(
     if problems:
         more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
         raise InputError("\n".join(problems[:_MOST_LINES] + more))
-    notes = [_note(part, names) for part, names in empty.items() if names]
+    notes = [
+        f"{len(names)} {part} case(s) with nothing but background: {shown(names, 10)}"
+        for part, names in empty.items()
+        if names
+    ]
     notes += [
         f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'
         for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)
@@ -259,8 +263,3 @@ def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:
         for path, (n, c) in kinds.items()
         if (n, c) != (axes, channels)
     ]
-
-
-def _note(part: str, names: list[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"{len(names)} {part} case(s) with nothing but background: {', '.join(names[:10])}{more}"

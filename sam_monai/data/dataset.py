@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..networks.regions import overlap
 from .channels import stated_names
 from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
@@ -216,11 +216,6 @@ def dataset_of(
         apart=apart,
         modality=codes_in(modality) or codes_in(names_of_channels),
     )
-
-
-def shown(names: Sequence[str], most: int = 12) -> str:
-    """Names in a line of bounded length."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def is_picture(path: str | Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.transforms import Transform
 
-from ..errors import InputError, warn_once
+from ..errors import InputError, shown, warn_once
 from .dicom import MODALITY
 from .frames import frames_of
 from .label_like import values_of_labels
@@ -46,10 +46,9 @@ class CheckKind(Transform):
             )
         check_size(image)
         if (values := values_of_labels(image)) is not None:
-            shown = ", ".join(map(str, values[:6])) + (f" and {len(values) - 6} more" if len(values) > 6 else "")
             warn_once(
-                f"{file_of(image)}: looks like a label map, for it holds the values {shown}: if it is one and no "
-                "image, take it away, and the mask that is made of it"
+                f"{file_of(image)}: looks like a label map, for it holds the values {shown(values, 6)}: if it is "
+                "one and no image, take it away, and the mask that is made of it"
             )
         if self.names is not None:
             if len(image) != len(self.names):

@@ -28,13 +28,12 @@ class CaseNames:
     Two files never have the same name, nor names that differ in case or in Unicode's form alone, which some file
     systems take for the same. No name ends in :data:`MARK`, so the mask of one case never has the name of another.
 
-    Args:
-        top: a folder whose tree is kept: a picture or volume in a folder within it has a name like ``folder/stem``.
-            DICOM is named by its series.
+    The tree of the folder ``top`` is kept: a picture or volume in a folder within it has a name like ``folder/stem``.
+    DICOM is named by its series.
     """
 
-    def __init__(self, top: Path | None = None) -> None:
-        self.top = top
+    def __init__(self) -> None:
+        self.top: Path | None = None
         self.files: dict[str, Path] = {}
         """Whom a name belongs to. Names from an earlier run may be added before the first call."""
         self._names: dict[Path, str] = {}

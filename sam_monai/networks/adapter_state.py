@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import InputError, warn_once
+from ..errors import InputError, shown, warn_once
 from . import identity
 from .regions import values_in_words, with_sets
 
@@ -76,8 +76,7 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
     changed = "the file is damaged or was changed by hand"
     for names, what in ((ours.keys() - given, "lacks"), (given - ours.keys(), "has what no such adapter has,")):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise InputError(f"the adapter {what} {', '.join(sorted(names)[:3])}{more}: {changed}")
+            raise InputError(f"the adapter {what} {shown(sorted(names), 3)}: {changed}")
     for name, tensor in ours.items():
         was, now = tuple(state[name].shape), tuple(tensor.shape)
         if tensor.is_floating_point() and not state[name].is_floating_point():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..inference.outputs import Outputs
 from .metrics import mean, short
 from .report import about_cases, read_rows
@@ -122,9 +122,7 @@ def refuse_others(runs: Sequence[Run]) -> None:
 
 
 def listed(some: Any, without: Any, most: int = 5) -> str:
-    names = [name for name in some if name not in without]
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return (", ".join(names[:most]) or "none") + more
+    return shown([name for name in some if name not in without], most) or "none"
 
 
 def difference(first: Run, run: Run, keys: Sequence[tuple[str, str]]) -> list[str]:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ..data.channels import FILES
-from ..data.dataset import FORMS, Dataset, dataset_of, shown
+from ..data.dataset import FORMS, Dataset, dataset_of
 from ..data.folders import understand
 from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
 from ..data.made import is_output
 from ..data.regions import ORDER
 from ..data.unlabelled import KEY, NAME, UNLABELLED
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..inference.outputs import Outputs
 from .drawing import Row, chosen_slices, draw_rows, stretched, view
 

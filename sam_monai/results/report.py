@@ -20,7 +20,7 @@ from torch import nn
 from ..data.dataset import is_picture
 from ..data.names import CaseNames
 from ..distributed import first_process
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..files import check_writable, release
 from ..inference import quality
 from ..inference.calibration import Calibration
@@ -113,8 +113,7 @@ def show_result(
         return
     names = [Path(case["image"]).name for case in training]
     Outputs(output_dir).write("".join(f"{name}\n" for name in names), Path(output_dir) / "training_cases.txt")
-    shown = ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
-    print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown}")
+    print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown(names, 16)}")
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
     if evaluator.data_loader:

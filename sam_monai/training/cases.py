@@ -15,7 +15,7 @@ from ..data.dicom_series import is_dicom, series_of
 from ..data.itk_headers import with_values
 from ..data.mask_folders import is_mask_folder, mask_files
 from ..data.unlabelled import KEY
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..networks.adapter_files import read_adapter, read_training
 from ..networks.identity import from_tensor
 from ..networks.regions import with_sets
@@ -159,5 +159,4 @@ def known_cases(adapter: str | Path) -> tuple[set[str], set[str], set[str]]:
 
 
 def names(cases: Sequence[Mapping[str, Any]], most: int = 16) -> str:
-    shown = [Path(case["image"]).name for case in cases[:most]]
-    return ", ".join(shown) + (f" and {len(cases) - most} more" if len(cases) > most else "")
+    return shown([Path(case["image"]).name for case in cases], most)

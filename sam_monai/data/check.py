@@ -202,9 +202,7 @@ def image_channels(
 
     Args:
         cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
-        channels: as in `LoadCased`.
-        channel_names: likewise.
-        frames: likewise.
+        channels, channel_names, frames: as in `LoadCased`.
 
     Returns:
         ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.

@@ -128,11 +128,8 @@ def no_image(header: Dataset) -> str:
 
 
 def series_of(path: str | Path) -> Series:
-    """The image that a folder holds, or the one that a file belongs to.
-
-    Raises:
-        InputError: a folder without a DICOM image or with several, which are named; a file that is no image.
-    """
+    """The image that a folder holds, or the one that a file belongs to. A folder with several is refused, and they are
+    named."""
     path = Path(path)
     series, passed_over = sort_folder(path if path.is_dir() else path.parent)
     if path.is_dir():

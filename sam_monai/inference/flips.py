@@ -28,11 +28,8 @@ class FlippedInferer(Inferer):
         self.inferer, self.flips = inferer, flips
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """As the other inferer's.
-
-        Raises:
-            InputError: a label names a side of the body, which a mirrored image shows on the other.
-        """
+        """As the other inferer's. Labels that name a side of the body are refused: a mirrored image shows them on the
+        other."""
         labels = getattr(getattr(network, "module", network), "labels", ())
         if has_sides(labels):
             raise InputError(

@@ -22,9 +22,6 @@ class Outputs:
     SHA-256 of its content. A file that is there and not listed so belongs to somebody else and stays: an image, the
     results of another program, a mask that somebody has corrected. Names are compared without regard to case, as some
     disks do.
-
-    Args:
-        folder: of the results.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -42,11 +39,8 @@ class Outputs:
 
     @contextmanager
     def writing(self, path: Path, case: str | Path = RUN) -> Iterator[Path]:
-        """The path of a part that takes the place of ``path``, as :func:`sam_monai.files.aside` gives it.
-
-        Raises:
-            InputError: ``path`` holds something else, or cannot be written.
-        """
+        """The path of a part that takes the place of ``path``, as :func:`sam_monai.files.aside` gives it. Refused where
+        ``path`` holds something else."""
         self.refuse_another(path, str(case))
         with aside(path) as part:
             yield part

@@ -80,11 +80,8 @@ def guesses(case: Mapping[Any, Any]) -> dict[str, float | None]:
 
 def validated(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
     """What validation showed of the guesses, for the adapter's file: their mean and that of Dice, by whose difference
-    later guesses are moved, and the mean error that remains then. ``None``: there are too few to tell.
-
-    Args:
-        pairs: guess and Dice of each case and label; left out is what has not both.
-    """
+    later guesses are moved, and the mean error that remains then. ``None``: there are too few to tell. A pair, of
+    each case and label, is guess and Dice, and is left out where it has not both."""
     known = [pair for pair in pairs if not any(map(math.isnan, pair))]
     if len(known) < LEAST:
         return None
@@ -101,12 +98,8 @@ def validated(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
 
 
 def in_words(found: Mapping[str, Any], given: Sequence[tuple[float, float]] = ()) -> str:
-    """What :func:`validated` found, in sentences.
-
-    Args:
-        found: of the validation cases.
-        given: guesses and Dice of cases on which guesses are as they were given, and not moved by these very cases.
-    """
+    """What :func:`validated` found, in sentences. Guesses ``given`` with Dice of other cases are as they were told, and
+    not moved by these very cases."""
     together = "" if found["correlation"] is None else f", with a correlation of {found['correlation']:.2f}"
     means = f"the guess was {found['guess']:.3f} on average and Dice {found['dice']:.3f}"
     if given:

@@ -26,12 +26,8 @@ BUFFERS = ("identity", "label_vectors")  # in an adapter, and not trained
 
 
 def read_adapter(path: str | Path) -> dict[str, Tensor]:
-    """An adapter's state dict, of a ``.pt`` or a ``.safetensors`` file.
-
-    Raises:
-        InputError: no such file, a damaged one, one that is not an adapter, or whose record holds what no record of
-            ours does.
-    """
+    """An adapter's state dict, of a ``.pt`` or a ``.safetensors`` file. One whose record holds what no record of ours
+    does is refused."""
     if not Path(path).is_file():
         raise InputError(f"there is no trained adapter at {path}: run the bundle's train.json first")
     state = read_state(path)
@@ -69,18 +65,12 @@ def write_adapter(state: Mapping[str, Tensor], path: Path, training: Mapping[str
 def training_summary(
     epochs: int, best_epoch: int, validation_dice: float | None, training_cases: int, validation_cases: int
 ) -> dict[str, Any]:
-    """What an adapter's file says of its training.
+    """What an adapter's file says of its training, after ``epochs``, of which the adapter is of the ``best_epoch``. A
+    Dice that was not measured is ``None``.
 
     :class:`sam_monai.training.checkpoints.Checkpoints` adds ``dice_by_label``, the numbers among the ``settings``, and
     ``training_hashes`` and ``validation_hashes``, of the content of the images' files, and ``training_voxels``, of what
     the images show, by which an evaluation knows them; a hash tells nothing of a patient.
-
-    Args:
-        epochs: of the whole training.
-        best_epoch: the epoch this adapter is of.
-        validation_dice: of ``best_epoch``, over cases and labels; ``None``: not measured.
-        training_cases: how many there were.
-        validation_cases: likewise.
     """
     from .. import __version__
 

@@ -101,9 +101,7 @@ class SliceNetwork(nn.Module):
             image: (B, C, H, W) or (B, C, H, W, D), values in [0, 1], any size. C is 1 or 3, or the number of
                 ``channel_names``. Rows are what a person sees as rows; depth is the last axis.
             embedding: what :meth:`encode` gave for this image, to save the encoder.
-            point_coords: clicks; this method takes none.
-            point_labels: likewise.
-            boxes: likewise.
+            point_coords, point_labels, boxes: prompts, which this method does not take.
 
         Returns:
             float32 logits (B, L + 1, *spatial of the image). Channel 0, the background, is 0; channel l is SAM's mask

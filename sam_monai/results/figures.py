@@ -28,14 +28,8 @@ WIDTH = 5.2  # inches
 
 
 def agreement(rows: Sequence[Mapping[str, Any]], label: str, unit: str, colour: str) -> str:
-    """A Bland-Altman figure of one label: by how much the predicted size differs from that of the reference.
-
-    Args:
-        rows: of this label, with ``<unit>`` and ``reference_<unit>``.
-        label: its name, the title.
-        unit: ``ml`` or ``pixels``.
-        colour: of the points.
-    """
+    """A Bland-Altman figure of one label: by how much the predicted size differs from that of the reference, both in
+    ``unit``, ``ml`` or ``pixels``."""
     pairs = [(row[f"reference_{unit}"], row[unit]) for row in rows]
     differences = [predicted - reference for reference, predicted in pairs]
     with rc_context(STYLE):

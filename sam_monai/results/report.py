@@ -130,16 +130,9 @@ def write_report(
     adapter: str | Path | None = None,
     run: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write ``report.html`` of an evaluation's ``cases.csv`` and pictures, and of the training that led to it.
-
-    Args:
-        output_dir: where ``cases.csv`` is and the report goes.
-        ckpt_dir: where the training's checkpoints are.
-        settings: how the images were prepared.
-        pictures: folder of the pictures, if another.
-        adapter: what was evaluated; ``None``: the one in ``ckpt_dir``.
-        run: what :func:`of_run` takes.
-    """
+    """Write ``report.html`` of an evaluation's ``cases.csv`` and pictures, and of the training that led to it, whose
+    checkpoints are in ``ckpt_dir``. ``adapter`` is what was evaluated, if another than the one there, and ``run``
+    what :func:`of_run` takes."""
     folder = Path(output_dir)
     if not first_process():
         return folder / "report.html"

@@ -12,13 +12,11 @@ from ignite.engine import Engine, Events
 
 class Best:
     """Keeps an evaluator's ``best_metric`` and ``best_metric_epoch``, which MONAI sets without regard to NaN and ties.
+    The evaluator's output are cases with ``pred`` and ``label``, label maps of one shape.
 
-    A metric is NaN where no reference holds a label: MONAI's mean over nothing is 0, and the first epoch would stay
-    the best. Of two epochs with the same metric that one is better which marks fewer voxels as labels that the case's
+    A metric is NaN where no reference holds a label: MONAI's mean over nothing is 0, and the first epoch would stay the
+    best. Of two epochs with the same metric that one is better which marks fewer voxels as labels that the case's
     reference does not hold; such voxels count nowhere in Dice.
-
-    Args:
-        evaluator: the engine; its output are cases with ``pred`` and ``label``, label maps of one shape.
     """
 
     def __init__(self, evaluator: Engine) -> None:

@@ -72,14 +72,9 @@ def evaluation_cases(
 ) -> Dataset:
     """A dataset whose validation cases are those that were set aside when an adapter was trained.
 
-    Where ``dataset.json`` lists validation cases these are evaluated. Where it does not, the split would be drawn
-    anew, by another ``seed`` or ``fold`` than the training's perhaps; so the adapter says which cases it left out.
-
-    Args:
-        dataset_dir: see :func:`sam_monai.data.read_dataset`.
-        adapter: its file. Without one the dataset is as :func:`sam_monai.data.read_dataset` reads it.
-        seed: of the split, for an adapter that does not say its cases and for other data.
-        fold: likewise.
+    Where ``dataset.json`` lists validation cases these are evaluated. Where it does not, the split would be drawn anew,
+    by another ``seed`` or ``fold`` than the training's perhaps; so the adapter says which cases it left out. Without an
+    adapter's file, and for other data, the dataset is as :func:`sam_monai.data.read_dataset` reads it.
 
     Raises:
         InputError: as :func:`sam_monai.data.read_dataset`; or no case is left that was not trained on.
@@ -124,13 +119,8 @@ def overlap(
     cases: Sequence[Mapping[str, Any]], adapter: str | Path, voxels: Mapping[str, str] | None = None
 ) -> dict[str, str]:
     """What an evaluation's report says of cases that the adapter was trained on; said on the command line as well.
-
-    Args:
-        cases: those evaluated.
-        adapter: its file.
-        voxels: what the images show, by their paths, of :func:`sam_monai.data.examine`: by that an image is known that
-            was saved again, in another format perhaps.
-    """
+    ``voxels`` are what images show, by their paths, of :func:`sam_monai.data.examine`: by that an image is known
+    that was saved again, in another format perhaps."""
     trained, _, shown = known_cases(adapter)
     if not trained:
         logger.warning("%s does not say which cases it was trained on: see to it that none is evaluated", adapter)

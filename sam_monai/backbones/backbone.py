@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import torch
@@ -135,7 +136,7 @@ def build_backbone(
     if weights is None and name in ("vit_b", "vit_l", "vit_h"):
         if checkpoint is None:
             raise InputError(f"backbone '{name}' is an architecture: give its weights by the key `checkpoint`")
-        weights = own_weights(name)
+        weights = dataclasses.replace(KNOWN_WEIGHTS[f"sam_{name}"], name=name, sha256=None, url=None)
     if weights is None:
         raise InputError(
             f"unknown backbone '{name}': known are {', '.join([*KNOWN_WEIGHTS, 'vit_b', 'vit_l', 'vit_h'])}"
@@ -168,10 +169,3 @@ def random_backbone(weights: Weights, image_size: int) -> Backbone:
     from .vit import SIZES, build_vit
 
     return Backbone(build_vit(*SIZES[weights.architecture], image_size), weights, image_size)
-
-
-def own_weights(architecture: str) -> Weights:
-    """SAM's settings for a checkpoint that is not one of the known ones."""
-    from dataclasses import replace
-
-    return replace(KNOWN_WEIGHTS[f"sam_{architecture}"], name=architecture, sha256=None, url=None)

@@ -157,7 +157,8 @@ def named(
 
 def versions(before: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, Any]:
     """What a bundle needs, its weights' packages too, in the versions that are installed."""
-    names = {*before, *weights_packages(known)}
+    names = {file.package.split("/")[0].replace("_", "-") for file in needed(known) if file.package}
+    names |= {*before, *TEXT_LIBRARIES.get(known.get("text_encoder"), [])}
     with suppress(PackageNotFoundError):
         names |= {re.split(r"[^\w.-]", one)[0] for one in requires("sam_monai") or () if "extra ==" not in one}
     found = {"sam_monai": __version__}
@@ -166,9 +167,3 @@ def versions(before: Mapping[str, str], known: Mapping[str, Any]) -> dict[str, A
             found[name] = (re.match(r"\d+(\.\d+)+", version(name)) or [f"{version(name)}.0"])[0]
     own = {f"{key}_version": found.pop(name) for name, key in MONAI_NAMES.items() if name in found}
     return own | {"required_packages_version": found}
-
-
-def weights_packages(known: Mapping[str, Any]) -> list[str]:
-    """The packages that bring an adapter's weights, and those that read them."""
-    from_packages = [file.package.split("/")[0].replace("_", "-") for file in needed(known) if file.package]
-    return from_packages + TEXT_LIBRARIES.get(known.get("text_encoder"), [])

@@ -133,7 +133,8 @@ class CaseTable:
             label = case["label"]
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
             metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance, self.regions)
-            sizes = [sizes_of(x, len(self.labels), self.regions) for x in (case["pred"], label)]
+            masks = (masks_of(together(x), len(self.labels), self.regions) for x in (case["pred"], label))
+            sizes = [[float(mask.sum()) for mask in each] for each in masks]
             unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
             guessed = case[GUESS].tolist() if GUESS in case else None
             for i, (row, found, held) in enumerate(zip(metrics, *sizes, strict=True)):
@@ -215,11 +216,6 @@ def mean(values: Sequence[float]) -> float:
 
 def finite(values: Sequence[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
-
-
-def sizes_of(label_map: Tensor, labels: int, regions: Regions | None = None) -> list[float]:
-    """How many voxels each label has."""
-    return [float(mask.sum()) for mask in masks_of(together(label_map), labels, regions)]
 
 
 def overlap(pred: Tensor, label: Tensor, labels: int, regions: Regions | None = None) -> list[dict[str, float]]:

@@ -140,7 +140,8 @@ def write_report(
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
     file = Path(adapter) if adapter else Path(ckpt_dir) / Checkpoints.BEST
     history = read_history(file.parent, Checkpoints.RESUME)
-    said = {**of_adapter(file), "Images and sizes": without_clock(settings), "This run": of_run(**run or {})}
+    images = {key: value for key, value in settings.items() if key not in ("seconds", "validation")}  # of the plan
+    said = {**of_adapter(file), "Images and sizes": images, "This run": of_run(**run or {})}
     data = said["This run"]["data"]
     title = f"Evaluation on {data}" if data else "Evaluation"
     tolerance = about_cases(folder).get("surface_tolerance", TOLERANCE)
@@ -222,8 +223,3 @@ def in_full(device: torch.device) -> str:
         return f"{device} ({torch.cuda.get_device_name(device)})"
     threads = torch.get_num_threads()
     return f"{device} ({platform.machine()}, {threads} thread{'s' * (threads != 1)})"
-
-
-def without_clock(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without what the plan reckoned with while it was made."""
-    return {key: value for key, value in settings.items() if key not in ("seconds", "validation")}

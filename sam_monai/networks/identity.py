@@ -66,7 +66,7 @@ def are_settings(value: Any) -> bool:
 
 
 COUNT = whole(0, 10**9)
-HASHES = listed(text("a hash", r"[0-9a-f]{1,64}"), 0, 10**6)._replace(needed=False)
+HASHES = listed(text("a hash of 16 hexadecimal digits", r"[0-9a-f]{16}"), 0, 10**6)._replace(needed=False)
 PLAN: dict[str, Field] = {
     "scale": PREPARATION["scale"],
     "image_size": IMAGE_SIZE,

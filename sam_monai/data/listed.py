@@ -82,17 +82,11 @@ def listed(
     tree: bool = False,
     order: Any = None,
 ) -> Listed:
-    """Cases in the form of a `dataset.json`, with a fold for each where no split is stated.
+    """Cases in the form of a `dataset.json`, with a fold for each where no split is stated. A case without a label that
+    is no test case is kept apart.
 
-    Args:
-        source: what errors name.
-        form: what the source was taken for, in words.
-        cases: all of them; one without a label that is no test case is kept apart.
-        labels: as in a `dataset.json`; ``None``: found later.
-        modality: likewise.
-        name: of the dataset.
-        order: `regions_class_order`, as in a `dataset.json`.
-        tree: see :class:`Listed`.
+    ``form`` says in words what the source was taken for. Labels, modality, name and order (`regions_class_order`) are
+    as in a `dataset.json`; labels that are ``None`` are found later.
     """
     content: dict[str, Any] = {"name": name, "modality": modality, "training": [], "validation": [], "test": []}
     content |= {} if labels is None else {"labels": labels} | ({} if order is None else {ORDER: order})

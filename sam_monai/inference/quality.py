@@ -33,10 +33,8 @@ class GuessDice:
     """Gives each case of an evaluator's output the guesses of its labels, "guess" (L,). NaN: nothing is marked. Where
     the logits were not kept there is none.
 
-    They are those of the mask before components or holes are changed, on the network's grid.
-
-    Args:
-        adapter: file whose training summary says by how much guesses are moved; ``None``: they are not.
+    They are those of the mask before components or holes are changed, on the network's grid, and moved as the training
+    summary in the adapter's file says.
     """
 
     def __init__(self, adapter: str | Path | None = None) -> None:

@@ -105,15 +105,8 @@ def label_colours(number: int) -> list[str]:
 def draw_rows(
     rows: Sequence[Row], labels: Sequence[str], title: str, path: Path, regions: Regions | None = None
 ) -> None:
-    """Write one PNG of planes in rows, with label maps as contours over them and a legend.
-
-    Args:
-        rows: column titles that are those of the row above are left out.
-        labels: names for the legend; a name that the font cannot write is told by its number.
-        title: heading.
-        path: file to write, in place.
-        regions: the values of each label where they are several.
-    """
+    """Write one PNG of planes in rows, with label maps as contours over them and a legend. Column titles that are those
+    of the row above are left out; a label's name that the font cannot write is told by its number."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_rgba
     from matplotlib.figure import Figure

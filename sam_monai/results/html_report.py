@@ -156,13 +156,8 @@ def studies_report(
     """Write what :class:`sam_monai.inference.studies.Studies` did: volumes of each label, failures first, then the
     studies with the lowest guess at their Dice. ``studies.csv`` beside it holds the same as a table.
 
-    Args:
-        records: of the studies.
-        labels: names of what each mask's values mean, by the image's path.
-        pictures: likewise.
-        settings: whatever the reader should know of the run.
-        path: of the HTML file.
-        validated: what the training found of such guesses.
+    Labels and pictures are by the image's path, labels being the names of what its mask's values mean. ``settings`` are
+    whatever the reader should know of the run, and ``validated`` is what the training found of such guesses.
     """
     records = sorted(records, key=lambda record: (not record["error"], lowest_guess(record)))
     rows = [row for record in records for row in rows_of(record, labels.get(record["image"], ()))]

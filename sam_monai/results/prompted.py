@@ -89,17 +89,11 @@ def correction_name(clicks: int) -> str:
 def evaluate_prompts(
     network: MedSA, dataset: Dataset, labels: Sequence[str], folder: str | Path, device: torch.device, seed: int = 0
 ) -> dict[str, float]:
-    """Dice of every prompt for every case and label, on the grid that the network sees.
+    """Dice of every prompt for every case and label, on the grid that the network, a Med-SA, sees. Image and label map
+    of a case are on one grid, as of :func:`sam_monai.inference.pipeline.on_one_grid`. ``prompts.csv`` and the curve
+    ``corrective_clicks.png`` go to ``folder``.
 
     In a volume "1 click" is one on every slice that shows the object, and a corrective click one in the whole volume.
-
-    Args:
-        network: a Med-SA.
-        dataset: of images and label maps on one grid, from :func:`sam_monai.inference.pipeline.on_one_grid`.
-        labels: names of the foreground labels.
-        folder: where ``prompts.csv`` and the curve ``corrective_clicks.png`` go.
-        device: of the network.
-        seed: of the prompts.
 
     Returns:
         Mean Dice by prompt: over the cases, or frames, that show a label, then over the labels.

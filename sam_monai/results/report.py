@@ -71,16 +71,9 @@ def show_result(
     """Evaluate the best adapter once more: Dice per label as a table, pictures of the worst validation cases, a report,
     and the names of the cases that were trained on. Without validation cases only the names.
 
-    Args:
-        evaluator: of the validation cases.
-        network: gets the best adapter.
-        labels: names of the foreground labels.
-        folder: where the checkpoints are.
-        output_dir: where pictures and ``cases.csv`` go.
-        settings: how the images were prepared.
-        training: the cases trained on, listed in ``training_cases.txt``.
-        pictures: cases to draw.
-        run: what :func:`of_run` takes.
+    The network gets the best adapter of those in ``folder``; tables and pictures go to ``output_dir``. ``settings`` say
+    how the images were prepared, ``training`` lists the cases trained on, ``pictures`` says how many cases to draw, and
+    ``run`` is what :func:`of_run` takes.
     """
     path = Path(folder) / Checkpoints.BEST
     idist.barrier()  # until the first process has written it

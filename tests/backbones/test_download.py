@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sam_monai.__main__ import known_files, main
+from sam_monai.__main__ import main
 from sam_monai.backbones.download import download
 from sam_monai.backbones.weights import KNOWN_WEIGHTS, Weights
+from sam_monai.bundle.commands import known_files
 from sam_monai.errors import InputError
 from sam_monai.files import alone
 

@@ -1,0 +1,199 @@
+"""The commands of ``sam-monai`` that are no line of MONAI's program. Each is described by its docstring.
+
+A mistake is answered before torch and MONAI are imported, so each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+from .front import import_quietly
+
+if TYPE_CHECKING:
+    from ..backbones.weights import KnownFile
+
+
+def known_files() -> dict[str, KnownFile]:
+    """Every file of weights that has a name: those of SAM, then those of the text encoders."""
+    from ..backbones.weights import KNOWN_WEIGHTS
+    from ..networks.text import TEXT_WEIGHTS
+
+    return {weights.name: weights for weights in (*KNOWN_WEIGHTS.values(), *TEXT_WEIGHTS.values())}
+
+
+def new(args: argparse.Namespace) -> None:
+    """Write a bundle's folder, to train and to change."""
+    from .shipped import new
+
+    print(new(args.bundle, args.output))
+
+
+def weights(args: argparse.Namespace) -> None:
+    """List the known weights: what they are, whether their file is here, licence and provenance."""
+    from ..backbones.weights import Weights, how_to_get, locate
+
+    rows: list[tuple[str, ...]] = [("name", "encoder", "pixels", "here", "licence", "from")]
+    details = [""]
+    for known in known_files().values():
+        kind = (known.architecture, str(known.image_size)) if isinstance(known, Weights) else ("text", "-")
+        try:
+            here, detail = "yes", str(locate(known))
+        except InputError:
+            here, detail = "no", how_to_get(known)
+        rows.append((known.name, *kind, here, known.licence, known.provenance))
+        details.append(f"\n    {detail}")
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row, detail in zip(rows, details, strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + detail)
+
+
+def download(args: argparse.Namespace) -> None:
+    """Download known weights and check their hash."""
+    from ..backbones.download import download
+
+    known = known_files()
+    if args.name not in known:
+        names = ", ".join(name for name, file in known.items() if file.url)
+        raise InputError(f"there are no known weights '{args.name}': those with a download are {names}")
+    print(download(known[args.name], args.folder))
+
+
+def keys(args: argparse.Namespace) -> None:
+    """List the keys of a bundle's configurations: default, meaning, what is allowed."""
+    from . import keys, shipped
+    from .folder import read_json
+
+    bundle = shipped.find(args.bundle)
+    configs = [read_json(bundle / "configs" / f"{name}.json") for name in ("evaluate", "inference", "train")]
+    print(keys.in_words({name: value for config in configs for name, value in config.items()}))
+
+
+def package(args: argparse.Namespace) -> None:
+    """Make a bundle of a trained adapter: its configuration continues that network, its metadata describe it."""
+    from .package import package
+    from .shipped import find
+
+    print(package(find(args.bundle), args.output, args.adapter, args.picture))
+
+
+def show(args: argparse.Namespace) -> None:
+    """Say what an adapter is: method, base, labels, sizes, preparation of images, training."""
+    from ..networks.adapter_files import describe
+
+    print(describe(args.adapter))
+
+
+def verify(args: argparse.Namespace) -> None:
+    """Load an adapter on its base and see that it fits, is finite, and is the same in both of its files."""
+    from ..networks.adapter_files import verify
+
+    verify(args.adapter, checkpoint=args.checkpoint)
+    print(f"{args.adapter}: ok")
+
+
+def verify_bundle(args: argparse.Namespace) -> None:
+    """Check a bundle with a trained adapter as MONAI's model zoo does, without the network. Runs its configuration."""
+    from .acceptance import verify_bundle
+
+    verify_bundle(args.bundle)
+
+
+def series(args: argparse.Namespace) -> None:
+    """List the DICOM series in a folder and the folders within: what each is, and what to give as its image."""
+    import os
+
+    from ..data.dicom_series import list_series
+
+    found = [one for folder, _, _ in sorted(os.walk(args.folder)) for one in list_series(folder)]
+    if not found:
+        raise InputError(f"{args.folder}: there is no DICOM image in it")
+    for one in found:
+        print(f"{one.path}  ({one.description}, {len(one.files)} file{'s' * (len(one.files) > 1)})")
+
+
+def dataset(args: argparse.Namespace) -> None:
+    """Write the dataset.json of a folder in another form, such as nnU-Net's, and draw three of its cases."""
+    from ..results.dataset_file import write_dataset
+
+    names = None if args.labels is None else [name.strip() for name in args.labels.split(",")]
+    print("\n".join(write_dataset(args.folder, names, args.modality, args.channel, args.output)))
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
+    from ..files import alone, refuse_existing, save_aside
+    from ..networks.adapter_files import load_network
+    from ..networks.ssam import SSAM
+
+    output = Path(args.output)
+    prompts = output.with_name(f"{output.stem}_prompts.pth")
+    refuse_existing(output, prompts)
+    network = load_network(args.adapter, args.checkpoint)
+    if not isinstance(network, SSAM):
+        raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
+    sam, tokens = network.merged()
+    with alone(output, "merging an adapter"):
+        refuse_existing(output, prompts)
+        save_aside(sam, output)
+        save_aside(tokens, prompts)
+    print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Export a trained network to ONNX, OpenVINO or torch.export's .pt2, and compare the file with torch."""
+    from ..networks.adapter_files import load_network
+    from .export import export
+
+    network = load_network(args.adapter, args.checkpoint)
+    images = network.preprocessing
+    if args.size is None and images.get("spatial_dims") == 3:
+        # Without depth attention the number of slices is free, and this one serves as an example.
+        if network.depth_attention:
+            raise InputError("with depth attention the number of slices is fixed in the file: give --size H W D")
+        args.size = [network.image_size, network.image_size, 1]
+    usual = 3 if images.get("intensity", "picture") == "picture" else 1
+    if network.channel_names and args.channels:
+        raise InputError(f"the adapter takes the channels {', '.join(network.channel_names)}: leave --channels out")
+    channels = args.channels or len(network.channel_names or ()) or images.get("image_channels") or usual
+    print(export(network, args.output, args.size, channels, args.prompted, args.opset))
+
+
+def plan(args: argparse.Namespace) -> None:
+    """Print what a training of a folder would be, why, and how long it would take; nothing is trained. Takes all keys
+    of the training too, as in --minutes 60 --image_size 256."""
+    import_quietly()
+    from monai.bundle import ConfigParser
+
+    from ..files import refuse_existing, write_json
+    from ..results.report import show_plan
+    from . import shipped
+    from .folder import read_json
+    from .front import as_taken
+
+    if args.json:
+        refuse_existing(Path(args.json))
+    config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
+    given = as_taken(args.keys, config)
+    if "dataset_dir" in given:
+        raise InputError(f"two folders are given: {args.folder} and, by --dataset_dir, {given['dataset_dir']}")
+    found = ConfigParser(config | given | {"dataset_dir": args.folder}).get_parsed_content("plan")
+    show_plan(found)
+    if args.json:
+        write_json(found.as_dict(), Path(args.json))
+
+
+def adapters(args: argparse.Namespace) -> None:
+    """List the adapters in a folder, and the commands that train one on data that come with an extra."""
+    from .gallery import listed
+
+    print(listed(args.folder))
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Put evaluations of the same cases side by side: Dice by label, paired differences, the cases that differ most."""
+    from ..results.compare import compare
+
+    print(compare(args.outputs, args.picture))

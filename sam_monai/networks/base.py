@@ -75,6 +75,11 @@ class AdaptedSAM(SliceNetwork):
 
     Raises:
         InputError: an argument of another type or range, or see :func:`build_backbone`.
+
+    Example:
+        >>> from sam_monai.networks import identity
+        >>> {"medsa", "ptsam", "ssam"} <= identity.methods().keys()  # all of them subclasses
+        True
     """
 
     method: str

@@ -119,6 +119,11 @@ KEYS: dict[str, Key] = {
         "labels that are regions and may overlap ([Regions](your_data.md#regions))",
         "from the dataset's `labels` and `regions_class_order`; at inference the adapter's",
     ),
+    "instances": Key(
+        FLAG,
+        "pictures with many objects of one label, which label files and masks number "
+        "([Many objects](your_data.md#many-objects-of-one-label))",
+    ),
     "spatial_dims": Key(PREPARATION["spatial_dims"], "2 for pictures, 3 for volumes", "the dataset's"),
     "intensity": Key(
         PREPARATION["intensity"],

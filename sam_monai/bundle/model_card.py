@@ -38,10 +38,10 @@ def model_card(
     (empty where there is none) and the method's ``train.json`` as it is shipped (``defaults``). ``picture``: whether
     there is one beside the document, :data:`PICTURE`."""
     folder = shlex.quote(folder)
-    base = KNOWN_WEIGHTS.get(known["backbone"])
+    base, preparation = KNOWN_WEIGHTS.get(known["backbone"]), known["preprocessing"]
     about = {
-        "labels": escaped(", ".join(numbered(known["labels"], known["preprocessing"].get("regions")))),
-        "images": images(known["preprocessing"]),
+        "labels": escaped(", ".join(numbered(known["labels"], preparation.get("regions"), preparation["instances"]))),
+        "images": images(preparation),
         "base": f"`{known['backbone']}`" + (f" ({base.provenance})" if base else ", weights that were given as a file"),
         "sees": f"a square of {known['image_size']} px" + (", slices with their neighbours" * known["depth_attention"]),
         "trained parameters": f"{parameters:,}",

@@ -48,6 +48,7 @@ def package(
     # What was checked one by one, and nothing else of the record: a configuration is code.
     values = {key: value for key, value in known.items() if key not in ("method", "preprocessing")}
     values |= known["preprocessing"]
+    values |= {"labels": known["labels"][:1]} if values["instances"] else {}  # the dataset's
     training = read_training(adapter)
     template = shipped() / known["method"]
     template = template if template.is_dir() else root
@@ -105,7 +106,7 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     regions = known["preprocessing"].get("regions")
     values = range(len(names)) if regions is None else [0, *(region[0] for region in regions)]
     pred["channel_def"] = {str(value): name for value, name in zip(values, names, strict=True)}
-    held = ", ".join(["0 background", *numbered(known["labels"], regions)])
+    held = ", ".join(["0 background", *numbered(known["labels"], regions, known["preprocessing"]["instances"])])
     listed = ", ".join(f"{i} {name}" for i, name in enumerate(names))
     metadata["label_classes"], metadata["pred_classes"] = f"label map: {held}", f"logits: {listed}"
     dims = known["preprocessing"]["spatial_dims"]

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
 from .grids import on_grid_of
+from .instances import PIECES, inside_and_border, names_of
 from .kind import check_size
 from .load import LoadCased
 from .unlabelled import UNLABELLED
@@ -65,6 +66,7 @@ def examine(
     channel_names: Sequence[str] | None = None,
     regions: Regions | None = None,
     frames: bool = False,
+    instances: bool = False,
 ) -> Examined:
     """Load every training and validation case, say all that is wrong with them, and take the training cases'
     fingerprint; test images need only exist.
@@ -81,6 +83,7 @@ def examine(
         channel_names: as in `LoadCased`; ``None``: those of the dataset that ``channels`` chooses.
         regions: the values of each label that are trained, of ``labels``.
         frames: as in `LoadCased`.
+        instances: likewise.
 
     Returns:
         With notes, also logged, on cases whose label is empty and on labels that occur in no training case.
@@ -115,7 +118,9 @@ def examine(
     channel_names = taken(dataset.channels, channels) if channel_names is None else channel_names
     refuse_others(dataset.channels, channels, channel_names, dataset.folder)
     load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
-    load_label = LoadCased("label", labels=dataset.labels, regions=dataset.regions, frames=frames)
+    trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
+    load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
+    pieces = 0  # labels of which each piece is taken for an object
     problems: list[str] = pairs.listed_twice(dataset.training)
     held: dict[str, str] = {}
     same: dict[str, list[str]] = defaultdict(list)
@@ -138,6 +143,7 @@ def examine(
             problems.append(str(e))
         try:
             label = load_label(case)["label"]
+            pieces += PIECES in label.meta
             annotated = label != UNLABELLED
             if not annotated.any():
                 problems.append(f"{case['label']}: no voxel of it is annotated; remove the case")
@@ -155,7 +161,7 @@ def examine(
                 if pairs.holds_its_label(image, label):
                     problems.append(f"{case['image']}: holds the same as its label {case['label']}; give the image")
                 if part == "training" and case["image"] in trained_on and not given:
-                    taker.add(image, label)
+                    taker.add(image, inside_and_border(label, 1) == 1 if instances else label)
         except InputError as e:
             problems.append(str(e))
     problems += _odd_ones(kinds)
@@ -185,10 +191,13 @@ def examine(
         for paths in same.values()
         if len(set(paths)) > 1
     ]
+    if pieces:
+        notes.append(f"{pieces} label(s) hold one value for all objects: each connected piece is taken for an object")
     notes += pairs.oversights(dataset.training, dataset.validation)
     for note in notes:
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
+    dataset = replace(dataset, labels=trained_labels)
     return Examined(dataset, notes, taker.result(len(dataset.validation), seconds), held)
 
 

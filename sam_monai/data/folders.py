@@ -6,6 +6,7 @@ The forms are tried in the order of :func:`understand`. A folder that has none o
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import re
 from collections import defaultdict
@@ -31,6 +32,8 @@ MASKS = ("segmentations", "segmentation", "masks", "labels")
 LABEL_ENDS = r"[_-](masks?|seg|segmentation|labels?|gt)$"
 HIGHEST = 2**16 - 1  # value of a label
 MOST_UNNAMED = 20  # labels of pictures; more values are numbers of objects, or shades
+
+logger = logging.getLogger(__name__)
 
 
 def understand(path: Path, channel: int | None = None, past_json: bool = False) -> Listed | None:
@@ -243,13 +246,21 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
         values[1], found = values[255], [1]
     if not found:
         raise InputError(f"{cases[0]['label']}: neither this label nor any other holds anything but background")
+    picture = str(cases[0]["label"]).lower().endswith(PICTURE_SUFFIXES)
+    if given is not None and len(given) == 1 and len(found) > MOST_UNNAMED and picture:
+        what = f"{len(found)} values are taken for numbers of objects: train with the key instances"
+        logger.info("%s: %s", cases[0]["label"], what)
+        return tuple(given)
     if given is not None and found[-1] > len(given):
-        raise InputError(f"{values[found[-1]]}: has the value {found[-1]}, and {len(given)} labels are named; name all")
-    if given is None and len(found) > MOST_UNNAMED and str(cases[0]["label"]).lower().endswith(PICTURE_SUFFIXES):
+        hint = "; if these are numbers of its objects, write a dataset.json yourself" if len(given) == 1 else ""
+        raise InputError(
+            f"{values[found[-1]]}: has the value {found[-1]}, and {len(given)} labels are named; name all{hint}"
+        )
+    if given is None and len(found) > MOST_UNNAMED and picture:
         raise InputError(
             f"{values[found[-1]]}: the labels hold {len(found)} values, as masks do that number their objects or have "
-            "soft edges; save them with 1 inside and 0 elsewhere, or name all labels: python -m sam_monai dataset "
-            "FOLDER --labels NAME,NAME"
+            "soft edges; if they number objects, name their label by python -m sam_monai dataset FOLDER --labels NAME "
+            "and train with the key instances; else save them with 1 inside and 0 elsewhere, or name all labels"
         )
     if given is None and found != list(range(1, len(found) + 1)):
         shown = ", ".join(map(str, found[:10]))

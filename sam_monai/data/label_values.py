@@ -36,7 +36,8 @@ def as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
     if number == 1 and highest == 255 and ((whole == 0) | (whole == 255)).all():
         say_once("masks with the values 0 and 255 are read as 0 and 1")
         return whole / 255
-    hint = "; JPEG changes values, use PNG" if path.lower().endswith((".jpg", ".jpeg")) else ""
+    hint = "; if they number the objects of one label, give the key instances True" if number == 1 < highest else ""
+    hint = "; JPEG changes values, use PNG" if path.lower().endswith((".jpg", ".jpeg")) else hint
     raise InputError(f"{path}: holds the values {values_in_words(label)}, known are 0 to {number}; {remedy}{hint}")
 
 

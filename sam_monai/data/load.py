@@ -23,6 +23,7 @@ from .dicom import FRAME
 from .dicom_seg import is_segmentation, read_segmentation
 from .frames import frames_of
 from .grids import on_grid_of
+from .instances import HIGHEST, objects_of
 from .label_values import as_label
 from .mask_folders import is_mask_folder, masks_in
 from .nifti import TIME_POINTS, has_fourth_axis
@@ -55,6 +56,7 @@ class LoadCased(MapTransform):
         channel_names: of the channels that an image then has, where they are several and no colours.
         regions: the values of each label where they are several, see :mod:`sam_monai.networks.regions`.
         frames: whether the fourth dimension of a file is time, and each frame an image (:mod:`sam_monai.data.frames`).
+        instances: whether a label numbers the objects of one label (:mod:`sam_monai.data.instances`).
         allow_missing_keys: leave out keys that a case does not have.
 
     Raises:
@@ -79,6 +81,7 @@ class LoadCased(MapTransform):
         channel_names: Sequence[str] | None = None,
         regions: Regions | None = None,
         frames: bool = False,
+        instances: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if "label" in self.keys and labels is None:
@@ -96,7 +99,7 @@ class LoadCased(MapTransform):
                 f"key channels is {self.channels}; give {' or '.join(map(str, lengths))} indices from 0, as in [0] or "
                 "[0, 1, 2]; other numbers where dataset.json names the channels"
             )
-        self.frames = frames
+        self.frames, self.instances = frames, instances
         self._read = functools.partial(read_file, frames=frames)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -121,9 +124,16 @@ class LoadCased(MapTransform):
         else:
             segmented = is_segmentation(path)
             label = self._read_segmentation(path, case, names) if segmented else self._read(path, label_picture)
-            label = as_label(label, number, path)
+            label = as_label(label, HIGHEST if self.instances else number, path)
             if self.names is not None and self.regions is None:
                 check_stated_labels(path, self.names, label)
+        if self.instances:
+            if ignored is not None:
+                raise InputError(
+                    f"{path}: may hold unlabelled voxels, which the key instances would number as an object; take the "
+                    "label ignore out of dataset.json and of the files, or leave the key out"
+                )
+            label = objects_of(label, path)
         if ignored is not None:
             if ignored != number:
                 raise InputError(f"{path}: unlabelled voxels have the value {ignored} where {number} is next")

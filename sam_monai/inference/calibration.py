@@ -15,6 +15,7 @@ from monai.transforms import Compose, Decollated
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.instances import merged
 from ..data.unlabelled import UNLABELLED
 from ..distributed import gathered
 from ..networks.regions import Regions, masks_of, overlap, probabilities_of
@@ -29,8 +30,8 @@ BINS = 15
 class Calibration:
     """Keeps logits of an evaluator's cases, at voxels spread evenly over the grid of each reference."""
 
-    def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
-        self.grid, self.regions = ToFileGridd(preparation), regions
+    def __init__(self, preparation: Compose, regions: Regions | None = None, instances: bool = False) -> None:
+        self.grid, self.regions, self.instances = ToFileGridd(preparation), regions, instances
         self.cases: list[tuple[Tensor, Tensor] | None] = []
         """Logits (L + 1, N) and masks (L, N) of each; None: the logits were not kept."""
         self.temperature, self.errors = 1.0, (math.nan, math.nan)
@@ -52,6 +53,8 @@ class Calibration:
             label = label[::step]
             logits = torch.stack([one.flatten()[::step].cpu() for one in self.grid.channels(case)])
             known = label != UNLABELLED
+            if self.instances:
+                logits, label = merged(logits), label.clamp(max=1)
             masks = masks_of(label[None], len(logits) - 1, self.regions)
             self.cases.append((logits[:, known], masks[:, known]))
 

@@ -29,9 +29,9 @@ class SaveMasks:
 
     Volumes become ``<case>_seg.nii.gz`` with both affines of a NIfTI image, or, from DICOM, one ``<case>_seg.dcm`` that
     refers to its series. Frames have a fourth axis, as in their image. Pictures become ``<case>_seg.png`` with the
-    label's number as grey value. A file is whole or not there. Probabilities of a case, if it has any, become
-    ``<case>_prob.nii.gz``. Where no DICOM SEG can be made for a series, that is said before the network runs, and the
-    mask becomes NIfTI.
+    label's number, or that of an object, as grey value. A file is whole or not there. Probabilities of a case, if it
+    has any, become ``<case>_prob.nii.gz``. Where no DICOM SEG can be made for a series, that is said before the network
+    runs, and the mask becomes NIfTI.
 
     Args:
         folder: where they go.

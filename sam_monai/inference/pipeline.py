@@ -24,6 +24,7 @@ from monai.transforms import (
 from torch import Tensor, nn
 
 from ..data.frames import EachFrame, together
+from ..data.instances import ToInstances
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
@@ -62,7 +63,7 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
     keys = ("image", "label") if labels else ("image",)
     names, regions = settings.get("channel_names"), settings.get("regions")
     frames = settings.get("frames", False)
-    load = LoadCased(keys, labels, settings["channels"], True, names, regions, frames)
+    load = LoadCased(keys, labels, settings["channels"], True, names, regions, frames, settings.get("instances", False))
     return Compose([load, *preparing(settings), KeepClicks(without_prompts)])
 
 
@@ -70,7 +71,9 @@ def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network, and their labels on the same grid."""
     keys, names, regions = ("image", "label"), settings.get("channel_names"), settings.get("regions")
     frames = settings.get("frames", False)
-    load = LoadCased(keys, labels, settings["channels"], False, names, regions, frames)
+    load = LoadCased(
+        keys, labels, settings["channels"], False, names, regions, frames, settings.get("instances", False)
+    )
     return Compose([load, *preparing(settings, keys)])
 
 
@@ -81,6 +84,7 @@ def postprocessing(
     regions: Regions | None = None,
     probabilities: bool = False,
     temperature: float = 1.0,
+    instances: bool = False,
 ) -> Compose:
     """What the inferer gives to a label map on the grid of the image's own file, and where the reference is not
     annotated, to background as the reference itself.
@@ -92,17 +96,23 @@ def postprocessing(
         regions: the values of each label where they are several.
         probabilities: keep those of each label too, see :mod:`sam_monai.inference.probabilities`.
         temperature: of the adapter, for these.
+        instances: number the objects, see :mod:`sam_monai.data.instances`.
 
     Raises:
-        InputError: components or holes of regions, of which a voxel may belong to several.
+        InputError: components or holes of regions, of which a voxel may belong to several; the largest component of
+            objects.
     """
     if regions is not None and (largest_component or fill_holes):
         key = "largest_component" if largest_component else "fill_holes"
         raise InputError(
             f"the key {key} is not for labels that are regions (lists of values in dataset.json): leave it out"
         )
-    steps: list[Transform] = [ToProbabilities(preparation, regions, temperature)] if probabilities else []
-    steps.append(ToFileGridd(preparation, regions))
+    if instances and largest_component:
+        raise InputError("the key largest_component would keep one piece, and instances are many: leave it out")
+    steps: list[Transform] = []
+    if probabilities:
+        steps.append(ToProbabilities(preparation, regions, temperature, instances))
+    steps.append(ToInstances() if instances else ToFileGridd(preparation, regions))
     if largest_component:
         steps.append(EachFrame("pred", KeepLargestConnectedComponentd("pred")))
     if fill_holes:
@@ -110,13 +120,15 @@ def postprocessing(
     return Compose([*steps, LeaveOutUnlabelled()])
 
 
-def to_compare(regions: Regions | None = None) -> Callable[[Any], Any]:
+def to_compare(regions: Regions | None = None, instances: bool = False) -> Callable[[Any], Any]:
     """Of an evaluator's output what MONAI's metrics compare: predictions and references as label maps, or, of regions,
-    as background and a mask for each."""
+    as background and a mask for each. Numbered objects are one label."""
     taken = from_engine(["pred", "label"])
 
     def masks(label_map: Tensor) -> Tensor:
         label_map = together(label_map)
+        if instances:
+            return label_map.clamp(max=1)
         if regions is None:
             return label_map
         each = masks_of(label_map, len(regions), regions)

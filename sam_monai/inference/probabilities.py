@@ -12,6 +12,7 @@ import torch
 from monai.transforms import Compose, Transform
 from torch import Tensor
 
+from ..data.instances import merged
 from ..data.nifti import on_source
 from ..errors import InputError
 from ..networks.regions import Regions, probabilities_of
@@ -30,9 +31,15 @@ class ToProbabilities(Transform):
     overlap, those above a half.
     """
 
-    def __init__(self, preparation: Compose, regions: Regions | None = None, temperature: float = 1.0) -> None:
+    def __init__(
+        self,
+        preparation: Compose,
+        regions: Regions | None = None,
+        temperature: float = 1.0,
+        instances: bool = False,
+    ) -> None:
         self.grid = ToFileGridd(preparation)
-        self.regions, self.temperature = regions, temperature
+        self.regions, self.temperature, self.instances = regions, temperature, instances
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if len(data["pred"]) == 1:
@@ -42,6 +49,7 @@ class ToProbabilities(Transform):
             )
         logits = [*self.grid.channels(data)]
         each = torch.cat(logits) if len(logits[0]) == 1 else torch.stack(logits)
+        each = merged(each) if self.instances else each
         return {**data, KEY: probabilities_of(each, self.regions, self.temperature)[1:]}
 
 

@@ -17,6 +17,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
+from ..data.instances import KEY as INSTANCES
+from ..data.instances import merged
 from ..networks.adapter_files import read_training
 from ..networks.regions import Regions, label_map_of, masks_of, probabilities_of
 
@@ -61,6 +63,7 @@ def sums_of(logits: Tensor, network: Any) -> Tensor:
     module = getattr(network, "module", network)
     regions, temperature = getattr(module, "regions", None), getattr(module, "temperature", 1.0)
     flat = torch.as_tensor(logits).flatten(1)
+    flat = merged(flat) if getattr(module, "preprocessing", {}).get(INSTANCES) else flat
     parts = [sums_in(part, regions, temperature) for part in flat.split(max(1, PART // len(flat)), 1)]
     return torch.stack(parts).sum(0)
 

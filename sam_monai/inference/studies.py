@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from ..backbones.weights import content_hash
 from ..data.channels import files_of
+from ..data.instances import KEY as INSTANCES
 from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
@@ -202,6 +203,9 @@ class Studies:
             output: Any = self.evaluator.state.output
             mask = output[0]["pred"]
             name = self.masks.names(case["image"])
+            if self.numbers_objects(case["image"]):
+                record["objects"] = int(mask.max())
+                mask = mask.clamp(max=1)
             record |= {
                 "state": state,
                 "mask": f"{name}{MARK}{self.masks.suffix(mask.ndim - 1, case['image'])}",
@@ -234,8 +238,13 @@ class Studies:
         labels = {
             r["image"]: self.masks.meanings(r["image"], max(map(int, r.get("voxels", {})), default=0)) for r in records
         }
+        labels |= {image: labels[image][:1] for image in labels if self.numbers_objects(image)}
         records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
         return self.write_report(records, labels, pictures, self.made_by, self.report_file, self.validated)
+
+    def numbers_objects(self, image: str) -> bool:
+        """Whether the mask's values are objects of one label."""
+        return self.preparation.get(INSTANCES, False) and not self.masks.prompted(Path(image))
 
     def path(self, image: str) -> Path:
         return self.folder / f"{self.masks.names(image)}.json"

@@ -135,15 +135,16 @@ def describe(path: str | Path) -> str:
     hashes = ("_hashes", "_voxels")
     training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith(hashes)}
     dice, settings = training.pop("dice_by_label", []), training.pop("settings", {})
+    images = record["preprocessing"]
     rows = {
         "method": record["method"],
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
-        "labels": ", ".join(numbered(record["labels"], record["preprocessing"].get("regions"))),
+        "labels": ", ".join(numbered(record["labels"], images.get("regions"), images.get("instances", False))),
         "image size": f"{record['image_size']} px",
         "settings": in_words({key: value for key, value in record.items() if key not in common}),
         "trained parameters": f"{numbers:,}",
         "file": f"{Path(path).stat().st_size:,} bytes",
-        "preprocessing": in_words(record["preprocessing"]) or "not recorded",
+        "preprocessing": in_words(images) or "not recorded",
         "training": in_words(training) or "not recorded",
         "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False))) or "not recorded",
         "trained with": in_words(settings) or "not recorded",

@@ -157,5 +157,6 @@ PREPARATION: dict[str, Field] = {
         "not checked",
     )._replace(absent=None),
     "frames": FLAG._replace(absent=False),  # whether the training's files held frames, each an image
+    "instances": FLAG._replace(absent=False),  # whether the labels are the inside and the border of objects
     "scale": one_of("whole", "patch"),
 }

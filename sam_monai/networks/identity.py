@@ -125,6 +125,12 @@ def check(record: Any) -> dict[str, Any]:
         record = {key: value for key, value in record.items() if key != "detail"}
     record = checked(record, COMMON | known[method].own, "the adapter's record")
     regions = record["preprocessing"].get("regions")
+    if record["preprocessing"].get("instances") and (
+        len(record["labels"]) != 2 or regions is not None or record["preprocessing"].get("spatial_dims") != 2
+    ):
+        raise InputError(
+            "the adapter's record has instances, which are of pictures and two labels: the file is damaged"
+        )
     if regions is not None and len(regions) != len(record["labels"]):
         raise InputError(f"the adapter's record has {len(record['labels'])} labels and {len(regions)} regions in "
                          "preprocessing: the file is damaged")  # fmt: skip

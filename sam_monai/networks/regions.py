@@ -90,8 +90,10 @@ def values_in_words(regions: Regions | None) -> str:
     return "one value each" if regions is None else f"the values {[list(region) for region in regions]}"
 
 
-def numbered(labels: Sequence[str], regions: Regions | None) -> list[str]:
-    """Names of labels behind their values in a label map: "1 liver", "1/2/3 whole tumour"."""
+def numbered(labels: Sequence[str], regions: Regions | None, instances: bool = False) -> list[str]:
+    """Names of labels behind their values in a mask: "1 liver", "1/2/3 whole tumour", "1, 2, 3, ... nucleus"."""
+    if instances:  # the second label is the border of the first one's objects
+        return [f"1, 2, 3, ... {labels[0]}"]
     values = regions or [[value] for value in range(1, len(labels) + 1)]
     return [f"{'/'.join(map(str, sorted(each)))} {name}" for each, name in zip(values, labels, strict=True)]
 

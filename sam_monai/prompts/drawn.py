@@ -88,7 +88,7 @@ def pick_object(label: Tensor, rng: Rng, labels: int) -> Tensor:
     of the same shape. An entry without any gives an empty mask."""
     mask = torch.zeros(label.shape, dtype=torch.bool, device=label.device)
     for entry, out in zip(label, mask, strict=True):
-        present = [value for value in range(1, labels + 1) if (entry == value).any()]
+        present = [value for value in entry.unique().tolist() if 0 < value <= labels]
         if present:
             out.copy_(entry == int(rng.choice(present)))
     return mask

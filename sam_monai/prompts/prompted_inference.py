@@ -10,7 +10,9 @@ import torch
 from monai.inferers import Inferer, SlidingWindowInferer
 from torch import Tensor, nn
 
+from ..data.instances import KEY as INSTANCES
 from ..errors import InputError, warn_once
+from ..networks.regions import label_map_of
 from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES
 from .answering import answered
@@ -41,7 +43,8 @@ class PromptedInference(Inferer):
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
         """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial). Of a volume whose logits
-        would be large, and where the network sees patches, the labels alone are kept, int16 (1, 1, *spatial), as
+        would be large, and where the network sees patches or finds objects by itself, the labels alone are kept, int16
+        (1, 1, *spatial), as
         :mod:`sam_monai.inference.slabs` does.
 
         Without prompts those that :class:`sam_monai.prompts.monai_label.KeepClicks` left with the image count.
@@ -72,7 +75,9 @@ class PromptedInference(Inferer):
         if not patches and not in_parts(inputs, network, count):
             embedding, automatic = self.prepared(inputs, network, False)
             answers = [answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)) for one in objects]
-            return torch.stack([torch.zeros_like(answers[0]), *answers])[None]
+            logits = torch.stack([torch.zeros_like(answers[0]), *answers])[None]
+            # Else two objects would pass for the inside and the border of objects.
+            return label_map_of(logits, dim=1) if module.preprocessing.get(INSTANCES) else logits
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)
         for number, one in enumerate(objects, 1):

@@ -10,6 +10,7 @@ import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
 
+from ..data.instances import inside_and_border
 from ..data.unlabelled import UNLABELLED
 from ..errors import InputError
 from ..networks.base import NO_REGIONS
@@ -79,14 +80,15 @@ class PromptedTraining(Inferer):
 
 
 class PromptedLoss(nn.Module):
-    """A loss of both kinds of :class:`PromptedTraining`'s answers, added."""
+    """A loss of both kinds of :class:`PromptedTraining`'s answers, added. ``instances``: the labels number objects."""
 
-    def __init__(self, loss: nn.Module) -> None:
+    def __init__(self, loss: nn.Module, instances: bool = False) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.instances = loss, instances
 
     def forward(self, answers: dict[str, Tensor], label: Tensor) -> Tensor:
         prompted = self.loss(answers["prompted"].flatten(0, 1), answers["objects"].flatten(0, 1)[:, None])
+        label = inside_and_border(label) if self.instances else label
         return self.loss(answers["automatic"], label) + prompted
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.channels import FILES
-from ..data.dataset import FORMS, Dataset, dataset_of
+from ..data.dataset import FORMS, Dataset, dataset_of, is_picture
 from ..data.folders import understand
 from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
@@ -109,7 +109,14 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     rows = []
     for case in (cases[i] for i in chosen):
         timed = channels is None and frames_of(LoadCased("image", frames=True)(case)["image"]) > 1
-        loaded = LoadCased(labels=dataset.labels, channels=channels, regions=dataset.regions, frames=timed)(case)
+        numbered = (
+            len(dataset.labels) == 1 and dataset.regions is None and KEY not in case and is_picture(case["image"])
+        )
+        load = LoadCased(
+            labels=dataset.labels, channels=channels, regions=dataset.regions, frames=timed, instances=numbered
+        )
+        loaded = load(case)
+        loaded["label"] = loaded["label"].clamp(max=1) if numbered else loaded["label"]
         loaded["label"] = loaded["label"].masked_fill(loaded["label"] == UNLABELLED, 0)
         frame = slice(None) if frames_of(loaded["image"]) == 1 else fullest(loaded["label"])
         image, label = (view(loaded[key][frame], "coarsest") for key in ("image", "label"))

@@ -13,12 +13,16 @@ from ..inference import quality
 from ..inference.outputs import Outputs
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
+from .matching import IOU, OBJECTS, matched_in_all
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
 from .page import about, cell, counted, picture, section, table, write_page
 from .tables import write_table
 
 GUESS = quality.KEY
 TABLE = "studies.csv"
+OBJECT_HEADS = dict(
+    zip(OBJECTS, (f"average precision at IoU {IOU:g}", "objects found", "missed", "invented"), strict=True)
+)
 NOT_MEASURED = "How good such guesses are was not measured in this adapter's training."
 MOST = 24  # labels with a figure of their own
 
@@ -54,6 +58,7 @@ def evaluation_report(
         f"reference_{unit}": f"reference, {unit}",
         unit: f"prediction, {unit}",
         "false_positive": f"false positive, {unit}",
+        **OBJECT_HEADS,
         GUESS: "guessed Dice",
     }
     keys = [key for key in heads if any(is_number(row.get(key)) for row in rows)]
@@ -69,6 +74,7 @@ def evaluation_report(
         return [row["label"], *(row.get(key) for key in keys)]
 
     body = [f"<p>{html.escape(in_short(rows, labels, len(cases)))}</p>", means(rows, labels, heads, unit)]
+    body += [f"<p>{matched_in_all(rows)}</p>"] if OBJECTS[0] in rows[0] else []
     body += [figures(rows, labels, unit, heads["surface_dice"])]
     training = [curve(history)] if history else []
     training += [picture(file.read_bytes(), file.stem) for file in curves if file.is_file()]
@@ -161,8 +167,8 @@ def studies_report(
     """
     records = sorted(records, key=lambda record: (not record["error"], lowest_guess(record)))
     rows = [row for record in records for row in rows_of(record, labels.get(record["image"], ()))]
-    heads = {"label": "label", "ml": "volume, ml", "voxels": "volume, voxels", "pixels": "area, pixels",
-             GUESS: "guessed Dice"}  # fmt: skip
+    heads = {"label": "label", "objects": "objects", "ml": "volume, ml", "voxels": "volume, voxels",
+             "pixels": "area, pixels", GUESS: "guessed Dice"}  # fmt: skip
     heads = {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
     sections = []
     for record in records:
@@ -191,7 +197,7 @@ def rows_of(record: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, 
     return [
         {"study": record["image"], "mask": record["mask"], "label": name, size: record["voxels"].get(str(i), 0)}
         | ({"ml": sizes.get(str(i), 0.0)} if "millilitres" in record else {})
-        | {GUESS: record.get(GUESS, {}).get(str(i))}
+        | {GUESS: record.get(GUESS, {}).get(str(i)), "objects": record.get("objects")}
         for i, name in enumerate(labels, 1)
     ]
 

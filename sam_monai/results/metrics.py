@@ -22,6 +22,7 @@ from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
 from ..training.cases import content
+from .matching import OBJECTS, matched, matched_in_all
 from .tables import write_table
 
 METRICS = ("dice", "hd95", "surface_dice")
@@ -108,6 +109,7 @@ class CaseTable:
         folder: where ``cases.csv`` goes; none is written without it.
         tolerance: of the surface Dice: millimetres for volumes, pixels for pictures.
         regions: the values of each label where they are several.
+        instances: whether the maps number objects of one label, which are matched (:mod:`.matching`).
     """
 
     def __init__(
@@ -116,7 +118,9 @@ class CaseTable:
         folder: str | Path | None = None,
         tolerance: float = TOLERANCE,
         regions: Regions | None = None,
+        instances: bool = False,
     ) -> None:
+        self.instances = instances
         self.labels, self.tolerance, self.regions = tuple(labels), tolerance, regions
         self.folder = None if folder is None else Path(folder)
         self.names = CaseNames()
@@ -130,10 +134,13 @@ class CaseTable:
     def collect(self, engine: Engine) -> None:
         cases: Any = engine.state.output
         for case in cases:
-            label = case["label"]
+            pred, label = case["pred"], case["label"]
+            objects = matched(pred, label) if self.instances else {}
+            if self.instances:
+                pred, label = pred.clamp(max=1), label.clamp(max=1)
             spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
-            metrics = case_metrics(case["pred"], label, len(self.labels), spacing, self.tolerance, self.regions)
-            masks = (masks_of(together(x), len(self.labels), self.regions) for x in (case["pred"], label))
+            metrics = case_metrics(pred, label, len(self.labels), spacing, self.tolerance, self.regions)
+            masks = (masks_of(together(x), len(self.labels), self.regions) for x in (pred, label))
             sizes = [[float(mask.sum()) for mask in each] for each in masks]
             unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
             guessed = case[GUESS].tolist() if GUESS in case else None
@@ -141,7 +148,7 @@ class CaseTable:
                 row["false_positive"] /= 1000 if unit == "ml" else 1
                 row[unit] = found * each
                 row[f"reference_{unit}"] = held * each
-                row |= {GUESS: guessed[i]} if guessed else {}
+                row |= objects | ({GUESS: guessed[i]} if guessed else {})
             file = str(case["image"].meta["filename_or_obj"])
             image = {"file": file, "image": content(file) if Path(file).exists() else ""}
             self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
@@ -163,7 +170,7 @@ class CaseTable:
         if self.folder is None:
             return
         path, outputs = self.folder / "cases.csv", Outputs(self.folder)
-        sizes = [key for key in (*SIZES, GUESS) if any(key in row for row in self.rows)]
+        sizes = [key for key in (*SIZES, *OBJECTS, GUESS) if any(key in row for row in self.rows)]
         with outputs.writing(path) as part:
             write_table(part, ["case", "label", *METRICS, *sizes], self.rows)
         about = {
@@ -190,7 +197,8 @@ class CaseTable:
             lines.append([short(name), *(mean.replace("nan", "-") for mean in means), *counts, false])
         widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
         pad = (str.ljust, *(len(heads) - 1) * (str.rjust,))
-        return "\n".join("  ".join(p(x, w) for p, x, w in zip(pad, line, widths, strict=True)) for line in lines)
+        text = "\n".join("  ".join(p(x, w) for p, x, w in zip(pad, line, widths, strict=True)) for line in lines)
+        return f"{text}\n{matched_in_all(self.rows)}" if self.instances else text
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

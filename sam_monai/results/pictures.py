@@ -12,6 +12,8 @@ from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
 from ..data.frames import frames_of, fullest
+from ..data.instances import KEY as INSTANCES
+from ..data.instances import inside_and_border
 from ..data.load import LoadCased
 from ..data.made import is_output
 from ..data.names import CaseNames
@@ -70,12 +72,17 @@ class Pictures:
             file = Path(case["image"].meta["filename_or_obj"])
             if case.get("label") is not None:
                 self.seen.append((file, case["pred"].ndim - 1))
-                bad = badness(overlap(case["pred"], case["label"], len(self.labels()), self.settings.get("regions")))
+                pair = [case[key].clamp(max=1) if self.numbered(file) else case[key] for key in ("pred", "label")]
+                bad = badness(overlap(*pair, len(self.labels()), self.settings.get("regions")))
                 if sum(other[0] <= bad for other in self.worst) < self.most:
                     self.worst.append((bad, file, *self.rows(case, file)))
                     self.worst = sorted(self.worst, key=by_badness)[: self.most]
             elif first_process() and len(self.written) < self.most:
                 self.write(file, case["pred"].ndim - 1, *self.rows(case, file))
+
+    def numbered(self, file: Path) -> bool:
+        """Whether the maps of a case number the objects of one label."""
+        return self.settings.get(INSTANCES, False) and not self.prompted(file)
 
     def draw_worst(self) -> None:
         seen, worst = gathered(self.seen), gathered(self.worst)
@@ -101,6 +108,8 @@ class Pictures:
         image: Any = self.load({"image": str(file)})["image"]
         maps = {} if case.get("label") is None else {"reference": case["label"]}
         maps = {name: torch.as_tensor(one).cpu() for name, one in {**maps, "prediction": case["pred"]}.items()}
+        if self.numbered(file):  # one label, and a gap between objects that touch
+            maps = {name: inside_and_border(one, 1) == 1 for name, one in maps.items()}
         number, which = frames_of(image), ""
         if number > 1:
             one = fullest(*maps.values())
@@ -116,7 +125,7 @@ class Pictures:
 
     def write(self, file: Path, spatial_dims: int, title: str, rows: list[Row]) -> None:
         path = picture_file(self.folder, self.names(file), spatial_dims)
-        labels = self.labels()
+        labels = self.labels()[:1] if self.numbered(file) else self.labels()
         if self.prompted(file):
             objects = max(int(row.maps["prediction"].max()) for row in rows if row.maps["prediction"] is not None)
             labels = [f"object {i}" for i in range(1, objects + 1)] or ["object"]

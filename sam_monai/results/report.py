@@ -32,6 +32,7 @@ from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
 from ..training.resume import read_history
 from .html_report import evaluation_report
+from .matching import OBJECTS
 from .metrics import ABOUT, METRICS, SIZES, TOLERANCE, CaseTable
 from .pictures import Pictures
 from .tables import read_table
@@ -83,9 +84,10 @@ def show_result(
     if evaluator.data_loader:
         drawing.attach(evaluator)
         dataset: Any = evaluator.data_loader.dataset
-        calibration = Calibration(dataset.transform, settings.get("regions"))
+        instances = settings.get("instances", False)
+        calibration = Calibration(dataset.transform, settings.get("regions"), instances)
         calibration.attach(evaluator)
-        table = CaseTable(tuple(labels), output_dir, regions=settings.get("regions"))
+        table = CaseTable(tuple(labels), output_dir, regions=settings.get("regions"), instances=instances)
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: table.guess(calibration.guesses()))
         table.attach(evaluator)
         evaluator.run(max(1, best))
@@ -150,7 +152,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     try:
         rows = read_table(path)
         for row in rows:
-            row.update({key: float(row[key] or "nan") for key in (*METRICS, *SIZES, quality.KEY) if key in row})
+            numbers = (*METRICS, *SIZES, *OBJECTS, quality.KEY)
+            row.update({key: float(row[key] or "nan") for key in numbers if key in row})
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not rows or not {"case", "label", *METRICS} <= rows[0].keys():

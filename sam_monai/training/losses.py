@@ -7,6 +7,7 @@ from monai.losses import FocalLoss
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from ..data.instances import inside_and_border
 from ..data.unlabelled import UNLABELLED
 from ..distributed import summed
 from ..networks.regions import Regions, masks_of, overlap
@@ -22,11 +23,12 @@ class SoftmaxDiceFocalLoss(nn.Module):
     Args:
         gamma: of the focal loss; 0 is cross-entropy.
         regions: of labels that have several values and do not overlap.
+        instances: whether labels number objects, whose inside and border are the two labels.
     """
 
-    def __init__(self, gamma: float = 2.0, regions: Regions | None = None) -> None:
+    def __init__(self, gamma: float = 2.0, regions: Regions | None = None, instances: bool = False) -> None:
         super().__init__()
-        self.regions = regions
+        self.regions, self.instances = regions, instances
         self.focal = FocalLoss(
             include_background=True, to_onehot_y=True, use_softmax=True, gamma=gamma, reduction="none"
         )
@@ -38,6 +40,7 @@ class SoftmaxDiceFocalLoss(nn.Module):
         channels, of which only the reference label's is not 0, and averaged over the voxels. Neither counts voxels that
         nobody has annotated; a batch without any other gives 0.
         """
+        label = inside_and_border(label) if self.instances else label
         known = label != UNLABELLED
         if self.regions is not None:
             masks = masks_of(label, len(self.regions), self.regions, 1)
@@ -72,11 +75,11 @@ class SigmoidDiceFocalLoss(nn.Module):
         return dice + focal / summed(share.sum()).clamp(min=1)
 
 
-def loss_of(regions: Regions | None, gamma: float = 2.0) -> nn.Module:
+def loss_of(regions: Regions | None, gamma: float = 2.0, instances: bool = False) -> nn.Module:
     """The loss of labels: by their own sigmoids where they overlap, else by one softmax."""
     if regions is not None and overlap(regions):
         return SigmoidDiceFocalLoss(regions, gamma)
-    return SoftmaxDiceFocalLoss(gamma, regions)
+    return SoftmaxDiceFocalLoss(gamma, regions, instances)
 
 
 def dice_loss(found: Tensor, reference: Tensor) -> Tensor:

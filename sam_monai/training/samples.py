@@ -138,6 +138,7 @@ def training_samples(
             channel_names=settings.get("channel_names"),
             regions=settings.get("regions"),
             frames=settings.get("frames", False),
+            instances=settings.get("instances", False),
         ),
         *preparing(settings, keys),
     ]

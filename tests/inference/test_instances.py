@@ -1,0 +1,62 @@
+"""Numbered objects in inference: none is doubled at a patch's seam, prompts keep theirs, and files hold the numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+
+from sam_monai import InputError
+from sam_monai.data.instances import inside_and_border
+from sam_monai.inference import pipeline
+from sam_monai.inference.masks import SaveMasks
+
+SETTINGS = {"spatial_dims": 2, "intensity": "picture", "ct_window": (0, 1), "orientation": "PLS", "spacing": None,
+            "channels": None, "scale": "patch", "instances": True}  # fmt: skip
+
+
+def squares(side: int = 100) -> np.ndarray:
+    """Squares of 10 pixels, wall to wall but for a few gaps."""
+    label = np.kron(np.arange(1, 101).reshape(10, 10), np.ones((10, 10), int))
+    return label * (label % 7 > 0)
+
+
+def answer(image: torch.Tensor) -> torch.Tensor:
+    """A network that reads inside and border from the grey of a picture (B, 1, H, W)."""
+    classes = (2 * image[:, 0]).round().long()
+    return 8.0 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 1) - 4
+
+
+@pytest.mark.parametrize("scale", ["whole", "patch"])
+def test_an_object_that_a_seam_cuts_is_one(scale):
+    label = torch.as_tensor(squares())[None].float()
+    image = inside_and_border(label)[None] / 2
+    inferer = pipeline.inferer(scale, 32, 2, 0.25)
+    case = {"image": MetaTensor(image[0], meta={"filename_or_obj": "a.png"}), "pred": inferer(image, answer)[0]}
+    found = pipeline.postprocessing(pipeline.preprocessing((), SETTINGS), instances=True)(case)["pred"]
+    numbers = {*zip(found.flatten().tolist(), label.flatten().tolist(), strict=True)}
+    assert len(numbers) == len(label.unique()) == int(found.max()) + 1
+
+
+def test_objects_of_prompts_keep_their_numbers():
+    image = MetaTensor(torch.zeros(1, 100, 100), meta={"filename_or_obj": "a.png"})
+    numbered = MetaTensor(torch.as_tensor(squares())[None].to(torch.int16))
+    steps = pipeline.postprocessing(pipeline.preprocessing((), SETTINGS), fill_holes=True, instances=True)
+    assert torch.equal(steps({"image": image, "pred": numbered})["pred"], numbered)
+
+
+def test_a_file_holds_more_than_256_numbers(tmp_path):
+    mask = MetaTensor(torch.arange(900).reshape(1, 30, 30).int())
+    path = SaveMasks(tmp_path).save(mask, "/images/a.png")
+    assert np.array_equal(np.asarray(Image.open(path)), mask[0].numpy())
+
+
+def test_the_largest_component_is_refused_and_labels_are_compared_as_one():
+    preparation = pipeline.preprocessing((), SETTINGS)
+    with pytest.raises(InputError, match="largest_component"):
+        pipeline.postprocessing(preparation, largest_component=True, instances=True)
+    case = {"pred": MetaTensor(torch.tensor([[[0, 1, 7]]])), "label": MetaTensor(torch.tensor([[[3, 0, 2]]]))}
+    pred, label = pipeline.to_compare(instances=True)([case])
+    assert pred[0].tolist() == [[[0, 1, 1]]] and label[0].tolist() == [[[1, 0, 1]]]

@@ -141,8 +141,12 @@ KEYS: dict[str, Key] = {
         "which axis of a volume is sliced; coarsest: the one with the coarsest spacing, or axial where none is",
     ),
     "spacing": Key(
-        optional(listed(POSITIVE, 3, 3)._replace(words="three numbers above 0: [1.0, 1.0, 2.0]"), "as in the file"),
-        "resample volumes to this spacing in mm; masks return to the file's grid",
+        optional(
+            listed(POSITIVE, 2, 3)._replace(words="two or three numbers above 0: [1.0, 1.0, 2.0]"),
+            "as in the file, or planned with patches",
+        ),
+        "resample volumes to this spacing in mm, or pictures to so many of their pixels down and across, as in [2, 2]; "
+        "masks return to the file's grid",
     ),
     "backbone": Key(
         one_of(*KNOWN_WEIGHTS, "vit_b", "vit_l", "vit_h"), "base weights: `python -m sam_monai weights` lists them"

@@ -78,9 +78,11 @@ def images(preparation: Mapping[str, Any]) -> str:
     words = [f"{kind} {'volumes' if volumes else 'pictures'}".strip()]
     if "ct" in kinds:
         words.append("window {:g} to {:g} HU".format(*preparation["ct_window"]))
+    spacing = preparation["spacing"]
+    if not volumes and spacing:
+        words.append(f"{' x '.join(f'{n:g}' for n in spacing)} of their pixels become one")
     if volumes:
         words.append(f"slices {preparation['orientation']}")
-        spacing = preparation["spacing"]
         words.append(f"resampled to {' x '.join(f'{mm:g}' for mm in spacing)} mm" if spacing else "spacing of the file")
     if preparation["channels"]:
         words.append(f"channels {', '.join(map(str, preparation['channels']))}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,17 @@ class Fingerprint:
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
+
+    def resampled(self, spacing: Sequence[float]) -> Fingerprint:
+        """The same at another spacing: in mm for volumes, in pixels of the files for pictures."""
+        times = [new / old for new, old in zip(spacing, self.spacing or (1.0, 1.0), strict=True)]
+        shape = tuple(max(1, round(n / factor)) for n, factor in zip(self.shape, times, strict=True))
+        plane = (times[0] * times[1]) ** 0.5
+        labels = tuple(
+            replace(one, extent=one.extent / plane, large=one.large / plane, thickness=one.thickness / plane)
+            for one in self.labels
+        )
+        return replace(self, shape=shape, spacing=tuple(spacing) if self.spacing else (), labels=labels)
 
     @property
     def side(self) -> int:

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import (
+    GaussianSmoothd,
     MapTransform,
     ScaleIntensityRange,
     ScaleIntensityRanged,
     Spacingd,
     Transform,
+    Zoomd,
 )
 from torch import Tensor
 
@@ -151,7 +153,7 @@ class CheckPrepared(MapTransform):
 
 def pixel_mm(spacing: Sequence[float]) -> float | None:
     """The side of a pixel of a slice, of one spacing along both of its axes; ``None`` for pictures, which have none."""
-    return float(spacing[0] * spacing[1]) ** 0.5 if len(spacing) > 1 else None
+    return float(spacing[0] * spacing[1]) ** 0.5 if len(spacing) > 2 else None
 
 
 class SpacingOfKeysd(Spacingd):
@@ -171,6 +173,36 @@ class SpacingOfKeysd(Spacingd):
         return {**data, **done}
 
 
+class ShrinkPicturesd(Zoomd):
+    """MONAI's, by how many of the file's pixels become one along each axis. Keeps the file's affine, for prompts."""
+
+    def __init__(self, keys: Sequence[str], pixels: Sequence[float]) -> None:
+        modes = ["bilinear" if key == "image" else "nearest-exact" for key in keys]
+        super().__init__(keys, [1 / n for n in pixels], modes, keep_size=False)
+
+    def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
+        for key in self.key_iterator(dict(data)):
+            data[key].meta["original_affine"] = data[key].affine.clone()
+        return super().__call__(data, lazy)
+
+
+def resampling(spacing: Sequence[float], spatial_dims: int, keys: Sequence[str]) -> list[Transform]:
+    """Volumes to a spacing in mm; pictures to pixels that are so many of the file's, smoothed where they shrink."""
+    if spatial_dims != len(spacing):
+        raise InputError(
+            f"the key spacing is {list(spacing)}: give three numbers (mm) for volumes, two (how many of a picture's "
+            "pixels become one, down and across) for pictures"
+        )
+    if spatial_dims == 3:
+        return [
+            SpacingOfKeysd(keys, pixdim=spacing, mode=["bilinear" if key == "image" else "nearest" for key in keys])
+        ]
+    return [
+        GaussianSmoothd("image", sigma=[max(0.0, (n - 1) / 2) for n in spacing]),
+        ShrinkPicturesd(keys, spacing),
+    ]
+
+
 def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Transform]:
     """From the file's grid and units to the network's.
 
@@ -181,9 +213,8 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
     steps: list[Transform] = [CheckKind(settings)]
     if settings["spatial_dims"] == 3:
         steps.append(ToSlicesd(keys, settings["orientation"]))
-        if settings["spacing"] is not None:
-            modes = ["bilinear" if key == "image" else "nearest" for key in keys]
-            steps.append(SpacingOfKeysd(keys, pixdim=settings["spacing"], mode=modes))
+    if settings["spacing"] is not None:
+        steps += resampling(settings["spacing"], settings["spatial_dims"], keys)
     intensity, names = settings["intensity"], settings.get("channel_names")
     if names is not None and isinstance(intensity, str):
         intensity = [intensity] * len(names)

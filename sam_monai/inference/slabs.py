@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd
+from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd, Zoomd
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -93,7 +93,7 @@ class SlabInferer(Inferer):
 class ToFileGridd(MapTransform):
     """Logits, or labels as one channel, on the network's grid to a label map on the grid of the image's own file.
 
-    Where a volume was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
+    Where an image was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
     """
 
     def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
@@ -104,7 +104,7 @@ class ToFileGridd(MapTransform):
         self.invert = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
         if not inverted:
             self.invert = lambda data: data
-        self.resampled = any(isinstance(step, Spacingd) for step in preparation.transforms)
+        self.resampled = any(isinstance(step, Spacingd | Zoomd) for step in preparation.transforms)
 
     def channels(self, data: Mapping[Hashable, Any]) -> Iterator[Tensor]:
         """Each channel of the logits on that grid, without a decision: (1, *spatial), or of T frames (T, *spatial)."""

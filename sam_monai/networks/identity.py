@@ -69,6 +69,7 @@ COUNT = whole(0, 10**9)
 HASHES = listed(text("a hash of 16 hexadecimal digits", r"[0-9a-f]{16}"), 0, 10**6)._replace(needed=False)
 PLAN: dict[str, Field] = {
     "scale": PREPARATION["scale"],
+    "spacing": PREPARATION["spacing"]._replace(absent=None),
     "image_size": IMAGE_SIZE,
     "epochs": COUNT,
     "mirror": one_of(*MIRROR)._replace(absent="turns"),

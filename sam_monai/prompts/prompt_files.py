@@ -144,8 +144,9 @@ def lasso_as_mask(prompts: dict[str, Tensor], image: Tensor) -> dict[str, Tensor
 
 def to_network_grid(image: MetaTensor) -> Any:
     """What takes voxels (N, dims) of the file to voxels of the loaded, turned and resampled image."""
-    if image.ndim == 3:
+    dims = image.ndim - 1
+    if dims == 2 and image.meta.get("original_affine") is None:  # a picture that was not resampled
         return lambda points: points
     original = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64)
     matrix = torch.linalg.inv(image.affine.double().cpu()) @ original
-    return lambda points: (points.double() @ matrix[:3, :3].T + matrix[:3, 3]).float()
+    return lambda points: (points.double() @ matrix[:dims, :dims].T + matrix[:dims, 3]).float()

@@ -139,8 +139,8 @@ def make_plan(
 
     Args:
         examined: the cases.
-        given: ``scale``, ``image_size``, ``epochs``, ``mirror``, ``val_interval`` and ``checkpointing``, ``None`` each
-            where it is to be planned.
+        given: ``scale``, ``spacing``, ``image_size``, ``epochs``, ``mirror``, ``val_interval`` and ``checkpointing``,
+            ``None`` each where it is to be planned.
         method: of the network.
         network: arguments of its constructor, but labels, image size and checkpointing.
         sample: cases in a step, and of volumes the slices of each.
@@ -162,8 +162,11 @@ def make_plan(
         timed = old["minutes"] if "epochs" not in asked else None
         return Plan({**{key: old[key] for key in given}, **asked}, {}, "", timed, passed, old["validation"])
     if data is None:
-        values = {**otherwise, **asked}
+        values = {"spacing": None, **otherwise, **asked}
         return Plan({"val_interval": validation_interval(values["epochs"]), **values})
+    about = f"{examined.dataset.folder.name} ({data})"
+    if "spacing" in asked and len(asked["spacing"]) == data.spatial_dims:  # else refused where images are prepared
+        data = data.resampled(asked["spacing"])
     budget = 60 * (minutes or (DEMO_MINUTES if is_demo(examined.dataset.folder) else MINUTES))
     timed = "epochs" not in asked and steps is None
 
@@ -188,7 +191,9 @@ def make_plan(
     if timed:
         _ = costs.measured  # which takes a part of the time
         passed = 0.0 if begun is None else time.monotonic() - begun
-    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices)
+    room = Room(
+        data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices, "spacing" in asked
+    )
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])
@@ -197,5 +202,5 @@ def make_plan(
     warn_of_lost(data, made[0])
     validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
-    plan = Plan(*made, f"{examined.dataset.folder.name} ({data})", budget / 60 if timed else None, passed, validation)
+    plan = Plan(*made, about, budget / 60 if timed else None, passed, validation)
     return from_first(plan)

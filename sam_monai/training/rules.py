@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.fingerprint import VIEWS, Fingerprint, LabelPrint
@@ -23,6 +23,8 @@ STEPS = 300  # that a size above SQUARE must leave: with fewer, what it shows is
 FEW = 100  # that SQUARE, or a smaller size, must leave
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
+LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
+HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
 VALIDATIONS = 0.15  # share of the budget
 MOVED = 0.2  # less alike than this, a label's place in a mirrored case is another one
 REPORT = 10.0  # seconds: pictures, tables and the report
@@ -39,7 +41,7 @@ class Room:
 
     ``batch``: cases in a step. ``slices``: of each, in volumes. ``given_steps``: in place of the budget.
     ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes
-    of memory, if known. ``mirror``: if given.
+    of memory, if known. ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have.
     """
 
     data: Fingerprint
@@ -52,6 +54,7 @@ class Room:
     free: int | None = None
     mirror: str | None = None
     slices: int = 1
+    given_spacing: bool = False
 
     def fits(self, size: int) -> bool:
         """Whether a step of this size, with checkpointing, leaves some of the free memory."""
@@ -143,18 +146,32 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
     return max(enough, default=SIZES[0])
 
 
-def fits_a_patch(data: Fingerprint, size: int) -> bool:
-    """Whether every label's structures are seen whole in a patch, with their surroundings, or are thin. A patch that
-    shows a part of a large structure does not tell what it is: a U-Net trained on such patches lost 0.1 to 0.4 Dice."""
-    return not any(is_too_large(label, size) for label in data.labels)
+def shrinking(label: LabelPrint, patch: int) -> float:
+    """How many pixels of the file have to become one, along each axis, that a patch shows the label's structures whole,
+    with their surroundings, or as thin ones. A patch that shows a part of a large structure does not tell what it is: a
+    U-Net trained on such patches lost 0.1 to 0.4 Dice."""
+    return max(1.0, min(label.large / (PATCH_HOLDS * patch), label.thickness / (PATCH_THIN * patch)))
 
 
-def is_too_large(label: LabelPrint, patch: int) -> bool:
-    return label.large > PATCH_HOLDS * patch and label.thickness > PATCH_THIN * patch
+def spacing_of_patches(room: Room, patch: int) -> list[float] | None:
+    """The spacing at which a patch holds every label's structures, where that is coarser than the files' own."""
+    times = math.ceil(10 * max((shrinking(label, patch) for label in room.data.labels), default=1.0)) / 10
+    if times == 1 or room.given_spacing:
+        return None
+    return [round(times * mm, 4) for mm in (room.data.spacing or (1.0, 1.0))[:2]] + list(room.data.spacing[2:])
+
+
+def resampled(room: Room, spacing: list[float] | None) -> Room:
+    return room if spacing is None else replace(room, data=room.data.resampled(spacing))
 
 
 def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
-    """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices."""
+    """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices.
+
+    Where a patch does not hold the largest structure, slices are shrunk until it does (:func:`spacing_of_patches`).
+    That is for large pictures of small structures: ones that whole slices :data:`HARDLY` show, and that are then
+    :data:`LARGER` times as large.
+    """
     data, size = room.data, affordable_size(room, "whole", largest)
     smallest = max(data.labels, key=lambda label: needed_by(label, data), default=None)
     if smallest is None or min(needed_by(smallest, data), data.side) <= size:
@@ -163,14 +180,30 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
         return "whole", "an object is followed through a volume in whole slices"
     across, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
     shown = f"in a whole slice of {size} px, {smallest.name} is {across:.2g} px across and {thick:.2g} px thick"
-    patch = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))
-    if fits_a_patch(data, patch):
-        if room.given_steps is not None or room.steps(patch, "patch") >= FEW:
-            return "patch", shown
-        needed = FEW * room.step(patch, "patch") + 2 * room.validation(patch, "patch")
-        return "whole", f"{shown}, but patches would take {in_time(needed)} at least: try --minutes {needed / 30:.0f}"
-    widest = max((label for label in data.labels if is_too_large(label, patch)), key=lambda label: label.large)
-    return "whole", f"{shown}, but a patch of {patch} px does not hold {widest.name}, which is {widest.large:.0f} px"
+    patch = patch_size(room, largest)
+    shrunk = resampled(room, spacing_of_patches(room, patch))
+    widest = max(shrunk.data.labels, key=lambda label: shrinking(label, patch))
+    hardly = HARDLY * needed_by(smallest, data) > size and shrunk.data.side > LARGER * size
+    if shrinking(widest, patch) > 1 or shrunk is not room and not hardly:
+        held = f"does not hold {widest.name}, which is {widest.large * data.side / shrunk.data.side:.0f} px"
+        return "whole", f"{shown}, but a patch of {patch} px {held}"
+    if room.given_steps is not None or shrunk.steps(patch, "patch") >= FEW:
+        return "patch", shown
+    needed = FEW * room.step(patch, "patch") + 2 * shrunk.validation(patch, "patch")
+    return "whole", f"{shown}, but patches would take {in_time(needed)} at least: try --minutes {needed / 30:.0f}"
+
+
+def patch_size(room: Room, largest: int) -> int:
+    """The smallest patch that holds every structure as it is in the file, or, where none that the budget allows does,
+    the smallest in which shrunk slices show every label well; else the largest."""
+    most = room.given_size or max(SQUARE[2], affordable_size(room, "patch", largest))
+    labels, sizes = room.data.labels, [size for size in SIZES if min(SQUARE[2], most) <= size <= most]
+    times = {size: max((shrinking(label, size) for label in labels), default=1.0) for size in sizes}
+    shown = min((min(label.extent / SEEN, label.thickness / THICK) for label in labels), default=1.0)
+    for limit in (1.0, shown):
+        if (size := next((size for size in sizes if times[size] <= limit), None)) is not None:
+            return room.given_size or size
+    return most
 
 
 def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
@@ -238,8 +271,12 @@ def rules(
     """Every key in turn, around those that a user gave: values and reasons."""
     why, values = dict.fromkeys(asked, "given"), dict(asked)
     timed = not {"image_size", "epochs"} <= asked.keys()
+    values.setdefault("spacing", None)
     if "scale" not in asked:
         values["scale"], why["scale"] = chosen_scale(room, largest)
+        if values["scale"] == "patch" and (spacing := spacing_of_patches(room, patch_size(room, largest))):
+            values["spacing"], why["spacing"] = spacing, "that a patch holds the largest structures"
+            room = resampled(room, spacing)
     scale = values["scale"]
     if "image_size" not in asked:
         values["image_size"], why["image_size"] = chosen_size(room, scale, largest)
@@ -258,8 +295,8 @@ def rules(
         values["checkpointing"] = free is not None and kept > FULL * free
         there = "" if free is None else f" of {free / 1e9:.1f} GB free"
         why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
-    order = ("scale", "image_size", "epochs", "mirror", "val_interval", "checkpointing")
-    return {key: values[key] for key in order}, {key: why[key] for key in order}
+    order = ("scale", "spacing", "image_size", "epochs", "mirror", "val_interval", "checkpointing")
+    return {key: values[key] for key in order}, {key: why[key] for key in order if key in why}
 
 
 def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:

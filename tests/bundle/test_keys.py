@@ -48,7 +48,7 @@ BAD: dict[str, tuple] = {
     "channel_names": ("T1", [], ["T1"], ["T1", "T1"], [1, 2], ["T1", ""], ["T1", "$x"], {"0": "T1"}),
     "regions": ([], [1], [[1, 2], [2, 1]], [[0, 1]], [["1"]], [[1, [2]]], {"a": [1]}, "x", True, 1),
     "spatial_dims": (1, 4, "3", 3.0, None, True),
-    "spacing": ([1, 1, 0], [1, 1], [1, 1, -1], 1, "abc", [1, 1, NAN], [1, 1, "x"], [1, 1, 1, 1], {}, [True, 1, 1]),
+    "spacing": ([1, 1, 0], [1], [1, -1], 1, "abc", [1, 1, NAN], [1, 1, "x"], [1, 1, 1, 1], {}, [True, 1, 1]),
     "ct_window": ([5], [5, 5], [10, -10], None, 5, [0, INF], ["a", "b"], [NAN, 1], "ct"),
     "orientation": ("XYZ", "ra", "RRR", "RLS", "RASX", None, 3, ["RAS"], "Axial", "ras", ""),
     "channels": (0, [], [-1], [0.5], ["0"], "0", [True], [0] * 65),
@@ -68,7 +68,7 @@ BAD: dict[str, tuple] = {
     "ratio": (-1, 0, 2, NAN, "x", None),
 }  # fmt: skip
 GOOD: dict[str, tuple] = {
-    "spacing": (None, [1, 1.0, 2.5], (1, 1, 1)), "ct_window": ([-160, 240], (0.5, 1)), "seed": (0, np.int64(3)),
+    "spacing": (None, [1, 1.0, 2.5], [2, 2.5]), "ct_window": ([-160, 240], (0.5, 1)), "seed": (0, np.int64(3)),
     "orientation": ("coarsest", "axial", "RAS", "PLS"), "device": ("cpu", torch.device("cpu")),
     "labels": (None, ["x y", "B's"], ("a$",)), "learning_rate": (0, 0.1), "dataset_dir": (None, "a", Path("b")),
     "channels": (None, [0], [2, 1, 0], [0, 3]), "intensity": ("ct", ["ct", "mr"]),

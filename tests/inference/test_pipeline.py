@@ -13,8 +13,9 @@ from monai.utils import set_determinism
 from network_tester import tiny_backbone
 from PIL import Image
 
-from sam_monai import SSAM
+from sam_monai import SSAM, InputError
 from sam_monai.inference import pipeline
+from sam_monai.prompts.prompt_files import prompts_on_grid
 from sam_monai.training import samples
 
 SETTINGS = {
@@ -26,6 +27,7 @@ SETTINGS = {
     "channels": None,
     "scale": "whole",
 }
+PICTURE = {"spatial_dims": 2, "intensity": "picture"}
 
 
 def network():
@@ -79,6 +81,29 @@ def test_a_spacing_is_taken_on_and_undone(tmp_path):
     back = pipeline.postprocessing(preparation)({"image": case["image"], "pred": logits})["pred"]
     assert back.shape[1:] == label.shape
     assert (np.asarray(back[0]) == label).mean() > 0.97
+
+
+def test_a_picture_is_shrunk_and_its_mask_and_clicks_are_those_of_the_file(tmp_path):
+    label = np.zeros((201, 302), np.uint8)
+    label[40:90, 100:180], label[120:190, 220:260] = 1, 2
+    Image.fromarray(label * 100).save(tmp_path / "image.png")
+    preparation = pipeline.preprocessing((), SETTINGS | PICTURE | {"spacing": [2.5, 2.0], "scale": "patch"})
+    case = preparation({"image": str(tmp_path / "image.png")})
+    assert case["image"].shape == (1, 80, 151)
+    logits = -(case["image"] - torch.tensor([0.0, 100 / 255, 200 / 255]).view(3, 1, 1)).abs()
+    back = pipeline.postprocessing(preparation)({"image": case["image"], "pred": logits})["pred"]
+    assert back.shape[1:] == label.shape
+    assert (np.asarray(back[0]) == label).mean() > 0.97
+    for row, column, value in ((42, 177, 1), (187, 222, 2), (0, 0, 0), (200, 301, 0)):
+        asked = [{"points": [[row, column]], "labels": [1]}]
+        at = prompts_on_grid(asked, case["image"], "prompts")["point_coords"][0, 0].round().int().tolist()
+        assert int(logits[:, *at].argmax()) == value
+
+
+def test_a_spacing_of_other_dimensions_is_refused():
+    for given, settings in (([2.0, 2.0], SETTINGS), ([1.0, 1.0, 1.0], SETTINGS | PICTURE)):
+        with pytest.raises(InputError, match="give three numbers"):
+            pipeline.preprocessing((), settings | {"spacing": given})
 
 
 def test_mr_of_any_unit_becomes_the_same_numbers_and_a_ct_keeps_its_window(tmp_path):

@@ -191,9 +191,8 @@ def make_plan(
     if timed:
         _ = costs.measured  # which takes a part of the time
         passed = 0.0 if begun is None else time.monotonic() - begun
-    room = Room(
-        data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices, "spacing" in asked
-    )
+    fixed = "spacing" in asked or "spacing" not in given  # in bundles packaged before it was planned
+    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices, fixed)
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

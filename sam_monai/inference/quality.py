@@ -23,6 +23,7 @@ from ..networks.adapter_files import read_training
 from ..networks.regions import Regions, label_map_of, masks_of, probabilities_of
 
 KEY = "guess"
+CERTAINTY = "certainty"
 WHAT = (
     "It is what the network's own probabilities let expect, a guess and no measurement: where the network is sure and "
     "wrong, the guess is too high."
@@ -32,8 +33,8 @@ PART = 2**22  # logits at a time
 
 
 class GuessDice:
-    """Gives each case of an evaluator's output the guesses of its labels, "guess" (L,). NaN: nothing is marked. Where
-    the logits were not kept there is none.
+    """Gives each case of an evaluator's output the guesses of its labels, "guess" (L,), and the mean probability of a
+    label over its mask, "certainty" (L,). NaN: nothing is marked. Where the logits were not kept there are none.
 
     They are those of the mask before components or holes are changed, on the network's grid, and moved as the training
     summary in the adapter's file says.
@@ -55,6 +56,7 @@ class GuessDice:
         sums = vars(pred).get(KEY) if pred.shape[1] == 1 else sums_of(pred[0], engine.network)
         if sums is not None:
             engine.state.output[KEY] = (dice_of(sums) + self.shift).clamp(0, 1)[None]
+            engine.state.output[CERTAINTY] = (sums[0] / sums[2])[None]  # 0 / 0 is NaN
 
 
 def sums_of(logits: Tensor, network: Any) -> Tensor:
@@ -73,9 +75,9 @@ def dice_of(sums: Tensor) -> Tensor:
     return (2 * sums[0] / (sums[1] + sums[2])).where(sums[2] > 0, math.nan)
 
 
-def guesses(case: Mapping[Any, Any]) -> dict[str, float | None]:
-    """The guess of each label by its number, as a study's record holds it; ``None``: there is none."""
-    values = case[KEY].tolist() if KEY in case else []
+def by_label(case: Mapping[Any, Any], key: str) -> dict[str, float | None]:
+    """The guess or the certainty of each label by its number, as a study's record holds it; ``None``: there is none."""
+    values = case[key].tolist() if key in case else []
     return {str(i): None if math.isnan(value) else round(value, 4) for i, value in enumerate(values, 1)}
 
 

@@ -15,7 +15,7 @@ from ..data.itk_headers import with_values
 from ..errors import input_error_in
 from ..networks.regions import Regions, masks_of
 from ..prompts.prompt_files import prompts_beside
-from .quality import KEY
+from .quality import CERTAINTY, KEY
 
 Record = dict[str, Any]
 
@@ -32,15 +32,12 @@ def read_record(file: Path) -> Record | None:
         return None
     if record["error"]:
         return record
-    counts = [record.get("voxels"), record.get("millilitres", {})]
+    counts = [(record.get("voxels"), int | float), (record.get("millilitres", {}), int | float)]
+    counts += [(record.get(key, {}), int | float | None) for key in (KEY, CERTAINTY)]
     numbers = all(
-        isinstance(held, dict)
-        and all(key.isdecimal() and isinstance(value, int | float) for key, value in held.items())
-        for held in counts
+        isinstance(held, dict) and all(key.isdecimal() and isinstance(value, kind) for key, value in held.items())
+        for held, kind in counts
     )
-    guesses = record.get(KEY, {})
-    numbers = numbers and isinstance(guesses, dict)
-    numbers = numbers and all(k.isdecimal() and isinstance(v, float | int | None) for k, v in guesses.items())
     mask, state = record.get("mask"), record.get("state")
     if not numbers or state is None or not isinstance(mask, str) or Path(mask).is_absolute():
         return None

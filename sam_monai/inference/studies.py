@@ -34,8 +34,8 @@ from ..networks.regions import values_in_words
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
 from .probabilities import KEY
+from .quality import CERTAINTY, by_label
 from .quality import KEY as GUESS
-from .quality import guesses
 from .records import Record, cause_of, fingerprint, named, read_record, voxels
 
 
@@ -215,7 +215,7 @@ class Studies:
                 each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
                 each /= len(mask)  # the mean of frames
                 record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
-            record |= {GUESS: found} if (found := guesses(output[0])) else {}
+            record |= {key: found for key in (GUESS, CERTAINTY) if (found := by_label(output[0], key))}
             record["error"] = self.masks.refused.get(case["image"], "")
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest
             record["error"] = cause_of(error)

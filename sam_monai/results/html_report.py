@@ -18,7 +18,7 @@ from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary
 from .page import about, cell, counted, picture, section, table, write_page
 from .tables import write_table
 
-GUESS = quality.KEY
+GUESS, CERTAINTY = quality.KEY, quality.CERTAINTY
 TABLE = "studies.csv"
 OBJECT_HEADS = dict(
     zip(OBJECTS, (f"average precision at IoU {IOU:g}", "objects found", "missed", "invented"), strict=True)
@@ -168,7 +168,8 @@ def studies_report(
     records = sorted(records, key=lambda record: (not record["error"], lowest_guess(record)))
     rows = [row for record in records for row in rows_of(record, labels.get(record["image"], ()))]
     heads = {"label": "label", "objects": "objects", "ml": "volume, ml", "voxels": "volume, voxels",
-             "pixels": "area, pixels", GUESS: "guessed Dice"}  # fmt: skip
+             "pixels": "area, pixels", GUESS: "guessed Dice",
+             CERTAINTY: "mean probability in the mask"}  # fmt: skip
     heads = {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
     sections = []
     for record in records:
@@ -197,7 +198,8 @@ def rows_of(record: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, 
     return [
         {"study": record["image"], "mask": record["mask"], "label": name, size: record["voxels"].get(str(i), 0)}
         | ({"ml": sizes.get(str(i), 0.0)} if "millilitres" in record else {})
-        | {GUESS: record.get(GUESS, {}).get(str(i)), "objects": record.get("objects")}
+        | {key: record.get(key, {}).get(str(i)) for key in (GUESS, CERTAINTY)}
+        | {"objects": record.get("objects")}
         for i, name in enumerate(labels, 1)
     ]
 

@@ -14,7 +14,7 @@ from network_tester import image, tiny_backbone
 
 from sam_monai import PTSAM
 from sam_monai.inference import quality
-from sam_monai.inference.quality import KEY, GuessDice, guesses, in_words, validated
+from sam_monai.inference.quality import CERTAINTY, KEY, GuessDice, by_label, in_words, validated
 from sam_monai.inference.records import read_record
 from sam_monai.inference.slabs import SlabInferer
 from sam_monai.networks.adapter_files import read_training
@@ -51,7 +51,7 @@ def test_a_label_that_is_not_marked_has_no_guess():
     logits[:, 2, 4:] = -20
     none, one = guessed(logits)[0].tolist()
     assert math.isnan(none) and one == pytest.approx(1, abs=1e-3)
-    assert guesses({KEY: torch.tensor([none, one])}) == {"1": None, "2": pytest.approx(1, abs=1e-3)}
+    assert by_label({KEY: torch.tensor([none, one])}, KEY) == {"1": None, "2": pytest.approx(1, abs=1e-3)}
     assert guessed(logits.argmax(1, keepdim=True).to(torch.int16)) is None
 
 
@@ -100,6 +100,11 @@ def test_training_evaluation_and_inference_tell_it(tmp_path, monkeypatch):
     record = read_record(tmp_path / "masks/manifest/d.json")
     assert record is not None and set(record[KEY]) == {"1", "2"}
     assert all((record[KEY][label] is not None) == (label in record["voxels"]) for label in "12")
+    sure = record[CERTAINTY]
+    assert all(1 / 3 <= sure[label] <= 1 if label in record["voxels"] else sure[label] is None for label in "12")
+    assert [
+        row[CERTAINTY] for row in read_table(tmp_path / "masks/studies.csv") if row["study"] == record["image"]
+    ] == [str(sure[label] or "") for label in "12"]
     shift = summary[KEY]["dice"] - summary[KEY]["guess"]
     run("ptsam", "train", "evaluate", output_dir=str(tmp_path / "evaluated"), **where)
     moved = [float(row[KEY] or "nan") for row in read_table(tmp_path / "evaluated/cases.csv")]

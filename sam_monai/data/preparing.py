@@ -164,26 +164,34 @@ class SpacingOfKeysd(Spacingd):
         own = {key: data[key] for key in self.keys if key in data}
         done = super().__call__(own, *args, **kwargs)
         for key, values in own.items():
-            if min(done[key].shape[1:3]) < SMALLEST <= min(values.shape[1:3]):
-                size = " x ".join(str(n) for n in done[key].shape[1:])
-                raise InputError(
-                    f"{file_of(values)}: is only {size} once resampled to the key spacing: check that, and the spacing "
-                    "in the file"
-                )
+            refuse_too_small(values, done[key].shape[1:])
         return {**data, **done}
 
 
 class ShrinkPicturesd(Zoomd):
-    """MONAI's, by how many of the file's pixels become one along each axis. Keeps the file's affine, for prompts."""
+    """MONAI's, by how many of the file's pixels become one along each axis. Keeps the file's affine, for prompts.
+    Refuses what it would leave too small to be an image."""
 
     def __init__(self, keys: Sequence[str], pixels: Sequence[float]) -> None:
         modes = ["bilinear" if key == "image" else "nearest-exact" for key in keys]
         super().__init__(keys, [1 / n for n in pixels], modes, keep_size=False)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        for key in self.key_iterator(dict(data)):
-            data[key].meta["original_affine"] = data[key].affine.clone()
+        for key, zoom in self.key_iterator(dict(data), [self.zoomer.zoom] * len(self.keys)):
+            picture = data[key]
+            refuse_too_small(picture, [int(n * times) for n, times in zip(picture.shape[1:], zoom, strict=True)])
+            picture.meta["original_affine"] = picture.affine.clone()
         return super().__call__(data, lazy)
+
+
+def refuse_too_small(image: Tensor, resampled: Sequence[int]) -> None:
+    """Whether a size (H, W[, D]) is none of an image any more, where that of the image itself was."""
+    if min(resampled[:2]) < SMALLEST <= min(image.shape[1:3]):
+        size = " x ".join(str(n) for n in resampled)
+        raise InputError(
+            f"{file_of(image)}: is only {size} once resampled to the key spacing: check that, and the spacing in the "
+            "file"
+        )
 
 
 def resampling(spacing: Sequence[float], spatial_dims: int, keys: Sequence[str]) -> list[Transform]:

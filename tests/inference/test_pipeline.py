@@ -14,6 +14,7 @@ from network_tester import tiny_backbone
 from PIL import Image
 
 from sam_monai import SSAM, InputError
+from sam_monai.errors import input_error_in
 from sam_monai.inference import pipeline
 from sam_monai.prompts.prompt_files import prompts_on_grid
 from sam_monai.training import samples
@@ -98,6 +99,14 @@ def test_a_picture_is_shrunk_and_its_mask_and_clicks_are_those_of_the_file(tmp_p
         asked = [{"points": [[row, column]], "labels": [1]}]
         at = prompts_on_grid(asked, case["image"], "prompts")["point_coords"][0, 0].round().int().tolist()
         assert int(logits[:, *at].argmax()) == value
+
+
+def test_a_picture_that_shrinking_leaves_nothing_of_is_refused(tmp_path):
+    Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "image.png")
+    preparation = pipeline.preprocessing((), SETTINGS | PICTURE | {"spacing": [8.0, 30.0], "scale": "patch"})
+    with pytest.raises(RuntimeError) as raised:
+        preparation({"image": str(tmp_path / "image.png")})
+    assert "image.png: is only 5 x 1 once resampled" in str(input_error_in(raised.value))
 
 
 def test_a_spacing_of_other_dimensions_is_refused():

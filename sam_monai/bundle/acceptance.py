@@ -141,6 +141,7 @@ def check_properties(root: Path, files: Sequence[str]) -> None:
         data["train#settings"] = data["examined"] = {}  # some are of the data
         data["plan"] = {
             "scale": "whole",
+            "spacing": None,
             "image_size": 64,
             "epochs": 1,
             "val_interval": 1,

@@ -109,6 +109,7 @@ def resolve(bundle) -> None:
         parser["dataset_dir"] = None
         parser["plan"] = {
             "scale": "whole",
+            "spacing": None,
             "image_size": 64,
             "epochs": 1,
             "val_interval": 1,

@@ -153,7 +153,7 @@ class CheckPrepared(MapTransform):
 
 def pixel_mm(spacing: Sequence[float]) -> float | None:
     """The side of a pixel of a slice, of one spacing along both of its axes; ``None`` for pictures, which have none."""
-    return float(spacing[0] * spacing[1]) ** 0.5 if len(spacing) > 2 else None
+    return float(spacing[0] * spacing[1]) ** 0.5 if len(spacing) > 1 else None
 
 
 class SpacingOfKeysd(Spacingd):

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..distributed import from_first
 from .handlers import is_due
-from .rules import REPORT
+from .room import REPORT
 
 WARM_UP = 0.05  # share of the training in which the rate rises: first gradients are large
 TOLERANCE = 0.05  # share of the budget by which the expected end may be off before the schedule is changed

@@ -23,7 +23,8 @@ from ..networks import identity
 from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
 from .resume import REMEDY, read_resume
-from .rules import REPORT, SIZES, Room, rules
+from .room import REPORT, Room
+from .rules import SIZES, rules
 
 MINUTES = 15.0  # a coffee break: long enough for a specialist, short enough to wait for
 DEMO_MINUTES = 4.0  # small enough to try, long enough for a picture

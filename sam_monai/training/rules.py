@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from ..data.fingerprint import VIEWS, Fingerprint, LabelPrint
-from ..data.sides import has_sides, side_pairs
-from ..networks.identity import MIRROR
+from ..data.fingerprint import Fingerprint, LabelPrint
 from .handlers import validation_interval
-from .machine import Costs
+from .mirror import chosen_mirror
+from .room import FULL, VALIDATIONS, Room
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)  # pixels, candidates for image_size
 SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewer is not told from its neighbours
@@ -25,95 +24,6 @@ PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings ar
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
 HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
-VALIDATIONS = 0.15  # share of the budget
-MOVED = 0.2  # less alike than this, a label's place in a mirrored case is another one
-REPORT = 10.0  # seconds: pictures, tables and the report
-FULL = 0.8  # of the free memory may be used
-CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
-SHOWN = dict(zip(MIRROR, (tuple(VIEWS), tuple(VIEWS)[:3], tuple(VIEWS)[:1], ()), strict=True))  # views of each
-VIEWED = dict(zip(MIRROR, (8, 4, 2, 1), strict=True))  # images that it makes of one, itself included
-OVERHEAD = 0.15  # seconds a validation case: reading, metrics
-
-
-@dataclass(frozen=True)
-class Room:
-    """What fits into a budget of seconds.
-
-    ``batch``: cases in a step. ``slices``: of each, in volumes. ``given_steps``: in place of the budget.
-    ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes
-    of memory, if known. ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have.
-    """
-
-    data: Fingerprint
-    costs: Costs
-    budget: float
-    batch: int
-    given_steps: int | None = None
-    given_size: int | None = None
-    whole_only: bool = False
-    free: int | None = None
-    mirror: str | None = None
-    slices: int = 1
-    given_spacing: bool = False
-
-    def fits(self, size: int) -> bool:
-        """Whether a step of this size, with checkpointing, leaves some of the free memory."""
-        return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
-
-    def step(self, size: int, scale: str) -> float:
-        """Seconds of a step. Embeddings are not kept of patches, of which no two are the same."""
-        cost = self.costs(size)
-        return cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
-
-    def validation(self, size: int, scale: str) -> float:
-        """Seconds of one validation of all cases."""
-        cost = self.costs(size)
-        each = cost.answer + (cost.encode if scale == "patch" else 0.0)
-        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * each)
-
-    def validations(self, size: int, scale: str) -> int:
-        """How many of them, besides that of the best adapter at the end, take their share of the budget."""
-        each = self.validation(size, scale)
-        return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
-
-    def steps(self, size: int, scale: str) -> int:
-        """How many steps are left beside validations, and beside embedding every image once where that is done."""
-        if self.given_steps is not None:
-            return self.given_steps
-        data, step, read = self.data, self.step(size, scale), 2 * self.data.seconds
-        left = self.budget - read * data.validation - (self.validations(size, scale) + 1) * self.validation(size, scale)
-        if scale == "whole":
-            left -= self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
-        if left < self.visit * (step + read * self.batch):  # not every case is read
-            return max(1, int(left / (step + read * self.batch)))
-        return int((left - read * data.training) / step)
-
-    @property
-    def visit(self) -> int:
-        """Steps of one visit of each training case."""
-        return math.ceil(self.data.training / self.batch)
-
-    def views(self, scale: str) -> int:
-        """How many images mirroring makes of one."""
-        mirror = self.mirror or chosen_mirror(self.data, scale)[0]
-        if has_sides([label.name for label in self.data.labels]):
-            return 1
-        return min(VIEWED[mirror], 2 if self.data.spatial_dims == 3 else 8)
-
-    def epochs(self, size: int, scale: str) -> int:
-        """The same in epochs."""
-        return max(1, round(self.steps(size, scale) / self.visit))
-
-
-def answers(data: Fingerprint, size: int, scale: str) -> int:
-    """How many squares of the encoder's size a case is answered in: its slices, or patches of them that overlap by a
-    quarter."""
-    if scale == "whole":
-        return data.slices
-    return data.slices * math.prod(math.ceil(max(1, n - size / 4) / (0.75 * size)) for n in data.shape[:2])
-
-
-# -- the rules ---------------------------------------------------------------------------------------------------------
 
 
 def wanted_size(data: Fingerprint) -> int:
@@ -227,30 +137,6 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
         more = room.epochs(min(wanted, largest), scale)
         return size, f"{step}; {wanted} would leave {more} visits of a case in the budget"
     return size, step
-
-
-def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
-    """The most views that leave every label where it is in the other cases, for whole pictures.
-
-    Of an organ that lies at one side in all pictures, a mirrored picture shows what no patient has, and takes from the
-    network what tells the organ from its like. Cells lie anywhere, and more views of few cases are more cases. A patch
-    does not show where in the picture it lies. Volumes are mirrored from side to side or not at all, as no patient lies
-    upside down.
-    """
-    if scale == "patch" and data.spatial_dims == 2:
-        return "turns", "a patch does not show where in the picture it lies"
-    paired = side_pairs([label.name for label in data.labels])  # those change places when they are mirrored
-    decisive = [label for label in data.labels if label.name not in paired]
-    told = all(label.moved for label in decisive)
-    why = f"labels lie anywhere, or as they do when they are mirrored{'' if told else ', as far as few cases tell'}"
-    for kind in MIRROR if data.spatial_dims == 2 else ("sides", "none"):
-        views = SHOWN[kind]
-        moved = {(label.moved.get(view, 0.0), label.name, view) for label in decisive for view in views}
-        most, name, view = max(moved, default=(0.0, "", ""))
-        if most <= MOVED:
-            return kind, why
-        why = f"{name} lies at its place in most pictures, and not so {view}"
-    raise AssertionError("no view moves nothing")
 
 
 def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool = True) -> tuple[float, str]:

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sam_monai.training import clock
 from sam_monai.training.clock import Clock, Schedule
-from sam_monai.training.rules import REPORT
+from sam_monai.training.room import REPORT
 
 
 class Machine:

@@ -17,8 +17,10 @@ from sam_monai import MedSA
 from sam_monai.data.fingerprint import Fingerprint, FingerprintTaker, LabelPrint
 from sam_monai.training.losses import loss_of
 from sam_monai.training.machine import Cost, Costs, cost_of
+from sam_monai.training.mirror import chosen_mirror
 from sam_monai.training.plan import warn_of_lost
-from sam_monai.training.rules import SIZES, Room, chosen_mirror, rules, wanted_size
+from sam_monai.training.room import Room
+from sam_monai.training.rules import SIZES, rules, wanted_size
 
 
 def data(

@@ -1,0 +1,95 @@
+"""What fits into a budget of time and into the memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..data.fingerprint import Fingerprint
+from ..data.sides import has_sides
+from .machine import Costs
+from .mirror import VIEWED, chosen_mirror
+
+VALIDATIONS = 0.15  # share of the budget
+REPORT = 10.0  # seconds: pictures, tables and the report
+FULL = 0.8  # of the free memory may be used
+CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
+OVERHEAD = 0.15  # seconds a validation case: reading, metrics
+
+
+@dataclass(frozen=True)
+class Room:
+    """What fits into a budget of seconds.
+
+    ``batch``: cases in a step. ``slices``: of each, in volumes. ``given_steps``: in place of the budget.
+    ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes
+    of memory, if known. ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have.
+    """
+
+    data: Fingerprint
+    costs: Costs
+    budget: float
+    batch: int
+    given_steps: int | None = None
+    given_size: int | None = None
+    whole_only: bool = False
+    free: int | None = None
+    mirror: str | None = None
+    slices: int = 1
+    given_spacing: bool = False
+
+    def fits(self, size: int) -> bool:
+        """Whether a step of this size, with checkpointing, leaves some of the free memory."""
+        return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
+
+    def step(self, size: int, scale: str) -> float:
+        """Seconds of a step. Embeddings are not kept of patches, of which no two are the same."""
+        cost = self.costs(size)
+        return cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
+
+    def validation(self, size: int, scale: str) -> float:
+        """Seconds of one validation of all cases."""
+        cost = self.costs(size)
+        each = cost.answer + (cost.encode if scale == "patch" else 0.0)
+        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * each)
+
+    def validations(self, size: int, scale: str) -> int:
+        """How many of them, besides that of the best adapter at the end, take their share of the budget."""
+        each = self.validation(size, scale)
+        return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
+
+    def steps(self, size: int, scale: str) -> int:
+        """How many steps are left beside validations, and beside embedding every image once where that is done."""
+        if self.given_steps is not None:
+            return self.given_steps
+        data, step, read = self.data, self.step(size, scale), 2 * self.data.seconds
+        left = self.budget - read * data.validation - (self.validations(size, scale) + 1) * self.validation(size, scale)
+        if scale == "whole":
+            left -= self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
+        if left < self.visit * (step + read * self.batch):  # not every case is read
+            return max(1, int(left / (step + read * self.batch)))
+        return int((left - read * data.training) / step)
+
+    @property
+    def visit(self) -> int:
+        """Steps of one visit of each training case."""
+        return math.ceil(self.data.training / self.batch)
+
+    def views(self, scale: str) -> int:
+        """How many images mirroring makes of one."""
+        mirror = self.mirror or chosen_mirror(self.data, scale)[0]
+        if has_sides([label.name for label in self.data.labels]):
+            return 1
+        return min(VIEWED[mirror], 2 if self.data.spatial_dims == 3 else 8)
+
+    def epochs(self, size: int, scale: str) -> int:
+        """The same in epochs."""
+        return max(1, round(self.steps(size, scale) / self.visit))
+
+
+def answers(data: Fingerprint, size: int, scale: str) -> int:
+    """How many squares of the encoder's size a case is answered in: its slices, or patches of them that overlap by a
+    quarter."""
+    if scale == "whole":
+        return data.slices
+    return data.slices * math.prod(math.ceil(max(1, n - size / 4) / (0.75 * size)) for n in data.shape[:2])

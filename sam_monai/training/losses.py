@@ -83,7 +83,14 @@ def loss_of(regions: Regions | None, gamma: float = 2.0, instances: bool = False
 
 
 def dice_loss(found: Tensor, reference: Tensor) -> Tensor:
-    """Of each channel of (B, L, *spatial) over the batch of all processes; the mean."""
+    """Of each channel of (B, L, *spatial) over the batch of all processes; the mean.
+
+    It is ``-ln Dice`` where the batch shows the label (the Dice part of Wong et al., 3D Segmentation with Exponential
+    Logarithmic Loss, MICCAI 2018, with an exponent of 1), and ``1 - Dice`` where it does not. Its gradient is that of
+    Dice divided by Dice, so a small and rare label, whose Dice is near 0 at first, is not given up for the sake of the
+    background.
+    """
     dims = (0, *range(2, found.ndim))
     common, sizes = summed((found * reference).sum(dims)), summed((found + reference).sum(dims))
-    return (1 - (2 * common + 1e-5) / (sizes + 1e-5)).mean()
+    dice, shown = (2 * common + 1e-5) / (sizes + 1e-5), summed(reference.sum(dims)) > 0
+    return torch.where(shown, -dice.log(), 1 - dice).mean()

@@ -194,6 +194,8 @@ class BundleTester:
         assert train["preparation"].pop("channels").startswith("$sam_monai.data.channels_picked(")
         assert infer["preparation"].pop("channels") == "@channels"  # the record's
         assert train["preparation"] == infer["preparation"]
+        assert train["network_def"].pop("labels").endswith("else @labels")
+        assert infer["network_def"]["labels"] == "@labels"
         shared = set(train["network_def"]) & set(infer["network_def"])
         assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache", "checkpointing"}
         assert all(train["network_def"][key] == infer["network_def"][key] for key in shared)

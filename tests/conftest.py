@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 
 import pytest
@@ -26,6 +27,14 @@ def pytest_runtest_makereport():
     report = yield
     report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     return report
+
+
+@pytest.fixture(autouse=True)
+def no_log_handler_outlives_its_test():
+    """Libraries add one to the root, which then writes to what was the standard error of a test that is over."""
+    before = logging.root.handlers[:]
+    yield
+    logging.root.handlers[:] = [handler for handler in logging.root.handlers if handler in before]
 
 
 @pytest.fixture(autouse=True, scope="session")

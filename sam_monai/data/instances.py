@@ -6,13 +6,11 @@ apart. An object of a mask is a connected piece of the inside, grown into the bo
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import EnsureTyped, Transform
 from skimage.measure import label as pieces_of
 from skimage.segmentation import relabel_sequential, watershed
 from torch import Tensor
@@ -20,7 +18,6 @@ from torch.nn import functional as F
 
 from ..errors import InputError
 from ..networks.regions import Regions
-from .kind import file_of
 from .unlabelled import UNLABELLED
 
 KEY = "instances"
@@ -105,20 +102,3 @@ def objects_in(logits: Tensor) -> np.ndarray:
     without = mask & ~np.isin(pieces, pieces[seeds > 0])  # too small, or too faint, to have an inside
     seeds[without] = seeds.max() + pieces[without]
     return relabel_sequential(watershed(border - inside, seeds, EVERYWHERE, mask=mask))[0].astype(np.int32)
-
-
-class ToInstances(Transform):
-    """Logits of a picture, "pred", to numbered objects, int32 (1, H, W). What has one channel is numbered already: the
-    objects of prompts."""
-
-    def __init__(self) -> None:
-        self.ensure = EnsureTyped("pred")
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case: dict[Hashable, Any] = self.ensure(dict(data))
-        pred = case["pred"]
-        if len(pred) > 1:
-            found = objects_in(pred.as_tensor())
-            refuse_more(int(found.max()), file_of(case["image"]))
-            case["pred"] = MetaTensor(torch.as_tensor(found)[None], meta=pred.meta)
-        return case

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms import (
-    GaussianSmoothd,
     MapTransform,
     ScaleIntensityRange,
     ScaleIntensityRanged,
@@ -16,6 +15,7 @@ from monai.transforms import (
     Transform,
     Zoomd,
 )
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from ..errors import InputError, warn_once
@@ -25,6 +25,7 @@ from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
 Settings = Mapping[str, Any]
+LEAST_PIXELS = 0.25  # of a picture's own that become one: it is not enlarged more
 FAINT = 0.1  # of the range of a prepared image; less is unusual
 RARE = (0.05, 99.95)  # per cent of the voxels that are darker, and that are not brighter
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
@@ -169,19 +170,23 @@ class SpacingOfKeysd(Spacingd):
 
 
 class ShrinkPicturesd(Zoomd):
-    """MONAI's, by how many of the file's pixels become one along each axis. Keeps the file's affine, for prompts.
-    Refuses what it would leave too small to be an image."""
+    """MONAI's, of smoothed images, by how many of the file's pixels become one along each axis. Keeps the file's
+    affine, for prompts. Refuses what it would leave too small to be an image."""
 
     def __init__(self, keys: Sequence[str], pixels: Sequence[float]) -> None:
         modes = ["bilinear" if key == "image" else "nearest-exact" for key in keys]
         super().__init__(keys, [1 / n for n in pixels], modes, keep_size=False)
 
     def __call__(self, data: Mapping[Hashable, Any], lazy: bool | None = None) -> dict[Hashable, Any]:
-        for key, zoom in self.key_iterator(dict(data), [self.zoomer.zoom] * len(self.keys)):
-            picture = data[key]
+        own = dict(data)
+        for key, zoom in self.key_iterator(own, [self.zoomer.zoom] * len(self.keys)):
+            picture = own[key] = data[key].clone()
             refuse_too_small(picture, [int(n * times) for n, times in zip(picture.shape[1:], zoom, strict=True)])
             picture.meta["original_affine"] = picture.affine.clone()
-        return super().__call__(data, lazy)
+            if key == "image":  # MONAI's GaussianSmooth darkens the edges
+                sigmas = [0.0, *(max(0.0, (1 / times - 1) / 2) for times in zoom)]
+                picture.copy_(torch.as_tensor(gaussian_filter(np.asarray(picture), sigmas, mode="nearest")))
+        return super().__call__(own, lazy)
 
 
 def refuse_too_small(image: Tensor, resampled: Sequence[int]) -> None:
@@ -205,10 +210,11 @@ def resampling(spacing: Sequence[float], spatial_dims: int, keys: Sequence[str])
         return [
             SpacingOfKeysd(keys, pixdim=spacing, mode=["bilinear" if key == "image" else "nearest" for key in keys])
         ]
-    return [
-        GaussianSmoothd("image", sigma=[max(0.0, (n - 1) / 2) for n in spacing]),
-        ShrinkPicturesd(keys, spacing),
-    ]
+    if min(spacing) < LEAST_PIXELS:
+        raise InputError(
+            f"the key spacing is {list(spacing)}: pictures would be enlarged more than fourfold; give more"
+        )
+    return [ShrinkPicturesd(keys, spacing)]
 
 
 def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Transform]:

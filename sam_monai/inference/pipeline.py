@@ -24,7 +24,6 @@ from monai.transforms import (
 from torch import Tensor, nn
 
 from ..data.frames import EachFrame, together
-from ..data.instances import ToInstances
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
@@ -37,7 +36,7 @@ from ..networks.slices import MOST_BYTES
 from ..prompts.monai_label import KeepClicks
 from .flips import FlippedInferer
 from .probabilities import ToProbabilities
-from .slabs import SlabInferer, ToFileGridd
+from .slabs import SlabInferer, ToFileGridd, ToInstances
 
 logger = logging.getLogger(__name__)
 OTHER_PIXELS = 3.0  # times as large or as small as in training
@@ -99,7 +98,7 @@ def postprocessing(
         instances: number the objects, see :mod:`sam_monai.data.instances`.
 
     Raises:
-        InputError: components or holes of regions, of which a voxel may belong to several; the largest component of
+        InputError: components or holes of regions, of which a voxel may belong to several, or of numbered
             objects.
     """
     if regions is not None and (largest_component or fill_holes):
@@ -107,12 +106,13 @@ def postprocessing(
         raise InputError(
             f"the key {key} is not for labels that are regions (lists of values in dataset.json): leave it out"
         )
-    if instances and largest_component:
-        raise InputError("the key largest_component would keep one piece, and instances are many: leave it out")
+    if instances and (largest_component or fill_holes):
+        key = "largest_component" if largest_component else "fill_holes"
+        raise InputError(f"the key {key} is for a label as a whole, and instances are many objects: leave it out")
     steps: list[Transform] = []
     if probabilities:
         steps.append(ToProbabilities(preparation, regions, temperature, instances))
-    steps.append(ToInstances() if instances else ToFileGridd(preparation, regions))
+    steps.append(ToInstances(preparation) if instances else ToFileGridd(preparation, regions))
     if largest_component:
         steps.append(EachFrame("pred", KeepLargestConnectedComponentd("pred")))
     if fill_holes:

@@ -8,11 +8,22 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import Compose, EnsureTyped, Invertd, InvertibleTransform, MapTransform, Spacingd, Zoomd
+from monai.transforms import (
+    Compose,
+    EnsureTyped,
+    Invertd,
+    InvertibleTransform,
+    MapTransform,
+    Spacingd,
+    Transform,
+    Zoomd,
+)
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.frames import frames_of
+from ..data.instances import objects_in, refuse_more
+from ..data.kind import file_of
 from ..networks.regions import Regions, label_map_of, overlap, painted
 from ..networks.slices import MOST_BYTES
 from . import quality
@@ -139,3 +150,18 @@ class ToFileGridd(MapTransform):
                 found[share > best] = value
                 best = torch.maximum(best, share)
         return {**case, "pred": found}
+
+
+class ToInstances(Transform):
+    """Logits of a picture, "pred", to numbered objects, int32 (1, H, W), on the grid of the image's own file. What has
+    one channel is numbered already: the objects of prompts."""
+
+    def __init__(self, preparation: Compose) -> None:
+        self.grid = ToFileGridd(preparation)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if len(data["pred"]) == 1:
+            return self.grid(data)
+        found = objects_in(torch.cat([*self.grid.channels(data)]))
+        refuse_more(int(found.max()), file_of(data["image"]))
+        return {**data, "pred": MetaTensor(torch.as_tensor(found)[None], meta=getattr(data["pred"], "meta", None))}

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import InputError, shown, warn_once
 from . import identity
+from .fields import PREPARATION, absent
 from .regions import values_in_words, with_sets
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Warns of what may be right for other files: another plane where training left it to each volume, other channels, for
     these are counted in a file, and another modality, for headers may be wrong. Refuses other differences.
     """
+    was = {**absent(PREPARATION), **was} if was else was  # an older adapter's record lacks what came later
     for key in (*IMAGES, "orientation", "channels", "modality"):
         unknown = key not in was or key not in now or (key in UNTOLD and None in (was[key], now[key]))
         if unknown or was[key] == now[key] or (key == "orientation" and was.get("spatial_dims") == 2):

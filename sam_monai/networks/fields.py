@@ -134,7 +134,7 @@ PREPARATION: dict[str, Field] = {
         f"coarsest, {', '.join(PLANES)}, or three axis codes such as RAS",
         lambda v: v in ("coarsest", *PLANES) or are_axis_codes(v),
     ),
-    "spacing": optional(listed(POSITIVE, 2, 3)),
+    "spacing": optional(listed(number(1e-6, 1e6), 2, 3)),
     "channels": optional(
         listed(whole(0, 9999), 1, MOST_CHANNELS)._replace(words="a list of channels, counted from 0: [0]"),
         "as in the file",

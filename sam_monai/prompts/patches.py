@@ -1,4 +1,4 @@
-"""Prompts of a network that was trained on patches: the patch about an object, at the image's own resolution."""
+"""Prompts of a network that was trained on patches: the patch about an object, at the resolution of those."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class PromptedInference(Inferer):
             answers = [answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)) for one in objects]
             logits = torch.stack([torch.zeros_like(answers[0]), *answers])[None]
             # Else two objects would pass for the inside and the border of objects.
-            return label_map_of(logits, dim=1) if module.preprocessing.get(INSTANCES) else logits
+            return label_map_of(logits, dim=1) if getattr(module, "preprocessing", {}).get(INSTANCES) else logits
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)
         for number, one in enumerate(objects, 1):

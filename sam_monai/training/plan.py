@@ -24,7 +24,7 @@ from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
 from .resume import REMEDY, read_resume
 from .room import REPORT, Room
-from .rules import SIZES, rules
+from .rules import SIZES, resampled, rules
 
 MINUTES = 15.0  # a coffee break: long enough for a specialist, short enough to wait for
 DEMO_MINUTES = 4.0  # small enough to try, long enough for a picture
@@ -200,7 +200,8 @@ def make_plan(
         logger.warning("a step does not fit the GPU's memory: planned with an image_size of %d at most", largest)
         made = rules(room, asked, largest, budget if timed else None)
     warn_of_lost(data, made[0])
-    validation = room.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
+    shrunk = room if fixed else resampled(room, made[0]["spacing"])
+    validation = shrunk.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
     plan = Plan(*made, about, budget / 60 if timed else None, passed, validation)
     return from_first(plan)

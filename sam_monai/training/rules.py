@@ -68,7 +68,7 @@ def spacing_of_patches(room: Room, patch: int) -> list[float] | None:
     times = math.ceil(10 * max((shrinking(label, patch) for label in room.data.labels), default=1.0)) / 10
     if times == 1 or room.given_spacing:
         return None
-    return [round(times * mm, 4) for mm in (room.data.spacing or (1.0, 1.0))[:2]] + list(room.data.spacing[2:])
+    return [float(f"{times * mm:.4g}") for mm in (room.data.spacing or (1.0, 1.0))[:2]] + list(room.data.spacing[2:])
 
 
 def resampled(room: Room, spacing: list[float] | None) -> Room:

@@ -43,8 +43,23 @@ def test_an_object_that_a_seam_cuts_is_one(scale):
 def test_objects_of_prompts_keep_their_numbers():
     image = MetaTensor(torch.zeros(1, 100, 100), meta={"filename_or_obj": "a.png"})
     numbered = MetaTensor(torch.as_tensor(squares())[None].to(torch.int16))
-    steps = pipeline.postprocessing(pipeline.preprocessing((), SETTINGS), fill_holes=True, instances=True)
+    steps = pipeline.postprocessing(pipeline.preprocessing((), SETTINGS), instances=True)
     assert torch.equal(steps({"image": image, "pred": numbered})["pred"], numbered)
+
+
+def test_objects_of_a_shrunk_picture_lie_on_the_files_grid(tmp_path):
+    Image.fromarray((squares(100) % 250).astype(np.uint8)).resize((200, 200)).save(tmp_path / "a.png")
+    preparation = pipeline.preprocessing((), SETTINGS | {"spacing": [2.0, 2.0]})
+    case = preparation({"image": str(tmp_path / "a.png")})
+    assert case["image"].shape == (1, 100, 100)
+    classes = inside_and_border(torch.as_tensor(squares())[None].float())[0].long()
+    logits = 8.0 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 0) - 4
+    found = pipeline.postprocessing(preparation, instances=True)({"image": case["image"], "pred": logits})["pred"]
+    assert found.shape == (1, 200, 200) and int(found.max()) == len(np.unique(squares())) - 1
+    one = pipeline.postprocessing(preparation, instances=True)(
+        {"image": case["image"], "pred": torch.as_tensor(squares())[None].to(torch.int16)}
+    )["pred"]
+    assert one.shape == (1, 200, 200) and set(one.unique().tolist()) == set(np.unique(squares()).tolist())
 
 
 def test_a_file_holds_more_than_256_numbers(tmp_path):
@@ -55,8 +70,9 @@ def test_a_file_holds_more_than_256_numbers(tmp_path):
 
 def test_the_largest_component_is_refused_and_labels_are_compared_as_one():
     preparation = pipeline.preprocessing((), SETTINGS)
-    with pytest.raises(InputError, match="largest_component"):
-        pipeline.postprocessing(preparation, largest_component=True, instances=True)
+    for key in ("largest_component", "fill_holes"):
+        with pytest.raises(InputError, match=key):
+            pipeline.postprocessing(preparation, instances=True, **{key: True})
     case = {"pred": MetaTensor(torch.tensor([[[0, 1, 7]]])), "label": MetaTensor(torch.tensor([[[3, 0, 2]]]))}
     pred, label = pipeline.to_compare(instances=True)([case])
     assert pred[0].tolist() == [[[0, 1, 1]]] and label[0].tolist() == [[[1, 0, 1]]]

@@ -101,6 +101,14 @@ def test_a_picture_is_shrunk_and_its_mask_and_clicks_are_those_of_the_file(tmp_p
         assert int(logits[:, *at].argmax()) == value
 
 
+def test_a_shrunk_picture_is_as_bright_at_its_edges(tmp_path):
+    Image.fromarray(np.full((90, 120), 200, np.uint8)).save(tmp_path / "image.png")
+    settings = SETTINGS | PICTURE | {"spacing": [3.0, 3.0], "scale": "patch"}
+    shrink = next(step for step in pipeline.preprocessing((), settings).transforms if hasattr(step, "zoomer"))
+    shrunk = shrink({"image": MetaTensor(torch.full((1, 90, 120), 0.8))})["image"]
+    torch.testing.assert_close(torch.as_tensor(shrunk), torch.full((1, 30, 40), 0.8))
+
+
 def test_a_picture_that_shrinking_leaves_nothing_of_is_refused(tmp_path):
     Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "image.png")
     preparation = pipeline.preprocessing((), SETTINGS | PICTURE | {"spacing": [8.0, 30.0], "scale": "patch"})
@@ -113,6 +121,8 @@ def test_a_spacing_of_other_dimensions_is_refused():
     for given, settings in (([2.0, 2.0], SETTINGS), ([1.0, 1.0, 1.0], SETTINGS | PICTURE)):
         with pytest.raises(InputError, match="give three numbers"):
             pipeline.preprocessing((), settings | {"spacing": given})
+    with pytest.raises(InputError, match="enlarged"):
+        pipeline.preprocessing((), SETTINGS | PICTURE | {"spacing": [0.01, 0.01]})
 
 
 def test_mr_of_any_unit_becomes_the_same_numbers_and_a_ct_keeps_its_window(tmp_path):

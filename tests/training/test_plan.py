@@ -115,6 +115,8 @@ def test_enlarged_images_are_shrunk_to_the_patches_of_those_that_they_were(dims)
     assert [plan["scale"] for plan in plans] == ["patch", "patch"] and plans[0]["spacing"] is None
     spacing = plans[1]["spacing"]
     assert spacing == pytest.approx([3.8, 3.8, 3.0][:dims]) and plans[1]["image_size"] == plans[0]["image_size"]
+    tiny = dataclasses.replace(large, spacing=(3e-5, 3e-5, 1e-4)[: len(large.spacing)])
+    assert planned(tiny, machine(0.1), 60)["spacing"][0] == pytest.approx(3.8 * (3e-5 if large.spacing else 1))
     shrunk = large.resampled(spacing)
     assert shrunk.labels[0].large <= plans[1]["image_size"] / 2 and shrunk.shape[2:] == large.shape[2:]
     given = Room(large.resampled([1.0, 1.0, 3.0][:dims]), machine(0.1), 3600, 4, given_spacing=True)

@@ -65,7 +65,7 @@ def test_a_bundle_trains_on_numbered_objects_and_masks_number_them(tmp_path, bun
     assert json.loads((mine / "configs/metadata.json").read_text())["label_classes"].endswith("1, 2, 3, ... disc")
 
     adapter = {"adapter": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "masks")}
-    run(bundle, "inference", dataset_dir=str(folder), **adapter, probabilities=True, fill_holes=True)
+    run(bundle, "inference", dataset_dir=str(folder), **adapter, probabilities=True)
     mask = np.asarray(Image.open(tmp_path / "masks/t_seg.png"))
     done = read_record(tmp_path / "masks/manifest/t.json")
     assert done is not None and done["objects"] == mask.max() == len(np.unique(mask)) - 1 > 0

@@ -190,7 +190,7 @@ class ShrinkPicturesd(Zoomd):
 
 
 def refuse_too_small(image: Tensor, resampled: Sequence[int]) -> None:
-    """Whether a size (H, W[, D]) is none of an image any more, where that of the image itself was."""
+    """Refuse a new size (H, W[, D]) that is none of an image any more, where that of the image itself was."""
     if min(resampled[:2]) < SMALLEST <= min(image.shape[1:3]):
         size = " x ".join(str(n) for n in resampled)
         raise InputError(

@@ -36,8 +36,8 @@ class GuessDice:
     """Gives each case of an evaluator's output the guesses of its labels, "guess" (L,), and the mean probability of a
     label over its mask, "certainty" (L,). NaN: nothing is marked. Where the logits were not kept there are none.
 
-    They are those of the mask before components or holes are changed, on the network's grid, and moved as the training
-    summary in the adapter's file says.
+    Both are of the mask before components or holes are changed, on the network's grid. Guesses are moved as the
+    training summary in the adapter's file says.
     """
 
     def __init__(self, adapter: str | Path | None = None) -> None:

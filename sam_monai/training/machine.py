@@ -17,6 +17,7 @@ from ..memory import free_memory
 from ..networks.base import AdaptedSAM
 
 PATIENCE = 5.0  # seconds
+SLOW = 8.0  # seconds: a larger size whose step would take longer is not timed, but estimated
 PROBES = (64, 128)  # pixels: the sizes that are timed, of which the cost of others follows
 
 
@@ -39,7 +40,8 @@ class Costs:
 
     Args:
         measure: a size in pixels to its cost.
-        sizes: to measure: one, or two between and beyond which the others are estimated.
+        sizes: to measure: one, or two between and beyond which the others are estimated. The second is left out where
+            its step would take longer than :data:`SLOW`: on such a machine the part that does not grow is small.
     """
 
     def __init__(self, measure: Callable[[int], Cost], sizes: tuple[int, ...] = PROBES) -> None:
@@ -47,7 +49,9 @@ class Costs:
 
     @cached_property
     def measured(self) -> list[Cost]:
-        return [self.measure(size) for size in self.sizes]
+        first = self.measure(self.sizes[0])
+        quick = [size for size in self.sizes[1:] if first.step * (size / first.size) ** 2 <= SLOW]
+        return [first, *map(self.measure, quick)]
 
     def __call__(self, size: int) -> Cost:
         first, last = self.measured[0], self.measured[-1]
@@ -120,9 +124,12 @@ def cost_of(
 
 
 def fastest(action: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of two to four runs, the first of which warms up; no more after :data:`PATIENCE`."""
-    seconds = [timed(action, device), timed(action, device)]
-    while len(seconds) < 4 and sum(seconds) < PATIENCE:
+    """Seconds of the fastest of two to four runs, the first of which warms up; no more after :data:`PATIENCE`. On a
+    processor that takes :data:`SLOW` for the first, it is the only one: warming up is a small part of it."""
+    seconds = [timed(action, device)]
+    if device.type == "cuda" or seconds[0] < SLOW:
+        seconds.append(timed(action, device))
+    while 1 < len(seconds) < 4 and sum(seconds) < PATIENCE:
         seconds.append(timed(action, device))
     return min(seconds)
 

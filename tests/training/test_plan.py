@@ -12,6 +12,7 @@ from network_tester import LABELS, tiny_backbone
 
 from sam_monai import MedSA
 from sam_monai.data.fingerprint import Fingerprint, LabelPrint
+from sam_monai.training import machine as machines
 from sam_monai.training.losses import loss_of
 from sam_monai.training.machine import Cost, Costs, cost_of
 from sam_monai.training.plan import warn_of_lost
@@ -252,3 +253,19 @@ def test_the_cost_of_other_sizes_follows_from_those_that_were_timed():
     assert costs(128).step == pytest.approx(4.5) and costs(256).step == pytest.approx(16.5)
     assert costs(256).kept == pytest.approx(256**2) and costs(32).answer == pytest.approx(0.25)
     assert all(costs(size).step > 0 for size in (32, *SIZES))
+
+
+@pytest.mark.parametrize(
+    ("device", "runs", "kept"),
+    [("cpu", [0.5, 0.1, 0.3, 0.2], 0.1), ("cpu", [4.0, 3.0], 3.0), ("cpu", [9.0], 9.0), ("cuda", [9.0, 1.0], 1.0)],
+)
+def test_timing_a_step_warms_up_and_takes_a_slow_processor_seconds(monkeypatch, device, runs, kept):
+    left = iter(runs)
+    monkeypatch.setattr(machines, "timed", lambda *_: next(left))
+    assert machines.fastest(lambda: None, torch.device(device)) == kept and not list(left)
+
+
+def test_a_step_that_would_take_long_is_estimated():
+    asked: list[int] = []
+    costs = Costs(lambda size: asked.append(size) or Cost(size, 3.0 * (size / 64) ** 2, 1.0, 1e9))
+    assert costs(128).step == pytest.approx(12.0) and asked == [64]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from pathlib import Path
 
 import torch
@@ -156,12 +157,13 @@ def build_backbone(
 
 def random_backbone(weights: Weights, image_size: int) -> Backbone:
     """The backbone of these weights before they are loaded."""
-    whole = isinstance(image_size, int) and not isinstance(image_size, bool)
+    whole = isinstance(image_size, numbers.Integral) and not isinstance(image_size, bool)
     if not whole or not 32 <= image_size <= LARGEST or image_size % weights.stride:
         raise InputError(
             f"image_size {image_size!r} does not fit {weights.name}: it is a multiple of {weights.stride} from 32 to "
             f"{LARGEST}"
         )
+    image_size = int(image_size)  # numpy's too
     if weights.architecture == "vit_t":
         from .tiny_vit import build_tiny_vit
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -31,6 +30,7 @@ from ..errors import InputError, warn_once
 from ..networks import identity
 from ..networks.adapter_files import load_adapter, read_adapter, read_training
 from ..networks.adapter_state import refuse_other_images
+from ..networks.fields import plain
 from ..networks.regions import Regions, masks_of
 from ..networks.slices import MOST_BYTES
 from ..prompts.monai_label import KeepClicks
@@ -56,7 +56,7 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
         record = identity.from_tensor(read_adapter(adapter)["identity"])
         without_prompts = "" if identity.methods()[record["method"]].takes_prompts else record["method"]
         try:
-            refuse_other_images(record["preprocessing"], json.loads(json.dumps(dict(settings))))  # tuples become lists
+            refuse_other_images(record["preprocessing"], plain(dict(settings)))
         except InputError as error:
             raise InputError(f"{adapter}: {error}") from error
     keys = ("image", "label") if labels else ("image",)

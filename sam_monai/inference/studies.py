@@ -29,6 +29,7 @@ from ..distributed import gathered
 from ..errors import InputError
 from ..files import check_writable, locked
 from ..networks.adapter_files import read_adapter, read_training
+from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from .masks import SaveMasks
@@ -94,7 +95,7 @@ class Studies:
             )
         self.validated = (read_training(adapter) or {}).get(GUESS)
         made_by = {"adapter": content_hash(state), **settings}
-        self.made_by = json.loads(json.dumps(made_by))  # tuples become lists, as in a record that was read
+        self.made_by = plain(made_by)
         self.cases: list[Mapping[str, Any]] = []
         known: dict[Path, Written] = {}
         self.passed_over = [(str(x), why) for x, why in passed_over if not holds_outputs_alone(Path(x), known)]

@@ -5,7 +5,6 @@ They are plain functions, so that a copied or pickled network runs its own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..errors import InputError, shown, warn_once
 from . import identity
-from .fields import PREPARATION, absent
+from .fields import PREPARATION, absent, plain
 from .regions import values_in_words, with_sets
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
         else:
             was, now = theirs[key], ours[key]
         raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
-    was, now = theirs["preprocessing"], json.loads(json.dumps(ours["preprocessing"]))  # with lists for tuples
+    was, now = theirs["preprocessing"], plain(ours["preprocessing"])
     refuse_other_images(was, now)
     old, new = was.get("regions"), now.get("regions")  # adapters without the key are older than regions
     if now and values_in_words(new) not in map(values_in_words, (old, old and with_sets(old, new))):

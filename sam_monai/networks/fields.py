@@ -6,11 +6,12 @@ before it imports torch and MONAI, so this module must not import them.
 
 from __future__ import annotations
 
+import json
 import math
 import numbers
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from .regions import wrong_with
 
@@ -31,14 +32,28 @@ class Field(NamedTuple):
     absent: Any = ...
 
 
+def plain(value: Any) -> Any:
+    """A value as JSON holds it, so that tuples, and numpy's numbers and arrays, compare with what a file gave back."""
+    return json.loads(
+        json.dumps(value, default=lambda other: other.tolist() if hasattr(other, "tolist") else str(other))
+    )
+
+
 def is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
+def real(value: Any) -> Any:
+    """The number, of any type, as Python's; NaN where it is none. numpy's of few bits overflow where they are compared
+    with large ones."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    return cast(Any, value).item() if hasattr(value, "item") else value
+
+
 def is_number(value: Any) -> bool:
     """Finite, and no larger than a float may be."""
-    real: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    return -1e300 < real < 1e300
+    return -1e300 < real(value) < 1e300
 
 
 def is_name(value: Any) -> bool:
@@ -66,7 +81,7 @@ def whole(low: int, high: float = math.inf, step: int = 1) -> Field:
 
 def number(low: float, high: float = math.inf) -> Field:
     words = f"a number from {low:g} {'on' if high == math.inf else f'to {high:g}'}"
-    return Field(words, lambda v: is_number(v) and low <= v <= high)
+    return Field(words, lambda v: is_number(v) and low <= real(v) <= high)
 
 
 def text(words: str, pattern: str = r"(?s).{1,200}") -> Field:

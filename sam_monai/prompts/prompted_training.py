@@ -85,6 +85,7 @@ class PromptedLoss(nn.Module):
     def __init__(self, loss: nn.Module, instances: bool = False) -> None:
         super().__init__()
         self.loss, self.instances = loss, instances
+        self.words = getattr(loss, "words", type(loss).__name__)
 
     def forward(self, answers: dict[str, Tensor], label: Tensor) -> Tensor:
         prompted = self.loss(answers["prompted"].flatten(0, 1), answers["objects"].flatten(0, 1)[:, None])

@@ -23,6 +23,7 @@ from ..distributed import first_process
 from ..errors import InputError
 from ..files import locked, save_aside
 from ..networks.adapter_files import at_temperature, training_summary, write_adapter
+from ..networks.fields import plain
 from . import resume as resuming
 from .best import Best
 from .cases import contents
@@ -132,10 +133,12 @@ class Checkpoints:
         record.pop("temperature", None)
         own = {f"{key} of the adapter" if key in images else key: value for key, value in record.items()}
         optimizer: Any = self.parts["optimizer"]
+        loss = getattr(engine, "loss_function", None)
         groups = [{"lr": g.get("initial_lr", g["lr"]), "decay": g.get("weight_decay")} for g in optimizer.param_groups]
-        return resuming.plain(
+        return plain(
             {**own, **images, **self.settings}
             | {"epochs": self.planned_epochs(engine), "processes": idist.get_world_size()}
+            | {"loss": getattr(loss, "words", type(loss).__name__)}
             | {"optimizer": {"kind": type(optimizer).__name__, "groups": groups}}
             | {"sam_monai": __version__, "torch": torch.__version__}
         )

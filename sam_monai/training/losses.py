@@ -13,6 +13,7 @@ from ..distributed import summed
 from ..networks.regions import Regions, masks_of, overlap
 
 SOFTENED = 0.1  # added to Dice under the logarithm
+WORDS = "logarithm of Dice, and focal loss"  # by which a resumed training knows that it goes on with the same loss
 
 
 class SoftmaxDiceFocalLoss(nn.Module):
@@ -27,6 +28,8 @@ class SoftmaxDiceFocalLoss(nn.Module):
         regions: of labels that have several values and do not overlap.
         instances: whether labels number objects, whose inside and border are the two labels.
     """
+
+    words = WORDS
 
     def __init__(self, gamma: float = 2.0, regions: Regions | None = None, instances: bool = False) -> None:
         super().__init__()
@@ -61,6 +64,8 @@ class SigmoidDiceFocalLoss(nn.Module):
         regions: of the labels, see :mod:`sam_monai.networks.regions`.
         gamma: of the focal loss; 0 is cross-entropy.
     """
+
+    words = WORDS
 
     def __init__(self, regions: Regions, gamma: float = 2.0) -> None:
         super().__init__()

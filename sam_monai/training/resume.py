@@ -16,6 +16,7 @@ from ..backbones.weights import content_hash
 from ..errors import InputError
 from ..networks.adapter_files import at_temperature, read_adapter, read_training
 from ..networks.fields import PREPARATION, absent
+from .losses import WORDS as LOGARITHM
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt. Or
@@ -74,6 +75,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     """Compare the settings of a training, in the resume file ``path``, with those it is resumed under. Gives the
     harmless differences in words; any other, and fewer epochs, are refused."""
     old = {key: value for key, value in old.items() if (key, value) != ("detail", False)}  # an option that is no more
+    if "loss" not in old:  # of before Dice's logarithm was taken; a trainer's own loss is not known
+        old["loss"] = "Dice and focal loss" if new.get("loss") == LOGARITHM else new.get("loss")
     compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
     differing = [key for key in compared if old.get(key) != new.get(key)]
     longer = isinstance(old.get("epochs"), int) and isinstance(new.get("epochs"), int) and new["epochs"] > old["epochs"]
@@ -143,11 +146,6 @@ def load_part(part: Any, state: dict[str, Any], name: str, path: Path) -> None:
         raise InputError(f"{path}: {error}") from error
     except Exception as error:  # torch says it in many ways
         raise InputError(remedy) from error
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON holds it, so that tuples and numpy's numbers compare with what a file gave back."""
-    return json.loads(json.dumps(value, default=lambda other: other.item() if hasattr(other, "item") else str(other)))
 
 
 def in_words(value: Any) -> str:

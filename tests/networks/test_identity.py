@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -12,6 +13,7 @@ from network_tester import LABELS, tiny_backbone
 from sam_monai import PTSAM, SSAM, InputError, MedSA
 from sam_monai.__main__ import main
 from sam_monai.networks import adapter_files, identity
+from sam_monai.networks.adapter_files import read_adapter, write_adapter
 from sam_monai.networks.base import AdaptedSAM
 
 PREPARATION = {
@@ -198,3 +200,15 @@ def test_another_method_declares_its_keys_and_nothing_else_changes(monkeypatch):
         Fourth(tiny_backbone(), rank=65)
     with pytest.raises(InputError, match="'rank'"):
         identity.check(PTSAM(tiny_backbone(), labels=LABELS).describe() | {"rank": 4})
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_of_numpy_are_numbers(network, tmp_path):
+    spacing, window = [np.float32(1), np.float16(1), np.float64(2.5)], (np.int16(-160), np.int16(240))
+    theirs = type(network)(
+        tiny_backbone(), labels=LABELS, preprocessing=PREPARATION | {"spacing": spacing, "ct_window": window}
+    )
+    write_adapter(theirs.state_dict(), tmp_path / "adapter.pt")
+    for one, other in ((network, theirs), (theirs, network)):
+        one.load_state_dict(other.state_dict())
+    assert read_adapter(tmp_path / "adapter.pt")["identity"].equal(network.state_dict()["identity"])

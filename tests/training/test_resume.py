@@ -12,6 +12,7 @@ from tiny_training import ABSENT, Tiny, make_cases, same, state, tiny_training
 
 from sam_monai import InputError
 from sam_monai.training.handlers import Validate
+from sam_monai.training.losses import loss_of
 from sam_monai.training.resume import check_same, read_history
 
 
@@ -81,6 +82,20 @@ def test_other_settings_are_refused_with_both_values_and_nothing_is_written(star
     with pytest.raises(InputError, match=f"model_resume.pt cannot be resumed under other settings.*{said}.*start anew"):
         tiny_training(folder, cases, resume=True, **changes).run()
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_a_training_that_was_begun_with_another_loss_is_refused(started):
+    folder, cases = started
+    for loss, said in ((None, "Dice and focal loss"), ("DiceCELoss", "DiceCELoss")):
+        content = torch.load(folder / "model_resume.pt", weights_only=True)
+        content["settings"]["loss"] = loss
+        if loss is None:  # as versions wrote it that had the loss before
+            del content["settings"]["loss"]
+        torch.save(content, folder / "model_resume.pt")
+        trainer = tiny_training(folder, cases, resume=True)
+        trainer.loss_function = loss_of(None)
+        with pytest.raises(InputError, match=f'loss was "{said}" and is "logarithm of Dice, and focal loss"'):
+            trainer.run()
 
 
 def test_an_optimiser_changed_behind_the_keys_is_refused(started):

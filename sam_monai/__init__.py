@@ -1,6 +1,6 @@
 """MONAI bundles that adapt the Segment Anything Model to medical images with a handful of labelled scans.
 
-Rooms, in the order in which they may import each other: ``backbones``, ``adaptations``, ``networks``, ``data``,
+Subpackages, in order; each may import those before it: ``backbones``, ``adaptations``, ``networks``, ``data``,
 ``prompts``, ``training``, ``inference``, ``results``, ``bundle``. Each says in its ``__init__`` what it holds.
 """
 

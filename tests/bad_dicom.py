@@ -108,7 +108,7 @@ DICOM: dict[str, tuple[Make, str]] = {
     "no pixels": (series(lambda files: without(files, "PixelData")), "cannot be read"),
     "fewer bits than numbers": (series(BitsStored=8, HighBit=7), "beyond the 8 bits"),
     "bits at another place": (series(BitsStored=12, HighBit=15), "HighBit is 15"),
-    "another modality": (series(Modality="MR"), "is MR and no CT"),
+    "another modality": (series(Modality="MR"), "is MR, but the key intensity"),
     "two series": (
         series(lambda files: [spoil(files, n, SeriesInstanceUID="1.2") for n in range(4)]), "holds 2 DICOM images"),
     "no orientation": (

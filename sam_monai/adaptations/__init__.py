@@ -1,4 +1,4 @@
-"""What each paper adds to a frozen SAM, a file an idea, and what any method may switch on (depth attention)."""
+"""What each paper adds to the frozen SAM, one file per idea; depth attention can be switched on for any method."""
 
 from .. import modules_of
 

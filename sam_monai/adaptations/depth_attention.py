@@ -7,7 +7,7 @@ Beside each block's attention over the tokens of a slice, the same norm, project
 a volume at one and the same place. An adapter of its own, without a skip and with a zero up projection, brings the
 result in, so an untrained network is unchanged.
 
-The paper does not say how slices know their distance. SAM's tables of relative positions are those of rows and columns;
+The paper does not say how it encodes depth. SAM's tables of relative positions are those of rows and columns;
 here every head adds to its scores a sum of cosines of the distance between two slices, of 4, 8, 16 and 32 slices'
 wavelength, whose amplitudes are trained and start at 0. A cosine of a difference is a dot product, so it enters as a
 few more columns of the queries and keys, and no table of depth x depth is made.

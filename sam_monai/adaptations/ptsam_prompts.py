@@ -4,8 +4,8 @@ Piater, Barz, Freytag: Prompt-Tuning SAM: From Generalist to Specialist with onl
 Images, CVPR workshops 2025, https://arxiv.org/abs/2504.16739
 
 A block's deep prompts are new tokens beside the patches, whose outputs are dropped before the next block brings its
-own. So they are nothing but rows of keys and values: the block's first norm and its projections of them, seen by every
-patch of every window. No query of theirs is needed, and no sequence is made longer.
+own. So they only add rows of keys and values, made by the block's own first norm and projections, to which every
+patch of every window attends. They need no queries, and no sequence gets longer.
 """
 
 from __future__ import annotations

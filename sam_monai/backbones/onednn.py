@@ -1,6 +1,6 @@
 """Bias and GELU applied while oneDNN multiplies, on a CPU and without gradients; torch passes over memory once more.
 
-The operators are torch's, for its compiler, and have no public names: they are tried once, and do without.
+The operators are internal to torch's compiler: they are tried once, and plain torch is used where they fail.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What MONAI's model zoo demands of a bundle before it takes it, checked here without the network."""
+"""What MONAI's model zoo demands of a bundle before it takes it, checked here without a network connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``python -m monai.bundle run`` lacks: help, a complaint about misspelt keys, errors and an end of one line."""
+"""What ``python -m monai.bundle run`` lacks: help, a complaint about misspelt keys, and one-line errors and endings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of ``sam-monai`` that are no line of MONAI's program. Each is described by its docstring.
+"""The commands of ``sam-monai`` that do not stand for a line of MONAI's program. Each is described by its docstring.
 
 A mistake is answered before torch and MONAI are imported, so each command imports what it needs.
 """

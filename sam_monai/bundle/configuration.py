@@ -49,7 +49,7 @@ def refuse_overlay(parser: ConfigParser) -> None:
     """Refuse a configuration without a network: an overlay that was given alone."""
     if "network_def" not in parser:
         raise InputError(
-            "this configuration is no whole one: evaluate.json and the multi_gpu files change train.json, "
+            "this configuration is only an overlay: evaluate.json and the multi_gpu files change train.json, "
             "inference_trt.json changes inference.json. Give both, as in --config_file "
             "\"['configs/train.json','configs/evaluate.json']\""
         )

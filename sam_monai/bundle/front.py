@@ -220,7 +220,7 @@ def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[st
     chosen = {key: str(place) for key, place in places.items() if key not in given}
     if chosen:
         said = ", ".join(f"{key} is {place}" for key, place in chosen.items())
-        print(f"{bundle} is no place for what you make; in the current folder, {said}", flush=True)
+        print(f"nothing is written into {bundle}; in the current folder, {said}", flush=True)
     return chosen
 
 

@@ -77,12 +77,12 @@ def labels_of(entry: Any, file: Path) -> tuple[str, ...]:
     odd = [name for name in foreground if len(name) > LONGEST_NAME or not name.isprintable()]
     if odd:
         raise InputError(
-            f"{file}: the label {odd[0][:50]!r}... is no name; names have up to {LONGEST_NAME} characters that print"
+            f"{file}: the label {odd[0][:50]!r}... is not a valid name; give up to {LONGEST_NAME} printable characters"
         )
     if acted_upon := [name for name in foreground if RUN.match(name)]:
         raise InputError(
-            f"{file}: the label {acted_upon[0]!r} is what a configuration would run or look up (as it does what begins "
-            "with $, @ or %); rename it"
+            f"{file}: the label {acted_upon[0]!r} is one that a configuration would run or look up, like those "
+            "that begin with $, @ or %; rename it"
         )
     if not BACKGROUND.fullmatch(folded(names[0].strip())):
         raise InputError(

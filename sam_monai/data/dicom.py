@@ -104,8 +104,8 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     for key, said in SHARED.items():
         if len({str(dataset.get(key) or "") for dataset in datasets}) > 1:
             raise InputError(
-                f"{series.path} ({series.description}): its slices {said}, so they are no one image; export the series "
-                "again"
+                f"{series.path} ({series.description}): its slices {said}, so they are not one image; export the "
+                "series again"
             )
     for key in ALIKE:
         if len(found := sorted({str(dataset.get(key) or "nothing") for dataset in datasets})) > 1:

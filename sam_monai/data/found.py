@@ -87,14 +87,14 @@ def images_to_segment(
         cases = known.to_segment()
         if not cases:
             raise InputError(
-                f"{path}: every image in it has a label and is for training; to segment them, name the folder where "
-                "they lie alone"
+                f"{path}: every image in it has a label, so it is for training; to segment them, give the folder that "
+                "holds only the images"
             )
         modality = known.content["modality"]
         colours = stated_kind(modality, known.source) == "picture"
         names = stated_names(modality, cases, colours, known.source)
         refuse_others(names, channels, channel_names, known.source)
-        logger.info("%s: %s. Segmented are its images for testing, else those for validation", path, known.how)
+        logger.info("%s: %s. Its test images are segmented or, if it has none, its validation images", path, known.how)
         return Images(cases, top=known.source if known.tree else None)
     images: list[Path] = []
     found: list[Series] = []

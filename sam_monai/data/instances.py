@@ -1,4 +1,4 @@
-"""Pictures with many objects of one label, such as nuclei: label maps that number the objects, and back to them.
+"""Pictures with many objects of one label, such as nuclei: from maps that number the objects to labels, and back.
 
 The network is trained on two labels, the inside of the objects and their border, so that objects which touch are told
 apart. An object of a mask is a connected piece of the inside, grown into the border.

@@ -47,8 +47,8 @@ class CheckKind(Transform):
         check_size(image)
         if (values := values_of_labels(image)) is not None:
             warn_once(
-                f"{file_of(image)}: looks like a label map, for it holds the values {shown(values, 6)}: if it is "
-                "one and no image, take it away, and the mask that is made of it"
+                f"{file_of(image)}: looks like a label map, because it holds the values {shown(values, 6)}: if it is "
+                "one, remove it, and the mask made from it"
             )
         if self.names is not None:
             if len(image) != len(self.names):
@@ -70,7 +70,7 @@ class CheckKind(Transform):
         image = data["image"]
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
-            raise InputError(f"{file_of(image)} is {modality} and no CT, which the key intensity ('ct') says it is")
+            raise InputError(f"{file_of(image)} is {modality}, but the key intensity ('ct') says it is CT")
         if contradicts(modality, self.modality):
             warn_once(
                 f"{file_of(image)} says that it is {modality}, and the adapter is for {' and '.join(self.modality)}: "
@@ -80,7 +80,7 @@ class CheckKind(Transform):
         elif self.intensity == "mr" and not self.modality and (modality == "CT" or not modality and is_like_ct(image)):
             what = "is a CT" if modality else "holds values like a CT's, with much air at -1000"
             warn_once(
-                f"{file_of(image)} {what}, and what it is prepared for is MR (the key intensity is 'mr'): the mask is "
+                f"{file_of(image)} {what}, but it is prepared as MR (the key intensity is 'mr'): the mask is "
                 "likely to be wrong. Take an adapter for CT, or train one with the key intensity ct"
             )
         if not modality and contradicts("CT", self.modality) and is_like_ct(image):
@@ -91,7 +91,7 @@ class CheckKind(Transform):
         if self.intensity == "ct" and image.min() >= 0:
             warn_once(
                 f"{file_of(image)}: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its "
-                "values are others, the mask is likely to be wrong"
+                "values are not in Hounsfield units, the mask is likely to be wrong"
             )
         # A narrow window says that values were scaled.
         if self.intensity == "ct" and image.max() - image.min() < min(FEWEST_HU, self.window[1] - self.window[0]):

@@ -132,7 +132,7 @@ def mirrored_values(labels: Sequence[str]) -> Tensor | None:
     for name, partner in pairs.items():
         table[numbers[name]] = numbers[partner]
     shown = [f"{a} and {b}" for a, b in pairs.items() if numbers[a] < numbers[b]]
-    logger.info("mirrored samples change places of the labels %s", ", ".join(shown))
+    logger.info("labels that are swapped in mirrored samples: %s", ", ".join(shown))
     return table
 
 

@@ -194,8 +194,8 @@ class AdapterCheckpointLoader:
         mirror = "none" if settings.get("augment") is False else training.get("plan", {}).get("mirror", "turns")
         if flips and mirror == "none":
             warn_once(
-                f"{self.path}: was trained on no mirrored image (mirror {mirror}), and average_flips is {flips}: masks "
-                "are likely to be worse; leave average_flips out"
+                f"{self.path}: was trained without mirrored images (mirror {mirror}), and average_flips is {flips}: "
+                "masks are likely to be worse; leave average_flips out"
             )
 
     def check_pixel(self, engine: Engine) -> None:

@@ -44,8 +44,8 @@ class ToProbabilities(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if len(data["pred"]) == 1:
             raise InputError(
-                "of prompts in a large volume, or in patches, the objects alone are kept and no probabilities: leave "
-                "the key probabilities out"
+                "probabilities are not kept for prompted objects in a large volume or in patches: leave the key "
+                "probabilities out"
             )
         logits = [*self.grid.channels(data)]
         each = torch.cat(logits) if len(logits[0]) == 1 else torch.stack(logits)

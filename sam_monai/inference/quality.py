@@ -1,4 +1,4 @@
-"""A guess at the Dice of each label where there is no reference: what the network's own probabilities let expect.
+"""A guess at the Dice of each label where there is no reference: what the network's own probabilities suggest.
 
 A voxel counts as much as it is probable. So the guess is ``2 sum(p m) / (sum(p) + sum(m))`` of probabilities p and
 mask m. It is moved by the mean difference between guess and Dice that the training's validation cases had.

@@ -1,4 +1,4 @@
-"""Big volumes in bounded memory: slab by slab, of which labels are kept and not logits."""
+"""Big volumes in bounded memory: slab by slab; of each slab the labels are kept, not the logits."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
             continue
         said = f"the adapter was made for images prepared with {key} {was[key]}, and here {key} is {now[key]}"
         if key in ("channels", "modality") or (key == "orientation" and COARSEST in (was[key], now[key])):
-            warn_once(f"{said}: masks are likely to be wrong, unless these files are others in just this")
+            warn_once(f"{said}: masks are likely to be wrong, unless these files really differ in this")
         else:
             raise InputError(f"{said}: give both the same")
 

@@ -4,8 +4,8 @@ A record comes from anywhere, and values of it go into configurations, which MON
 read or written: known keys alone, each of its type and range, and no string that a configuration would run or look up.
 
 A method declares the keys of its own in its network class, by ``own``. A key that all methods share is declared in
-:data:`COMMON`, one about images in :data:`~sam_monai.networks.fields.PREPARATION`. A key that is added after adapters
-were written has ``absent``, what records without it mean.
+:data:`COMMON`, one about images in :data:`~sam_monai.networks.fields.PREPARATION`. A key that is added later
+declares ``absent``, the value that older records without it are taken to have.
 """
 
 from __future__ import annotations

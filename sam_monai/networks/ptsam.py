@@ -1,4 +1,4 @@
-"""PTSAM: a specialist of 2,048 numbers a label."""
+"""PTSAM: a specialist with 2,048 trained parameters per label."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Labels that are regions: sets of a label map's values, which may overlap, as nnU-Net's `dataset.json` has them.
 
-A label map keeps one value a voxel, in files and in memory. ``regions[i]`` lists the values of label i. A mask holds
-the value whose labels are those found at a voxel. Where no value has these, it holds the first value of the last of
-them: nnU-Net's `regions_class_order`. ``None`` stands for labels that have one value each, 1 to L.
+A label map keeps one value a voxel, in files and in memory. ``regions[i]`` lists the values of label i. A voxel of a
+written mask gets the value that stands for exactly the labels found there. If there is none, it gets the first value of
+the last of these labels: nnU-Net's `regions_class_order`. ``None`` stands for labels that have one value each, 1 to L.
 
 Torch is imported where it is needed, because the command line checks keys before it imports torch.
 """

@@ -1,4 +1,4 @@
-"""Prompts as a person would give them, drawn from the truth, to train networks that take prompts.
+"""Prompts as a person would give them, drawn from the reference, to train networks that take prompts.
 
 As in Med-SA (Wu et al., arXiv 2304.12620): one click, three clicks, a box that overlaps the object by half or by three
 quarters, and clicks that correct the last prediction.

@@ -41,8 +41,8 @@ class KeepClicks(Transform):
         file = str(data["image"].meta.get("filename_or_obj", ""))
         if self.method and (clicks or os.path.lexists(prompts_beside(file))):
             warn_once(
-                f"{file}: has prompts, and {self.method} answers none: its mask is of the labels. Take an adapter of "
-                "medsa, or take the prompts away"
+                f"{file}: has prompts, but {self.method} takes none, so its mask shows the labels. Use an adapter of "
+                "medsa, or remove the prompts"
             )
         if isinstance(data.get(SEGMENT), str):  # what follows takes it for a label map
             data = {key: value for key, value in data.items() if key != SEGMENT}

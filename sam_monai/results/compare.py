@@ -108,7 +108,7 @@ def refuse_others(runs: Sequence[Run]) -> None:
             one, other = ({key[at]: None for key in x.dice} for x in (first, run))
             if one.keys() != other.keys():
                 raise InputError(
-                    f"{both}, for their {what} are others: only the first has {listed(one, other)}, only the second "
+                    f"{both}, because their {what} differ: only the first has {listed(one, other)}, only the second "
                     f"{listed(other, one)}. Evaluate both on the same validation cases: sam-monai evaluate FOLDER"
                 )
         changed = [case for case, image in first.images.items() if image != run.images.get(case, image)]

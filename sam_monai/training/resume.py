@@ -1,4 +1,4 @@
-"""What a training is resumed from must be what it was started with: the file, and the settings in it."""
+"""Reading a training's saved state, and refusing to resume it with other data or settings than it was started with."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]],
     for part, cases in new.items():
         stored = old.get(part)
         if not isinstance(stored, list) or not all(isinstance(case, list) and case for case in stored):
-            raise InputError(f"{path}: its list of {part} cases is none, it was changed by hand; {REMEDY}")
+            raise InputError(f"{path}: its list of {part} cases is not valid, it was changed by hand; {REMEDY}")
         if [case[1:] for case in stored] == [case[1:] for case in cases]:
             continue  # renamed or moved at most
         before, now = ({str(case[0]): case for case in some} for some in (stored, cases))
@@ -105,7 +105,7 @@ def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]],
             "changed": [name for name in now if name in before and now[name] != before[name]],
         }
         listed = [f"{kind}: {', '.join(which[:5])}" for kind, which in changes.items() if which]
-        said.append(f"the {part} cases are others ({'; '.join(listed) or 'in another order'})")
+        said.append(f"the {part} cases have changed ({'; '.join(listed) or 'in another order'})")
     if said:
         raise InputError(f"{path} cannot be resumed on other data: {'; '.join(said)}. Give the old data, or {REMEDY}")
 

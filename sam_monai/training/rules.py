@@ -196,7 +196,7 @@ def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
     fewer = f", or --train_cases {cases}" if cases >= FEW else ""
     missing = (room.visit - fitting) * (room.step(size, scale) + 2 * room.data.seconds * room.batch)
     needed = 1.2 * (budget + missing + 2 * room.validation(size, scale))
-    return f"one takes longer than the {in_time(budget)}: give about --minutes {needed / 60:.0f}{fewer}"
+    return f"one visit of each takes longer than the {in_time(budget)}: give about --minutes {needed / 60:.0f}{fewer}"
 
 
 def in_time(seconds: float) -> str:

@@ -47,7 +47,7 @@ def last_line(*words, cwd=ROOT) -> tuple[int, str]:
     "words, line",
     [
         (["bundles/ssam/configs/train.json", "--epochs", "abc"], "error: the key epochs is 'abc'; give a whole number"),
-        (["bundles/medsa/configs/evaluate.json"], "error: this configuration is no whole one"),
+        (["bundles/medsa/configs/evaluate.json"], "error: this configuration is only an overlay"),
         (["bundles/ptsam/configs/inference.json", "--output_dir", "README.md/x"], "README.md/x: cannot be written"),
     ],
 )

@@ -88,7 +88,7 @@ def test_labels_with_such_signs_inside_are_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\nb", "a\x00b", "\ud800", "\u202eabc"])
 def test_a_label_that_cannot_be_shown_is_refused(tmp_path, name):
-    with pytest.raises(InputError, match="is no name"):
+    with pytest.raises(InputError, match="is not a valid name"):
         read_dataset(write(tmp_path, labels={"0": "background", "1": name}))
 
 

@@ -79,7 +79,7 @@ def test_what_an_adapter_cannot_be_asked_for_is_named(trained, tmp_path, caplog)
     prompts.write_text('{"objects": [{"points": [[3, 4, 2]], "labels": [1]}]}')
     run("ptsam", "inference", dataset_dir=str(image), adapter=str(adapter), output_dir=f"{tmp_path}/masks")
     assert any("is of a quick run" in line for line in caplog.messages)
-    assert any("d.nii.gz: has prompts, and ptsam answers none" in line for line in caplog.messages)
+    assert any("d.nii.gz: has prompts, but ptsam takes none" in line for line in caplog.messages)
 
 
 @pytest.mark.parametrize("bundle", ["ssam", "ptsam", "medsa"])

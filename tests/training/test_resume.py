@@ -109,12 +109,12 @@ def test_an_optimiser_changed_behind_the_keys_is_refused(started):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("image", "training cases are others .changed: a.npy"),
-        ("label", "training cases are others .changed: a.npy"),
+        ("image", "training cases have changed .changed: a.npy"),
+        ("label", "training cases have changed .changed: a.npy"),
         ("order", "in another order"),
-        ("fewer", "validation cases are others .missing: e.npy"),
-        ("more", "validation cases are others .new: f.npy"),
-        ("swapped", "training cases are others .new: e.npy; missing: a.npy.*validation cases are others"),
+        ("fewer", "validation cases have changed .missing: e.npy"),
+        ("more", "validation cases have changed .new: f.npy"),
+        ("swapped", "training cases have changed .new: e.npy; missing: a.npy.*validation cases have changed"),
     ],
 )
 def test_other_cases_are_refused_by_name(started, what, said):

@@ -103,6 +103,11 @@ KEYS: dict[str, Key] = {
         "the fourth dimension of a volume's file is time, and each frame a volume of its own; masks have as many "
         "([Time](your_data.md#time))",
     ),
+    "frames_together": Key(
+        FLAG,
+        "depth attention looks along time in place of depth: a slice sees itself in the other `frames` "
+        "([Time](your_data.md#time))",
+    ),
     "channel_names": Key(
         PREPARATION["channel_names"],
         "names of the channels of an image, in order, where they are several and no colours; others are refused",

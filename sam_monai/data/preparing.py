@@ -238,8 +238,11 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
             "give one for all, or one for each"
         )
     scale = scale_intensity(intensity, settings["ct_window"])
+    together = settings.get("frames_together", False)
     if settings.get("frames"):
-        return [*steps, EachFrame("image", scale), InLined(keys), CheckPrepared(keys)]
+        return [*steps, EachFrame("image", scale), InLined(keys, together), CheckPrepared(keys)]
+    if together:
+        raise InputError("the key frames_together, given or the adapter's, is for frames of files: give --frames True")
     return [*steps, scale, CheckPrepared(keys)]
 
 

@@ -21,7 +21,7 @@ from monai.transforms import (
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.frames import frames_of
+from ..data.frames import parts_of
 from ..data.instances import objects_in, refuse_more
 from ..data.kind import file_of
 from ..networks.regions import Regions, label_map_of, overlap, painted
@@ -53,12 +53,12 @@ class SlabInferer(Inferer):
         """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D)."""
         module = getattr(network, "module", network)
         margin = MARGIN if getattr(module, "depth_attention", False) else 0
-        if margin and (frames := frames_of(inputs)) > 1:  # slices see those of their own frame
+        if margin and (number := parts_of(inputs)) > 1:  # slices see those of their own part
             parts: list[Tensor] = []
             sums: Any = 0
-            for one in inputs.as_tensor().chunk(frames, -1):
+            for one in inputs.as_tensor().chunk(number, -1):
                 part = self(one, network, *args, **kwargs)
-                if part.shape[1] > 1 and frames * part.nbytes <= self.most_bytes:
+                if part.shape[1] > 1 and number * part.nbytes <= self.most_bytes:
                     parts.append(part)
                     continue
                 large = part.shape[1] > 1

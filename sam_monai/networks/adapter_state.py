@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # What an adapter and its network agree in.
 BOUND = ("base", "resize", "image_size", "depth_attention", "channel_names", "labels")
 # And in what their images are, where both say so: what a server sends is of other sites' images.
-IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "scale", "image_channels", "instances")
+IMAGES = ("spatial_dims", "intensity", "ct_window", "spacing", "scale", "image_channels", "instances",
+          "frames_together")  # fmt: skip
 UNTOLD = ("image_channels", "modality")  # which are compared where both say something
 COARSEST = "coarsest"  # an orientation that each volume decides
 

@@ -172,6 +172,7 @@ PREPARATION: dict[str, Field] = {
         "not checked",
     )._replace(absent=None),
     "frames": FLAG._replace(absent=False),  # whether the training's files held frames, each an image
+    "frames_together": FLAG._replace(absent=False),  # whether depth attention looks along time
     "instances": FLAG._replace(absent=False),  # whether the labels are the inside and the border of objects
     "scale": one_of("whole", "patch"),
 }

@@ -15,7 +15,7 @@ from monai.metrics import compute_dice
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..data.frames import frames_of
+from ..data.frames import parts_of
 from ..data.unlabelled import UNLABELLED
 from ..distributed import first_process, gathered
 from ..errors import InputError
@@ -96,7 +96,7 @@ def evaluate_prompts(
     In a volume "1 click" is one on every slice that shows the object, and a corrective click one in the whole volume.
 
     Returns:
-        Mean Dice by prompt: over the cases, or frames, that show a label, then over the labels.
+        Mean Dice by prompt: over the cases, or parts of frames, that show a label, then over the labels.
     """
     network.eval()
     mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
@@ -104,9 +104,9 @@ def evaluate_prompts(
     for i in tqdm(mine, desc="prompting", unit="case", disable=not first_process()):
         case, rows = dataset[i], []
         rng = np.random.RandomState(seed + i)
-        name, frames = Path(case["image"].meta["filename_or_obj"]).name, frames_of(case["image"])
+        name, number = Path(case["image"].meta["filename_or_obj"]).name, parts_of(case["image"])
         whole = (case[key].as_tensor()[None].to(device) for key in ("image", "label"))
-        for image, label in zip(*(x.chunk(frames, -1) if frames > 1 else [x] for x in whole), strict=True):
+        for image, label in zip(*(x.chunk(number, -1) if number > 1 else [x] for x in whole), strict=True):
             embedding = network.encode(image)
             automatic = None if in_parts(image, network) else network(image, embedding)
             found = SlabInferer(SimpleInferer())(image, network) if automatic is None else automatic

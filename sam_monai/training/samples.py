@@ -29,12 +29,13 @@ from monai.transforms import (
 from torch import Tensor
 
 from ..backbones.resize import to_square
-from ..data.frames import RandFramed
+from ..data.frames import RandPart
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, preparing
 from ..data.sides import has_sides, mirrored_with_sides
 from ..data.slicing import sides_axis
 from ..data.unlabelled import UNLABELLED
+from ..errors import InputError
 from ..networks.base import AdaptedSAM
 from ..networks.slices import from_slices, slices_of
 
@@ -106,10 +107,10 @@ def training_samples(
 
     Args:
         labels: names of the foreground labels, see :func:`mirrored_with_sides` for those that name a side.
-        settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels``, ``frames``
-            and ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``: patches at the image's own (or the
-            given) resolution. Samples of volumes, and patches, lie around a label twice as often as elsewhere, and
-            around each label of a case equally often.
+        settings: ``intensity``, ``ct_window``, ``spatial_dims``, ``orientation``, ``spacing``, ``channels``,
+            ``frames``, ``frames_together`` and ``scale``: ``"whole"``: slices resized to the encoder; ``"patch"``:
+            patches at the image's own (or the given) resolution. Samples of volumes, and patches, lie around a label
+            twice as often as elsewhere, and around each label of a case equally often.
         network: says the encoder's square, which is also the size of a patch, and how images come to it.
         slices: thickness of a sample of a volume. With depth attention it should be the network's ``slices_per_batch``,
             for as many slices see each other when the network is used.
@@ -121,6 +122,11 @@ def training_samples(
     """
     keys = ("image", "label")
     check_scale(settings["scale"])
+    if settings.get("frames_together") and not network.depth_attention:
+        raise InputError(
+            "the key frames_together lets depth attention look along time, and depth_attention is False: give "
+            "--depth_attention True, or leave frames_together out"
+        )
     image_size, volume = network.image_size, settings["spatial_dims"] == 3
     depth = (slices,) if volume else ()
     if volume and network.depth_attention and slices != network.slices_per_batch:
@@ -145,7 +151,7 @@ def training_samples(
     if settings["scale"] == "whole":
         steps.append(ToEncoderSquared(network))
     if settings.get("frames") and network.depth_attention:
-        steps.append(RandFramed(keys))
+        steps.append(RandPart(keys))
     if volume or settings["scale"] == "patch":
         size = (image_size, image_size, *depth)
         steps.append(SpatialPadd(keys, size))

@@ -14,6 +14,8 @@ from bundle_runner import SMALL, oblique, run
 
 from sam_monai import InputError
 from sam_monai.inference.records import read_record
+from sam_monai.networks.adapter_files import read_adapter
+from sam_monai.networks.identity import from_tensor
 
 TIMES, SHAPE = 3, (32, 30, 4)
 
@@ -88,3 +90,22 @@ def test_a_bundle_trains_on_frames_and_segments_each_as_a_volume_of_its_own(tmp_
             run(bundle, "train", "evaluate", **where)
         run(bundle, "train", "evaluate", **where, frames=True)
         assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 1
+
+
+def test_an_adapter_whose_frames_are_together_is_used_that_way(tmp_path):
+    folder = folder_of(tmp_path / "data")
+    where = {"dataset_dir": str(folder), "ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    few = SMALL | {"epochs": 1, "scale": "whole", "mirror": "turns", "slices_per_batch": 2}
+    with pytest.raises(InputError, match="frames_together .* depth_attention is False"):
+        run("ssam", "train", **where, **few, frames=True, frames_together=True)
+    run("ssam", "train", **where, **few, frames=True, frames_together=True, depth_attention=True)
+    adapter = {"adapter": str(tmp_path / "model.pt"), "dataset_dir": str(folder / "imagesTs")}
+    assert from_tensor(read_adapter(adapter["adapter"])["identity"])["preprocessing"]["frames_together"] is True
+    with pytest.raises(InputError, match=r"frames_together, given or the adapter's, .* --frames True"):
+        run("ssam", "inference", **adapter, output_dir=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="frames_together True, and here frames_together is False"):
+        run("ssam", "inference", **adapter, output_dir=str(tmp_path / "none"), frames=True, frames_together=False)
+    run("ssam", "inference", **adapter, output_dir=str(tmp_path / "masks"), frames=True)
+    assert nib.load(tmp_path / "masks/c4_seg.nii.gz").shape == (*SHAPE, TIMES)
+    run("ssam", "train", "evaluate", **where, frames=True)
+    assert len(list(csv.DictReader((tmp_path / "out/cases.csv").open()))) == 1

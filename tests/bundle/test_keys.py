@@ -33,7 +33,7 @@ BAD: dict[str, tuple] = {
                     (0, *NOT_WHOLE)),
     **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
     **dict.fromkeys(("quick", "resume", "amp", "augment", "largest_component", "fill_holes", "probabilities",
-                     "frames", "instances", "depth_attention", "thaw_decoder"), NOT_A_FLAG),
+                     "frames", "frames_together", "instances", "depth_attention", "thaw_decoder"), NOT_A_FLAG),
     "checkpointing": tuple(value for value in NOT_A_FLAG if value is not None),
     **dict.fromkeys(("learning_rate", "prompt_learning_rate", "weight_decay", "focal_gamma", "surface_tolerance"),
                     NOT_A_NUMBER),

@@ -11,17 +11,20 @@ import torch
 from bundle_runner import oblique
 from dicom_maker import SETTINGS
 from image_files import RNG, volume
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
+from monai.inferers import SimpleInferer
 from monai.transforms import Compose
+from network_tester import tiny_backbone
 
-from sam_monai import InputError
+from sam_monai import PTSAM, InputError
 from sam_monai.data import LoadCased, preparing
 from sam_monai.data.check import examine, image_channels
 from sam_monai.data.dataset import read_dataset
-from sam_monai.data.frames import FRAMES, InLined, RandFramed, frames_of
+from sam_monai.data.frames import FRAMES, InLine, InLined, RandPart, frames_of, parts_of
 from sam_monai.data.unlabelled import UNLABELLED
 from sam_monai.inference.pipeline import on_one_grid
-from sam_monai.inference.slabs import ToFileGridd
+from sam_monai.inference.slabs import SlabInferer, ToFileGridd
+from sam_monai.training.samples import training_samples
 
 SHAPE = (12, 10, 9, 3)
 IMAGE = RNG.integers(0, 255, SHAPE).astype(np.float32)
@@ -74,6 +77,18 @@ def test_what_cannot_be_frames_is_refused_in_a_line(tmp_path, image, label, opti
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_a_line_of_slices_has_its_order_and_comes_back(together):
+    frames = MetaTensor(torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5), meta={FRAMES: 2})
+    step = InLine(together)
+    line = step(frames)
+    assert line.shape == (1, 3, 4, 10) and parts_of(line) == (5 if together else 2)
+    assert torch.equal(line[0, ..., 1].as_tensor(), frames[1, ..., 0] if together else frames[0, ..., 1])
+    assert torch.equal(step.inverse(line).as_tensor(), frames.as_tensor())
+    one = MetaTensor(torch.zeros(1, 3, 4, 5))
+    assert parts_of(step(one)) == (5 if together else 1) and step.inverse(step(one)).shape == one.shape
+
+
 @pytest.mark.parametrize("spacing", [None, (1.0, 1.0, 2.0)])
 def test_each_frame_is_prepared_as_a_file_of_its_own_and_returns_to_its_place(tmp_path, spacing):
     image = IMAGE * [1, 3, 2] + [0, 10, 500]
@@ -98,12 +113,57 @@ def test_each_frame_is_prepared_as_a_file_of_its_own_and_returns_to_its_place(tm
 def test_a_frame_that_somebody_has_annotated_is_drawn_alone():
     image, label = (MetaTensor(torch.zeros(1, 4, 4, 6), meta={FRAMES: 3}) for _ in range(2))
     image[..., 2:4], label[..., :2], label[..., 4:] = 1, UNLABELLED, UNLABELLED
-    draw = RandFramed(("image", "label")).set_random_state(0)
+    draw = RandPart(("image", "label")).set_random_state(0)
     for _ in range(5):
         out = draw({"image": image, "label": label})
         assert out["image"].shape == (1, 4, 4, 2) and (out["image"] == 1).all() and (out["label"] == 0).all()
     plain = {"image": image.as_tensor(), "label": label.as_tensor()}
     assert draw(plain)["image"].shape == InLined(("image",))(plain)["image"].shape == (1, 4, 4, 6)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_slice_depends_on_other_times_only_where_frames_are_together(tmp_path, together):
+    """And on other slices only where they are not."""
+    torch.manual_seed(0)
+    network = PTSAM(tiny_backbone(), labels=["a", "b"], amp=False, depth_attention=True).eval()
+    for name, parameter in network.named_parameters():
+        if "depth_attention" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    settings = MR | {"frames_together": together, "orientation": "RAS"}
+    steps = Compose([LoadCased("image", frames=True), *preparing.preparing(settings)])
+
+    def answer(name: str, image: np.ndarray) -> torch.Tensor:
+        data = steps({"image": volume(tmp_path / f"{name}.nii.gz", image.astype(np.float32), np.eye(4))})
+        with torch.no_grad():
+            logits = SlabInferer(SimpleInferer())(list_data_collate([data])["image"], network)[0]
+        (channel,) = ToFileGridd(steps).channels({**data, "pred": logits[1:2]})
+        assert channel.shape == (3, *SHAPE[:3])
+        return channel
+
+    later, deeper = IMAGE.copy(), IMAGE.copy()
+    later[..., 2], deeper[:, :, 3, 0] = 255 - IMAGE[..., 2], IMAGE[::-1, :, 3, 0]
+    plain = answer("plain", IMAGE)
+    first = [torch.allclose(answer(name, image)[0, ..., 0], plain[0, ..., 0], atol=1e-4)
+             for name, image in (("later", later), ("deeper", deeper))]  # fmt: skip
+    assert first == [not together, together]
+
+
+def test_samples_of_frames_that_are_together_are_one_slice_at_several_times(tmp_path):
+    image = np.broadcast_to(np.arange(9.0)[:, None], SHAPE)  # each slice has a value of its own, at all times
+    label = LABEL.copy()
+    label[:, :, [0, *range(2, 9)]] = 3  # the values of "ignore": one slice is annotated, at all times
+    files = (("image", image.astype(np.float32)), ("label", label))
+    case = {key: volume(tmp_path / f"{key}.nii.gz", array, np.eye(4)) for key, array in files} | {"ignore": 3}
+    settings = MR | {"frames_together": True, "orientation": "RAS", "intensity": "picture"}
+    network = PTSAM(tiny_backbone(), labels=["a", "b"], depth_attention=True, slices_per_batch=3)
+    samples = training_samples(["a", "b"], settings | {"scale": "whole"}, network, 3, augment=False)
+    for seed in range(3):
+        (sample,) = samples.set_random_state(seed)(case)
+        assert torch.allclose(torch.as_tensor(sample["image"])[0, 8, 8], torch.full((3,), 1 / 8))
+    with pytest.raises(InputError, match="depth_attention is False"):
+        training_samples(["a", "b"], settings | {"scale": "whole"}, PTSAM(tiny_backbone(), labels=["a", "b"]))
+    with pytest.raises(InputError, match="frames_together, given or the adapter's, .* --frames True"):
+        preparing.preparing(settings | {"frames": False})
 
 
 def test_a_dataset_of_frames_is_checked_and_its_slices_counted(tmp_path):

@@ -9,6 +9,8 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
+from ..results.matching import matched
+
 
 class Best:
     """Keeps an evaluator's ``best_metric`` and ``best_metric_epoch``, which MONAI sets without regard to NaN and ties.
@@ -17,10 +19,14 @@ class Best:
     A metric is NaN where no reference holds a label: MONAI's mean over nothing is 0, and the first epoch would stay the
     best. Of two epochs with the same metric that one is better which marks fewer voxels as labels that the case's
     reference does not hold; such voxels count nowhere in Dice.
+
+    Of numbered objects, ``instances``, the average precision comes before Dice. Their numbers say nothing, so voxels of
+    objects count in this way where the reference holds no object.
     """
 
-    def __init__(self, evaluator: Engine) -> None:
-        self.evaluator = evaluator
+    def __init__(self, evaluator: Engine, instances: bool = False) -> None:
+        self.evaluator, self.instances = evaluator, instances
+        self.precision, self.precisions = 0.0, [0.0, 0.0]  # of the best epoch; sum and number of this one's cases
         self.metric, self.epoch, self.false_positives = math.nan, -1, math.inf
         self.counted = 0.0
         self.by_label: list[float | None] = []  # of the best epoch, where it was measured in this process
@@ -28,13 +34,18 @@ class Best:
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self.count)
 
     def begin(self, engine: Engine) -> None:
-        self.counted = 0.0
+        self.counted, self.precisions = 0.0, [0.0, 0.0]
 
     def count(self, engine: Engine) -> None:
         cases: Any = engine.state.output
         for case in cases if isinstance(cases, list) else []:
             pred, label = (torch.as_tensor(case[key]) if key in case else torch.zeros(1) for key in ("pred", "label"))
             if pred.shape == label.shape:
+                if self.instances:
+                    precision = matched(pred, label)["ap50"]
+                    if not math.isnan(precision):
+                        self.precisions = [self.precisions[0] + precision, self.precisions[1] + 1]
+                    pred, label = pred.clamp(max=1), label.clamp(max=1)
                 self.counted += float((~torch.isin(pred, label.unique()) & (pred > 0)).sum())
 
     def update(self) -> float:
@@ -44,10 +55,11 @@ class Best:
         details = state.metric_details.get(name)
         nothing = isinstance(details, torch.Tensor) and bool(details.isnan().all())
         metric = math.nan if nothing else float(state.metrics[name])
-        counted = float(idist.all_reduce(self.counted))  # pyright: ignore[reportArgumentType]
-        worse = metric < self.metric or (metric == self.metric and counted >= self.false_positives)
-        if not math.isnan(metric) and not worse:
-            self.metric, self.epoch, self.false_positives = metric, state.epoch, counted
+        counted, total, cases = (float(idist.all_reduce(x)) for x in (self.counted, *self.precisions))  # pyright: ignore[reportArgumentType]
+        precision = total / cases if cases else 0.0
+        kept = (self.precision, self.metric, -self.false_positives)
+        if not math.isnan(metric) and (self.epoch < 1 or (precision, metric, -counted) > kept):
+            self.precision, self.metric, self.epoch, self.false_positives = precision, metric, state.epoch, counted
             self.by_label = by_label(details)
         self.publish()
         return metric
@@ -58,11 +70,12 @@ class Best:
         self.evaluator.state.best_metric_epoch = self.epoch
 
     def state_dict(self) -> dict[str, Any]:
-        return {"metric": self.metric, "epoch": self.epoch, "false_positives": self.false_positives}
+        keys = ("metric", "epoch", "false_positives", "precision")
+        return {key: getattr(self, key) for key in keys}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.metric, self.epoch = float(state["metric"]), int(state["epoch"])
-        self.false_positives = float(state["false_positives"])
+        self.false_positives, self.precision = float(state["false_positives"]), float(state.get("precision", 0.0))
         self.publish()
 
 

@@ -153,6 +153,34 @@ def test_ties_go_to_fewer_false_positives_and_nothing_measured_is_never_the_best
     assert chosen.epoch == evaluator.state.best_metric_epoch == best
 
 
+def test_numbered_objects_are_told_by_their_shapes_and_precision_comes_before_dice():
+    """The first epoch numbers the objects of the second otherwise, the third has more Dice and joins both objects; the
+    last marks what is none in a case without objects."""
+    label = torch.zeros(1, 8, 8, dtype=torch.int32)
+    label[..., :3, :3], label[..., 4:7, :3] = 1, 2
+    renumbered = torch.where(label > 0, 9 - label, label)
+    joined = (label > 0).int()
+    joined[..., 3, :3] = 1
+    nothing, spot = torch.zeros_like(label), torch.zeros_like(label)
+    spot[..., 0, 0] = 1
+    runs = [(renumbered, nothing, 0.9), (label, nothing, 0.9), (joined, nothing, 0.95), (label, spot, 0.9)]
+    found = []
+    for instances in (True, False):
+        evaluator = Engine(lambda engine, batch: batch)
+        evaluator.state.key_metric_name, evaluator.state.metric_details = "dice", {}
+        chosen = Best(evaluator, instances)
+        for epoch, (pred, other, dice) in enumerate(runs, 1):
+            evaluator.run([[{"pred": pred, "label": label}], [{"pred": other, "label": nothing}]])
+            evaluator.state.metrics, evaluator.state.epoch = {"dice": dice}, epoch
+            chosen.update()
+            found.append((chosen.epoch, chosen.counted))
+        again = Best(evaluator, instances)
+        again.load_state_dict(chosen.state_dict())
+        assert again.state_dict() == chosen.state_dict()
+    assert found[:4] == [(1, 0), (1, 0), (1, 0), (1, 1)]
+    assert found[6][0] == 3  # by Dice alone
+
+
 @pytest.mark.parametrize("epochs", [*range(1, 40), 97, 140, 360, 1009])
 def test_any_number_of_epochs_has_six_validations_or_one_each_with_the_last(epochs, tmp_path):
     from sam_monai.training.handlers import Validate

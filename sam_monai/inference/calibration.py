@@ -19,8 +19,8 @@ from ..data.instances import merged
 from ..data.unlabelled import UNLABELLED
 from ..distributed import gathered
 from ..networks.regions import Regions, masks_of, overlap, probabilities_of
+from .file_grid import ToFileGridd
 from .quality import dice_of, sums_in
-from .slabs import ToFileGridd
 
 MOST, TOTAL = 2**18, 2**23  # logits that are kept of a case, and of all
 TEMPERATURES = (2 ** torch.linspace(-2, 3, 31)).tolist()  # from 1/4 to 8, with 1

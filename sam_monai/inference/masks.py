@@ -1,4 +1,4 @@
-"""Masks as files, in the grid of the image that they belong to."""
+"""Writing masks as files: NIfTI, DICOM SEG or PNG. They arrive on the grid of their image's file (file_grid.py)."""
 
 from __future__ import annotations
 

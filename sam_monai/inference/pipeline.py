@@ -34,9 +34,10 @@ from ..networks.fields import plain
 from ..networks.regions import Regions, masks_of
 from ..networks.slices import MOST_BYTES
 from ..prompts.monai_label import KeepClicks
+from .file_grid import ToFileGridd, ToInstances
 from .flips import FlippedInferer
 from .probabilities import ToProbabilities
-from .slabs import SlabInferer, ToFileGridd, ToInstances
+from .slabs import SlabInferer
 
 logger = logging.getLogger(__name__)
 OTHER_PIXELS = 3.0  # times as large or as small as in training

@@ -16,7 +16,7 @@ from ..data.instances import merged
 from ..data.nifti import on_source
 from ..errors import InputError
 from ..networks.regions import Regions, probabilities_of
-from .slabs import ToFileGridd
+from .file_grid import ToFileGridd
 
 KEY = "probabilities"
 ENDS = "_prob.nii.gz"

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
 from monai.inferers import Inferer
-from monai.transforms import (
-    Compose,
-    EnsureTyped,
-    Invertd,
-    InvertibleTransform,
-    MapTransform,
-    Spacingd,
-    Transform,
-    Zoomd,
-)
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.frames import parts_of
-from ..data.instances import objects_in, refuse_more
-from ..data.kind import file_of
-from ..networks.regions import Regions, label_map_of, overlap, painted
+from ..networks.regions import label_map_of
 from ..networks.slices import MOST_BYTES
 from . import quality
 
@@ -37,8 +25,9 @@ class SlabInferer(Inferer):
     """Another inferer for slabs of a volume's slices, so that memory grows neither with depth nor with labels.
 
     Where the slices see each other (depth attention), slabs overlap and are blended. The logits of a whole volume are
-    kept if they are small, else the labels alone, as one channel: :class:`ToFileGridd` takes both. Of the others the
-    sums remain that :mod:`sam_monai.inference.quality` needs, as an attribute of the labels.
+    kept if they are small. Else the labels alone are kept, as one channel, with the sums that
+    :mod:`sam_monai.inference.quality` needs as an attribute. :class:`sam_monai.inference.file_grid.ToFileGridd` takes
+    both.
 
     Args:
         inferer: for one slab.
@@ -99,69 +88,3 @@ class SlabInferer(Inferer):
         if out.shape[1] == 1:  # a guess needs the logits
             vars(out)[quality.KEY] = sums
         return out
-
-
-class ToFileGridd(MapTransform):
-    """Logits, or labels as one channel, on the network's grid to a label map on the grid of the image's own file.
-
-    Where an image was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
-    """
-
-    def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
-        super().__init__("pred")
-        self.regions = regions
-        inverted = any(isinstance(step, InvertibleTransform) for step in preparation.transforms)
-        self.ensure = EnsureTyped("pred")  # Invertd passes over a plain tensor
-        self.invert = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
-        if not inverted:
-            self.invert = lambda data: data
-        self.resampled = any(isinstance(step, Spacingd | Zoomd) for step in preparation.transforms)
-
-    def channels(self, data: Mapping[Hashable, Any]) -> Iterator[Tensor]:
-        """Each channel of the logits on that grid, without a decision: (1, *spatial), or of T frames (T, *spatial)."""
-        case = self.ensure(dict(data))
-        for one in case["pred"]:
-            yield self.invert({**case, "pred": one[None].float()})["pred"].as_tensor()
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = self.ensure(dict(data))
-        pred = case["pred"]
-        if not self.resampled:  # the same voxels, in another order at most
-            if len(pred) > 1:
-                labels = torch.empty_like(pred[:1], dtype=torch.int16)  # ITK writes no int64
-                for part, rows in zip(labels.split(32, 1), pred.split(32, 1), strict=True):
-                    part.copy_(label_map_of(rows, self.regions))
-                pred = labels
-            return self.invert({**case, "pred": pred})
-        values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
-        if len(pred) > 1 and self.regions is not None:
-            values = [0, *(region[0] for region in self.regions)]
-        best = found = None
-        if len(pred) > 1 and self.regions is not None and overlap(self.regions):
-            invert = (self.invert({**case, "pred": pred[i : i + 1]})["pred"] for i in range(1, len(pred)))
-            held = [share > 0 for share in invert]
-            return {**case, "pred": painted(held, self.regions)}
-        for i, value in enumerate(values):
-            channel = pred[i : i + 1] if len(pred) > 1 else (pred == value).float()
-            share = self.invert({**case, "pred": channel})["pred"]
-            if best is None or found is None:
-                best, found = share, torch.full_like(share, value, dtype=torch.int16)
-            else:
-                found[share > best] = value
-                best = torch.maximum(best, share)
-        return {**case, "pred": found}
-
-
-class ToInstances(Transform):
-    """Logits of a picture, "pred", to numbered objects, int32 (1, H, W), on the grid of the image's own file. What has
-    one channel is numbered already: the objects of prompts."""
-
-    def __init__(self, preparation: Compose) -> None:
-        self.grid = ToFileGridd(preparation)
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        if len(data["pred"]) == 1:
-            return self.grid(data)
-        found = objects_in(torch.cat([*self.grid.channels(data)]))
-        refuse_more(int(found.max()), file_of(data["image"]))
-        return {**data, "pred": MetaTensor(torch.as_tensor(found)[None], meta=getattr(data["pred"], "meta", None))}

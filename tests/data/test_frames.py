@@ -22,8 +22,9 @@ from sam_monai.data.check import examine, image_channels
 from sam_monai.data.dataset import read_dataset
 from sam_monai.data.frames import FRAMES, InLine, InLined, RandPart, frames_of, parts_of
 from sam_monai.data.unlabelled import UNLABELLED
+from sam_monai.inference.file_grid import ToFileGridd
 from sam_monai.inference.pipeline import on_one_grid
-from sam_monai.inference.slabs import SlabInferer, ToFileGridd
+from sam_monai.inference.slabs import SlabInferer
 from sam_monai.training.samples import training_samples
 
 SHAPE = (12, 10, 9, 3)

@@ -16,8 +16,9 @@ from network_tester import image, tiny_backbone
 from sam_monai import PTSAM, InputError
 from sam_monai.data import preparing
 from sam_monai.inference import pipeline
+from sam_monai.inference.file_grid import ToFileGridd
 from sam_monai.inference.records import voxels
-from sam_monai.inference.slabs import SlabInferer, ToFileGridd
+from sam_monai.inference.slabs import SlabInferer
 from sam_monai.networks.regions import label_map_of, masks_of
 from sam_monai.results.metrics import case_metrics, overlap
 

@@ -16,7 +16,8 @@ from sam_monai import PTSAM
 from sam_monai.data import preparing
 from sam_monai.data.frames import FRAMES
 from sam_monai.inference import pipeline
-from sam_monai.inference.slabs import SLAB_BYTES, SlabInferer, ToFileGridd
+from sam_monai.inference.file_grid import ToFileGridd
+from sam_monai.inference.slabs import SLAB_BYTES, SlabInferer
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
         for slope, intercept, units in found:
             if not (np.isfinite([slope, intercept]).all() and slope):
                 raise InputError(
-                    f"{file}: has a RescaleSlope and RescaleIntercept that cannot be right ({slope}, {intercept}), so "
+                    f"{file}: has a RescaleSlope and RescaleIntercept that cannot be right ({slope} and {intercept}), so "
                     "its values are not known; export it again"
                 )
             if dataset.get("Modality") == "CT" and units not in ("HU", "US"):

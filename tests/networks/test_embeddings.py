@@ -114,7 +114,7 @@ def test_two_processes_fill_one_folder(tmp_path):
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        worker.join(600)
         assert worker.exitcode == 0
     encoder = Encoder()
     EmbeddingCache(tmp_path).encode(image(20, 3, 8, 8), BASE, encoder)

@@ -41,8 +41,8 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
         for slope, intercept, units in found:
             if not (np.isfinite([slope, intercept]).all() and slope):
                 raise InputError(
-                    f"{file}: has a RescaleSlope and RescaleIntercept that cannot be right ({slope} and {intercept}), so "
-                    "its values are not known; export it again"
+                    f"{file}: has a RescaleSlope and RescaleIntercept that cannot be right ({slope} and {intercept}), "
+                    "so its values are not known; export it again"
                 )
             if dataset.get("Modality") == "CT" and units not in ("HU", "US"):
                 raise InputError(f"{file}: is in units of {units} and not in Hounsfield units; give the CT")

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..data.matching import IOU, OBJECTS, matched_in_all
 from ..inference import quality
 from ..inference.outputs import Outputs
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
-from .matching import IOU, OBJECTS, matched_in_all
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
 from .page import about, cell, counted, picture, section, table, write_page
 from .tables import write_table

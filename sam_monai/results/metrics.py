@@ -16,13 +16,13 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from torch import Tensor
 
 from ..data.frames import together
+from ..data.matching import OBJECTS, matched, matched_in_all
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
 from ..training.cases import content
-from .matching import OBJECTS, matched, matched_in_all
 from .tables import write_table
 
 METRICS = ("dice", "hd95", "surface_dice")
@@ -109,7 +109,7 @@ class CaseTable:
         folder: where ``cases.csv`` goes; none is written without it.
         tolerance: of the surface Dice: millimetres for volumes, pixels for pictures.
         regions: the values of each label where they are several.
-        instances: whether the maps number objects of one label, which are matched (:mod:`.matching`).
+        instances: whether the maps number objects of one label, which are matched (:mod:`sam_monai.data.matching`).
     """
 
     def __init__(

@@ -18,6 +18,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from ..data.dataset import is_picture
+from ..data.matching import OBJECTS
 from ..data.names import CaseNames
 from ..distributed import first_process
 from ..errors import InputError, shown
@@ -32,7 +33,6 @@ from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
 from ..training.resume import read_history
 from .html_report import evaluation_report
-from .matching import OBJECTS
 from .metrics import ABOUT, METRICS, SIZES, TOLERANCE, CaseTable
 from .pictures import Pictures
 from .tables import read_table

@@ -9,7 +9,7 @@ import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 
-from ..results.matching import matched
+from ..data.matching import matched
 
 
 class Best:

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from monai.metrics.panoptic_quality import compute_panoptic_quality
 
-from sam_monai.results.matching import OBJECTS, matched, matched_in_all
+from sam_monai.data.matching import OBJECTS, matched, matched_in_all
 
 
 def test_objects_are_matched_as_monai_matches_them():

@@ -177,15 +177,32 @@ def alone(target: Path, work: str) -> Iterator[Path]:
 def beside(target: Path, work: str) -> Iterator[Path]:
     """An empty folder beside ``target``, on its file system, for what is to take its place in the end. One process has
     it at a time, as in :func:`locked`; what is in it at the end, or was left there by a process that was killed, is
-    removed."""
+    removed. So is what a process that was killed in :func:`put_beside` had put beside the target already."""
     with alone(target, work) as home:
         part = home / "part"
+        for file in part.glob("*") if not os.path.lexists(target) else ():
+            with suppress(FileNotFoundError):
+                if file.samefile(twin := target.with_name(file.name)):
+                    twin.unlink()
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
         try:
             yield part
         finally:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def put_beside(target: Path, part: Path) -> None:
+    """Move the files of :func:`beside` to where ``target`` is to be, that last. The others have both names until then,
+    so what a kill leaves of them can be told from the files of others."""
+    for file in (file for file in part.iterdir() if file.name != target.name):
+        try:
+            os.link(file, target.with_name(file.name))
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.replace(file, target.with_name(file.name))
+    os.replace(part / target.name, target)
 
 
 def refuse_existing(*paths: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.tiny_vit import fold_norms
 from ..errors import InputError
-from ..files import beside, refuse_existing
+from ..files import beside, put_beside, refuse_existing
 from ..inference.openvino_encoder import quiet
 from ..networks.base import AdaptedSAM
 from ..networks.medsa import MedSA
@@ -74,7 +73,7 @@ def export(
     path = Path(path)
     if path.suffix not in RUNTIMES:
         raise InputError(f"{path}: the output ends in {', '.join(RUNTIMES)}, which say the format")
-    refuse_existing(path, *([path.with_suffix(".bin")] if path.suffix == ".xml" else []))
+    refuse_existing(path)
     for package in RUNTIMES[path.suffix]:
         try:
             importlib.import_module(package)
@@ -101,6 +100,8 @@ def export(
         quiet(),
         tqdm(total=3, leave=False, bar_format="{desc} {n}/{total} {elapsed}") as bar,
     ):
+        if path.suffix == ".xml":
+            refuse_existing(path.with_suffix(".bin"))
         bar.set_description("tracing the network")
         aside = folder / path.name
         example = inputs(size, channels, 2, prompted, deep)
@@ -126,10 +127,8 @@ def export(
                 )
             sizes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in zip(axes, given, strict=True))
             lines.append(f"  from torch {difference:.1e}, of the largest logit {difference / largest:.1e}: {sizes}")
-        made = sorted(folder.iterdir(), key=lambda file: file == aside)
-        refuse_existing(*(path.parent / file.name for file in made))
-        for file in made:
-            os.replace(file, path.parent / file.name)
+        refuse_existing(*(path.parent / file.name for file in folder.iterdir()))
+        put_beside(path, folder)
     return "\n".join(lines)
 
 

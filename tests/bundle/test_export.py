@@ -172,6 +172,29 @@ def test_a_killed_export_leaves_no_file_and_can_be_run_again(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["m.pt2"]
 
 
+def test_an_export_killed_between_its_two_files_can_be_run_again(tmp_path, monkeypatch):
+    network, _ = trained(PTSAM)
+
+    def write(program, path, axes, opset):
+        for file in (path, path.with_suffix(".bin")):
+            file.write_bytes(b"made")
+        return lambda given: network(*given)
+
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: None)
+    monkeypatch.setitem(export.WRITERS, ".xml", write)
+    (tmp_path / "m.bin").write_bytes(b"made")  # of somebody else
+    with pytest.raises(InputError, match=r"m\.bin is there already"):
+        export.export(network, tmp_path / "m.xml")
+    (tmp_path / "m.bin").unlink()
+    if (child := os.fork()) == 0:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        export.export(network, tmp_path / "m.xml")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert (tmp_path / "m.bin").exists() and not (tmp_path / "m.xml").exists()
+    export.export(network, tmp_path / "m.xml")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.bin", "m.xml"]
+
+
 def test_what_cannot_be_exported_is_said(tmp_path, monkeypatch):
     network, _ = trained(PTSAM)
     with pytest.raises(InputError, match=r"\.onnx, \.xml, \.pt2"):

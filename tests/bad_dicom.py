@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,18 @@ def frames(change: Callable[[pydicom.Dataset], object]) -> Make:
 
 def move(dataset: pydicom.Dataset, place: list[float]) -> None:
     dataset.PerFrameFunctionalGroupsSequence[4][PLACE][0].ImagePositionPatient = place
+
+
+def also(sequence: str, **values: str | list[float]) -> Make:
+    """A CT in one file that has something for all of its frames, and for each of them with other values."""
+
+    def change(dataset: pydicom.Dataset) -> None:
+        for frame in dataset.PerFrameFunctionalGroupsSequence:
+            frame[sequence] = copy.deepcopy(dataset.SharedFunctionalGroupsSequence[0][sequence])
+            for name, value in values.items():
+                setattr(frame[sequence][0], name, value)
+
+    return frames(change)
 
 
 def swap(file: Path) -> None:
@@ -102,7 +115,7 @@ DICOM: dict[str, tuple[Make, str]] = {
     "a slice of another frame": (
         series(lambda files: spoil(files, 2, FrameOfReferenceUID="1.2")), "frames of reference"),
     "a slice that is inverted": (series(lambda f: spoil(f, 2, PhotometricInterpretation="MONOCHROME1")), "MONOCHROME1"),
-    "no units": (series(lambda files: without(files, "RescaleSlope")), r"\(nan and"),
+    "no units": (series(lambda files: without(files, "RescaleSlope")), r"\(nan, "),
     "other units": (series(RescaleType="MGML"), "units of MGML"),
     "fewer pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 40)), "cannot be read"),
     "no pixels": (series(lambda files: without(files, "PixelData")), "cannot be read"),
@@ -117,9 +130,9 @@ DICOM: dict[str, tuple[Make, str]] = {
         series(lambda files: [f.write_bytes(f.read_bytes()[:300]) for f in files]), "no DICOM image"),
     "a file that is cut in its pixels": (
         series(lambda files: files[2].write_bytes(files[2].read_bytes()[:-90])), "cannot be read"),
-    "a slope of 0": (series(RescaleSlope=0), r"\(0.0 and"),
-    "an empty slope": (series(RescaleSlope=None), r"\(nan and"),
-    "no intercept": (series(lambda files: [without(files, "RescaleIntercept", n) for n in range(9)]), r"and nan\)"),
+    "a slope of 0": (series(RescaleSlope=0), r"\(0.0, "),
+    "an empty slope": (series(RescaleSlope=None), r"\(nan, "),
+    "no intercept": (series(lambda files: [without(files, "RescaleIntercept", n) for n in range(9)]), r", nan\)"),
     "a slice of another modality": (series(lambda files: spoil(files, 2, Modality="MR")), "slices are CT and MR"),
     "a negative spacing": (series(PixelSpacing=[-0.8, 0.8]), "pixel spacings"),
     "voxels of a kilometre": (series(PixelSpacing=["1e6", "1e6"]), "which cannot be"),
@@ -141,13 +154,19 @@ DICOM: dict[str, tuple[Make, str]] = {
     "frames of other units": (
         frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleType", "MGML")), "of MGML"),
     "frames of a slope of 0": (
-        frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleSlope", "0")), r"\(0.0 and"),
+        frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleSlope", "0")), r"\(0.0, "),
     "fewer frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 12)), "9 frames and says that it has 12"),
     "more frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 5)), "9 frames and says that it has 5"),
     "frames at one place": (frames(lambda d: move(d, [0, 0, -6])), "cannot be read"),
     "frames of uneven spacing": (frames(lambda d: move(d, [0, 0, -8.7])), "cannot be read"),
     "frames without a size": (
         frames(lambda d: delattr(d.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence")), "cannot be read"),
+    "frames with another scale for each": (
+        also(UNITS, RescaleSlope="3"), f"has one {UNITS} for all frames and another for frame 1"),
+    "frames with another size for each": (
+        also("PixelMeasuresSequence", PixelSpacing=["1.6", "1.6"]), "for all frames and another"),
+    "frames with another orientation for each": (
+        also("PlaneOrientationSequence", ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), "for all frames and another"),
     "compressed beyond its bits": (compressed("RLELossless", BitsStored=8, HighBit=7), "beyond the 8 bits"),
     **{f"{syntax} beyond its bits": (compressed(syntax, BitsStored=8, HighBit=7), "beyond the 8 bits")
        for syntax in ("JPEGLSLossless", "JPEGLosslessProcess14_1", "JPEG2000Lossless")},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 VALUES, REAL_WORLD = "PixelValueTransformationSequence", "RealWorldValueMappingSequence"
 HOUNSFIELD = "[hnsf'U]"  # in UCUM
+GROUPS = (VALUES, "PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence")
 QUANTITIES = ("CT", "PT")  # of which numbers mean something, however they are shown
 
 
@@ -46,6 +47,7 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
                 )
             if dataset.get("Modality") == "CT" and units not in ("HU", "US"):
                 raise InputError(f"{file}: is in units of {units} and not in Hounsfield units; give the CT")
+        check_groups(file, dataset)
         frames = len(dataset.get("PerFrameFunctionalGroupsSequence") or ())
         if frames and frames != number(dataset.get("NumberOfFrames")):
             said = dataset.get("NumberOfFrames")
@@ -65,6 +67,18 @@ def rescales(dataset: Dataset) -> list[tuple[float, float, str]]:
         for one in [dataset, *found]
         if "RescaleSlope" in one or "RescaleIntercept" in one
     ]
+
+
+def check_groups(file: Path, dataset: Dataset) -> None:
+    """Refuse frames with a place, a size or a scale of their own where the file has another for all of them: one would
+    be read and the other not."""
+    shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
+    for number, frame in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or (), 1):
+        both = [key for key in GROUPS if key in frame and key in shared and frame[key].value != shared[key].value]
+        if both:
+            raise InputError(
+                f"{file}: has one {both[0]} for all frames and another for frame {number}; export it again"
+            )
 
 
 def check_real_world(where: str, datasets: Sequence[Dataset]) -> None:

@@ -146,7 +146,10 @@ def _stated_splits(file: Path) -> dict[str, str]:
         return {}
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
-    return {row["image_id"]: SPLITS.get(row.get("split", ""), "training") for row in rows if row.get("image_id")}
+    try:
+        return {row["image_id"]: SPLITS.get(row.get("split", ""), "training") for row in rows if row.get("image_id")}
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
 
 
 def _bids(folder: Path) -> Listed | None:

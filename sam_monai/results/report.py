@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import platform
@@ -154,10 +155,15 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         for row in rows:
             numbers = (*METRICS, *SIZES, *OBJECTS, quality.KEY)
             row.update({key: float(row[key] or "nan") for key in numbers if key in row})
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     if not rows or not {"case", "label", *METRICS} <= rows[0].keys():
         raise InputError(f"{path}: is no table of an evaluation, which has a row for each case and label")
+    for row in rows:
+        odd = [f"{key} {row[key]:g}" for key in ("dice", "surface_dice") if row[key] < 0 or row[key] > 1]
+        odd += [f"{key} {row[key]:g}" for key in ("hd95", *SIZES) if row.get(key, 0) < 0]
+        if odd:
+            raise InputError(f"{path}: has the case {row['case']} with {odd[0]}; it was changed by hand")
     return rows
 
 

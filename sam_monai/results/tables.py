@@ -25,6 +25,9 @@ def as_text(value: Any) -> Any:
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """What :func:`write_table` wrote, all of it texts."""
+    """What :func:`write_table` wrote, all of it texts. A ValueError or a ``csv.Error`` for what is no such table."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [{key: (value or "").removeprefix(TEXT) for key, value in row.items()} for row in csv.DictReader(file)]
+        rows = list(csv.DictReader(file))
+    if odd := [number for number, row in enumerate(rows, 2) if None in row]:
+        raise ValueError(f"line {odd[0]} has more cells than there are columns")
+    return [{key: (value or "").removeprefix(TEXT) for key, value in row.items()} for row in rows]

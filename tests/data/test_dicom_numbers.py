@@ -123,7 +123,7 @@ def test_padding_may_differ_from_slice_to_slice_and_lack_its_sign(tmp_path, sign
     "changes, match",
     [
         ({"RescaleType": "MGML"}, "units of MGML"),
-        ({"RescaleSlope": None}, "no RescaleSlope"),
+        ({"RescaleSlope": None}, "RescaleIntercept that cannot be right"),
         ({"PixelSpacing": [0, 0]}, "pixel spacings, or none"),
         ({"ImagePositionPatient": ["nan", 0, 0]}, "position is no number|position"),
     ],

@@ -150,3 +150,9 @@ def test_other_files_of_a_folder_of_images_make_it_no_dataset(tmp_path):
     (tmp_path / "broken.csv").write_bytes(b"\xff\xfe\0")
     (tmp_path / "gone.csv").symlink_to(tmp_path / "nothing")
     assert [Path(case["image"]).name for case in images_to_segment(tmp_path)] == ["a.png"]
+
+
+def test_a_table_of_splits_that_is_none_is_named(tmp_path):
+    (segmentations(tmp_path) / "meta.csv").write_text(f'image_id;split\n"{"x" * 200_000}";train\n')
+    with pytest.raises(InputError, match=r"meta\.csv: cannot be read as CSV \(field larger"):
+        read_dataset(tmp_path)

@@ -59,3 +59,21 @@ def test_evaluations_of_other_cases_are_refused_by_name(tmp_path, capsys):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/cases.csv").write_text("case,label\na,b\n")
     assert "no table of an evaluation" in refused(capsys, first, tmp_path / "bad")
+
+
+def test_a_table_that_is_none_or_holds_numbers_that_cannot_be_is_refused_by_a_line(tmp_path, capsys):
+    first = evaluation(tmp_path / "first", [0.5, 0.7])
+    whole = (first / "cases.csv").read_text()
+    for number, (content, said) in enumerate(
+        {
+            whole.replace("0.7", "inf"): "c1 with dice inf",
+            whole.replace("0.7", "1.7"): "c1 with dice 1.7",
+            whole.replace("0.7", "-0.7"): "c1 with dice -0.7",
+            whole.replace("1.0", "-1.0"): "c0 with hd95 -1",
+            whole.replace("4.0", "4.0,5,6"): "line 2 has more cells",
+            whole.replace("c1", f'"{"x" * 200_000}"'): "cannot be read (field larger",
+        }.items()
+    ):
+        other = evaluation(tmp_path / str(number), [0.5, 0.7])
+        (other / "cases.csv").write_text(content)
+        assert said in (line := refused(capsys, first, other)) and str(other) in line and line.count("\n") == 1

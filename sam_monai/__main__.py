@@ -60,7 +60,8 @@ COMMANDS: dict[Callable[[argparse.Namespace], None], dict[str, dict[str, Any]]] 
                      "label has a mask file, those to take"},
         "--modality": {"help": "of the images, such as CT, MR or RGB, or of each channel: T1,T2 (default: as the "
                        "folder says)"},
-        "--channel": {"type": int, "metavar": "N", "help": "to take alone where a case has several files, from 0 on"},
+        "--channel": {"metavar": "CHANNEL", "help": "to take alone where a case has several files: its number, counted "
+                      "from 0, or its name"},
         "--output": {"help": "the folder to write to (default: FOLDER)"},
     },
     commands.merge: {

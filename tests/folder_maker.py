@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from image_files import picture, volume
@@ -14,7 +15,7 @@ SHAPE = (9, 8, 3)
 def image(path: Path) -> Path:
     """A small image, a picture or a volume as the suffix says; its content goes by its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    array = np.random.default_rng(sum(str(path).encode())).integers(1, 255, SHAPE).astype(np.uint8)
+    array = np.random.default_rng(crc32(str(path).encode())).integers(1, 255, SHAPE).astype(np.uint8)
     (volume if ".nii" in path.name else picture)(path, array)
     return path
 

@@ -119,7 +119,8 @@ def dataset(args: argparse.Namespace) -> None:
     from ..results.dataset_file import write_dataset
 
     names = None if args.labels is None else [name.strip() for name in args.labels.split(",")]
-    print("\n".join(write_dataset(args.folder, names, args.modality, args.channel, args.output)))
+    channel = int(args.channel) if (args.channel or "").isdecimal() else args.channel
+    print("\n".join(write_dataset(args.folder, names, args.modality, channel, args.output)))
 
 
 def merge(args: argparse.Namespace) -> None:

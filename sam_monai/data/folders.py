@@ -9,7 +9,6 @@ import csv
 import logging
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
+from .bids import read_bids
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
 from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist
@@ -36,9 +36,10 @@ MOST_UNNAMED = 20  # labels of pictures; more values are numbers of objects, or 
 logger = logging.getLogger(__name__)
 
 
-def understand(path: Path, channel: int | None = None, past_json: bool = False) -> Listed | None:
+def understand(path: Path, channel: int | str | None = None, past_json: bool = False) -> Listed | None:
     """What a folder, or a list of cases in a CSV or JSON file, says; ``None`` where it has no known form. ``channel``,
-    counted from 0, is taken where a case has several files. ``past_json`` leaves a `dataset.json` out of account."""
+    counted from 0 or by its name, is taken where a case has several files. ``past_json`` leaves a `dataset.json` out of
+    account."""
     if os.path.isfile(path) and path.name != "dataset.json":
         return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
     folder = path.parent if path.name == "dataset.json" else path
@@ -48,10 +49,10 @@ def understand(path: Path, channel: int | None = None, past_json: bool = False) 
             raise InputError(f"{folder}: its dataset.json is no file; write one that lists labels and cases")
         content = parse(file)
         return read_nnunet(folder, content, channel) or Listed(file, content)
-    return _pairs(folder, channel) or _mask_trees(folder) or _bids(folder) or _lists(folder)
+    return _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel) or _lists(folder)
 
 
-def _pairs(folder: Path, channel: int | None) -> Listed | None:
+def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     """`images/` beside `labels/` or `masks/`, as they are or with `train/`, `val/`, `test/` above or within."""
     inside = _folders(folder)
     images, labels = _only(inside, IMAGES), _only(inside, LABELS)
@@ -89,7 +90,7 @@ def _pairs(folder: Path, channel: int | None) -> Listed | None:
 
 
 def _paired(
-    images: dict[str, Path], image_folder: Path, label_folder: Path, channel: int | None
+    images: dict[str, Path], image_folder: Path, label_folder: Path, channel: int | str | None
 ) -> list[tuple[list[Path], Path | None]]:
     """The files of images and the labels of the same name. Where no name is the same, labels may end in `_mask` or the
     like, and images in the number of a channel."""
@@ -152,47 +153,8 @@ def _stated_splits(file: Path) -> dict[str, str]:
         raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
 
 
-def _bids(folder: Path) -> Listed | None:
-    """BIDS: `sub-*` folders, with a label map `*_dseg` or a mask `*_mask` beside an image or under `derivatives`."""
-    if not any(at.name.startswith("sub-") for at in _folders(folder)):
-        return None
-    images: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    labels: dict[tuple[str, ...], list[Path]] = defaultdict(list)
-    for file in sorted(folder.rglob("sub-*.nii*")):
-        stem = stem_of(file)
-        key = tuple(re.findall(r"(?:^|_)((?:sub|ses)-[^_]+)", stem))
-        if stem.endswith(("_dseg", "_mask")):
-            labels[key].append(file)
-        elif file.relative_to(folder).parts[0] != "derivatives" and not stem.endswith(MARK):
-            images[key].append(file)
-    for key, found in labels.items():
-        kinds = {file.parent.name for file in found}
-        images[key] = [file for file in images[key] if file.parent.name in kinds]  # anat, and not func
-        for what, files in (("image", images[key]), ("label", found)):
-            if len(files) != 1:
-                names = ", ".join(file.name for file in files) or "none"
-                raise InputError(f"{folder}: {'_'.join(key)} needs one {what}, and has {names}; list pairs in a CSV")
-    if not labels:
-        return None
-    label_of = {key: found[0] for key, found in labels.items()}
-    cases = [Case(image, label_of.get(key), patient=key[0]) for key in images for image in images[key]]
-    kinds = sorted({stem_of(case.image).rpartition("_")[2] for case in cases})
-    return listed(folder, "a BIDS folder", cases, _bids_names(folder), " ".join(kinds), tree=True)
-
-
-def _bids_names(folder: Path) -> dict[str, str] | None:
-    """The labels' names in BIDS' tables `*dseg.tsv`; ``None`` where there is none, where tables differ, and where the
-    values are not 1, 2, ..., as of an atlas of which the masks hold a part."""
-    tables: set[tuple[tuple[str, str], ...]] = set()
-    for file in folder.rglob("*dseg.tsv"):
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-        rows = csv.DictReader(lines, delimiter="\t")
-        tables.add(tuple((row.get("index") or "", (row.get("name") or "").strip()) for row in rows))
-    if len(tables) != 1:
-        return None
-    names = {index: name for index, name in tables.pop() if index != "0"}
-    numbered = list(names) == [str(i) for i in range(1, len(names) + 1)]
-    return {"0": "background", **names} if names and numbered and all(names.values()) else None
+def _bids(folder: Path, channel: int | str | None) -> Listed | None:
+    return read_bids(folder, channel) if any(at.name.startswith("sub-") for at in _folders(folder)) else None
 
 
 def _lists(folder: Path) -> Listed | None:

@@ -16,9 +16,9 @@ from .names import PICTURE_SUFFIXES
 from .regions import ORDER
 
 
-def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> Listed | None:
+def read_nnunet(folder: Path, content: dict[str, Any], channel: int | str | None) -> Listed | None:
     """The cases of a folder in the form of either of nnU-Net's versions; ``None`` where it has another form.
-    ``channel``, counted from 0, is taken alone where a case has several files."""
+    ``channel``, counted from 0 or by its name, is taken alone where a case has several files."""
     if "training" in content and not _lists_other_names(folder, content["training"]):
         return None  # a Decathlon folder
     images, labels = entries(folder / "imagesTr"), entries(folder / "labelsTr")
@@ -26,6 +26,7 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
         return None
     names = content.get("channel_names", content.get("modality"))
     names = names if isinstance(names, dict) else {}
+    channel = number_of(channel, names, folder)
     chosen = by_case(images, folder, channel, names)
     cases = {case: Case(files[0], labels.get(case), others=files[1:]) for case, files in chosen.items()}
     for case in sorted(labels.keys() - cases.keys()):
@@ -43,10 +44,11 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | None) -> L
 
 
 def by_case(
-    images: Mapping[str, Path], top: Path, channel: int | None, names: Mapping[str, Any] | None = None
+    images: Mapping[str, Path], top: Path, channel: int | str | None, names: Mapping[str, Any] | None = None
 ) -> dict[str, list[Path]]:
     """The files of each case's channels, or of the one ``channel``, by the case's name, from names like `CASE_0000`.
     ``names`` are those of the channels, by number."""
+    channel = number_of(channel, names or {}, top)
     cases: dict[str, dict[int, Path]] = defaultdict(dict)
     for stem, path in images.items():
         if not (found := re.fullmatch(r"(.+)_(\d{4})", stem)):
@@ -66,6 +68,17 @@ def by_case(
                     f"{one if channel is None else ''}"
                 )
     return {case: [files[number] for number in numbers] for case, files in cases.items()}
+
+
+def number_of(channel: int | str | None, names: Mapping[str, Any], top: Path) -> int | None:
+    """The number of a channel that is given by its number or its name."""
+    if not isinstance(channel, str):
+        return channel
+    found = [int(n) for n, name in names.items() if n.isdecimal() and str(name).casefold() == channel.casefold()]
+    if len(found) != 1:
+        known = f"there are {', '.join(map(str, names.values()))}" if names else "the folder names none"
+        raise InputError(f"{top}: has no channel named {channel} ({known}); give its number, counted from 0")
+    return found[0]
 
 
 def _lists_other_names(folder: Path, training: Any) -> bool:

@@ -27,7 +27,7 @@ def write_dataset(
     folder: str | Path,
     labels: Sequence[str] | None = None,
     modality: str | None = None,
-    channel: int | None = None,
+    channel: int | str | None = None,
     output: str | Path | None = None,
 ) -> list[str]:
     """Write what a folder was understood to hold as a `dataset.json`, and draw three cases beside it.
@@ -37,7 +37,7 @@ def write_dataset(
         labels: names in the order of the masks' values; of folders of masks they choose some. ``None``: as stated or
             found.
         modality: of the images, such as CT, or of each of several channels, as in "T1,T2"; ``None``: as stated.
-        channel: to take alone where a case has several files, counted from 0.
+        channel: to take alone where a case has several files, counted from 0 or by its name.
         output: folder to write to; ``None``: the folder itself.
 
     Returns:

@@ -75,7 +75,11 @@ def test_one_channel_of_nnunets_data_is_a_dataset_beside_it(tmp_path, capsys):
     assert both.channels == ("CT", "T2") and both.intensity == ["ct", "mr"] and check_dataset(both) == []
     assert [[path[-12:] for path in case["channel_files"]] for case in both.test] == [["_0000.nii.gz", "_0001.nii.gz"]]
     assert "--output" in failed(capsys, folder, "--channel", 1)
+    assert "no channel named PD (there are CT, T2" in failed(capsys, folder, "--channel", "PD", "--output", tmp_path)
+    assert main(["dataset", str(folder), "--channel", "t2", "--output", str(tmp_path / "named")]) == 0
     assert main(["dataset", str(folder), "--channel", "1", "--output", str(tmp_path / "one")]) == 0
+    lists = [json.loads((tmp_path / name / "dataset.json").read_text()) for name in ("named", "one")]
+    assert lists[0] == lists[1]
     dataset = read_dataset(tmp_path / "one")
     assert dataset.labels == ("liver", "tumour") and dataset.intensity == "mr" and check_dataset(dataset) == []
     assert {case["image"][-12:] for case in dataset.training + dataset.test} == {"_0001.nii.gz"}

@@ -23,6 +23,7 @@ from .names import IMAGE_SUFFIXES, stem_of
 from .nifti import FULL_SCALE, has_fourth_axis
 
 FILES = "channel_files"  # of a case: a file for each channel, in their order
+SHOWN = "shown_file"  # of an image's metadata: the file of the first channel that was taken, where each has a file
 LONGEST_NAME = 60  # of a channel
 
 
@@ -169,7 +170,7 @@ def joined(images: Sequence[MetaTensor], files: Sequence[str], path: str) -> Met
             )
         grey.append(image[:1].as_tensor())
     whole = MetaTensor(torch.cat(grey), meta=dict(first.meta))
-    whole.meta[ImageMetaKey.FILENAME_OR_OBJ] = path
+    whole.meta |= {ImageMetaKey.FILENAME_OR_OBJ: path, SHOWN: files[0]}
     if len({image.meta.get(FULL_SCALE) for image in images}) > 1:  # of 8 and of 16 bits: each by its own range
         whole.meta.pop(FULL_SCALE, None)
     return whole

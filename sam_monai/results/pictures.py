@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.data import MetaTensor
 
+from ..data.channels import SHOWN
 from ..data.frames import frames_of, fullest
 from ..data.instances import KEY as INSTANCES
 from ..data.instances import inside_and_border
@@ -105,7 +106,9 @@ class Pictures:
     def rows(self, case: Mapping[str, Any], file: Path) -> tuple[str, list[Row]]:
         """The heading of a case's picture, and its rows."""
         orientation = self.settings["orientation"]
-        image: Any = self.load({"image": str(file)})["image"]
+        shown = case["image"].meta.get(SHOWN)
+        load = self.load if shown is None else LoadCased("image")
+        image: Any = load({"image": shown or str(file)})["image"]
         maps = {} if case.get("label") is None else {"reference": case["label"]}
         maps = {name: torch.as_tensor(one).cpu() for name, one in {**maps, "prediction": case["pred"]}.items()}
         if self.numbered(file):  # one label, and a gap between objects that touch

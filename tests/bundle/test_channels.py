@@ -60,3 +60,15 @@ def test_a_bundle_trains_on_four_channels_and_segments_and_names_what_is_missing
     (folder / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="channels noisy, edges, T1 inverted, T1, and the adapter takes T1, T1 inv"):
         run("ptsam", "inference", dataset_dir=str(folder), **where)
+
+
+def test_one_of_several_channel_files_is_trained_on_shown_and_segmented(tmp_path):
+    folder, where = folder_of(tmp_path / "data", 4), {"ckpt_dir": str(tmp_path), "output_dir": str(tmp_path / "out")}
+    one = {"dataset_dir": str(folder), "channels": [2]}
+    run("ptsam", "train", **one, **where, **SMALL | {"epochs": 1})
+    record = identity.from_tensor(read_adapter(tmp_path / "model.pt")["identity"])
+    assert record["channel_names"] is None and record["preprocessing"]["channels"] == [2]
+    assert (tmp_path / "out/report.html").is_file() and list((tmp_path / "out").rglob("case_*.png"))
+    where = {"adapter": str(tmp_path / "model.pt"), "output_dir": str(tmp_path / "masks")}
+    run("ptsam", "inference", dataset_dir=str(folder), **where)
+    assert nib.load(tmp_path / "masks/new_0000_seg.nii.gz").shape == (32, 32, 4)

@@ -93,6 +93,14 @@ def mapped(files: list[Path], **values: float | list[float]) -> None:
         spoil(files, number, RealWorldValueMappingSequence=[item])
 
 
+def in_colours(files: list[Path]) -> None:
+    for number, file in enumerate(files):
+        pixels = (pydicom.dcmread(file).pixel_array % 256).astype(np.uint8)
+        colours = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+        bits = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7}
+        spoil(files, number, PixelData=np.stack([pixels] * 3, -1).tobytes(), **colours, **bits)
+
+
 def without(files: list[Path], name: str, number: int = 3) -> None:
     dataset = pydicom.dcmread(files[number])
     delattr(dataset, name)
@@ -144,6 +152,7 @@ DICOM: dict[str, tuple[Make, str]] = {
     "a slice without a place": (series(lambda files: without(files, "ImagePositionPatient")), "holds 2 DICOM images"),
     "no photometric interpretation": (
         series(lambda files: [without(files, "PhotometricInterpretation", n) for n in range(9)]), "cannot be read"),
+    "colours": (series(in_colours), "is a CT in colours"),
     "colours that are none": (series(PhotometricInterpretation="RGB"), "cannot be read"),
     "more pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 480)), "cannot be read"),
     "bytes in another order": (series(lambda files: [swap(file) for file in files]), "no Hounsfield units"),

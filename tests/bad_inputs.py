@@ -128,7 +128,8 @@ for said, fields in {
     "mm, which cannot be": {"xyzt_units": 1},
     "affine holds NaN or": {"sform_code": 0, "qform_code": 1, "quatern_b": np.nan},
     "cannot be read": {"sform_code": 0, "qform_code": 1, "quatern_b": 1, "quatern_c": 1},
-    "scl_inter is": {"scl_slope": 0, "scl_inter": np.nan},
+    "scl_inter is": {"scl_slope": 0, "scl_inter": np.nan}, "NIfTI knows 0 to 5": {"sform_code": 9},
+    "qform holds NaN": {"qform_code": 1, "quatern_b": np.nan}, "and its sform_code -1": {"sform_code": -1},
 }.items():  # fmt: skip
     GEOMETRY[str(fields)] = (lambda folder, fields=fields: nifti(LABEL.astype(np.float32), **fields)(folder), said)
 
@@ -243,7 +244,7 @@ LABELS: dict[str, tuple[Make, str]] = {
     "a value far beyond": (nifti(voxel(LABEL, 1e30)), "known are 0 to 2"),
     "below 0": (nifti(voxel(LABEL, -1)), "known are 0 to 2"),
     "a fraction": (nifti(voxel(LABEL, 0.5)), "not whole numbers"),
-    "scaled to fractions": (nifti(LABEL, scl_slope=0.7, scl_inter=0), "not whole numbers"),
+    **{f"scaled by {n}": (nifti(LABEL, scl_slope=n, scl_inter=0), "not whole numbers") for n in (0.7, 1e-8)},
     "one NaN": (nifti(voxel(LABEL, np.nan)), "NaN or infinite"),
     "one infinity": (nifti(voxel(LABEL, np.inf)), "NaN or infinite"),
     "a mask of 255 for two labels": (nifti((LABEL > 0) * np.uint8(255)), "0, 255, known are 0 to 2"),

@@ -27,7 +27,10 @@ SHARED = {
     "FrameOfReferenceUID": "lie in several frames of reference",
 }
 # In which the slices of one image seldom differ, and those of several that share a series do.
-ALIKE = ("ImageType", "EchoTime", "InversionTime", "KVP", "ConvolutionKernel", "ContrastBolusAgent")
+ALIKE = (
+    "ImageType", "EchoTime", "InversionTime", "KVP", "ConvolutionKernel", "ContrastBolusAgent", "DiffusionBValue",
+    "TemporalPositionIdentifier", "FlipAngle",
+)  # fmt: skip
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's left and back, MONAI's to the right, front
 
 

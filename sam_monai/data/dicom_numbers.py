@@ -26,8 +26,8 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
     """Refuse a series whose headers do not say what its numbers are.
 
     Raises:
-        InputError: slices of several photometric interpretations or units; a CT that is not in Hounsfield units;
-            numbers of more bits than the header says; real-world values that are others than the rescaled ones.
+        InputError: slices of several photometric interpretations or units; a CT in colours or not in Hounsfield
+            units; numbers of more bits than the header says; real-world values that are others than the rescaled ones.
     """
     for key in ("PhotometricInterpretation", "Modality", "Units"):
         shown = {str(dataset.get(key)) for dataset in datasets}
@@ -53,6 +53,8 @@ def check_units(where: str, files: Sequence[Path], datasets: Sequence[Dataset]) 
             said = dataset.get("NumberOfFrames")
             raise InputError(f"{file}: describes {frames} frames and says that it has {said}; export it again")
         signed = dataset.get("PixelRepresentation") and "SharedFunctionalGroupsSequence" not in dataset
+        if dataset.get("Modality") == "CT" and int(dataset.get("SamplesPerPixel") or 1) > 1:
+            raise InputError(f"{file}: is a CT in colours, which are no Hounsfield units; give the grey images")
         if dataset.get("Modality") == "CT" and not (found or "ModalityLUTSequence" in dataset or signed):
             raise InputError(f"{file}: has no RescaleSlope, so its Hounsfield units are not known; export it again")
 

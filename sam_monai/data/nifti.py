@@ -20,6 +20,7 @@ OTHER_AFFINE = "qform_affine"
 FULL_SCALE = "full_scale"
 MILLIMETRES = {1: 1000.0, 3: 1e-3}  # of a metre and a micron, by NIfTI's code
 DISPLACEMENTS = 1006
+MOST_CODE = 5  # of what a place means; nibabel takes others for 0, and ITK does not
 PLACE = (
     "pixdim", "xyzt_units", "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d",
     "qoffset_x", "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "toffset",
@@ -57,6 +58,10 @@ class NiftiReader(NibabelReader):
         if header["qform_code"] > 0 and header["sform_code"] > 0:
             other, shape = scale @ header.get_qform(), (*img.shape[:3], 1, 1)[:3]
             affine = meta[MetaKeys.AFFINE]
+            if not np.isfinite(other).all():  # other programs may read the place from it
+                raise InputError(
+                    f"{path}: its qform holds NaN or infinite numbers; export it again with a valid header"
+                )
             usable = np.isfinite(affine).all() and np.linalg.det(affine[:3, :3]) != 0
             if usable and apart(affine, other, shape) > TOLERANCE:
                 meta[OTHER_AFFINE] = other
@@ -87,7 +92,12 @@ def _check_numbers(path: str, header: Any) -> None:
         raise InputError(f"{path}: holds more values than its header says (dim); convert it again")
     if not np.isfinite([raw["scl_slope"], raw["scl_inter"]]).all():
         raise InputError(f"{path}: its scl_slope or scl_inter is not a number, so its values are not known; convert it")
-    if raw["sform_code"] <= 0 and raw["qform_code"] <= 0:
+    if not 0 <= min(codes := [int(raw["qform_code"]), int(raw["sform_code"])]) <= max(codes) <= MOST_CODE:
+        raise InputError(
+            f"{path}: its qform_code is {codes[0]} and its sform_code {codes[1]}, and NIfTI knows 0 to {MOST_CODE}, so "
+            "where it lies is not known; convert it again"
+        )
+    if not any(codes):
         warn_of_unknown_sides(path, "sform_code and qform_code are 0")
     axes = slice(1, 1 + min(3, int(raw["dim"][0])))
     spacing = raw["pixdim"][axes][raw["dim"][axes] > 1]

@@ -102,7 +102,8 @@ def test_empty_uids_are_read_and_said_where_a_mask_must_refer_to_them(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    "key, values", [("EchoTime", [10, 80]), ("KVP", [80, 140]), ("ContrastBolusAgent", ["", "Gd"])]
+    "key, values",
+    [("EchoTime", [10, 80]), ("KVP", [80, 140]), ("ContrastBolusAgent", ["", "Gd"]), ("DiffusionBValue", [0.0, 1e3])],
 )
 def test_slices_that_may_be_of_several_images_are_warned_of(tmp_path, caplog, key, values):
     files = write_series(tmp_path / "s", blob((8, 9, 6)), AFFINE, Modality="MR")

@@ -123,7 +123,7 @@ DICOM: dict[str, tuple[Make, str]] = {
     "a slice of another frame": (
         series(lambda files: spoil(files, 2, FrameOfReferenceUID="1.2")), "frames of reference"),
     "a slice that is inverted": (series(lambda f: spoil(f, 2, PhotometricInterpretation="MONOCHROME1")), "MONOCHROME1"),
-    "no units": (series(lambda files: without(files, "RescaleSlope")), r"\(nan, "),
+    "no units": (series(lambda files: without(files, "RescaleSlope")), r"\(nan and"),
     "other units": (series(RescaleType="MGML"), "units of MGML"),
     "fewer pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 40)), "cannot be read"),
     "no pixels": (series(lambda files: without(files, "PixelData")), "cannot be read"),
@@ -138,9 +138,9 @@ DICOM: dict[str, tuple[Make, str]] = {
         series(lambda files: [f.write_bytes(f.read_bytes()[:300]) for f in files]), "no DICOM image"),
     "a file that is cut in its pixels": (
         series(lambda files: files[2].write_bytes(files[2].read_bytes()[:-90])), "cannot be read"),
-    "a slope of 0": (series(RescaleSlope=0), r"\(0.0, "),
-    "an empty slope": (series(RescaleSlope=None), r"\(nan, "),
-    "no intercept": (series(lambda files: [without(files, "RescaleIntercept", n) for n in range(9)]), r", nan\)"),
+    "a slope of 0": (series(RescaleSlope=0), r"\(0.0 and"),
+    "an empty slope": (series(RescaleSlope=None), r"\(nan and"),
+    "no intercept": (series(lambda files: [without(files, "RescaleIntercept", n) for n in range(9)]), r"and nan\)"),
     "a slice of another modality": (series(lambda files: spoil(files, 2, Modality="MR")), "slices are CT and MR"),
     "a negative spacing": (series(PixelSpacing=[-0.8, 0.8]), "pixel spacings"),
     "voxels of a kilometre": (series(PixelSpacing=["1e6", "1e6"]), "which cannot be"),
@@ -163,7 +163,7 @@ DICOM: dict[str, tuple[Make, str]] = {
     "frames of other units": (
         frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleType", "MGML")), "of MGML"),
     "frames of a slope of 0": (
-        frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleSlope", "0")), r"\(0.0, "),
+        frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleSlope", "0")), r"\(0.0 and"),
     "fewer frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 12)), "9 frames and says that it has 12"),
     "more frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 5)), "9 frames and says that it has 5"),
     "frames at one place": (frames(lambda d: move(d, [0, 0, -6])), "cannot be read"),

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+import pytest
 from image_files import picture, volume
+
+from sam_monai.data import read_dataset
+from sam_monai.errors import InputError
 
 SHAPE = (9, 8, 3)
 
@@ -83,3 +89,12 @@ def bids(top: Path, number: int = 6) -> Path:
         image(top / name / "func" / f"{name}_task-rest_bold.nii.gz")
         label(top / "derivatives" / "manual" / name / "anat" / f"{name}_space-T1w_dseg.nii.gz")
     return top
+
+
+def refused_in_one_line(top: Path, make: Callable[[Path], object], said: str) -> None:
+    """What ``make`` puts into a folder is refused by one line that names the folder, or a file in it."""
+    make(top)
+    with pytest.raises(InputError) as error:
+        read_dataset(top)
+    assert "\n" not in str(error.value) and str(top) in str(error.value)
+    assert re.search(said, str(error.value)), str(error.value)

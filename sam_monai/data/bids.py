@@ -181,7 +181,10 @@ def _label_names(folder: Path) -> dict[str, str] | None:
     for file in folder.rglob("*dseg.tsv"):
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         rows = csv.DictReader(lines, delimiter="\t")
-        tables.add(tuple((row.get("index") or "", (row.get("name") or "").strip()) for row in rows))
+        try:
+            tables.add(tuple((row.get("index") or "", (row.get("name") or "").strip()) for row in rows))
+        except csv.Error as error:
+            raise InputError(f"{file}: cannot be read as a table ({error}); correct it, or remove it") from error
     if len(tables) != 1:
         return None
     names = {index: name for index, name in tables.pop() if index != "0"}

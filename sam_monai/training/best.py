@@ -10,6 +10,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from ..data.matching import matched
+from ..networks.regions import Regions, masks_of
 
 
 class Best:
@@ -21,11 +22,12 @@ class Best:
     reference does not hold; such voxels count nowhere in Dice.
 
     Of numbered objects, ``instances``, the average precision comes before Dice. Their numbers say nothing, so voxels of
-    objects count in this way where the reference holds no object.
+    objects count in this way where the reference holds no object. Labels that are ``regions`` are counted as such, for
+    one value may stand for several of them.
     """
 
-    def __init__(self, evaluator: Engine, instances: bool = False) -> None:
-        self.evaluator, self.instances = evaluator, instances
+    def __init__(self, evaluator: Engine, instances: bool = False, regions: Regions | None = None) -> None:
+        self.evaluator, self.instances, self.regions = evaluator, instances, regions
         self.precision, self.precisions = 0.0, [0.0, 0.0]  # of the best epoch; sum and number of this one's cases
         self.metric, self.epoch, self.false_positives = math.nan, -1, math.inf
         self.counted = 0.0
@@ -46,7 +48,11 @@ class Best:
                     if not math.isnan(precision):
                         self.precisions = [self.precisions[0] + precision, self.precisions[1] + 1]
                     pred, label = pred.clamp(max=1), label.clamp(max=1)
-                self.counted += float((~torch.isin(pred, label.unique()) & (pred > 0)).sum())
+                if self.regions is None:
+                    self.counted += float((~torch.isin(pred, label.unique()) & (pred > 0)).sum())
+                    continue
+                found, held = (masks_of(each[None], len(self.regions), self.regions, 0) for each in (pred, label))
+                self.counted += float(found[~held.flatten(1).any(1)].sum())
 
     def update(self) -> float:
         """Take the evaluator's last run into account; its metric, NaN where nothing could be measured."""

@@ -68,8 +68,9 @@ class Checkpoints:
         self.folder = Path(folder)
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.network: Any = getattr(network, "module", network)
-        instances = getattr(self.network, "preprocessing", {}).get("instances", False)
-        self.evaluator, self.best = evaluator, Best(evaluator, instances)
+        images = getattr(self.network, "preprocessing", {})
+        self.evaluator = evaluator
+        self.best = Best(evaluator, images.get("instances", False), images.get("regions"))
         self.resume, self.settings, self.voxels = resume, dict(settings or {}), voxels or {}
         self.history: list[dict[str, float]] = []  # an epoch each: its mean loss and, where there is one, Dice
         self.losses: list[float] = []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folder_maker import SHAPE, image, label
+from folder_maker import SHAPE, image, label, refused_in_one_line
 from image_files import volume
 
 from sam_monai.__main__ import main
@@ -138,6 +138,11 @@ def other_kind(top: Path) -> None:
     file(top, 3, "T1w").rename(file(top, 3, "T2w"))
 
 
+def endless_cell(top: Path) -> None:
+    sequences(top)
+    (top / "dseg.tsv").write_text(f"index\tname\n1\t{'x' * 200_000}\n")
+
+
 def repeats(top: Path) -> None:
     sequences(top, ("run-1_T1w", "run-2_T1w"))
 
@@ -147,17 +152,14 @@ BAD = {
                                  r"x 3, and channels need one grid;.*--channel FLAIR"),
     "another place": (lambda t: other_grid(t, SHAPE, 1.0), r"T1w\.nii\.gz: lies beside sub-03_ses-1_FLAIR"),
     "another kind": (other_kind, "sub-00_ses-1 has the images T1w, and sub-03_ses-1 has T2w; add.*CSV"),
+    "an endless cell": (endless_cell, r"dseg\.tsv: cannot be read as a table"),
     "repeats": (repeats, "sub-00_ses-1 has repeats of an image, run-1_T1w, run-2_T1w; take one: .*--channel run-1_T1w"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("form", BAD)
-def test_images_that_are_no_channels_are_named_in_one_line(tmp_path, form):
-    make, said = BAD[form]
-    make(tmp_path)
-    with pytest.raises(InputError) as error:
-        read_dataset(tmp_path)
-    assert "\n" not in str(error.value) and re.search(said, str(error.value)), str(error.value)
+def test_what_cannot_be_channels_or_names_is_refused_in_one_line(tmp_path, form):
+    refused_in_one_line(tmp_path, *BAD[form])
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,18 @@ def test_ties_go_to_fewer_false_positives_and_nothing_measured_is_never_the_best
     assert chosen.epoch == evaluator.state.best_metric_epoch == best
 
 
+def test_ties_are_decided_by_regions_and_not_by_their_values():
+    """A whole tumour is 1 and 2, its core 2: 1 where the reference holds 2 alone is no tumour beside a tumour."""
+    evaluator = Engine(lambda engine, batch: batch)
+    chosen = Best(evaluator, regions=((1, 2), (2,)))
+    counted = []
+    for values, reference in (((1, 2), (2, 2)), ((1, 2), (1, 0)), ((1, 2), (0, 0))):
+        pred, label = (torch.tensor(each)[None] for each in (values, reference))
+        evaluator.run([[{"pred": pred, "label": label}]])
+        counted.append(chosen.counted)
+    assert counted == [0, 1, 3]  # nothing; the core; the whole and the core
+
+
 def test_numbered_objects_are_told_by_their_shapes_and_precision_comes_before_dice():
     """The first epoch numbers the objects of the second otherwise, the third has more Dice and joins both objects; the
     last marks what is none in a case without objects."""

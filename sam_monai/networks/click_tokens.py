@@ -28,7 +28,7 @@ def check_prompts(
 ) -> int:
     """Number of objects asked for. Refuses shapes that do not fit each other or the image, coordinates that are not
     finite, labels other than -1, 0 and 1, boxes whose lower corner lies above the upper one, and masks with infinite
-    values."""
+    values or with NaN in a part of a slice."""
     dims, checked = image.ndim - 2, not torch.compiler.is_compiling()
     if (point_coords is None) != (point_labels is None):
         raise InputError("point_coords and point_labels come together")
@@ -62,6 +62,9 @@ def check_prompts(
             )
         if checked and masks.isinf().any():
             raise InputError("masks hold infinite numbers: they are logits, NaN in a slice without a mask")
+        unknown = masks.isnan().flatten(2, 3)
+        if checked and (unknown.any(2) != unknown.all(2)).any():
+            raise InputError("masks are NaN in a part of a slice: all of it is NaN where there is no mask, or nothing")
         sizes.append(len(masks))
     if len(set(sizes)) != 1 or (len(image) != 1 and sizes[0] != len(image)):
         raise InputError(

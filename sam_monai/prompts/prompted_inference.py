@@ -12,13 +12,18 @@ from torch import Tensor, nn
 
 from ..data.instances import KEY as INSTANCES
 from ..errors import InputError, warn_once
+from ..networks.click_tokens import check_prompts
 from ..networks.regions import label_map_of
 from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES
 from .answering import answered
+from .drawn import Prompts
 from .monai_label import clicks_of_request
 from .patches import cut_out, in_patch, patch_about
 from .prompt_files import lasso_as_mask
+from .schema import unknown_key
+
+PROMPTS = ("point_coords", "point_labels", "boxes", "masks", "lasso")
 
 
 class PromptedInference(Inferer):
@@ -50,18 +55,23 @@ class PromptedInference(Inferer):
         Without prompts those that :class:`sam_monai.prompts.monai_label.KeepClicks` left with the image count.
 
         ``label`` among the prompts says which label each object is: K names, ``None`` where it is not known.
+
+        Raises:
+            InputError: prompts of another name, kind or shape, or that lie outside the image. A box that only reaches
+                beyond it is cut.
         """
         module: Any = getattr(network, "module", network)
         labels = getattr(module, "labels", ())
+        prompts = {key: value for key, value in prompts.items() if value is not None}
         prompts = prompts or clicks_of_request(inputs[0], labels)
         given = prompts.pop("label", None)
         if not prompts and given is None:
             return self.automatic(inputs, network, *args)
+        prompts = prompts_in(inputs, prompts)
         count = len(next(iter(prompts.values()), ()))
         names = list(given) if isinstance(given, list | tuple) else [given] * (count if given is None else 1)
         if not count or len(names) != count:
             raise InputError(f"label is {given!r}: give one name, or None, for each of the prompted objects")
-        prompts = {key: value.to(inputs.device) for key, value in prompts.items()}
         if flips := getattr(self.automatic, "flips", None):
             warn_once(f"average_flips {flips} is for images without prompts: those with prompts are answered once")
         innermost: Any = self.automatic  # slabs, flips and patches lie in each other
@@ -111,6 +121,40 @@ class PromptedInference(Inferer):
         automatic = None if large else network(image, embedding)
         self.last = None if state is None else (plain.detach().clone(), state, parts, embedding, automatic)
         return embedding, automatic
+
+
+def prompts_in(image: Tensor, given: dict[str, Any]) -> Prompts:
+    """Prompts as tensors on the device of an image (1, C, *spatial), if they fit it and each other."""
+    unknown_key(given, PROMPTS, "the prompts")
+    found: Prompts = {}
+    for key, value in given.items():
+        try:
+            found[key] = torch.as_tensor(value, device=image.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{key} of the prompts is no array of numbers: {error}") from error
+        if key != "point_labels":
+            found[key] = found[key].float()
+    shown = {key: value for key, value in found.items() if key != "lasso"}
+    if shown:
+        check_prompts(image, *(shown.get(key) for key in PROMPTS[:4]))
+    if len({len(value) for value in found.values()}) > 1:
+        raise InputError(f"the prompts are for different numbers of objects: { {k: len(v) for k, v in found.items()} }")
+    size = torch.tensor(image.shape[2:], device=image.device)
+    if "point_coords" in found:
+        found["point_labels"] = found["point_labels"].long()
+        at = found["point_coords"].round()
+        beyond = ((at < 0) | (at >= size)).any(2) & (found["point_labels"] != -1)
+        if beyond.any():
+            click = found["point_coords"][beyond][0].tolist()
+            raise InputError(f"the click {click} lies outside the image, whose grid is {tuple(image.shape[2:])}")
+    if "boxes" in found:
+        lower, upper = found["boxes"].chunk(2, 2)
+        if ((upper < -0.5) | (lower > size - 0.5)).any():
+            raise InputError(f"a box lies outside the image, whose grid is {tuple(image.shape[2:])}")
+        found["boxes"] = torch.cat([corner.clamp(size * 0.0, size - 1.0) for corner in (lower, upper)], 2)
+    if "masks" in found and (found["masks"] >= 0).any() and not (found["masks"] < 0).any():
+        raise InputError("masks hold no number below 0: they are logits, positive on the object and negative beside it")
+    return found
 
 
 def state_of_network(network: Any) -> tuple[list[Any] | None, list[weakref.ref[Any]]]:

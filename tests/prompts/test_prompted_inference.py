@@ -7,7 +7,7 @@ import torch
 from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
-from sam_monai import MedSA
+from sam_monai import InputError, MedSA
 from sam_monai.prompts import prompted_inference
 from sam_monai.prompts.prompted_inference import PromptedInference
 
@@ -113,3 +113,42 @@ def test_each_object_has_the_answer_that_it_has_alone_whatever_the_volumes_size(
         singly = ask([0, 1, 2])
     torch.testing.assert_close(together[0, 1:], torch.stack(alone), rtol=1e-3, atol=1e-3)
     assert (singly == together.argmax(1, keepdim=True)).float().mean() > 0.999
+
+
+NOTHING = torch.full((1, 1, 30, 30), torch.nan)
+HALF = torch.where(torch.arange(30) < 9, torch.tensor(-4.0), torch.tensor(torch.nan)).expand(1, 1, 30, 30)
+WRONG = {
+    "a name that is almost right": (
+        {"point_coord": [[[9.0, 9]]], "point_labels": [[1]]},
+        "did you mean 'point_coords'",
+    ),
+    "a name of another library": ({"input_boxes": [[[1.0, 1, 9, 9]]]}, "unknown key 'input_boxes'"),
+    "a word": ({"boxes": "middle"}, "boxes of the prompts is no array"),
+    "rows of different lengths": ({"boxes": [[[1.0, 1, 9, 9]], [[1.0, 1]]]}, "boxes of the prompts is no array"),
+    "a click below the image": ({**CLICK, "point_coords": [[[30.0, 9.0]]]}, "lies outside the image"),
+    "a click above it": ({**CLICK, "point_coords": [[[9.0, -1.0]]]}, "lies outside the image"),
+    "a box beside it": ({"boxes": [[[31.0, 2, 40, 9]]]}, "box lies outside"),
+    "a box and two objects' clicks": ({"boxes": [[[1.0, 1, 9, 9]]], "point_coords": [[[9, 9]]] * 2}, "come together"),
+    "two lassos and a click": ({**CLICK, "lasso": [[[1.0, 1], [9, 1], [9, 9]]] * 2}, "different numbers of objects"),
+    "a mask of 0 and 1": ({"masks": (HALF.isnan()).float()}, "no number below 0"),
+    "a mask that is bool": ({"masks": HALF.isnan()}, "no number below 0"),
+    "NaN in a part of a mask": ({"masks": HALF}, "NaN in a part"),
+}
+
+
+@pytest.mark.parametrize(("prompts", "said"), WRONG.values(), ids=WRONG)
+def test_prompts_that_mean_nothing_are_refused(network, prompts, said):
+    with torch.no_grad(), pytest.raises(InputError, match=said):
+        PromptedInference(SimpleInferer())(image(1, 1, 30, 30), network, **prompts)
+
+
+def test_whole_numbers_lists_and_boxes_that_reach_beyond_mean_what_they_say(network):
+    inferer, x, box = PromptedInference(SimpleInferer()), image(1, 1, 30, 30), torch.tensor([[[3.0, 4.0, 29.0, 29.0]]])
+    with torch.no_grad():
+        expected = inferer(x, network, **CLICK, boxes=box)
+        for same in (
+            {**CLICK, "boxes": box.double(), "masks": None},
+            {"point_coords": [[[9, 9]]], "point_labels": [[1]], "boxes": [[[3, 4, 90, 31]]]},
+            {**{key: value.numpy() for key, value in CLICK.items()}, "boxes": box.long(), "masks": NOTHING},
+        ):
+            assert torch.equal(inferer(x, network, **same), expected)

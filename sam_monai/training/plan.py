@@ -129,7 +129,7 @@ def make_plan(
     sample: Sequence[int],
     inferer: Inferer,
     loss: nn.Module,
-    device: torch.device,
+    device: str | torch.device,
     otherwise: Mapping[str, Any],
     minutes: float | None = None,
     steps: int | None = None,
@@ -157,6 +157,7 @@ def make_plan(
         InputError: the state to resume from is none, or holds no plan of ours.
     """
     asked = {key: value for key, value in given.items() if value is not None}
+    device = torch.device(device)
     data = examined.fingerprint
     passed = 0.0 if begun is None else time.monotonic() - begun
     if resume and Path(resume).is_file() and (old := plan_kept_in(Path(resume))):

@@ -42,7 +42,7 @@ def timed(monkeypatch):
 
 def test_a_plan_is_printed_written_and_kept(data, tmp_path, timed, capsys):
     where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
-    run("ssam", "train", **where, steps=2, image_size=32)
+    run("ssam", "train", **where, steps=2, image_size=32, device="cpu")
     told, kept = capsys.readouterr().out, json.loads((tmp_path / "o/plan.json").read_text())
     assert "plan for data" in told and "bright" in told and all(f"  {key} " in told for key in KEYS)
     assert kept["plan"]["image_size"] == 32 and kept["why"]["image_size"] == "given"

@@ -183,7 +183,7 @@ def in_folders(
     the reason."""
     cases: list[Path] = []
     unfit: list[tuple[Path, str]] = []
-    seen: set[Path] = set()
+    seen, found = set[Path](), set[Path]()
     for path in images:
         if path in seen:
             continue
@@ -194,6 +194,9 @@ def in_folders(
             if all(reason.partition(":")[0] != other.partition(":")[0] for _, other in unfit):
                 unfit.append((path, reason))  # once for each file that is missing
             continue
+        first = files[0] if files else path
         seen.update(files or ())
-        cases.append(files[0] if files else path)
+        if first not in found:  # a file of a channel that is not taken leads to the same image
+            cases.append(first)
+        found.add(first)
     return cases, unfit

@@ -91,6 +91,8 @@ class SaveMasks:
                 path = self.probabilities(source)
                 with Outputs(self.folder).writing(path, source) as part:
                     save_probabilities(case[KEY], case["pred"].affine.cpu().numpy(), source, part)
+            else:
+                Outputs(self.folder).remove(self.probabilities(source), source)
 
     def save(self, mask: MetaTensor, source: str) -> Path:
         """Write one label map (1, *spatial) of an image's file or folder, or one of T frames (T, *spatial)."""
@@ -111,6 +113,8 @@ class SaveMasks:
                 Image.fromarray(array).save(part)
             else:
                 nib.save(on_source(array, affine, source), part)
+        for other in {".dcm", ".nii.gz"} - {path.name.removeprefix(f"{Path(self.names(source)).name}{MARK}")}:
+            Outputs(self.folder).remove(self.folder / f"{self.names(source)}{MARK}{other}", source)
         return path
 
     def probabilities(self, source: str) -> Path:

@@ -52,6 +52,13 @@ class Outputs:
         with self.writing(path, case) as part:
             part.write_text(content, encoding="utf-8")
 
+    def remove(self, path: Path, case: str | Path = RUN) -> None:
+        """Remove what an earlier run wrote for that very case and this one does not write. What is somebody else's
+        stays."""
+        if os.path.lexists(path):
+            if digest(path) in written(self.folder).get(self.key(path), {}).get(identity(str(case)), set()):
+                path.unlink()
+
     def refuse_another(self, path: Path, case: str, listed: Written | None = None) -> None:
         if not os.path.lexists(path):
             return

@@ -94,6 +94,7 @@ class Studies:
                 "leave the key out, or use the configurations of this version"
             )
         self.validated = (read_training(adapter) or {}).get(GUESS)
+        self.adapter = adapter
         made_by = {"adapter": content_hash(state), **settings}
         self.made_by = plain(made_by)
         self.cases: list[Mapping[str, Any]] = []
@@ -201,6 +202,11 @@ class Studies:
             self.evaluator.run()
             if self.raised is not None:
                 raise self.raised
+            if content_hash(read_adapter(self.adapter)) != self.made_by["adapter"]:
+                raise InputError(
+                    f"{self.adapter}: was replaced while images were segmented with it; run the same again, and all of "
+                    "them are segmented with the one that is there now"
+                )
             output: Any = self.evaluator.state.output
             mask = output[0]["pred"]
             name = self.masks.names(case["image"])

@@ -76,9 +76,9 @@ def evaluation_report(
     body = [f"<p>{html.escape(in_short(rows, labels, len(cases)))}</p>", means(rows, labels, heads, unit)]
     body += [f"<p>{matched_in_all(rows)}</p>"] if OBJECTS[0] in rows[0] else []
     body += [figures(rows, labels, unit, heads["surface_dice"])]
-    training = [curve(history)] if history else []
-    training += [picture(file.read_bytes(), file.stem) for file in curves if file.is_file()]
-    body += [f'<h2>Training</h2><div class="figures">{"".join(training)}</div>'] if training else []
+    body += [f'<h2>Training</h2><div class="figures">{curve(history)}</div>'] if history else []
+    more = [picture(file.read_bytes(), file.stem) for file in curves if file.is_file()]
+    body += [f'<h2>Prompts</h2><div class="figures">{"".join(more)}</div>'] if more else []
     pairs = [(row.get(GUESS, math.nan), row["dice"]) for row in rows]
     found = quality.validated(pairs)
     body += [f'<p class="note">Guessed Dice: {quality.WHAT} {quality.in_words(found, pairs)}</p>'] if found else []

@@ -80,6 +80,9 @@ class Pictures:
                     self.worst = sorted(self.worst, key=by_badness)[: self.most]
             elif first_process() and len(self.written) < self.most:
                 self.write(file, case["pred"].ndim - 1, *self.rows(case, file))
+            elif first_process():  # one of an earlier run shows another prediction
+                old = picture_file(self.folder, self.names(file), case["pred"].ndim - 1)
+                Outputs(self.folder).remove(old, file)
 
     def numbered(self, file: Path) -> bool:
         """Whether the maps of a case number the objects of one label."""

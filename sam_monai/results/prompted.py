@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.frames import parts_of
+from ..data.instances import KEY as INSTANCES
 from ..data.unlabelled import UNLABELLED
 from ..distributed import first_process, gathered
 from ..errors import InputError
@@ -27,6 +28,7 @@ from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, dra
 from ..prompts.prompted_inference import in_parts
 from .tables import write_table
 
+ANSWERS, CURVE = "prompts.csv", "corrective_clicks.png"
 AUTOMATIC = "no prompt"
 ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
     "1 click": lambda mask, rng: draw_clicks(mask, rng, 1),
@@ -94,10 +96,17 @@ def evaluate_prompts(
     ``corrective_clicks.png`` go to ``folder``.
 
     In a volume "1 click" is one on every slice that shows the object, and a corrective click one in the whole volume.
+    Networks that see patches or number objects are not asked.
 
     Returns:
         Mean Dice by prompt: over the cases, or parts of frames, that show a label, then over the labels.
     """
+    images, outputs = network.preprocessing, Outputs(folder)
+    if images.get("scale") == "patch" or images.get(INSTANCES):
+        if first_process():
+            for name in (ANSWERS, CURVE):  # of another adapter
+                outputs.remove(Path(folder) / name)
+        return {}
     network.eval()
     mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
     parts = []
@@ -129,14 +138,13 @@ def evaluate_prompts(
     if not first_process():
         return means
     folder = Path(folder)
-    outputs = Outputs(folder)
-    with outputs.writing(folder / "prompts.csv") as part:
+    with outputs.writing(folder / ANSWERS) as part:
         write_table(part, ["case", "label", "prompt", "dice"], rows)
-    with outputs.writing(folder / "corrective_clicks.png") as part:
+    with outputs.writing(folder / CURVE) as part:
         draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], part)
     width = max(map(len, means))
     print("\n".join([f"{'prompt':{width}}  mean Dice", *(f"{p:{width}}  {dice:9.4f}" for p, dice in means.items())]))
-    print(f"every answer: {folder / 'prompts.csv'}", flush=True)
+    print(f"every answer: {folder / ANSWERS}", flush=True)
     return means
 
 

@@ -135,7 +135,7 @@ def write_report(
     rows = read_rows(folder / "cases.csv")
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
     file = Path(adapter) if adapter else Path(ckpt_dir) / Checkpoints.BEST
-    history = read_history(file.parent, Checkpoints.RESUME)
+    history = read_history(file, Checkpoints.RESUME)
     images = {key: value for key, value in settings.items() if key not in ("seconds", "validation")}  # of the plan
     said = {**of_adapter(file), "Images and sizes": images, "This run": of_run(**run or {})}
     data = said["This run"]["data"]

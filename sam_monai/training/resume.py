@@ -59,13 +59,16 @@ def read_resume(path: Path) -> dict[str, Any]:
     return state
 
 
-def read_history(folder: Path, name: str) -> list[dict[str, float]]:
-    """Loss and metric of every epoch of the training that left its state in a folder; nothing where they cannot be
-    read, for a report has other things to say."""
+def read_history(adapter: Path, name: str) -> list[dict[str, float]]:
+    """Loss and metric of every epoch of the training that left an adapter, and its state beside it; nothing where they
+    cannot be read or are another adapter's, for a report has other things to say."""
     try:
-        history = read_resume(folder / name)["history"]
+        state = read_resume(adapter.parent / name)
+        if state.get("adapter") not in (None, content_hash(at_temperature(read_adapter(adapter)))):
+            return []
     except InputError:
         return []
+    history = state["history"]
     numbers = all(isinstance(x, (int, float)) for epoch in history if isinstance(epoch, dict) for x in epoch.values())
     whole = all(isinstance(epoch, dict) and epoch.keys() >= {"epoch", "loss"} for epoch in history)
     return history if numbers and whole else []

@@ -9,8 +9,13 @@ import sys
 
 import nibabel as nib
 import numpy as np
+import torch
 from bundle_runner import ROOT, run
 from bundle_tester import BundleTester
+from network_tester import tiny_backbone
+
+from sam_monai import MedSA
+from sam_monai.results.prompted import evaluate_prompts
 
 
 class TestMedSABundle(BundleTester):
@@ -46,3 +51,6 @@ class TestMedSABundle(BundleTester):
         rows = list(csv.DictReader((out / "prompts.csv").open()))
         assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 12
         assert all(0 <= float(row["dice"]) <= 1 for row in rows) and (out / "corrective_clicks.png").is_file()
+        assert "<h2>Prompts</h2>" in (out / "report.html").read_text()
+        evaluate_prompts(MedSA(tiny_backbone(), preprocessing={"scale": "patch"}), [], [], out, torch.device("cpu"))
+        assert not (out / "prompts.csv").exists() and not (out / "corrective_clicks.png").exists()

@@ -196,6 +196,14 @@ def test_a_folder_of_files_is_put_together_by_number_and_by_name_and_lacking_one
     assert len(images_to_segment(tmp_path / "in", spatial_dims=3)) == 9  # for an adapter of grey images
 
 
+@pytest.mark.parametrize("taken", [[0, 1], [0, 2], [1, 2]])
+def test_an_image_is_segmented_once_whichever_of_its_channels_are_taken(tmp_path, taken):
+    for i in range(3):
+        image(tmp_path / f"a_{i:04d}.nii.gz")
+    found = images_to_segment(tmp_path, spatial_dims=3, channel_names=[NAMES[i] for i in taken], channels=taken)
+    assert [Path(case["image"]).name for case in found] == [f"a_{taken[0]:04d}.nii.gz"]
+
+
 def test_images_with_numbers_for_names_are_not_taken_for_channels_of_one(tmp_path):
     for i in range(4):
         volume(tmp_path / f"img_{i:04d}.nii.gz", RNG.random((9, 8, 3, 3)).astype(np.float32))

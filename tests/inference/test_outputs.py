@@ -30,6 +30,19 @@ def test_a_case_replaces_its_own_results_and_no_others(outputs):
     assert (outputs.folder / "a.png").read_text() == "again"
 
 
+def test_what_is_out_of_date_is_removed_if_it_is_of_that_very_case_and_unchanged(outputs):
+    for name, case in (("a.png", "/d/a.png"), ("b.png", "/d/b.png")):
+        write(outputs, name, case)
+    outputs.remove(outputs.folder / "none.png", "/d/a.png")
+    outputs.remove(outputs.folder / "a.png", "/d/b.png")
+    assert (outputs.folder / "a.png").is_file()
+    outputs.remove(outputs.folder / "a.png", "/d/a.png")
+    assert not (outputs.folder / "a.png").exists()
+    (outputs.folder / "b.png").write_text("somebody's")
+    outputs.remove(outputs.folder / "b.png", "/d/b.png")
+    assert (outputs.folder / "b.png").read_text() == "somebody's"
+
+
 @pytest.mark.parametrize("there", ["file", "changed", "folder", "link", "broken link", "fifo"])
 def test_whatever_else_is_there_stays_as_it_is(outputs, tmp_path, there):
     path, other = outputs.folder / "a.png", tmp_path / "other.png"

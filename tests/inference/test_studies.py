@@ -17,7 +17,9 @@ from bundle_runner import ROOT, SMALL, run, volumes
 from dicom_maker import write_series
 
 from sam_monai import InputError
+from sam_monai.inference.masks import SaveMasks
 from sam_monai.inference.records import fingerprint
+from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
 from sam_monai.results.html_report import evaluation_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -122,6 +124,49 @@ def test_masks_of_an_earlier_run_are_not_overwritten_by_another_study_of_the_sam
     run("ptsam", "inference", **(where | {"dataset_dir": f"{studies}/b/series"}))
     assert (tmp_path / "o/series_seg.nii.gz").read_bytes() == first
     assert (tmp_path / "o/b_series_seg.nii.gz").is_file()
+
+
+def test_what_another_adapter_left_and_this_run_does_not_write_is_gone(trained, studies, tmp_path):
+    shutil.copy(f"{trained}/models/model.pt", tmp_path / "model.pt")
+    where = settings(trained, studies, tmp_path / "o") | {
+        "dataset_dir": f"{studies}/a",
+        "adapter": f"{tmp_path}/model.pt",
+    }
+    run("ptsam", "inference", **where, probabilities=True, mask_format="dicom_seg")
+    assert {"series.png", "series_seg.dcm", "series_prob.nii.gz"} <= {f.name for f in (tmp_path / "o").iterdir()}
+    change(tmp_path / "model.pt")
+    run("ptsam", "inference", **where, pictures=0)
+    left = {f.name for f in (tmp_path / "o").iterdir() if f.is_file()}
+    assert left == {"series_seg.nii.gz", "report.html", "studies.csv"}
+
+
+def test_an_adapter_that_is_replaced_meanwhile_leaves_no_mask_that_passes_for_the_old_ones(
+    trained, studies, tmp_path, monkeypatch
+):
+    shutil.copy(f"{trained}/models/model.pt", tmp_path / "model.pt")
+    save = SaveMasks.save
+
+    def replaced(self, mask, source):
+        if "series" in source:
+            change(tmp_path / "model.pt")
+        return save(self, mask, source)
+
+    monkeypatch.setattr(SaveMasks, "save", replaced)
+    where = settings(trained, studies, tmp_path / "o") | {"adapter": f"{tmp_path}/model.pt"}
+    (studies / "broken.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"model\.pt: was replaced while images were segmented with it; run the same"):
+        run("ptsam", "inference", **where)
+    monkeypatch.undo()
+    run("ptsam", "inference", **where)
+    found = records(tmp_path / "o")
+    assert len({record["made by"]["adapter"] for record in found.values()}) == 1
+    assert not any(record["error"] for record in found.values())
+
+
+def change(adapter) -> None:
+    state = read_adapter(adapter)
+    name = next(key for key in state if key != "identity")
+    write_adapter({**state, name: state[name] * 1.5}, adapter, read_training(adapter))
 
 
 def test_volumes_in_subfolders_keep_the_tree_and_results_in_it_are_never_segmented(trained, tmp_path):

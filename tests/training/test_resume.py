@@ -201,7 +201,7 @@ def test_a_file_of_another_kind_is_one_line_and_starting_anew_keeps_it(started, 
         tiny_training(folder, cases, resume=True).run()
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
     assert what in ("network of other shapes", "schedule of text") or isinstance(
-        read_history(folder, "model_resume.pt"), list
+        read_history(folder / "model.pt", "model_resume.pt"), list
     )
     tiny_training(folder, cases).run()
     assert len(list(folder.glob("replaced_*/model_resume.pt"))) == 1 and state(folder)["epoch"] == 6
@@ -248,6 +248,7 @@ def test_an_adapter_that_is_not_of_this_training_is_named_and_kept(started, what
             torch.save(content | {"layer.bias": content["layer.bias"] + 1}, file)
         case "damaged":
             file.write_bytes(file.read_bytes()[:500])
+    assert read_history(file, "model_resume.pt") == []
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(InputError, match=r"model\.pt") as error:
         tiny_training(folder, cases, resume=True).run()

@@ -24,7 +24,7 @@ def label_picture(picture: Image.Image) -> Image.Image:
         raise InputError(f"{_name(picture)}: is a JPEG of small numbers, which JPEG changes; save the label as PNG")
     if _white_is_zero(picture):
         raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save the label as PNG")
-    upright = ImageOps.exif_transpose(picture)
+    upright = _upright(picture)
     return upright if step is None else Image.fromarray(np.asarray(upright) // step)
 
 
@@ -33,7 +33,7 @@ def image_picture(picture: Image.Image) -> Image.Image:
     _check(picture)
     mode, bits, negative = picture.mode, _tiff(picture, TIFF_BITS, 8), _white_is_zero(picture)
     name = _name(picture)  # which the upright one has not
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if mode in TO_RGB:
         return picture.convert("RGB")
     if mode == "I" and bits == 32 and np.asarray(picture).min() < 0:
@@ -74,6 +74,14 @@ def _check(picture: Image.Image) -> None:
         )
     if _tiff(picture, TIFF_FORMAT, 1) == 2 and bits == 8:
         raise InputError(f"{_name(picture)}: holds signed numbers of 8 bits; save it without a sign")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture, not loaded before, turned as its EXIF tag says. Of a TIFF that has a name Pillow would map the bytes
+    into memory, by the size that it has once it is turned, which mixes up its pixels."""
+    if picture.format == "TIFF":
+        picture.filename = ""  # pyright: ignore[reportAttributeAccessIssue]
+    return ImageOps.exif_transpose(picture)
 
 
 def _white_is_zero(picture: Image.Image) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -42,6 +43,10 @@ def test_exif_orientation_is_applied_to_picture_and_mask_alike(tmp_path, orienta
     path = picture(tmp_path / "a.png", GREY, exif=exif)
     assert np.array_equal(load_image(path)[0], seen)
     assert np.array_equal(load_label(path, labels=255)[0], seen)
+    for kind, compression in itertools.product((np.uint8, np.uint16, np.float32), (None, "tiff_deflate")):
+        path = picture(tmp_path / "a.tif", GREY.astype(kind), exif=exif, compression=compression)
+        assert np.array_equal(load_image(path)[0], seen), (kind, compression)
+        assert np.array_equal(load_label(path, labels=255)[0], seen), (kind, compression)
 
 
 def test_16_bit_values_are_kept(tmp_path):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,6 +14,8 @@ from ..errors import InputError
 BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 258, 262, 339
+TIFF_PLACES = ((273, 324), (279, 325))  # where strips or tiles begin, and their bytes
+EMPTY = zlib.compress(b"")  # a strip that is left out
 ORIENTATION = 0x112  # in EXIF; 1 is upright
 
 
@@ -66,6 +70,7 @@ def _check(picture: Image.Image) -> None:
         raise InputError(
             f"{_name(picture)}: has {pages} pages; save each page as a file, or the stack as a NIfTI volume"
         )
+    _check_sums(picture)
     bits = _tiff(picture, TIFF_BITS, 8)
     if picture.mode in BYTES and (bits > 8 or re.search(r"^(RGB.?|LA?|CMYK);16", _raw_mode(picture))):
         raise InputError(
@@ -74,6 +79,21 @@ def _check(picture: Image.Image) -> None:
         )
     if _tiff(picture, TIFF_FORMAT, 1) == 2 and bits == 8:
         raise InputError(f"{_name(picture)}: holds signed numbers of 8 bits; save it without a sign")
+
+
+def _check_sums(picture: Image.Image) -> None:
+    """Raise what Pillow or zlib raises of bytes that do not give the checksums of a file: Pillow has read all pixels
+    before it comes to them."""
+    name = getattr(picture, "filename", "")
+    if name and picture.format == "PNG":
+        with Image.open(name) as again:
+            again.verify()
+    if name and picture.format == "TIFF" and str(picture.info.get("compression")).endswith("deflate"):
+        places = [np.atleast_1d(next(filter(None, map(_tags(picture).get, tags)), ())) for tags in TIFF_PLACES]
+        with open(name, "rb") as file:
+            for begin, size in zip(*places, strict=True):
+                file.seek(int(begin))
+                zlib.decompress(file.read(int(size)) or EMPTY)
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -96,8 +116,12 @@ def _raw_mode(picture: Image.Image) -> str:
 
 
 def _tiff(picture: Image.Image, tag: int, default: int) -> int:
-    value = getattr(picture, "tag_v2", {}).get(tag, default)
+    value = _tags(picture).get(tag, default)
     return max(value) if isinstance(value, tuple) else int(value)
+
+
+def _tags(picture: Image.Image) -> Any:
+    return getattr(picture, "tag_v2", {})
 
 
 def _name(picture: Image.Image) -> str:

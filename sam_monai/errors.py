@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -72,6 +73,9 @@ def told(error: BaseException) -> str | None:
     """The line for a user of an error that a user can mend, also where MONAI or ignite wrapped it: an
     :class:`InputError`, or what the system refused. ``None``: it is something else."""
     cause = input_error_in(error) or next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
+    if isinstance(cause, shutil.Error) and isinstance(cause.args[0], list):  # of a tree: all that went wrong
+        source, _, reason = cause.args[0][0]
+        return f"{source}: cannot be copied ({reason})"
     if isinstance(cause, OSError) and cause.filename is not None and cause.strerror:
         return f"{cause.filename}: {cause.strerror}"
     if cause is None and any(type(one).__name__ == "OutOfMemoryError" for one in causes(error)):  # torch's

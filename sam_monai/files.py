@@ -26,6 +26,7 @@ except ImportError:  # Windows, where an open file cannot be removed, which serv
     fcntl = None
 
 LOCK = ".in_use"  # in a folder that one process has for itself
+FULL = (errno.ENOSPC, errno.EDQUOT)
 STALE = 3600.0  # seconds after which a part was left by a process that was killed
 
 
@@ -56,8 +57,7 @@ def aside(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise cannot_write(path, error, part) from error
         except Exception as error:  # torch and safetensors raise their own where the disk is full
-            if part.exists() and shutil.disk_usage(part.parent).free < 2**20:
-                raise cannot_write(path, OSError(errno.ENOSPC, "the disk is full"), part) from error
+            refuse_full(path, error, part)
             raise
     finally:
         with suppress(OSError):
@@ -66,15 +66,23 @@ def aside(path: Path) -> Iterator[Path]:
 
 def cannot_write(path: Path, error: OSError, part: Path | None = None) -> InputError:
     """The error for people of a file or folder that cannot be written, and what to do about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in FULL:
         folder = next(folder for folder in (path, *path.parents) if folder.is_dir())
-        done = part.stat().st_size if part is not None and part.is_file() else 0
+        files = [] if part is None else [file for file in (part, *part.rglob("*")) if file.is_file()]
+        done = sum(file.stat().st_size for file in files)
         free = shutil.disk_usage(folder).free
         return InputError(
             f"{path}: the disk is full, {free / 2**20:.0f} MB are left and more than {done / 2**20:.0f} MB are needed; "
             "make room and run the same command again. What was there before is unchanged"
         )
     return InputError(f"{path}: cannot be written ({error.strerror or error}); name another folder or mend its rights")
+
+
+def refuse_full(path: Path, error: Exception, part: Path) -> None:
+    """Raise the error for people where a full disk is behind another one, of whatever kind."""
+    full = isinstance(error, OSError) and error.errno in FULL
+    if full or (part.exists() and shutil.disk_usage(part.parent).free < 2**20):
+        raise cannot_write(path, OSError(errno.ENOSPC, "the disk is full"), part) from error
 
 
 def check_writable(folder: str | Path, name: str) -> None:
@@ -147,8 +155,9 @@ def locked(folder: str | Path, work: str) -> Iterator[None]:
         raise cannot_write(path.parent, error) from error
     about = {"process": os.getpid(), "host": socket.gethostname(), "work": work}
     try:
-        os.truncate(file, 0)
-        os.write(file, json.dumps(about | {"since": datetime.now().isoformat(" ", "seconds")}).encode())
+        with suppress(OSError):  # a full disk, which the work itself will name
+            os.truncate(file, 0)
+            os.write(file, json.dumps(about | {"since": datetime.now().isoformat(" ", "seconds")}).encode())
         yield
     finally:
         if about["process"] == os.getpid():  # and not a forked child that unwinds its parent's work
@@ -185,9 +194,14 @@ def beside(target: Path, work: str) -> Iterator[Path]:
                 if file.samefile(twin := target.with_name(file.name)):
                     twin.unlink()
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
         try:
+            part.mkdir()
             yield part
+        except InputError:
+            raise
+        except Exception as error:  # each writer has its own where the disk is full
+            refuse_full(target, error, part)
+            raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
 

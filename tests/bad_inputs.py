@@ -71,6 +71,19 @@ def changed_end(made: Make, end: bytes) -> Make:
     return make
 
 
+def damaged(made: Make, byte: int) -> Make:
+    """A file with another byte, counted from its end."""
+
+    def make(folder: Path) -> Path:
+        path = Path(made(folder))
+        content = bytearray(path.read_bytes())
+        content[-byte] ^= 4
+        path.write_bytes(content)
+        return path
+
+    return make
+
+
 def renamed(made: Make, name: str) -> Make:
     return lambda folder: Path(made(folder)).rename(folder / name)
 
@@ -207,6 +220,7 @@ PICTURES: dict[str, tuple[Make, str]] = {
     "text": (text("x.jpg"), "cannot be read"),
     **{f"cut {suffix}": (cut(whole(f"x.{suffix}", Image.fromarray(COLOUR))), "cannot be read")
        for suffix in ("png", "jpg", "tif", "bmp")},
+    "damaged": (damaged(whole("x.png", Image.fromarray(GREY)), 14), "cannot be read"),
     "black": (whole("x.png", Image.fromarray(0 * GREY)), "every intensity is 0"),
     "of one colour": (whole("x.png", Image.fromarray(0 * COLOUR + 9)), "every intensity is 9"),
     "grey and alpha": (whole("x.png", Image.fromarray(GREY).convert("LA")), "2 channels"),
@@ -278,6 +292,7 @@ MASKS: dict[str, tuple[Make, str]] = {  # labels of pictures
     "empty": (text("x.png", b""), "cannot be read"),
     "text": (text("x.png"), "cannot be read"),
     "cut": (cut(whole("x.png", Image.fromarray(MASK))), "cannot be read"),
+    "damaged": (damaged(whole("x.png", Image.fromarray(MASK)), 14), "cannot be read"),  # in the checksum of its pixels
     "colours": (whole("x.png", Image.fromarray(COLOUR)), "3 channels"),
     "grey and alpha": (whole("x.png", Image.fromarray(MASK).convert("LA")), "2 channels"),
     "a palette": (whole("x.png", Image.fromarray(MASK).convert("P")), "palette"),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
 
 from sam_monai import InputError, files
+from sam_monai.bundle import shipped
+from sam_monai.errors import told
 
 
 def test_a_write_that_fails_leaves_the_previous_file_and_no_part(tmp_path):
@@ -32,6 +37,31 @@ def test_a_full_disk_is_named_with_what_is_needed(tmp_path, monkeypatch, kind):
         part.write_bytes(b"0" * 3 * 2**20)
         raise kind
     assert os.listdir(tmp_path) == ["model.pt"] and path.read_bytes() == b"before"
+
+
+def test_a_bundle_on_a_full_disk_is_a_line_that_says_what_is_needed_and_leaves_nothing(tmp_path, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(2**40, 2**40, 1000))
+
+    def full(source, target, **_):
+        Path(target).write_bytes(b"0" * 2**20)
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)  # of a tree shutil's error is a list, without a number
+    with pytest.raises(InputError, match=r"mine: the disk is full, 0 MB are left and more than [1-9]") as error:
+        shipped.new("ssam", tmp_path / "mine")
+    assert "\n" not in str(error.value) and os.listdir(tmp_path) == []
+
+
+def test_a_tree_that_cannot_be_copied_is_a_line(tmp_path, monkeypatch):
+    def refused(source, target, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", refused)
+    with pytest.raises(OSError) as error:
+        shutil.copytree(shipped.find("ssam"), tmp_path / "mine")
+    line = told(error.value)
+    assert line and re.fullmatch(r".*: cannot be copied \(.*Permission denied.*\)", line) and "[(" not in line
 
 
 def test_two_writers_of_one_file_do_not_meet_and_the_last_one_wins(tmp_path):

@@ -162,3 +162,12 @@ def test_two_runs_with_one_folder_of_results_are_refused_before_the_second_one_t
         other.kill()
         other.wait()
     assert not (tmp_path / "models").exists()
+
+
+def test_a_folder_on_a_full_disk_is_had_nevertheless(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)  # of who has it; the work itself will say what it cannot write
+    with locked(tmp_path / "a", "training"), pytest.raises(InputError, match="in use"), locked(tmp_path / "a", "more"):
+        pass

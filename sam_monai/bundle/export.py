@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -176,7 +177,9 @@ def megabytes(folder: Path) -> str:
 
 
 def write_pt2(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
-    torch.export.save(program, path)
+    held = io.BytesIO()
+    torch.export.save(program, held)
+    path.write_bytes(held.getbuffer())  # where the disk is full, torch would end the process
     module = torch.export.load(path).module()
     return lambda given: module(*given)
 

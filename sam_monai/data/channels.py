@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.utils import ImageMetaKey
+from PIL import Image
 
 from ..errors import InputError
 from ..networks.fields import MOST_CHANNELS, RUN
 from .affines import TOLERANCE, apart
-from .names import IMAGE_SUFFIXES, stem_of
+from .names import IMAGE_SUFFIXES, PICTURE_SUFFIXES, stem_of
 from .nifti import FULL_SCALE, has_fourth_axis
 
 FILES = "channel_files"  # of a case: a file for each channel, in their order
 SHOWN = "shown_file"  # of an image's metadata: the file of the first channel that was taken, where each has a file
 LONGEST_NAME = 60  # of a channel
+LIKELY_CHANNELS = 8  # in files named by numbers; more are numbers of images
 
 
 def case_of(image: str | Path | Sequence[str | Path]) -> dict[str, Any]:
@@ -200,3 +203,46 @@ def in_folders(
             cases.append(first)
         found.add(first)
     return cases, unfit
+
+
+def one_of_each(images: Sequence[Path], number: int) -> tuple[list[dict[str, Any]], list[tuple[Path, str]], list[Path]]:
+    """Images of a folder for a network that takes one channel of several: of files named `a_0000`, `a_0001`, that of
+    its ``number``. Gives the cases, those that lack it with the reason, and the files of other channels.
+
+    A file that holds several channels is a case. So are files of more numbers than an image has channels, for those
+    number the images, and without the number 0 those of others, for nothing tells them from a grey image.
+    """
+    stems = Counter(_numbered(path) for path in images)
+    cases: dict[Path, dict[str, Any]] = {}
+    unfit: list[tuple[Path, str]] = []
+    for path in images:
+        file = path
+        if _numbered(path) and stems[_numbered(path)] <= LIKELY_CHANNELS and _holds_one(path):
+            try:
+                (file,) = beside(path, (f"number {number}",), (number,)) or [path]
+            except InputError as error:
+                if number > 0:
+                    unfit.append((path, str(error)))
+                    continue
+            else:
+                cases[file] = case_of(file) | {FILES: [str(file)] * (number + 1)}  # as if it were in its place
+        cases.setdefault(file, case_of(file))
+    left = [path for path in images if path not in cases and path not in dict(unfit)]
+    return list(cases.values()), unfit, left
+
+
+def _numbered(path: Path) -> str:
+    """The name of an image without the number of a channel; nothing where it has none."""
+    found = re.fullmatch(r"(.+)_\d{4}", stem_of(path))
+    return str(path.parent / found[1]) if found and not path.is_dir() else ""
+
+
+def _holds_one(path: Path) -> bool:
+    """Whether a file has one channel, as far as its header says it."""
+    try:
+        if path.name.lower().endswith(PICTURE_SUFFIXES):
+            with Image.open(path) as picture:
+                return len(picture.getbands()) == 1 and picture.mode != "P"
+        return not has_fourth_axis(path)
+    except OSError:  # what cannot be read is said where it is loaded
+        return False

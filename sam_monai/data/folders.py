@@ -20,7 +20,7 @@ from ..errors import InputError
 from .bids import read_bids
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
-from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist
+from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist, refuse_other_lists
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import MARK, PICTURE_SUFFIXES, stem_of
@@ -48,7 +48,9 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         if not os.path.isfile(file):
             raise InputError(f"{folder}: its dataset.json is no file; write one that lists labels and cases")
         content = parse(file)
-        return read_nnunet(folder, content, channel) or Listed(file, content)
+        if (known := read_nnunet(folder, content, channel)) is None:
+            refuse_other_lists(content, file)
+        return known or Listed(file, content)
     return _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel) or _lists(folder)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from .channels import FILES, case_of, in_folders, refuse_others, stated_names
+from .channels import FILES, case_of, in_folders, one_of_each, refuse_others, stated_names
 from .dataset import dataset_of
 from .dataset_json import stated_kind
 from .dicom_series import Series, is_dicom, is_dicom_picture, is_localiser, sort_folder
@@ -76,7 +76,8 @@ def images_to_segment(
         raise InputError(f"the key dataset_dir is {source!r}; give the path of a folder or of an image")
     path = Path(os.path.abspath(Path(source).expanduser()))
     if os.path.isfile(path) and path.suffix.lower() not in (".json", ".csv"):
-        return Images([path])
+        given_alone = list(channels or ()) == [0]  # whatever its name says
+        return Images((not given_alone and _chosen([path], channel_names, channels)[0]) or [path])
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
     if (known := understand(path)) is not None:
@@ -132,16 +133,34 @@ def images_to_segment(
     if channel_names is not None:
         images, lacking = in_folders(images, channel_names, channels)
         passed_over += lacking
+    cases, lacking = _chosen(images, channel_names, channels)
+    passed_over += lacking
     passed_over = _together(passed_over)
     for file, reason in passed_over:
         logger.warning("%s: not segmented, %s", file, reason)
-    if not images:
+    if not cases:
         known = " ".join(IMAGE_SUFFIXES)
         left = "".join(f"\n  {file}: {reason}" for file, reason in passed_over[:10])
         raise InputError(
             f"{path}: holds no image; put files there that end in one of {known}, DICOM series, or a dataset.json{left}"
         )
-    return Images(images, passed_over, path)
+    return Images(cases, passed_over, path)
+
+
+def _chosen(
+    images: Sequence[Path], names: Sequence[str] | None, channels: Sequence[int] | None
+) -> tuple[Sequence[Path | dict[str, Any]], list[tuple[Path, str]]]:
+    """Of a file for each channel those of the one that is taken; [0, 0, 0] is a grey image as colours."""
+    if names is not None or channels is None or len({*channels}) > 1 or (len(channels) > 1 and channels[0] == 0):
+        return images, []
+    cases, lacking, others = one_of_each(images, channels[0])
+    if others:
+        logger.warning(
+            "%s: %d file(s) such as %s are taken for other channels of images, by the number in their names, and not "
+            "segmented, for the adapter takes channel %d (the first is 0); rename those that are images of their own",
+            others[0].parent, len(others), others[0].name, channels[0],
+        )  # fmt: skip
+    return cases, lacking
 
 
 def folders_in(top: Path) -> Iterator[tuple[Path, str]]:

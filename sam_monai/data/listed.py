@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import logging
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "ts"), "test"),
 }
+
+PATIENT = r"(patient|subject)[ _-]?(id)?"  # a column of a list
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +134,13 @@ def listed(
 
 
 def read_csv(file: Path) -> Listed | None:
-    """A CSV with the columns image, label and perhaps split; ``None`` where it has other columns."""
-    lines = file.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
+    """A CSV with the columns image, label and perhaps a split, folds and patients; ``None`` where it has others."""
+    content = file.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets save "Unicode text"
+        lines = content.decode("utf-16", errors="replace").splitlines()
+    else:
+        lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
+    lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
     delimiter = max(",;\t", key=(lines or [""])[0].count)
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
@@ -140,21 +149,45 @@ def read_csv(file: Path) -> Listed | None:
     columns = [cell.lower() for cell in rows[0]] if rows else []
     if not {"image", "label"} <= set(columns):
         return None
-    cases = []
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise InputError(f"{file}: has the column {twice[0]} twice; keep one of them")
+    splitting, cases = _split_columns(columns, rows[1:], file), []
+    patient = next((name for name in columns if re.fullmatch(PATIENT, name)), "")
     for number, cells in enumerate(rows[1:], 2):
         if not any(cells):
             continue
         row = dict(zip(columns, cells, strict=False))
-        split = row.get("split", "").lower()
-        known = split.isdecimal() or not split or split in SPLITS
-        if len(cells) != len(columns) or not row["image"] or "\0" in "".join(cells) or not known:
-            what = f"has the split {split!r}; known are train, val, test or the number of a fold"
-            what = what if not known else f"does not fill the columns {', '.join(columns)}"
+        stated = [row.get(name, "").lower() for name in splitting]
+        odd = [cell for cell in stated if cell and not cell.isdecimal() and cell not in SPLITS]
+        if len(cells) != len(columns) or not row["image"] or "\0" in "".join(cells) or odd:
+            what = f"has the split {odd[0]!r}; known are train, val, test or the number of a fold" if odd else ""
+            what = what or f"does not fill the columns {', '.join(columns)}"
             raise InputError(f"{file}: row {number} {what}; correct it")
         image, label = (Path(os.path.abspath(file.parent / row[key])) for key in ("image", "label"))
-        fold = int(split) if split.isdecimal() else None
-        cases.append(Case(image, label if row["label"] else None, SPLITS.get(split, "training"), fold))
+        split = next((SPLITS[cell] for cell in stated if cell in SPLITS), "training")
+        fold = next((int(cell) for cell in stated if cell.isdecimal() and split == "training"), None)
+        cases.append(Case(image, label if row["label"] else None, split, fold, patient=row.get(patient) or None))
     return listed(file, f"the cases listed in {file.name}", cases)
+
+
+def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> list[str]:
+    """Columns that say what a case is for: "split" and "fold", or, whatever it is called, one of such words alone."""
+    found = [name for name in ("split", "fold") if name in columns]
+    if "split" in found:
+        return found
+    held = {name: {row[i].lower() for row in rows if len(row) > i and any(row)} for i, name in enumerate(columns)}
+    words = [name for name in held if name != "fold" and held[name] <= SPLITS.keys() and len(held[name]) > 1]
+    if len(words) > 1:
+        raise InputError(f"{file}: the columns {' and '.join(words)} each name a split; keep one of them")
+    return words + found
+
+
+def refuse_other_lists(content: dict[str, Any], file: Path, known: Sequence[str] = ()) -> None:
+    """Refuse lists of cases under names that nothing reads, whose cases would be left out or drawn otherwise."""
+    for key, value in content.items():
+        meant = SPLITS.get(str(key).strip().lower())
+        if meant not in (None, key) and key not in known and isinstance(value, list) and value:
+            raise InputError(f'{file}: has the list "{key}", and it would not be read; call it "{meant}"')
 
 
 def read_datalist(file: Path) -> Listed | None:
@@ -162,6 +195,7 @@ def read_datalist(file: Path) -> Listed | None:
     content = parse(file)
     if not isinstance(content.get("training"), list):
         return None
+    refuse_other_lists(content, file, ("testing",))
     content["test"] = content.get("test") or content.get("testing")
     parts = {"training": ("image", "label"), "validation": ("image", "label"), "test": ("image",)}
     cases = [

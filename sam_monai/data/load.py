@@ -222,7 +222,11 @@ class LoadCased(MapTransform):
         found, names = image.shape[0], self.channel_names
         if self.channels is not None:
             if max(self.channels) >= found:
-                raise InputError(f"{path}: has channels 0 to {found - 1}; correct key channels, {self.channels}")
+                has = f"has channels 0 to {found - 1}" if found > 1 else "has one channel, 0"
+                raise InputError(
+                    f"{path}: {has}, and the key channels, given or the adapter's, takes {self.channels}: correct it, "
+                    "or give files of all channels, or one for each, named CASE_0000, CASE_0001"
+                )
             return image[self.channels]
         if names is not None:
             if found != len(names):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import zlib
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,6 +14,8 @@ from ..errors import InputError
 BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 258, 262, 339
+TIFF_PLACES = ((273, 324), (279, 325))  # where strips or tiles begin, and their bytes
+EMPTY = zlib.compress(b"")  # a strip that is left out
 ORIENTATION = 0x112  # in EXIF; 1 is upright
 
 
@@ -24,7 +28,7 @@ def label_picture(picture: Image.Image) -> Image.Image:
         raise InputError(f"{_name(picture)}: is a JPEG of small numbers, which JPEG changes; save the label as PNG")
     if _white_is_zero(picture):
         raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save the label as PNG")
-    upright = ImageOps.exif_transpose(picture)
+    upright = _upright(picture)
     return upright if step is None else Image.fromarray(np.asarray(upright) // step)
 
 
@@ -33,7 +37,7 @@ def image_picture(picture: Image.Image) -> Image.Image:
     _check(picture)
     mode, bits, negative = picture.mode, _tiff(picture, TIFF_BITS, 8), _white_is_zero(picture)
     name = _name(picture)  # which the upright one has not
-    picture = ImageOps.exif_transpose(picture)
+    picture = _upright(picture)
     if mode in TO_RGB:
         return picture.convert("RGB")
     if mode == "I" and bits == 32 and np.asarray(picture).min() < 0:
@@ -66,6 +70,7 @@ def _check(picture: Image.Image) -> None:
         raise InputError(
             f"{_name(picture)}: has {pages} pages; save each page as a file, or the stack as a NIfTI volume"
         )
+    _check_sums(picture)
     bits = _tiff(picture, TIFF_BITS, 8)
     if picture.mode in BYTES and (bits > 8 or re.search(r"^(RGB.?|LA?|CMYK);16", _raw_mode(picture))):
         raise InputError(
@@ -74,6 +79,29 @@ def _check(picture: Image.Image) -> None:
         )
     if _tiff(picture, TIFF_FORMAT, 1) == 2 and bits == 8:
         raise InputError(f"{_name(picture)}: holds signed numbers of 8 bits; save it without a sign")
+
+
+def _check_sums(picture: Image.Image) -> None:
+    """Raise what Pillow or zlib raises of bytes that do not give the checksums of a file: Pillow has read all pixels
+    before it comes to them."""
+    name = getattr(picture, "filename", "")
+    if name and picture.format == "PNG":
+        with Image.open(name) as again:
+            again.verify()
+    if name and picture.format == "TIFF" and str(picture.info.get("compression")).endswith("deflate"):
+        places = [np.atleast_1d(next(filter(None, map(_tags(picture).get, tags)), ())) for tags in TIFF_PLACES]
+        with open(name, "rb") as file:
+            for begin, size in zip(*places, strict=True):
+                file.seek(int(begin))
+                zlib.decompress(file.read(int(size)) or EMPTY)
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture, not loaded before, turned as its EXIF tag says. Of a TIFF that has a name Pillow would map the bytes
+    into memory, by the size that it has once it is turned, which mixes up its pixels."""
+    if picture.format == "TIFF":
+        picture.filename = ""  # pyright: ignore[reportAttributeAccessIssue]
+    return ImageOps.exif_transpose(picture)
 
 
 def _white_is_zero(picture: Image.Image) -> bool:
@@ -88,8 +116,12 @@ def _raw_mode(picture: Image.Image) -> str:
 
 
 def _tiff(picture: Image.Image, tag: int, default: int) -> int:
-    value = getattr(picture, "tag_v2", {}).get(tag, default)
+    value = _tags(picture).get(tag, default)
     return max(value) if isinstance(value, tuple) else int(value)
+
+
+def _tags(picture: Image.Image) -> Any:
+    return getattr(picture, "tag_v2", {})
 
 
 def _name(picture: Image.Image) -> str:

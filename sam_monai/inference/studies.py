@@ -156,14 +156,15 @@ class Studies:
             lines = gathered(lines)
         if rank == 0:
             lines += [f"{path}: not segmented, {reason}" for path, reason in self.passed_over]
+        number = len(self.cases) + len(self.passed_over)
+        said = [f"{len(lines)} of {number} studies could not be segmented:", *lines] if lines else []
         try:
             if rank == 0 or not together:
                 print(f"report: {self.report()}", flush=True)
-        except InputError as error:
-            lines.append(str(error))
-        if lines:
-            number = len(self.cases) + len(self.passed_over)
-            message = "\n".join([f"{len(lines)} of {number} studies could not be segmented:", *lines])
+        except InputError as error:  # a full disk, most likely, which is no study
+            said.append(f"the report is missing: {error}")
+        if said:
+            message = "\n".join(said)
             if rank == 0:
                 raise InputError(message)
             if not together:

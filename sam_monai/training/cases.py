@@ -27,24 +27,25 @@ NOTE = "validation cases that were trained on"
 logger = logging.getLogger(__name__)
 
 
-def content(path: str | Path) -> str:
+def content(path: str | Path, whole: bool = False) -> str:
     """16 hexadecimal digits of what a file, or the DICOM series or the masks in a folder, holds; whatever it is
-    called."""
+    called. ``whole``: of every byte, also of a large file."""
     path = Path(path)
     if is_mask_folder(path):
         files = list(mask_files(path).values())
     else:
         files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else with_values(path)
-    parts = sorted(file_content(file) for file in files)
+    parts = sorted(file_content(file, whole) for file in files)
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
-def file_content(path: Path) -> str:
+def file_content(path: Path, whole: bool = False) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with path.open("rb") as file:
-        if size <= WHOLE:
-            digest.update(file.read())
+        if whole or size <= WHOLE:
+            while part := file.read(WHOLE):
+                digest.update(part)
         else:  # neighbouring volumes may begin with the same header and megabytes of air
             pieces = WHOLE // PIECE
             for i in range(pieces):
@@ -59,7 +60,8 @@ def contents(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
             Path(case["image"]).name,
-            *(content(case[key]) for key in ("image", "label") if key in case),
+            content(case["image"]),
+            *([content(case["label"], whole=True)] if "label" in case else []),  # of which a stroke may be corrected
             *(content(file) for file in case.get(FILES, ())[1:]),
         ]
         for case in cases

@@ -23,6 +23,7 @@ from monai.transforms import (
     RandRotate90d,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    ScaleIntensityRanged,
     SpatialPadd,
     Transform,
 )
@@ -219,4 +220,5 @@ def wobbling(volume: bool, size: int) -> list[Transform]:
         RandScaleIntensityd("image", factors=0.15, prob=0.5),
         RandShiftIntensityd("image", offsets=0.1, prob=0.5),
         RandAdjustContrastd("image", prob=0.3, gamma=(0.7, 1.4)),
+        ScaleIntensityRanged("image", 0.0, 1.0, 0.0, 1.0, clip=True),  # as prepared images are, always
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -163,6 +164,18 @@ export.export(PTSAM(tiny_backbone(blocks=1), labels=["a"], amp=False), "m.pt2", 
 
 
 @pytest.mark.slow
+def test_a_write_that_fails_ends_the_export_and_not_the_process(tmp_path):
+    network, _ = trained(PTSAM)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))  # bytes of any file, as on a disk that is full
+    try:
+        with pytest.raises(OSError, match="too large"):
+            export.export(network, tmp_path / "m.pt2", (40, 40))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_killed_export_leaves_no_file_and_can_be_run_again(tmp_path):
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KILLED], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -204,6 +204,36 @@ def test_an_image_is_segmented_once_whichever_of_its_channels_are_taken(tmp_path
     assert [Path(case["image"]).name for case in found] == [f"a_{taken[0]:04d}.nii.gz"]
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_adapter_of_one_channel_takes_its_file_of_each_image_and_not_the_others(tmp_path, number, caplog):
+    """Those of other channels would get masks of a network that knows nothing of them."""
+    made = {name: image(tmp_path / f"{name}.nii.gz") for name in ("a_0000", "a_0001", "b_0000", "b_0001", "c_0000")}
+    volume(tmp_path / "d_0000.nii.gz", RNG.random((9, 8, 3, 2)).astype(np.float32))
+    found = images_to_segment(tmp_path, spatial_dims=3, channels=[number])
+    names = [Path(case["image"]).name.removesuffix(".nii.gz") for case in found]
+    assert names == [["a_0000", "b_0000", "c_0000", "d_0000"], ["a_0001", "b_0001", "d_0000"]][number]
+    assert "2 file(s) such as a_000" in caplog.text and f"takes channel {number}" in caplog.text
+    lacking = [reason for _, reason in found.passed_over]
+    assert not lacking if number == 0 else len(lacking) == 1 and "c_0001.nii.gz: no such file" in lacking[0]
+    for case, name in zip(found, names, strict=True):
+        if name in made:
+            expected = LoadCased("image")({"image": str(made[name])})["image"]
+            assert LoadCased("image", channels=[number])(case)["image"].equal(expected)
+    assert images_to_segment(made["a_0001"], channels=[0]) == [{"image": str(made["a_0001"])}]  # what is asked for
+    (case,) = images_to_segment(tmp_path / "a_0000.nii.gz", channels=[1])
+    assert case["image"] == str(made["a_0001"])
+    (case,) = images_to_segment(tmp_path / "c_0000.nii.gz", channels=[1])
+    with pytest.raises(InputError, match=r"c_0000\.nii\.gz: has one channel, 0, and the key channels.*CASE_0001"):
+        LoadCased("image", channels=[1])(case)
+
+
+@pytest.mark.parametrize(("first", "number", "channels"), [(1, 8, [0]), (0, 9, [0]), (0, 5, None), (0, 5, [0, 0, 0])])
+def test_numbers_of_images_are_not_taken_for_those_of_channels(tmp_path, first, number, channels):
+    for i in range(number):
+        image(tmp_path / f"patient_{first + i:04d}.nii.gz")
+    assert len(images_to_segment(tmp_path, spatial_dims=3, channels=channels)) == number
+
+
 def test_images_with_numbers_for_names_are_not_taken_for_channels_of_one(tmp_path):
     for i in range(4):
         volume(tmp_path / f"img_{i:04d}.nii.gz", RNG.random((9, 8, 3, 3)).astype(np.float32))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -79,3 +80,69 @@ def test_a_csv_that_cannot_be_parsed_is_a_line(tmp_path):
     (tmp_path / "list.csv").write_text(f"image,label\n{'x' * 200_000},l\n")
     with pytest.raises(InputError, match="list.csv: cannot be read as CSV"):
         read_dataset(tmp_path / "list.csv")
+
+
+# -- a CSV, whatever wrote it ------------------------------------------------------------------------------------------
+
+
+def split_of(folder, *rows: str, encoding: str = "utf-8") -> tuple[str, str]:
+    """The names of the cases that a CSV has for training and for validation."""
+    (folder / "list.csv").write_bytes("\r\n".join(rows).encode(encoding))
+    dataset = read_dataset(folder / "list.csv")
+    parts = ("".join(Path(case["image"]).stem for case in cases) for cases in (dataset.training, dataset.validation))
+    return next(parts), next(parts)
+
+
+SPLIT = ["{0}.nii,l{0}.nii,train", "{0}.nii,l{0}.nii,val", "{0}.nii,l{0}.nii,train"]
+ROWS = [row.format(name) for row, name in zip(SPLIT, "abc", strict=True)]
+
+
+@pytest.mark.parametrize("column", ["split", "Set", "subset", "partition", "dataset"])
+def test_a_split_is_taken_from_its_column_whatever_it_is_called(folder, column):
+    """Else another split is drawn, and what the authors left out is trained on."""
+    assert split_of(folder, f"image,label,{column}", *ROWS) == ("ac", "b")
+    assert split_of(folder, f"image,label,{column}", *ROWS, encoding="utf-16") == ("ac", "b")
+    assert split_of(folder, "sep=;", f"image;label;{column}", *(row.replace(",", ";") for row in ROWS)) == ("ac", "b")
+
+
+def test_folds_and_patients_are_taken_from_their_columns(folder):
+    plain = [f"{name}.nii,l{name}.nii" for name in "abc"]
+    assert split_of(folder, "image,label,fold", *(f"{row},{n}" for row, n in zip(plain, "101", strict=True))) == (
+        "ac",
+        "b",
+    )
+    assert (
+        split_of(folder, "image,label,split,fold", *(f"{row},{n}" for row, n in zip(ROWS, "012", strict=True)))[1]
+        == "b"
+    )
+    for column in ("patient", "Subject_ID", "patient id"):
+        rows = (f"{row},{n}" for row, n in zip(plain, ("p1", "p2", "p2"), strict=True))
+        assert split_of(folder, f"image,label,{column}", *rows) == ("a", "bc")
+
+
+@pytest.mark.parametrize(
+    ("columns", "more", "said"),
+    [
+        ("image,label,split,label", "xxx", "has the column label twice"),
+        ("image,label,split,fold", ("1.0",) * 3, "row 2 has the split '1.0'"),
+        ("image,label,set,phase", ("train", "val", "test"), "the columns set and phase each name a split"),
+    ],
+)
+def test_columns_that_can_be_read_in_two_ways_are_refused(folder, columns, more, said):
+    with pytest.raises(InputError, match=f"list.csv: {said}"):
+        split_of(folder, columns, *(f"{row},{cell}" for row, cell in zip(ROWS, more, strict=True)))
+
+
+def test_a_column_of_one_word_alone_is_no_split(folder):
+    assert split_of(folder, "image,label,set,phase", *(f"{row},test" for row in ROWS)) == ("ac", "b")
+
+
+@pytest.mark.parametrize(("key", "meant"), [("val", "validation"), ("Validation", "validation"), ("testing", "test")])
+def test_a_list_of_cases_under_a_name_that_is_not_read_is_refused(folder, key, meant):
+    """Else its cases are left out, and others are set aside in their place."""
+    content = {"labels": {"0": "background", "1": "x"}, "training": CASES[:2], key: CASES[2:]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f'dataset.json: has the list "{key}".*call it "{meant}"'):
+        read_dataset(folder)
+    (folder / "dataset.json").write_text(json.dumps(content | {key: []}))
+    assert len(read_dataset(folder).validation) == 1

@@ -36,7 +36,7 @@ def test_channels_picks_and_repeats_and_keeps_the_geometry(tmp_path):
     assert np.array_equal(second[0], array[..., 1])
     assert np.allclose(second.affine, AFFINE) and second.meta["filename_or_obj"] == path
     assert np.array_equal(load_image(path, channels=[0, 0, 0])[2], array[..., 0])
-    with pytest.raises(InputError, match=r"has channels 0 to 1; correct key channels"):
+    with pytest.raises(InputError, match=r"has channels 0 to 1, and the key channels.*: correct it"):
         load_image(path, channels=[2])
     for wrong in ([], [0, 1], [-1]):
         with pytest.raises(InputError, match="key channels"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import struct
 import zlib
 from pathlib import Path
@@ -42,6 +43,10 @@ def test_exif_orientation_is_applied_to_picture_and_mask_alike(tmp_path, orienta
     path = picture(tmp_path / "a.png", GREY, exif=exif)
     assert np.array_equal(load_image(path)[0], seen)
     assert np.array_equal(load_label(path, labels=255)[0], seen)
+    for kind, compression in itertools.product((np.uint8, np.uint16, np.float32), (None, "tiff_deflate")):
+        path = picture(tmp_path / "a.tif", GREY.astype(kind), exif=exif, compression=compression)
+        assert np.array_equal(load_image(path)[0], seen), (kind, compression)
+        assert np.array_equal(load_label(path, labels=255)[0], seen), (kind, compression)
 
 
 def test_16_bit_values_are_kept(tmp_path):
@@ -135,3 +140,22 @@ def test_a_picture_of_too_many_pixels_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     with pytest.raises(InputError, match=r"a\.png: has more than .* million pixels; cut it into tiles"):
         load_image(picture(tmp_path / "a.png", GREY))
+
+
+@pytest.mark.parametrize(("name", "options"), [("a.png", {}), ("a.tif", {"compression": "tiff_deflate"})])
+def test_a_damaged_byte_of_a_mask_is_noticed_wherever_it_lies(tmp_path, name, options):
+    """A mask compresses well, so one byte is many pixels."""
+    path = picture(tmp_path / name, np.kron(GREY % 2, np.ones((16, 16), np.uint8)), **options)
+    whole, before = (tmp_path / name).read_bytes(), load_label(path)
+    noticed = 0
+    for place in range(len(whole) // 3, len(whole), 5):
+        damaged = bytearray(whole)
+        damaged[place] ^= 4
+        (tmp_path / name).write_bytes(damaged)
+        try:
+            after = load_label(path)
+        except InputError:
+            noticed += 1
+        else:  # a byte that says nothing of the pixels
+            assert after.shape == before.shape and torch.equal(after, before), place
+    assert noticed > 10

@@ -137,6 +137,24 @@ def test_a_record_that_cannot_be_written_stops_no_other_study(adapter, images, t
     assert (tmp_path / "out/b_seg.png").is_file() and (tmp_path / "out/manifest/b.json").is_file()
 
 
+def test_a_report_that_cannot_be_written_is_no_study(adapter, images, tmp_path, monkeypatch):
+    """Else a run in which each study fails counts one more than there are."""
+    workflow = start("ptsam", "inference", dataset_dir=str(images), adapter=adapter, output_dir=f"{tmp_path}/out")
+    workflow.initialize()
+    studies = workflow.parser.get_parsed_content("studies")
+
+    def full(*_):
+        raise InputError("report.html: the disk is full")
+
+    monkeypatch.setattr(studies, "write_report", full)
+    with pytest.raises(InputError, match=r"^the report is missing: report\.html: the disk is full$"):
+        studies.run()
+    monkeypatch.setattr(type(studies.outputs), "write", full)
+    (images / "a.png").write_bytes(b""), (images / "b.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"(?s)^2 of 2 studies.*\nthe report is missing: report\.html"):
+        studies.run()
+
+
 def test_what_was_passed_over_is_in_the_report_and_in_the_exit(adapter, images, tmp_path):
     workflow = start("ptsam", "inference", dataset_dir=str(images), adapter=adapter, output_dir=f"{tmp_path}/out")
     workflow.initialize()

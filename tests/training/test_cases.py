@@ -105,6 +105,19 @@ def test_a_case_that_was_saved_again_in_another_format_is_known_by_what_it_shows
     assert overlap([{"image": f"{data}/images/again.nii"}], adapter, {}) == {NOTE: "none"}
 
 
+def test_a_label_in_which_one_voxel_was_corrected_is_another(tmp_path):
+    """Of a large file that is not compressed a piece here and there says nothing of a stroke between."""
+    (tmp_path / "a.nii").write_bytes(b"image")
+    label = bytearray(3 * WHOLE)
+    case, found = [{key: f"{tmp_path}/{name}.nii" for key, name in (("image", "a"), ("label", "b"))}], []
+    for place in (None, *range(2**16 + 1, len(label), WHOLE // 7)):
+        if place is not None:
+            label[place] = 1
+        (tmp_path / "b.nii").write_bytes(label)
+        found.append(contents(case)[0])
+    assert len({one[2] for one in found}) == len(found) and len({one[1] for one in found}) == 1
+
+
 def test_a_split_of_which_every_case_was_trained_on_is_refused(data, tmp_path):
     trained = evaluation_cases(data, tmp_path / "none.pt", seed=1)
     every = [case[1] for case in contents([*trained.training, *trained.validation])]

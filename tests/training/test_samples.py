@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import volumes
-from monai.transforms import RandAffined
+from monai.transforms import Compose, RandAffined
 
 from sam_monai.training.samples import CropAroundLabelsd, training_samples, wobbling
 
@@ -65,6 +65,14 @@ def test_the_seed_decides_the_samples():
 def test_shifts_are_a_share_of_the_size(size, volume):
     affine = next(step for step in wobbling(volume, size) if isinstance(step, RandAffined))
     assert affine.rand_affine.rand_affine_grid.translate_range[:2] == (size / 8, size / 8)
+
+
+@pytest.mark.parametrize("volume", [True, False])
+def test_what_is_varied_stays_within_what_a_prepared_image_may_hold(volume):
+    wobble = Compose(wobbling(volume, 16)).set_random_state(0)
+    case = {"image": torch.rand(1, 16, 16, *(4,) * volume), "label": torch.ones(1, 16, 16, *(4,) * volume)}
+    ends = [value.item() for _ in range(40) for value in torch.aminmax(wobble(case)["image"])]
+    assert min(ends) == 0 and max(ends) == 1  # brightness is varied, and is cut there
 
 
 @pytest.mark.parametrize(("slices", "attention", "said"), [(2, True, True), (8, True, False), (2, False, False)])

@@ -134,12 +134,12 @@ class Doubled(torch.nn.Module):
 
 
 def test_bf16_leaves_the_first_layers_of_tiny_vit_in_fp32(lite):
-    smooth = F.interpolate(image(2, 3, 8, 8), (256, 256), mode="bicubic").clamp(0, 1)
+    smooth = F.interpolate(image(1, 3, 8, 8), (256, 256), mode="bicubic").clamp(0, 1)
     with torch.no_grad():
         exact = lite.encode(smooth)
         with torch.autocast("cpu", torch.bfloat16):
             rounded = lite.encode(smooth).float()
-    assert (rounded - exact).pow(2).mean().sqrt() < 0.042 * exact.std()  # 0.053 where these are rounded too
+    assert (rounded - exact).pow(2).mean().sqrt() < 0.042 * exact.std()  # 0.058 where these are rounded too
 
 
 @pytest.mark.parametrize("precision, tolerance", [(torch.float64, 1e-5), (torch.bfloat16, 0.1)])

@@ -38,7 +38,7 @@ def trained(tmp_path_factory):
 
 def test_training_learns_what_is_bright(tmp_path):
     volumes(tmp_path / "data", names=("bright ball",))
-    settings = SMALL | {"epochs": 24, "val_interval": 24, "samples": 4}
+    settings = SMALL | {"epochs": 16, "val_interval": 16, "samples": 2}
     where = {"dataset_dir": f"{tmp_path}/data", "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
     workflow = run("ssam", "train", **where, **settings)
     assert workflow.parser.get_parsed_content("validate#evaluator").state.best_metric > 0.6

@@ -200,8 +200,8 @@ def test_no_field_of_a_dataset_runs_in_training_evaluation_or_inference(trained,
                                                        dataset_dir=str(data), output_dir="out", **where)  # fmt: skip
                 try:
                     workflow.initialize()
-                    workflow.parser.get_parsed_content("network_def")
                     workflow.parser.get_parsed_content("dataset" if kind == "infer" else "train#dataset#data")
+                    workflow.parser.get_parsed_content("network_def")
                 except (RuntimeError, InputError) as error:
                     assert told(error), error
                 assert not (here / CANARY).exists(), (path, plant)

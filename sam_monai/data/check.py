@@ -130,7 +130,8 @@ def examine(
     trained_on = {case["image"] for case in (dataset.training if cases is None else cases)}
     taker = FingerprintTaker(dataset.labels, orientation, dataset.regions, len(trained_on))
     begun = time.monotonic()
-    parts = [("training", c) for c in dataset.training] + [("validation", c) for c in dataset.validation]
+    others = [case for case in dataset.validation if case["image"] not in listed]  # all, where none was trained on
+    parts = [("training", c) for c in dataset.training] + [("validation", c) for c in others]
     for part, case in tqdm(parts, desc="checking cases", disable=2 * len(parts) < 20):
         image = label = None
         try:

@@ -34,7 +34,7 @@ def holds_its_label(image: torch.Tensor, label: torch.Tensor) -> bool:
 
 def oversights(training: Cases, validation: Cases) -> list[str]:
     """What a list, or EXIF tags, may have got wrong."""
-    cases = [*training, *validation]
+    cases = list({case["image"]: case for case in [*training, *validation]}.values())
     known = {stem_of(Path(case["image"])): case["image"] for case in cases}
     notes = []
     for case in cases:

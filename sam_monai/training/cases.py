@@ -75,8 +75,9 @@ def evaluation_cases(
     """A dataset whose validation cases are those that were set aside when an adapter was trained.
 
     Where ``dataset.json`` lists validation cases these are evaluated. Where it does not, the split would be drawn anew,
-    by another ``seed`` or ``fold`` than the training's perhaps; so the adapter says which cases it left out. Without an
-    adapter's file, and for other data, the dataset is as :func:`sam_monai.data.read_dataset` reads it.
+    by another ``seed`` or ``fold`` than the training's perhaps; so the adapter says which cases it left out. If it was
+    trained on none of them, all are evaluated. Without an adapter's file the dataset is as
+    :func:`sam_monai.data.read_dataset` reads it.
 
     Raises:
         InputError: as :func:`sam_monai.data.read_dataset`; or no case is left that was not trained on.
@@ -95,7 +96,10 @@ def evaluation_cases(
     every = [*dataset.training, *dataset.validation]
     found = {case["image"]: content(case["image"]) for case in every if Path(case["image"]).exists()}
     if not trained & set(found.values()):
-        return dataset
+        if not trained or fold is not None:
+            return dataset
+        logger.warning("evaluated: all %d case(s), for the adapter was trained on none of them", len(every))
+        return dataclasses.replace(dataset, validation=every, reserved=())
     kept = [case for case in every if found.get(case["image"]) in left_out - trained]
     why = "set aside when the adapter was trained"
     if not kept:

@@ -75,6 +75,28 @@ def test_a_dataset_that_moved_was_renamed_and_grew_is_still_known(data, tmp_path
     assert {image.rsplit("/case", 1)[1] for image in split(found)[1]} == names
 
 
+def other_images(data, folder, number):
+    """A folder of so many images that differ from those of another, and no list for validation."""
+    shutil.copytree(data, folder)
+    for i in range(number):
+        image = nib.load(data / f"images/{i}.nii.gz")
+        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) * 1.5, image.affine), folder / f"images/{i}.nii.gz")
+    items = [{"image": f"images/{i}.nii.gz", "label": "labels/a.nii.gz", "fold": i} for i in range(number)]
+    write_json(folder, training=items, validation=[], test=[])
+    return folder
+
+
+def test_of_new_cases_all_are_evaluated_where_no_split_is_stated(data, tmp_path, caplog):
+    adapter = adapter_of(evaluation_cases(data, tmp_path / "none.pt", seed=1), tmp_path / "model.pt")
+    new = other_images(data, tmp_path / "new", 4)
+    with caplog.at_level(logging.WARNING):
+        found = evaluation_cases(new, adapter)
+    assert len(found.validation) == 4
+    assert "all 4 case(s), for the adapter was trained on none of them" in caplog.text
+    assert len(evaluation_cases(new, adapter, fold=0).validation) == 1
+    assert len(evaluation_cases(new, tmp_path / "none.pt").validation) == 1
+
+
 def test_listed_validation_cases_are_evaluated_and_those_trained_on_are_named(data, tmp_path, caplog):
     trained = evaluation_cases(data, tmp_path / "none.pt", seed=1)
     adapter = adapter_of(trained, tmp_path / "model.pt")
@@ -176,6 +198,10 @@ def test_the_bundle_evaluates_what_its_training_left_out_and_its_adapter_names_n
     assert training is not None and len(training["training_hashes"]) == 8 and len(training["validation_hashes"]) == 2
     assert "hashes" not in describe(tmp_path / "models/model.pt")
     assert b".nii" not in (tmp_path / "models/model.safetensors").read_bytes()
+    new = other_images(data, tmp_path / "new", 3)
+    run("ptsam", "train", "evaluate", **where | {"dataset_dir": str(new)}, output_dir=f"{tmp_path}/n")
+    with (tmp_path / "n/cases.csv").open() as file:
+        assert sorted({row["case"] for row in csv.DictReader(file)}) == ["0", "1", "2"]
     listed = [
         {"image": "images/0.nii.gz", "label": "labels/a.nii.gz"},
         {"image": "images/1.nii.gz", "label": "labels/a.nii.gz"},

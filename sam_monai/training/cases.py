@@ -13,8 +13,10 @@ from ..data.channels import FILES
 from ..data.dataset import Dataset, read_dataset
 from ..data.dicom_series import is_dicom, series_of
 from ..data.itk_headers import with_values
+from ..data.load import LoadCased
 from ..data.mask_folders import is_mask_folder, mask_files
 from ..data.unlabelled import KEY
+from ..data.voxels import voxels_of
 from ..errors import InputError, shown
 from ..networks.adapter_files import read_adapter, read_training
 from ..networks.identity import from_tensor
@@ -22,6 +24,7 @@ from ..networks.regions import with_sets
 
 WHOLE = 4 * 2**20  # bytes up to which a file is read whole; of a larger one so many are read, spread evenly
 PIECE = 2**16
+PROBES = 5  # of which one was trained on, almost certainly, where a fifth of them was not
 NOTE = "validation cases that were trained on"
 
 logger = logging.getLogger(__name__)
@@ -90,13 +93,13 @@ def evaluation_cases(
         last = len(dataset.labels) if regions is None else max(map(max, regions))
         for case in (case for case in (*dataset.training, *dataset.validation) if KEY in case):
             case[KEY] = last + 1
-    trained, left_out, _ = known_cases(adapter)
+    trained, left_out, shown = known_cases(adapter)
     if not dataset.reserved and fold is None:
         return dataset
     every = [*dataset.training, *dataset.validation]
     found = {case["image"]: content(case["image"]) for case in every if Path(case["image"]).exists()}
     if not trained & set(found.values()):
-        if not trained or fold is not None:
+        if not shown or fold is not None or saved_again(every[:PROBES], adapter, shown):
             return dataset
         logger.warning("evaluated: all %d case(s), for the adapter was trained on none of them", len(every))
         return dataclasses.replace(dataset, validation=every, reserved=())
@@ -119,6 +122,16 @@ def evaluation_cases(
         training=[case for case in every if case["image"] not in chosen],
         reserved=tuple(Path(image).name for image in chosen) if dataset.reserved else (),
     )
+
+
+def saved_again(cases: Sequence[Mapping[str, Any]], adapter: str | Path, shown: set[str]) -> bool:
+    """Whether any of some images, in whatever file, shows what an adapter was trained on."""
+    prepared = from_tensor(read_adapter(adapter)["identity"])["preprocessing"]
+    load = LoadCased("image", channels=prepared.get("channels"), channel_names=prepared.get("channel_names"))
+    try:
+        return any(voxels_of(load(case)["image"]) in shown for case in cases)
+    except InputError:  # which the check of all cases names
+        return True
 
 
 def overlap(

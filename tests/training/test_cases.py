@@ -16,7 +16,8 @@ from tiny_training import Tiny
 
 from sam_monai import InputError
 from sam_monai.data import read_dataset
-from sam_monai.networks.adapter_files import describe, read_training, training_summary, write_adapter
+from sam_monai.data.voxels import voxels_of
+from sam_monai.networks.adapter_files import describe, read_adapter, read_training, training_summary, write_adapter
 from sam_monai.training.cases import NOTE, WHOLE, content, contents, evaluation_cases, overlap
 
 SUMMARY = training_summary(3, 3, 0.5, 8, 2)
@@ -75,12 +76,12 @@ def test_a_dataset_that_moved_was_renamed_and_grew_is_still_known(data, tmp_path
     assert {image.rsplit("/case", 1)[1] for image in split(found)[1]} == names
 
 
-def other_images(data, folder, number):
-    """A folder of so many images that differ from those of another, and no list for validation."""
+def other_images(data, folder, number, times=1.5):
+    """A folder of so many images of another, times a factor, in files of their own, and no list for validation."""
     shutil.copytree(data, folder)
     for i in range(number):
         image = nib.load(data / f"images/{i}.nii.gz")
-        nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32) * 1.5, image.affine), folder / f"images/{i}.nii.gz")
+        nib.save(nib.Nifti1Image(image.get_fdata() * times, image.affine), folder / f"images/{i}.nii.gz")
     items = [{"image": f"images/{i}.nii.gz", "label": "labels/a.nii.gz", "fold": i} for i in range(number)]
     write_json(folder, training=items, validation=[], test=[])
     return folder
@@ -88,6 +89,10 @@ def other_images(data, folder, number):
 
 def test_of_new_cases_all_are_evaluated_where_no_split_is_stated(data, tmp_path, caplog):
     adapter = adapter_of(evaluation_cases(data, tmp_path / "none.pt", seed=1), tmp_path / "model.pt")
+    held = [voxels_of(nib.load(data / f"images/{i}.nii.gz").get_fdata()[None]) for i in range(10)]
+    write_adapter(read_adapter(adapter), adapter, read_training(adapter) | {"training_voxels": held})
+    again = other_images(data, tmp_path / "again", 4, times=1.0)
+    assert len(evaluation_cases(again, adapter).validation) == 1
     new = other_images(data, tmp_path / "new", 4)
     with caplog.at_level(logging.WARNING):
         found = evaluation_cases(new, adapter)

@@ -99,17 +99,17 @@ def _set_folds(splits: list[Any], cases: dict[str, Case], file: Path) -> None:
     keep them from training on purpose."""
     listed_in: list[set[str]] = []
     for fold, split in enumerate(splits):
-        parts = [split.get(part) for part in ("train", "val")] if isinstance(split, dict) else []
-        if not parts or not all(isinstance(part, list) for part in parts):
+        train, val = (split.get("train"), split.get("val")) if isinstance(split, dict) else (None, None)
+        if not isinstance(train, list) or not isinstance(val, list):
             raise InputError(f'{file}: split {fold} is no object with the lists "train" and "val"; correct it')
-        for name in (name for part in parts for name in part):
+        for name in [*train, *val]:
             if not isinstance(name, str) or name not in cases:
                 raise InputError(f"{file}: split {fold} names {name!r}, which is no case of imagesTr; correct it")
-        for name in parts[1]:
+        for name in val:
             if cases[name].fold is not None:
                 raise InputError(f"{file}: {name} validates in two splits; keep it in one")
             cases[name].fold = fold
-        listed_in.append({*parts[0], *parts[1]})
+        listed_in.append({*train, *val})
     every = set().union(*listed_in)
     for fold, names in enumerate(listed_in):
         if lacking := sorted(every - names):

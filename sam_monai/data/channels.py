@@ -6,10 +6,11 @@ a case does not list them, as when a server gives a path, they are found by thei
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from .affines import TOLERANCE, apart
 from .names import IMAGE_SUFFIXES, PICTURE_SUFFIXES, stem_of
 from .nifti import FULL_SCALE, has_fourth_axis
 
-FILES = "channel_files"  # of a case: a file for each channel, in their order
+FILES = "channel_files"  # of a case: a file for each channel, in their order; of metadata: the same as JSON
 SHOWN = "shown_file"  # of an image's metadata: the file of the first channel that was taken, where each has a file
 LONGEST_NAME = 60  # of a channel
 LIKELY_CHANNELS = 8  # in files named by numbers; more are numbers of images
@@ -150,6 +151,11 @@ def files_of(case: Mapping[str, Any], names: Sequence[str] | None, numbers: Sequ
         return [str(file) for file in beside(Path(case["image"]), names, numbers) or [case["image"]]]
     except (InputError, OSError):
         return [case["image"]]
+
+
+def files_in(meta: Mapping[Hashable, Any]) -> list[str]:
+    """The files of the image that has such metadata, those of channels that were not taken too."""
+    return json.loads(meta[FILES]) if FILES in meta else [str(meta[ImageMetaKey.FILENAME_OR_OBJ])]
 
 
 def joined(images: Sequence[MetaTensor], files: Sequence[str], path: str) -> MetaTensor:

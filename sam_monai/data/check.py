@@ -25,6 +25,7 @@ from .grids import on_grid_of
 from .instances import PIECES, inside_and_border, names_of
 from .kind import check_size
 from .load import LoadCased
+from .names import told_apart
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
 
@@ -121,7 +122,7 @@ def examine(
     trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
     pieces = 0  # labels of which each piece is taken for an object
-    problems: list[str] = pairs.listed_twice(dataset.training)
+    problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
     held: dict[str, str] = {}
     same: dict[str, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
@@ -153,7 +154,7 @@ def examine(
             if part == "training":
                 trained |= values
             if not values:
-                empty[part].append(Path(case["label"]).name)
+                empty[part].append(case["label"])
         except InputError as e:
             problems.append(str(e))
         try:
@@ -177,10 +178,11 @@ def examine(
     if problems:
         more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
         raise InputError("\n".join(problems[:_MOST_LINES] + more))
+    every = [case["label"] for _, case in parts]
     notes = [
-        f"{len(names)} {part} case(s) with nothing but background: {shown(names, 10)}"
-        for part, names in empty.items()
-        if names
+        f"{len(found)} {part} case(s) with nothing but background: {shown(told_apart(found, every), 10)}"
+        for part, found in empty.items()
+        if found
     ]
     notes += [
         f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'

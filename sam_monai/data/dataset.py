@@ -19,7 +19,7 @@ from .listed import Listed
 from .load import LoadCased
 from .mask_folders import is_mask_folder
 from .modality import codes_in
-from .names import PICTURE_SUFFIXES
+from .names import PICTURE_SUFFIXES, told_apart
 from .overlaps import found_overlaps, has_a_mask_each
 from .regions import ORDER, regions_of
 from .unlabelled import KEY, is_ignored
@@ -59,7 +59,8 @@ class Dataset:
     validation: list[dict]
     test: list[dict]
     reserved: tuple[str, ...]
-    """File names of the training cases set aside for validation, where the file lists no `validation`."""
+    """Names of the training cases set aside for validation, where the file lists no `validation`: of their files, with
+    as many of the folders above as tell the cases apart."""
     channels: tuple[str, ...] = ()
     """Names of an image's channels where they are several and no colours."""
     regions: tuple[tuple[int, ...], ...] | None = None
@@ -95,9 +96,11 @@ def read_dataset(
             configuration that holds its labels and gets its cases from a server.
         train_cases: train on so many cases of the list, counted after the split: the first, or, with a
             ``train_cases_seed``, those that it draws.
-        seed: decides which cases are set aside where a `dataset.json` has no `validation`: 20 % of them, at least one.
+        seed: decides which cases are set aside where a `dataset.json` has neither `validation` nor folds: 20 % of them,
+            at least one.
         fold: of a cross-validation: validate on the training cases whose key `fold`, as in Auto3DSeg's lists, has this
-            number, and train on the others. A form without a split has five folds.
+            number, and train on the others. ``None``: the first fold, where folds are stated. A form without a split
+            has five folds.
 
     Raises:
         InputError: folder, file or keys that are missing or wrong, an unknown form, labels that are not 0..L, no
@@ -168,17 +171,21 @@ def dataset_of(
             case[KEY] = len(labels) if regions is None else 1 + max(map(max, regions))
         labels = labels[:-1]
     reserved: tuple[str, ...] = ()
+    every = [case["image"] for case in cases]
+
+    def names_in(some: Sequence[dict]) -> list[str]:
+        return told_apart([case["image"] for case in some], every)
+
     if fold is not None:
         training, validation = _split(training, fold, file)
     elif known.fold is not None:
         training, validation = _split(training, known.fold, file)
-        reserved = () if known.stated else tuple(Path(case["image"]).name for case in validation)
+        reserved = tuple(names_in(validation))
     if known.how:
-        held = [Path(case["image"]).name for case in validation]
-        logger.info("%s: %s (%s). Labels: %s", file, known.how, shown(held), shown(labels))
+        logger.info("%s: %s (%s). Labels: %s", file, known.how, shown(names_in(validation)), shown(labels))
     if not validation:
         training, validation = _set_aside(training, seed, file)
-        reserved = tuple(Path(case["image"]).name for case in validation)
+        reserved = tuple(names_in(validation))
         logger.info(
             "%s lists no validation cases: %d of %d training cases set aside for validation: %s. "
             "Where several images come from one patient, list the validation cases yourself.",
@@ -188,10 +195,10 @@ def dataset_of(
             ", ".join(reserved),
         )
     held_out = {case["image"] for case in validation}
-    leaked = [Path(case["image"]).name for case in training if case["image"] in held_out]
+    leaked = [case for case in training if case["image"] in held_out]
     if leaked:
         training = [case for case in training if case["image"] not in held_out]
-        logger.warning("%s lists %s for training and for validation: not trained on", file, ", ".join(leaked))
+        logger.warning("%s lists %s for training and for validation: not trained on", file, ", ".join(names_in(leaked)))
     if not training:
         raise InputError(f"{file}: every training case is a validation case too; list others for training")
     if train_cases is not None:

@@ -5,7 +5,6 @@ The forms are tried in the order of :func:`understand`. A folder that has none o
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import re
@@ -20,7 +19,18 @@ from ..errors import InputError
 from .bids import read_bids
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
-from .listed import SPLITS, Case, Listed, entries, listed, read_csv, read_datalist, refuse_other_lists
+from .listed import (
+    SPLITS,
+    Case,
+    Listed,
+    entries,
+    first_fold,
+    listed,
+    read_csv,
+    read_datalist,
+    refuse_other_lists,
+    stated_splits,
+)
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import MARK, PICTURE_SUFFIXES, stem_of
@@ -50,7 +60,7 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         content = parse(file)
         if (known := read_nnunet(folder, content, channel)) is None:
             refuse_other_lists(content, file)
-        return known or Listed(file, content)
+        return known or Listed(file, content, fold=first_fold(content))
     return _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel) or _lists(folder)
 
 
@@ -59,20 +69,24 @@ def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     inside = _folders(folder)
     images, labels = _only(inside, IMAGES), _only(inside, LABELS)
     parts: list[tuple[str, Path, Path | None]] = []
+    lacking: list[Path] = []
     if images is not None and labels is not None:
-        of_images, of_labels = ({SPLITS.get(at.name.lower()): at for at in _folders(two)} for two in (images, labels))
-        parts = [(split, at, of_labels.get(split)) for split, at in of_images.items() if split]
+        of_images, of_labels = _splits_in(images), _splits_in(labels)
+        parts = [(split, at, of_labels.get(split)) for split, at in of_images.items()]
         loose = [at for name, at in entries(images).items() if name.lower() not in SPLITS] if parts else []
         if loose:
             raise InputError(f"{loose[0]}: lies beside the folder {parts[0][1].name}; move it into one of the splits")
         parts = parts or [("training", images, labels)]
     elif images is None and labels is None:
-        for at in (at for at in inside if at.name.lower() in SPLITS):
-            within = _folders(at)
-            found = _only(within, IMAGES)
-            parts += [(SPLITS[at.name.lower()], found, _only(within, LABELS))] if found is not None else []
+        splits = [(at, _folders(at)) for at in inside if at.name.lower() in SPLITS]
+        held = [(at, within, _only(within, IMAGES)) for at, within in splits]
+        parts = [(SPLITS[at.name.lower()], one, _only(within, LABELS)) for at, within, one in held if one is not None]
+        lacking = [at for at, _, one in held if one is None]
     if not any(split == "training" and at is not None for split, _, at in parts):
         return None
+    if lacking:
+        raise InputError(f"{lacking[0]}: holds no folder {parts[0][1].name}, as {parts[0][1].parent.name} does; rename "
+                         "the one with its images so, or move the folder away")  # fmt: skip
     cases: list[Case] = []
     tests: list[Path] = []
     for split, image_folder, label_folder in parts:
@@ -121,7 +135,7 @@ def _mask_trees(folder: Path) -> Listed | None:
         return None
     cases: list[Case] = []
     odd: list[str] = []
-    splits = _stated_splits(folder / "meta.csv")
+    splits = stated_splits(folder / "meta.csv")
     for at in _folders(folder):
         masks = _only(_folders(at), MASKS)
         images = [at] if is_dicom(at) else []
@@ -134,6 +148,8 @@ def _mask_trees(folder: Path) -> Listed | None:
             odd.append(f"{at}: one image is needed beside {masks.name}/, and there is {names}; list cases in a CSV")
             continue
         label = masks if masks is not None and is_mask_folder(masks) else None
+        if images and splits and at.name not in splits:
+            raise InputError(f"{folder / 'meta.csv'}: states no split of {at.name}; add a row, or move the folder away")
         cases += [Case(image, label, splits.get(at.name, "training")) for image in images]
     if not any(case.label is not None for case in cases):
         return None
@@ -141,18 +157,6 @@ def _mask_trees(folder: Path) -> Listed | None:
         raise InputError(odd[0])
     form = "a folder for each case, with an image and a mask for each label"
     return listed(folder, form, cases, modality=" ".join(sorted({stem_of(case.image) for case in cases})), tree=True)
-
-
-def _stated_splits(file: Path) -> dict[str, str]:
-    """The splits in TotalSegmentator's `meta.csv`, by case."""
-    if not os.path.isfile(file):
-        return {}
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
-    try:
-        return {row["image_id"]: SPLITS.get(row.get("split", ""), "training") for row in rows if row.get("image_id")}
-    except csv.Error as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
 
 
 def _bids(folder: Path, channel: int | str | None) -> Listed | None:
@@ -180,6 +184,15 @@ def _folders(folder: Path) -> list[Path]:
     if not os.access(folder, os.R_OK | os.X_OK):
         return []  # what cannot be read is said where images are looked for
     return [path for path in sorted(folder.iterdir()) if os.path.isdir(path) and not path.name.startswith(".")]
+
+
+def _splits_in(folder: Path) -> dict[str, Path]:
+    """The folders within that are named like a split."""
+    found: dict[str, Path] = {}
+    for at in _folders(folder):
+        if (split := SPLITS.get(at.name.lower())) and found.setdefault(split, at) != at:
+            raise InputError(f"{at}: means the same split as {found[split].name}/ beside it; make one folder of them")
+    return found
 
 
 def _only(folders: Sequence[Path], names: Sequence[str]) -> Path | None:

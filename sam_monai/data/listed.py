@@ -216,6 +216,32 @@ def read_datalist(file: Path) -> Listed | None:
     return listed(file, f"the datalist {file.name}", cases, content.get("labels"), names, order=content.get(ORDER))
 
 
+def stated_splits(file: Path) -> dict[str, str]:
+    """The splits in TotalSegmentator's `meta.csv`, by case; none where it has no such column."""
+    if not os.path.isfile(file):
+        return {}
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
+    try:
+        words = {row["image_id"].strip(): row["split"] or "" for row in rows if row.get("image_id") and "split" in row}
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
+    for case, word in words.items():
+        if word.strip().lower() not in SPLITS:
+            raise InputError(f"{file}: {case} has the split {word!r}; known are train, val and test; correct it")
+    return {case: SPLITS[word.strip().lower()] for case, word in words.items()}
+
+
+def first_fold(content: dict[str, Any]) -> int | None:
+    """The first of the folds that a `dataset.json` states, where it lists no validation cases."""
+    training = content.get("training")
+    if content.get("validation") or not isinstance(training, list):
+        return None
+    folds = [case.get("fold") for case in training if isinstance(case, dict)]
+    known = {fold for fold in folds if isinstance(fold, int) and not isinstance(fold, bool)}
+    return min(known) if known and len({*map(str, folds)}) > 1 else None
+
+
 def entries(folder: Path | None) -> dict[str, Path]:
     """Images and folders of a folder by their names without suffix; nothing of a folder that is not there, and no
     result of this package that nobody has changed since."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -164,7 +165,7 @@ class LoadCased(MapTransform):
 
     def _image(self, path: str, files: Sequence[str] | None) -> torch.Tensor:
         """The image of a file, or of a file for each channel."""
-        names = self.channel_names
+        names, every = self.channel_names, files
         if files is None:
             image = self._read(path, image_picture)
             if (frames := frames_of(image)) > 1:
@@ -204,7 +205,9 @@ class LoadCased(MapTransform):
                 f"{path}: has {len(files)} channel files where {wanted} are taken; choose by key channels, as in [0]"
             )
         images = [_accepted(self._read(file, image_picture), file) for file in files]
-        return channel_files.joined(images, files, path)
+        whole = channel_files.joined(images, files, path)
+        whole.meta[channel_files.FILES] = json.dumps(list(every or files))  # a list would not survive a batch
+        return whole
 
     def _read_segmentation(
         self, path: str, case: Mapping[Hashable, Any], names: Sequence[str] | None, only: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -58,6 +58,15 @@ class CaseNames:
         good = name.strip(". ") and name.isprintable() and len(name.encode(errors="replace")) <= LONGEST
         good = good and not re.fullmatch(RESERVED, name, re.IGNORECASE)
         return bool(good) and not name.casefold().endswith(MARK) and folded(tree + name) not in self._taken
+
+
+def told_apart(files: Sequence[str | Path], among: Sequence[str | Path] = ()) -> list[str]:
+    """Names of files, each with as many of the folders above as tell all of them, and those ``among`` which they are,
+    apart: where each case has a folder, its image is called like all others."""
+    parts = {Path(file).parts for file in (*files, *among)}
+    longest = max(map(len, parts), default=1)
+    length = next((n for n in range(1, longest) if len({each[-n:] for each in parts}) == len(parts)), longest)
+    return ["/".join(Path(file).parts[-length:]) for file in files]
 
 
 def stem_of(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -9,11 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .dataset_json import parse
 from .listed import Case, Listed, entries, listed
 from .names import PICTURE_SUFFIXES
 from .regions import ORDER
+
+logger = logging.getLogger(__name__)
 
 
 def read_nnunet(folder: Path, content: dict[str, Any], channel: int | str | None) -> Listed | None:
@@ -91,15 +94,31 @@ def _lists_other_names(folder: Path, training: Any) -> bool:
     return not os.path.exists(path) and os.path.exists(path.with_name(path.name.replace(".", "_0000.", 1)))
 
 
-def _set_folds(splits: list[Any], cases: Mapping[str, Case], file: Path) -> None:
-    """Give each case the number of the split in which it validates."""
+def _set_folds(splits: list[Any], cases: dict[str, Case], file: Path) -> None:
+    """Give each case the number of the split in which it validates, and leave out those that no split lists: people
+    keep them from training on purpose."""
+    listed_in: list[set[str]] = []
     for fold, split in enumerate(splits):
-        names = split.get("val") if isinstance(split, dict) else None
-        if not isinstance(names, list):
+        train, val = (split.get("train"), split.get("val")) if isinstance(split, dict) else (None, None)
+        if not isinstance(train, list) or not isinstance(val, list):
             raise InputError(f'{file}: split {fold} is no object with the lists "train" and "val"; correct it')
-        for name in names:
+        for name in [*train, *val]:
             if not isinstance(name, str) or name not in cases:
                 raise InputError(f"{file}: split {fold} names {name!r}, which is no case of imagesTr; correct it")
+        for name in val:
             if cases[name].fold is not None:
                 raise InputError(f"{file}: {name} validates in two splits; keep it in one")
             cases[name].fold = fold
+        listed_in.append({*train, *val})
+    every = set().union(*listed_in)
+    for fold, names in enumerate(listed_in):
+        if lacking := sorted(every - names):
+            raise InputError(
+                f"{file}: split {fold} lists {lacking[0]} neither for training nor for validation, and another split "
+                "does; list it in all of them or in none"
+            )
+    left_out = sorted(cases.keys() - every) if listed_in else []
+    if left_out:
+        logger.warning("%s: %d case(s) in none of its splits left out: %s", file, len(left_out), shown(left_out))
+    for name in left_out:
+        del cases[name]

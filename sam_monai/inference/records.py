@@ -18,6 +18,7 @@ from ..prompts.prompt_files import prompts_beside
 from .quality import CERTAINTY, KEY
 
 Record = dict[str, Any]
+PROMPTED = "prompted"  # of a record: how many objects the prompts ask for, where the image has any
 
 
 def read_record(file: Path) -> Record | None:
@@ -39,6 +40,7 @@ def read_record(file: Path) -> Record | None:
         for held, kind in counts
     )
     mask, state = record.get("mask"), record.get("state")
+    numbers = numbers and type(record.get(PROMPTED, 0)) is int
     if not numbers or state is None or not isinstance(mask, str) or Path(mask).is_absolute():
         return None
     return record if Path(mask).name and ".." not in Path(mask).parts else None

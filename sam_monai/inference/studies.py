@@ -32,12 +32,14 @@ from ..networks.adapter_files import read_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
+from ..prompts.prompt_files import prompts_beside
+from ..prompts.schema import read_objects
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
 from .probabilities import KEY
 from .quality import CERTAINTY, by_label
 from .quality import KEY as GUESS
-from .records import Record, cause_of, fingerprint, named, read_record, voxels
+from .records import PROMPTED, Record, cause_of, fingerprint, named, read_record, voxels
 
 
 class Studies:
@@ -214,14 +216,19 @@ class Studies:
             if self.numbers_objects(case["image"]):
                 record["objects"] = int(mask.max())
                 mask = mask.clamp(max=1)
+            if self.masks.prompted(Path(case["image"])):  # the last objects may have been answered with nothing
+                record[PROMPTED] = len(read_objects(prompts_beside(case["image"]), mask.ndim - 1))
+            frames = len(mask) if mask.ndim == 4 else 1
+            counts = voxels(mask, self.preparation.get("regions"))
             record |= {
                 "state": state,
                 "mask": f"{name}{MARK}{self.masks.suffix(mask.ndim - 1, case['image'])}",
-                "voxels": voxels(mask, self.preparation.get("regions")),
+                "voxels": counts
+                if frames == 1
+                else {value: count / frames for value, count in counts.items()},  # the mean
             }
             if mask.ndim == 4:
                 each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
-                each /= len(mask)  # the mean of frames
                 record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
             record |= {key: found for key in (GUESS, CERTAINTY) if (found := by_label(output[0], key))}
             record["error"] = self.masks.refused.get(case["image"], "")
@@ -243,9 +250,8 @@ class Studies:
         records = [record for record in found if record is not None]
         images = [record["image"] for record in records]
         pictures = {i: picture_file(self.masks.folder, self.masks.names(i), self.spatial_dims) for i in images}
-        labels = {
-            r["image"]: self.masks.meanings(r["image"], max(map(int, r.get("voxels", {})), default=0)) for r in records
-        }
+        most = {r["image"]: max([r.get(PROMPTED, 0), *map(int, r.get("voxels", {}))]) for r in records}
+        labels = {image: self.masks.meanings(image, number) for image, number in most.items()}
         labels |= {image: labels[image][:1] for image in labels if self.numbers_objects(image)}
         records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
         return self.write_report(records, labels, pictures, self.made_by, self.report_file, self.validated)

@@ -23,6 +23,7 @@ from .patches import cut_out, in_patch, patch_about
 from .prompt_files import lasso_as_mask
 from .schema import unknown_key
 
+ANSWERED = "answers_prompts"  # an attribute of logits
 PROMPTS = ("point_coords", "point_labels", "boxes", "masks", "lasso")
 
 
@@ -87,6 +88,7 @@ class PromptedInference(Inferer):
             answers = [answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)) for one in objects]
             logits = torch.stack([torch.zeros_like(answers[0]), *answers])[None]
             # Else two objects would pass for the inside and the border of objects.
+            setattr(logits, ANSWERED, True)
             return label_map_of(logits, dim=1) if getattr(module, "preprocessing", {}).get(INSTANCES) else logits
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)

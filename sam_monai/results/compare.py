@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,16 +127,22 @@ def listed(some: Any, without: Any, most: int = 5) -> str:
 
 
 def difference(first: Run, run: Run, keys: Sequence[tuple[str, str]]) -> list[str]:
-    """Of the Dice of a case, averaged over its labels: mean with the standard error of paired differences, and in how
-    many cases it is better or worse."""
+    """The difference of the two means, over cases and then over labels, with its standard error by paired cases; and
+    in how many cases Dice, averaged over the case's own labels, is better or worse."""
     if run is first:
         return ["", "", ""]
+    holding = Counter(label for _, label in keys)
     by_case: dict[str, list[float]] = {}
+    parts: dict[str, float] = defaultdict(float)  # what each case adds; more, where a label is one that few hold
     for key in keys:
-        by_case.setdefault(key[0], []).append(run.dice[key] - first.dice[key])
+        apart = run.dice[key] - first.dice[key]
+        by_case.setdefault(key[0], []).append(apart)
+        parts[key[0]] += apart / holding[key[1]] / len(holding)
+    number = len(by_case)
+    error = f" ± {statistics.stdev(number * part for part in parts.values()) / number**0.5:.4f}" if number > 1 else ""
     each = [mean(values) for values in by_case.values()]
-    error = f" ± {statistics.stdev(each) / len(each) ** 0.5:.4f}" if len(each) > 1 else ""
-    return [f"{mean(each):+.4f}{error}", str(sum(one > 0 for one in each)), str(sum(one < 0 for one in each))]
+    better, worse = sum(one > 0 for one in each), sum(one < 0 for one in each)
+    return [f"{sum(parts.values()):+.4f}{error}", str(better), str(worse)]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

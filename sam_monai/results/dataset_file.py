@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.channels import FILES
+from ..data.channels import FILES, case_of
 from ..data.dataset import FORMS, Dataset, dataset_of, is_picture
 from ..data.folders import understand
 from ..data.frames import frames_of, fullest
@@ -63,9 +63,15 @@ def write_dataset(
     modalities = dataset.channels or known.content.get("modality") or known.content.get("channel_names") or ""
     if isinstance(modalities, list | tuple):
         modalities = {str(i): name for i, name in enumerate(modalities)}
+    training, validation = dataset.training, dataset.validation
+    if known.stated and known.fold is not None:  # each of the folds may be asked for
+        listed = [at / case_of(entry["image"])["image"] for entry in known.content["training"]]
+        places = {os.path.abspath(image): i for i, image in enumerate(listed)}
+        training = sorted([*training, *validation], key=lambda case: places[case["image"]])
+        validation = []
     relative = {
-        part: [relative_to(out, case) for case in cases]
-        for part, cases in (("training", dataset.training), ("validation", dataset.validation), ("test", dataset.test))
+        part: [relative_to(out, case, not validation) for case in cases]
+        for part, cases in (("training", training), ("validation", validation), ("test", dataset.test))
     }
     content = {"name": dataset.name, "modality": modalities, **stated_labels(dataset), **relative}
     outputs = Outputs(out)
@@ -93,12 +99,12 @@ def stated_labels(dataset: Dataset) -> dict[str, Any]:
     return {"labels": {"background": 0, **named, **ignored}, ORDER: [region[0] for region in regions]}
 
 
-def relative_to(folder: Path, case: Mapping[str, Any]) -> dict[str, Any]:
+def relative_to(folder: Path, case: Mapping[str, Any], with_fold: bool = False) -> dict[str, Any]:
     """A case as a `dataset.json` in a folder lists it."""
     entry: dict[str, Any] = {key: os.path.relpath(case[key], folder) for key in ("image", "label") if key in case}
     if FILES in case:
         entry["image"] = [os.path.relpath(file, folder) for file in case[FILES]]
-    return entry
+    return entry | ({"fold": case["fold"]} if with_fold and "fold" in case else {})
 
 
 def draw_cases(dataset: Dataset, path: Path) -> None:

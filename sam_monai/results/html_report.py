@@ -12,6 +12,7 @@ from typing import Any
 from ..data.matching import IOU, OBJECTS, matched_in_all
 from ..inference import quality
 from ..inference.outputs import Outputs
+from ..inference.records import PROMPTED
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
@@ -24,6 +25,7 @@ OBJECT_HEADS = dict(
     zip(OBJECTS, (f"average precision at IoU {IOU:g}", "objects found", "missed", "invented"), strict=True)
 )
 NOT_MEASURED = "How good such guesses are was not measured in this adapter's training."
+OF_PROMPTED = "Those of prompted objects are not: how good they are was not measured."
 MOST = 24  # labels with a figure of their own
 
 
@@ -118,7 +120,7 @@ def means(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], heads: Mappi
             line += false if len(held) < len(of) else [None, None]
         lines.append([*line, *(with_spread([row.get(key, math.nan) for row in of]) for key in sizes)])
     names = ["label", *(heads[key] for key in METRICS), "cases that hold it", "of these missed"]
-    names += ["false positive in", heads["false_positive"]] * lacking
+    names += ["false positive in", f"false positive in all, {unit}"] * lacking
     names += [heads[key] for key in sizes]
     notes = "A label that was missed has Dice 0 and no distance; it is counted apart."
     if any("±" in str(value) for line in lines for value in line):
@@ -184,6 +186,7 @@ def studies_report(
     said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
     if GUESS in heads:
         what = f"{quality.in_words(validated)} The guesses here are so moved." if validated else NOT_MEASURED
+        what += f" {OF_PROMPTED}" if validated and any(PROMPTED in record for record in records) else ""
         said += [f"<p>The lowest guessed Dice first. {quality.WHAT} {what}</p>"]
     with Outputs(Path(path).parent).writing(Path(path).parent / TABLE) as part:
         write_table(part, ["study", "mask", *heads, "error"], rows)

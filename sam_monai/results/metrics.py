@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -15,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
+from ..data.channels import files_in
 from ..data.frames import together
 from ..data.matching import OBJECTS, matched, matched_in_all
 from ..data.names import CaseNames
@@ -23,6 +25,7 @@ from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
 from ..training.cases import content
+from .page import cell
 from .tables import write_table
 
 METRICS = ("dice", "hd95", "surface_dice")
@@ -150,7 +153,7 @@ class CaseTable:
                 row[f"reference_{unit}"] = held * each
                 row |= objects | ({GUESS: guessed[i]} if guessed else {})
             file = str(case["image"].meta["filename_or_obj"])
-            image = {"file": file, "image": content(file) if Path(file).exists() else ""}
+            image = {"file": file, "image": content_of_all(files_in(case["image"].meta))}
             self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
 
     def guess(self, guesses: Sequence[Sequence[float] | None]) -> None:
@@ -193,12 +196,20 @@ class CaseTable:
             found = summary(rows)
             means = [f"{found[key]:.{digits}f}" for key, digits in zip(METRICS, (4, 2, 4), strict=True)]
             counts = [f"{found['held']} of {len(rows)}", str(found["missed"])]
-            false = f"{found['false_cases']} of {len(rows) - found['held']}, {found['false_positive']:.4g} {unit}"
+            false = f"{found['false_cases']} of {len(rows) - found['held']}, {cell(found['false_positive'])} {unit}"
             lines.append([short(name), *(mean.replace("nan", "-") for mean in means), *counts, false])
         widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
         pad = (str.ljust, *(len(heads) - 1) * (str.rjust,))
         text = "\n".join("  ".join(p(x, w) for p, x, w in zip(pad, line, widths, strict=True)) for line in lines)
         return f"{text}\n{matched_in_all(self.rows)}" if self.instances else text
+
+
+def content_of_all(files: Sequence[str]) -> str:
+    """A hash of what the files of an image hold; of one file, its :func:`content`. Nothing where one is gone."""
+    if not all(Path(file).exists() for file in files):
+        return ""
+    each = [content(file) for file in files]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()[:16]
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def cell(value: Any) -> str:
         return "–"
     if value == math.inf:
         return "missed"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def words(value: Any) -> str:

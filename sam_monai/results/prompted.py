@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from ..data.frames import parts_of
 from ..data.instances import KEY as INSTANCES
+from ..data.names import CaseNames
 from ..data.unlabelled import UNLABELLED
 from ..distributed import first_process, gathered
 from ..errors import InputError
@@ -113,7 +114,7 @@ def evaluate_prompts(
     for i in tqdm(mine, desc="prompting", unit="case", disable=not first_process()):
         case, rows = dataset[i], []
         rng = np.random.RandomState(seed + i)
-        name, number = Path(case["image"].meta["filename_or_obj"]).name, parts_of(case["image"])
+        file, number = str(case["image"].meta["filename_or_obj"]), parts_of(case["image"])
         whole = (case[key].as_tensor()[None].to(device) for key in ("image", "label"))
         for image, label in zip(*(x.chunk(number, -1) if number > 1 else [x] for x in whole), strict=True):
             embedding = network.encode(image)
@@ -128,7 +129,7 @@ def evaluate_prompts(
                 asked = answers(network, image, embedding, automatic, mask, rng, known, label_name)
                 for prompt, answer in [(AUTOMATIC, (found == value) & known), *asked]:
                     dice = compute_dice(answer.float(), mask.float()).item()
-                    rows.append({"case": name, "label": label_name, "prompt": prompt, "dice": dice})
+                    rows.append({"case": file, "label": label_name, "prompt": prompt, "dice": dice})
         parts.append(rows)
     rows = [row for part in gathered(parts) for row in part]
     if not rows:
@@ -137,7 +138,8 @@ def evaluate_prompts(
     means = {prompt: mean_dice([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
     if not first_process():
         return means
-    folder = Path(folder)
+    folder, names = Path(folder), CaseNames()
+    rows = [{**row, "case": names(row["case"])} for row in rows]  # as in cases.csv
     with outputs.writing(folder / ANSWERS) as part:
         write_table(part, ["case", "label", "prompt", "dice"], rows)
     with outputs.writing(folder / CURVE) as part:

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..data.dataset import is_picture
 from ..data.matching import OBJECTS
-from ..data.names import CaseNames
+from ..data.names import CaseNames, told_apart
 from ..distributed import first_process
 from ..errors import InputError, shown
 from ..files import check_writable, release
@@ -107,7 +107,7 @@ def show_result(
         Path(output_dir).mkdir(parents=True, exist_ok=True)
     if not first_process():
         return
-    names = [Path(case["image"]).name for case in training]
+    names = told_apart([case["image"] for case in training])
     Outputs(output_dir).write("".join(f"{name}\n" for name in names), Path(output_dir) / "training_cases.txt")
     print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown(names, 16)}")
     size = path.stat().st_size

@@ -15,6 +15,7 @@ from ..data.dicom_series import is_dicom, series_of
 from ..data.itk_headers import with_values
 from ..data.load import LoadCased
 from ..data.mask_folders import is_mask_folder, mask_files
+from ..data.names import told_apart
 from ..data.unlabelled import KEY
 from ..data.voxels import voxels_of
 from ..errors import InputError, shown
@@ -60,15 +61,15 @@ def file_content(path: Path, whole: bool = False) -> str:
 def contents(cases: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Of each case the name of its image, and what image, label and further channels hold; without what is not a
     file."""
+    held = [case for case in cases if isinstance(case.get("image"), (str, Path)) and Path(case["image"]).exists()]
     return [
         [
-            Path(case["image"]).name,
+            name,
             content(case["image"]),
             *([content(case["label"], whole=True)] if "label" in case else []),  # of which a stroke may be corrected
             *(content(file) for file in case.get(FILES, ())[1:]),
         ]
-        for case in cases
-        if isinstance(case.get("image"), (str, Path)) and Path(case["image"]).exists()
+        for name, case in zip(told_apart([case["image"] for case in held]), held, strict=True)
     ]
 
 
@@ -114,13 +115,13 @@ def evaluation_cases(
             'list other cases under "validation" in dataset.json'
         )
     if kept != dataset.validation:
-        logger.warning("evaluated: %d case(s) %s: %s", len(kept), why, names(kept))
+        logger.warning("evaluated: %d case(s) %s: %s", len(kept), why, names(kept, every))
     chosen = [case["image"] for case in kept]
     return dataclasses.replace(
         dataset,
         validation=kept,
         training=[case for case in every if case["image"] not in chosen],
-        reserved=tuple(Path(image).name for image in chosen) if dataset.reserved else (),
+        reserved=tuple(told_apart(chosen, [case["image"] for case in every])) if dataset.reserved else (),
     )
 
 
@@ -154,9 +155,9 @@ def overlap(
             "%d of %d cases evaluated were trained on, so their figures say nothing of new images: %s",
             len(both),
             len(cases),
-            names(both),
+            names(both, cases),
         )
-    return {NOTE: names(both) or "none"}
+    return {NOTE: names(both, cases) or "none"}
 
 
 def known_cases(adapter: str | Path) -> tuple[set[str], set[str], set[str]]:
@@ -167,5 +168,6 @@ def known_cases(adapter: str | Path) -> tuple[set[str], set[str], set[str]]:
     return trained, validated, {*summary.get("training_voxels", ())}
 
 
-def names(cases: Sequence[Mapping[str, Any]], most: int = 16) -> str:
-    return shown([Path(case["image"]).name for case in cases], most)
+def names(cases: Sequence[Mapping[str, Any]], among: Sequence[Mapping[str, Any]], most: int = 16) -> str:
+    """Of some cases of those ``among`` which they are."""
+    return shown(told_apart(*([case["image"] for case in some] for some in (cases, among))), most)

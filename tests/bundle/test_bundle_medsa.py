@@ -50,6 +50,8 @@ class TestMedSABundle(BundleTester):
         run("medsa", "train", "evaluate", **where)
         rows = list(csv.DictReader((out / "prompts.csv").open()))
         assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 12
+        with (out / "cases.csv").open() as file:
+            assert {row["case"] for row in rows} == {row["case"] for row in csv.DictReader(file)}
         assert all(0 <= float(row["dice"]) <= 1 for row in rows) and (out / "corrective_clicks.png").is_file()
         assert "<h2>Prompts</h2>" in (out / "report.html").read_text()
         evaluate_prompts(MedSA(tiny_backbone(), preprocessing={"scale": "patch"}), [], [], out, torch.device("cpu"))

@@ -70,8 +70,10 @@ def test_a_bundle_trains_on_frames_and_segments_each_as_a_volume_of_its_own(tmp_
     for key in ("pixdim", "xyzt_units", "toffset", "sform_code", "qform_code"):
         assert np.array_equal(mask.header[key], image.header[key]), key
     record = read_record(tmp_path / "masks/manifest/c4.json")
-    assert record is not None and record["voxels"].get("1", 0) == (np.asarray(mask.dataobj) == 1).sum()
-    assert record["millilitres"].get("1", 0) == pytest.approx(record["voxels"].get("1", 0) * volume / 3)
+    assert record is not None and record["voxels"].get("1", 0) == pytest.approx(
+        (np.asarray(mask.dataobj) == 1).sum() / 3
+    )
+    assert record["millilitres"].get("1", 0) == pytest.approx(record["voxels"].get("1", 0) * volume)
 
     (tmp_path / "alone").mkdir()
     for t in range(TIMES):

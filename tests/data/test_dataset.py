@@ -93,6 +93,8 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(tmp_path):
     for dataset in each:
         assert len(dataset.training) + len(dataset.validation) == 7 and not dataset.reserved
         assert not {c["image"] for c in dataset.training} & {c["image"] for c in dataset.validation}
+    first = read_dataset(tmp_path)
+    assert first.validation == each[0].validation and first.reserved == tuple(names[0])  # an adapter knows its own
     with pytest.raises(InputError, match="fold is 3.*0, 1, 2"):
         read_dataset(tmp_path, fold=3)
     write(tmp_path)

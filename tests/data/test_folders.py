@@ -100,7 +100,7 @@ def series(top: Path) -> Path:
 
 def with_meta(top: Path) -> Path:
     """The table of TotalSegmentator's data."""
-    words = ("train", "train", "val", "train", "test", "train")
+    words = ("train", "Train", "Val ", "train", "Test", "train")
     rows = "\n".join(f"s{i:04d};60;{word}" for i, word in enumerate(words))
     return csv(segmentations(top), f"image_id;age;split\n{rows}", "meta.csv")
 
@@ -159,6 +159,30 @@ def test_a_folder_is_understood_and_one_line_says_how(tmp_path, caplog, form):
         assert any("S-SAM prompts by name" in message for message in caplog.messages)
     segmented = dataset.test or dataset.validation
     assert [case["image"] for case in images_to_segment(tmp_path)] == [case["image"] for case in segmented]
+
+
+def test_cases_that_no_split_of_nnunet_lists_are_left_out_and_named(tmp_path, caplog):
+    split = [{"train": ["case_0", "case_1"], "val": ["case_2"]}]
+    (nnunet(tmp_path) / "splits_final.json").write_text(json.dumps(split))
+    dataset = read_dataset(tmp_path)
+    assert stems(dataset.training) == ["case_0_0000", "case_1_0000"] and stems(dataset.validation) == ["case_2_0000"]
+    assert "splits_final.json: 3 case(s) in none of its splits left out: case_3, case_4, case_5" in caplog.text
+
+
+def test_a_table_that_states_no_splits_leaves_them_open(tmp_path):
+    csv(segmentations(tmp_path), "image_id;age\ns0000;60", "meta.csv")
+    assert len(read_dataset(tmp_path).validation) == 1
+
+
+def test_cases_with_a_folder_each_are_told_by_it(tmp_path, caplog):
+    for file in segmentations(tmp_path).glob("s000[01]/segmentations/*.nii.gz"):
+        mask(file, 0, 0)
+    with caplog.at_level(logging.INFO):
+        dataset = read_dataset(tmp_path)
+        check_dataset(dataset)
+    assert dataset.reserved == ("s0004/ct.nii.gz",) and "(s0004/ct.nii.gz). Labels" in caplog.text
+    assert "nothing but background: s0000/segmentations, s0001/segmentations" in caplog.text
+    assert [case[0] for case in contents(dataset.training)][:2] == ["s0000/ct.nii.gz", "s0001/ct.nii.gz"]
 
 
 def test_the_kind_of_the_images_is_taken_from_names_where_they_tell(tmp_path):

@@ -25,6 +25,10 @@ def split_file(top: Path, content) -> None:
     (nnunet(top) / "splits_final.json").write_text(json.dumps(content))
 
 
+def meta(top: Path, *rows: str) -> None:
+    (segmentations(top) / "meta.csv").write_text("\n".join(rows))
+
+
 def without(top: Path, *names: str) -> None:
     for name in names:
         (top / name).unlink()
@@ -43,6 +47,13 @@ BAD = {
                                        label(t / "masks/a_mask.png")], "same image; list the pairs in a CSV"),
     "beside splits": (lambda t: [image(t / "images/train/a.png"), image(t / "images/b.png"),
                                  label(t / "labels/train/a.png")], r"b\.png: lies beside the folder train"),
+    "a split twice": (lambda t: [image(t / f"images/{at}/a.png") and label(t / f"labels/{at}/a.png")
+                                 for at in ("train", "val", "dev")], r"images/val: means the same split as dev/"),
+    "labels of a split twice": (lambda t: [image(t / "images/train/a.png"), label(t / "labels/train/a.png"),
+                                           label(t / "labels/Training/b.png")], "/train: means the same.* Training/"),
+    "a split without images": (lambda t: [image(t / "train/images/a.png"), label(t / "train/masks/a.png"),
+                                          image(t / "val/imgs/b.png"), label(t / "val/masks/b.png")],
+                               r"/val: holds no folder images, as train does"),
     "one case": (lambda t: pairs(t, 1), "add a second case"),
     "unknown suffixes": (lambda t: [(t / d).mkdir() or (t / d / "a.npy").touch() for d in ("images", "labels")],
                          r"no image; known ones end in \.png"),
@@ -69,12 +80,21 @@ BAD = {
     "nnU-Net: a name that runs": (lambda t: nnunet(t, channels=2, channel_names={"0": "T1", "1": "$x"}),
                                   r"channel '\$x'"),
     "nnU-Net: split of others": (lambda t: split_file(t, [{"train": [], "val": ["case_9"]}]), "split 0 names 'case_9'"),
-    "nnU-Net: split twice": (lambda t: split_file(t, [{"val": ["case_1"]}, {"val": ["case_1"]}]), "case_1 .* in two"),
+    "nnU-Net: split twice": (lambda t: split_file(t, [{"train": [], "val": ["case_1"]}] * 2), "case_1 .* in two"),
+    "nnU-Net: split without training": (lambda t: split_file(t, [{"val": ["case_1"]}]), "split 0 is no object"),
+    "nnU-Net: split of fewer": (lambda t: split_file(t, [{"train": ["case_0"], "val": ["case_1"]},
+                                                         {"train": ["case_1"], "val": ["case_2"]}]),
+                                "split 0 lists case_2 neither for training nor for validation, and another"),
     "nnU-Net: split of nothing": (lambda t: split_file(t, [["case_1"]]), "split 0 is no object"),
     "nnU-Net: no splits": (lambda t: split_file(t, {"train": []}), "splits_final.json: must hold one JSON list"),
     "two volumes": (lambda t: image(segmentations(t) / "s0002" / "mr.nii.gz"), r"s0002: one image.*ct\.nii\.gz, mr"),
     "no volume": (lambda t: without(segmentations(t), "s0002/ct.nii.gz"), "s0002: one image is needed.*there is none"),
     "no masks": (lambda t: shutil.rmtree(segmentations(t) / "s0002/segmentations"), r"s0002/ct\.nii\.gz: has no label"),
+    "a split of another word": (lambda t: meta(t, "image_id;split", "s0000;train", "s0001;held out"),
+                                r"meta\.csv: s0001 has the split 'held out'; known are train, val and test"),
+    "a split of nothing": (lambda t: meta(t, "image_id;split", "s0000;train", "s0001;"), "s0001 has the split ''"),
+    "a case without a split": (lambda t: meta(t, "image_id;split", *(f"s{i:04d};train" for i in range(5))),
+                               r"meta\.csv: states no split of s0005"),
     "BIDS: another image": (lambda t: image(bids(t) / "sub-01/anat/sub-01_T2w.nii.gz"),
                             "sub-01 has the images T1w, T2w, and sub-00 has T1w; add.*--channel T1w"),
     "BIDS: two labels": (lambda t: label(bids(t) / "sub-01/anat/sub-01_label-x_mask.nii.gz"), "sub-01 needs one label"),

@@ -26,8 +26,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def notes(folder, training) -> list[str]:
-    content = {"labels": {"0": "background", "1": "x"}, "training": training, "validation": CASES[2:]}
+def notes(folder, training, validation=CASES[2:]) -> list[str]:
+    content = {"labels": {"0": "background", "1": "x"}, "training": training, "validation": validation}
     (folder / "dataset.json").write_text(json.dumps(content))
     return check_dataset(read_dataset(folder))
 
@@ -63,6 +63,8 @@ def test_an_image_that_is_listed_twice_or_is_a_label_too_is_refused(folder):
     for training, said in (([*CASES[:2], CASES[0]], "twice"), (again, "twice")):
         with pytest.raises(InputError, match=f"a.nii: is listed {said}"):
             notes(folder, training)
+    with pytest.raises(InputError, match="c.nii: is listed twice"):
+        notes(folder, CASES[:2], CASES[2:] * 2)
     with pytest.raises(InputError, match="lb.nii: is listed as an image and as a label"):
         notes(folder, [CASES[0], {"image": "lb.nii", "label": "lb.nii"}])
 

@@ -21,6 +21,7 @@ from sam_monai.inference.masks import SaveMasks
 from sam_monai.inference.records import fingerprint
 from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
 from sam_monai.results.html_report import evaluation_report
+from sam_monai.results.tables import read_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
@@ -206,6 +207,18 @@ def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
     assert mask.any()
     for value in (1, 2):
         assert record["millilitres"].get(str(value), 0) == pytest.approx((mask == value).sum() * 3 / 1000, rel=1e-5)
+
+
+def test_an_object_that_is_answered_with_nothing_is_listed_as_empty(trained, studies, tmp_path):
+    objects = [{"points": [[3, 4, i]], "labels": [1]} for i in range(3)]
+    (studies / "c.nii.gz.prompts.json").write_text(json.dumps({"objects": objects}))
+    two = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
+    where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}
+    run("ptsam", "inference", postprocessing=two, **{"masks#prompted": "$lambda file: True"}, **where)
+    assert records(tmp_path / "o")["c"]["prompted"] == 3
+    rows = read_table(tmp_path / "o/studies.csv")
+    assert [row["label"] for row in rows] == ["object 1", "object 2", "object 3"]
+    assert [int(row["voxels"]) > 0 for row in rows] == [True, True, False] and rows[2]["ml"] == "0.0"
 
 
 def test_processes_share_the_studies_out(trained, studies, tmp_path):

@@ -39,6 +39,17 @@ def test_means_paired_differences_and_the_cases_that_differ_most(tmp_path, capsy
         assert drawn.format == "PNG"
 
 
+def test_the_difference_is_that_of_the_means_where_few_cases_hold_a_label(tmp_path, capsys):
+    """Case 0 alone holds b: the mean over labels rises by it, though most cases are worse."""
+    for name, b, a in (("one", 0.2, 0.8), ("other", 0.8, 0.7)):
+        folder = evaluation(tmp_path / name, [a, a, a, a])
+        rows = [{"case": f"c{i}", "label": "liver", "dice": a, "hd95": 1.0, "surface_dice": 0.5} for i in range(4)]
+        rows.append({"case": "c0", "label": "b", "dice": b, "hd95": 1.0, "surface_dice": 0.5})
+        write_table(folder / "cases.csv", ["case", "label", *METRICS], rows)
+    assert main(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
+    assert re.search(r"\nother .* 0\.7500 +\+0\.2500 ± 0\.3000 +1 +3\n", capsys.readouterr().out)
+
+
 def refused(capsys, *folders) -> str:
     assert main(["compare", *map(str, folders)]) == 1
     return capsys.readouterr().err

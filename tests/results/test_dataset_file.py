@@ -89,6 +89,19 @@ def test_one_channel_of_nnunets_data_is_a_dataset_beside_it(tmp_path, capsys):
     assert "case_3 has no file case_3_0001" in said
 
 
+def test_folds_that_are_stated_stay_folds(tmp_path):
+    names = [f"case_{i}" for i in range(6)]
+    split = [{"train": [n for n in names if n not in val], "val": val} for val in (names[4:], names[:2], names[2:4])]
+    (nnunet(tmp_path / "n") / "splits_final.json").write_text(json.dumps(split))
+    assert main(["dataset", str(tmp_path / "n"), "--output", str(tmp_path / "written")]) == 0
+    content = json.loads((tmp_path / "written/dataset.json").read_text())
+    assert [case["fold"] for case in content["training"]] == [1, 1, 2, 2, 0, 0] and content["validation"] == []
+    assert all("fold" not in case for case in content["test"])
+    for fold in (None, 0, 1, 2):
+        before, after = (read_dataset(tmp_path / name, fold=fold) for name in ("n", "written"))
+        assert before.training == after.training and before.validation == after.validation
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -7,12 +7,18 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from image_files import volume
 from monai.data import MetaTensor
 
+from sam_monai.data import LoadCased
+from sam_monai.data.channels import case_of
 from sam_monai.results.html_report import evaluation_report
 from sam_monai.results.metrics import METRICS, CaseTable, case_metrics
+from sam_monai.results.page import cell
+from sam_monai.training.cases import content
 
 
 def ball(centre, shape=(20, 20, 20), radius=5.0):
@@ -83,7 +89,7 @@ def test_what_is_marked_of_a_label_that_a_case_lacks_is_counted_and_shown(tmp_pa
     assert [row["false_positive"] for row in rows if row["label"] == "a"][0] == "nan"
     a, b = table.table().splitlines()[1:]
     assert "1.0000" in a and a.endswith(f"1 of 2, {wrong:.4g} ml") and b.endswith(f"1 of 3, {volume:.4g} ml")
-    assert f"{volume:.4g}" in page
+    assert f"{volume:.4g}" in page and "false positive in all, ml" in page
     assert page.index(" 0 ") < page.index(" 1 ")
 
 
@@ -106,6 +112,32 @@ def test_pixels_are_the_unit_of_pictures():
     metrics = case_metrics(torch.ones(1, 8, 8).long(), torch.zeros(1, 8, 8).long(), 1, [1.0, 1.0], 1.0)
     table.rows = [{"case": "x", "label": "a", **metrics[0]}]
     assert table.table().endswith("1 of 1, 64 pixels")
+
+
+def test_large_numbers_are_written_out(tmp_path):
+    assert [cell(value) for value in (123456.0, 1000.4, 999.94, 0.12345)] == ["123,456", "1,000", "999.9", "0.1235"]
+    table = CaseTable(("a",))
+    table.rows = [{"case": "x", "label": "a", **dict.fromkeys(METRICS, math.nan), "false_positive": 123456.0}]
+    assert table.table().endswith("1 of 1, 123,456 pixels")
+
+
+def test_the_hash_of_a_case_is_of_all_its_channels(tmp_path):
+    files = [volume(tmp_path / f"a_{i:04d}.nii.gz", np.arange(60.0).reshape(5, 4, 3) + i) for i in range(3)]
+    case = case_of(list(map(str, files)))
+
+    def hashed(case, **options) -> str:
+        image = LoadCased("image", **options)(case)["image"]
+        label = MetaTensor(torch.ones(1, 5, 4, 3), torch.eye(4))
+        table = CaseTable(("a",))
+        state = SimpleNamespace(output=[{"pred": label, "label": label, "image": image}])
+        table.collect(SimpleNamespace(state=state))
+        return table.rows[0]["image"]
+
+    named, first = {"channel_names": ["x", "y", "z"]}, {"channels": [0]}
+    before = hashed(case, **named)
+    assert before == hashed(case, **first) and hashed({"image": case["image"]}) == content(files[0])
+    volume(files[2], np.arange(60.0).reshape(5, 4, 3) + 7)
+    assert before != hashed(case, **named) == hashed(case, **first)
 
 
 def test_frames_are_measured_as_one_case_without_distances_across_them():

@@ -16,12 +16,12 @@ from network_tester import tiny_backbone
 from sam_monai import PTSAM, InputError
 from sam_monai.bundle.export import export
 from sam_monai.bundle.shipped import new
-from sam_monai.files import LOCK, hold, locked, release
+from sam_monai.locks import LOCK, hold, locked, release
 
 NETWORK = PTSAM(tiny_backbone(), ("spot",))
 HOLD = """
 import sys, time
-from sam_monai.files import locked
+from sam_monai.locks import locked
 with locked(sys.argv[1], "training"):
     print(1, flush=True)
     time.sleep(60)
@@ -30,7 +30,7 @@ TAKE_TURNS = """
 import os, sys
 from pathlib import Path
 from sam_monai import InputError
-from sam_monai.files import locked
+from sam_monai.locks import locked
 folder, done = Path(sys.argv[1]), 0
 while done < 100:
     try:
@@ -114,7 +114,7 @@ def test_of_many_processes_one_has_the_folder_at_a_time(tmp_path):
 def test_a_folder_that_is_held_is_free_again_when_it_is_released_or_the_process_ends(tmp_path):
     hold(tmp_path, "training")
     hold(tmp_path / ".." / tmp_path.name, "training")  # whoever has it may ask again
-    code = "import sys; from sam_monai.files import hold; hold(sys.argv[1], 'evaluation')"
+    code = "import sys; from sam_monai.locks import hold; hold(sys.argv[1], 'evaluation')"
     command = [sys.executable, "-c", code, str(tmp_path)]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode == 1 and f"in use by training (process {os.getpid()}" in refused.stderr

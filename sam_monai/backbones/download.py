@@ -9,7 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ..errors import InputError
-from ..files import alone
+from ..locks import alone
 from .weights import KnownFile, file_sha256, how_to_get, weights_folder
 
 

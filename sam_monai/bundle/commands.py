@@ -125,7 +125,8 @@ def dataset(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
-    from ..files import alone, refuse_existing, save_aside
+    from ..files import refuse_existing, save_aside
+    from ..locks import alone
     from ..networks.adapter_files import load_network
     from ..networks.ssam import SSAM
 

@@ -18,7 +18,8 @@ from ..data.channels import kinds_taken
 from ..data.dataset import dataset_of
 from ..data.folders import understand
 from ..errors import InputError, innermost, input_error_in
-from ..files import check_writable, hold
+from ..files import check_writable
+from ..locks import hold
 from .keys import KEYS, OTHER_NAMES, PATHS, problems
 from .typed import literal
 

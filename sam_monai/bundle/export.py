@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.tiny_vit import fold_norms
 from ..errors import InputError
-from ..files import beside, put_beside, refuse_existing
+from ..files import refuse_existing
 from ..inference.openvino_encoder import quiet
+from ..locks import beside, put_beside
 from ..networks.base import AdaptedSAM
 from ..networks.medsa import MedSA
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import beside
+from ..locks import beside
 from .folder import read_json, read_metadata
 from .typed import quoted
 

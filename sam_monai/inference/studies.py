@@ -27,7 +27,8 @@ from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
 from ..errors import InputError
-from ..files import check_writable, locked
+from ..files import check_writable
+from ..locks import locked
 from ..networks.adapter_files import read_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor

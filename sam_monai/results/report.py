@@ -23,10 +23,11 @@ from ..data.matching import OBJECTS
 from ..data.names import CaseNames, told_apart
 from ..distributed import first_process
 from ..errors import InputError, shown
-from ..files import check_writable, release
+from ..files import check_writable
 from ..inference import quality
 from ..inference.calibration import Calibration
 from ..inference.outputs import RUN, Outputs, picture_file
+from ..locks import release
 from ..networks import identity
 from ..networks.adapter_files import BUFFERS, load_adapter, note_validation, read_adapter, read_training
 from ..networks.regions import numbered

@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from ..backbones.weights import content_hash
 from ..distributed import first_process
 from ..errors import InputError
-from ..files import locked, save_aside
+from ..files import save_aside
+from ..locks import locked
 from ..networks.adapter_files import at_temperature, training_summary, write_adapter
 from ..networks.fields import plain
 from . import resume as resuming

@@ -15,7 +15,7 @@ from sam_monai.backbones.download import download
 from sam_monai.backbones.weights import KNOWN_WEIGHTS, Weights
 from sam_monai.bundle.commands import known_files
 from sam_monai.errors import InputError
-from sam_monai.files import alone
+from sam_monai.locks import alone
 
 DATA = bytes(range(256)) * 4000  # 1 MB
 

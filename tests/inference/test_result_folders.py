@@ -14,7 +14,7 @@ from bundle_runner import ROOT, SMALL, run, start, write_json
 from PIL import Image
 
 from sam_monai import InputError
-from sam_monai.files import locked
+from sam_monai.locks import locked
 
 
 def picture(path, seed=0):
@@ -168,7 +168,7 @@ def test_what_was_passed_over_is_in_the_report_and_in_the_exit(adapter, images, 
 
 def test_a_folder_in_use_is_refused_and_the_other_process_named(adapter, images, tmp_path):
     holder = (
-        "import sys; from sam_monai.files import locked\n"
+        "import sys; from sam_monai.locks import locked\n"
         "with locked(sys.argv[1], 'segmenting'):\n print('held', flush=True); sys.stdin.read()"
     )
     out = tmp_path / "out"

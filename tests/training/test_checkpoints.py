@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 from tiny_training import Tiny, make_cases, state, tiny_training
 
 from sam_monai import InputError
-from sam_monai.files import locked
+from sam_monai.locks import locked
 from sam_monai.networks.adapter_files import read_training
 from sam_monai.training.best import Best, by_label
 from sam_monai.training.handlers import at_end, validation_interval

@@ -181,6 +181,8 @@ def dataset_of(
     elif known.fold is not None:
         training, validation = _split(training, known.fold, file)
         reserved = tuple(names_in(validation))
+        if not known.how:
+            logger.info("%s: its folds are stated and fold %d validates: %s", file, known.fold, shown(reserved))
     if known.how:
         logger.info("%s: %s (%s). Labels: %s", file, known.how, shown(names_in(validation)), shown(labels))
     if not validation:

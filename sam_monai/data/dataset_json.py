@@ -15,6 +15,7 @@ from ..errors import InputError
 from ..files import parse_json
 from ..networks.fields import RUN
 from .channels import FILES, case_of
+from .modality import WORDS
 from .names import PICTURE_SUFFIXES, folded
 from .unlabelled import NAME, is_ignored
 
@@ -26,10 +27,11 @@ BACKGROUND = re.compile(
     r"achtergrond|фон|背景|배경"
 )
 
+_COLOURS = r"rgb|r|g|b|red|green|blue|colou?r|photo\w*|picture|\w*scop[iy]\w*"
 _INTENSITY_WORDS = {
-    "ct": r"ct|cta|cbct|[cn]ect|computed",
-    "mr": r"f?mr\w*|t[12]\w*|flair|pdw?|dwi|adc|dti|swi|dce|bold|magnetic",
-    "picture": r"rgb|r|g|b|red|green|blue|colou?r|photo\w*|picture|\w*scop[iy]\w*|fundus|histo\w*",
+    "ct": WORDS["CT"],
+    "mr": WORDS["MR"],
+    "picture": "|".join([_COLOURS, *(WORDS[code] for code in ("ES", "OP", "SM"))]),
 }
 
 logger = logging.getLogger(__name__)

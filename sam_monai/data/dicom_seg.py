@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from .affines import TOLERANCE, apart
 from .dicom import FLIP, highdicom, to_highdicom, to_monai
 from .dicom_frames import largest_bits
 from .dicom_series import is_dicom, series_of
+from .sides import without_side, words_of
 
 CARRIED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex",
@@ -228,26 +230,29 @@ def codes_of(label: str) -> tuple[Any, Any, Any]:
     """
     from pydicom.sr.codedict import codes
 
-    words = words_of(label)
-    sides = {"left": codes.SCT.Left, "l": codes.SCT.Left, "right": codes.SCT.Right, "r": codes.SCT.Right}
-    side = next((sides[word] for word in (*words[:1], *words[-1:]) if word in sides), None)
-    if side is not None:
-        words = words[1:] if words[0] in sides else words[:-1]
+    rest, word = without_side(words_of(label))
+    words, whole = singular(rest), singular(words_of(label))
+    side = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(word)
     anatomy, abnormal = codes.SCT.AnatomicalStructure, codes.SCT.MorphologicallyAbnormalStructure
     lists = ((anatomy, codes.CID7192), (codes.SCT.Tissue, codes.CID7191), (abnormal, codes.CID7194))
-    for category, known in lists:
-        for name in known.dir():
-            if sorted(words_of(name)) == sorted(words):
-                return category, getattr(known, name), side
+    for some, its_side in ((words, side), (whole, None)):  # some listed names have a side: apex of left ventricle
+        for category, known in lists:
+            for name in known.dir():
+                if sorted(listed_words(name)) == sorted(some):
+                    return category, getattr(known, name), its_side
     for name in codes.CID7194.dir():
-        if words[-1:] == words_of(name):
+        if words[-1:] == list(listed_words(name)):
             return abnormal, getattr(codes.CID7194, name), side
     return codes.SCT.Tissue, codes.SCT.Tissue, side
 
 
-def words_of(name: str) -> list[str]:
-    """The words of a name in lower case, singular and in American spelling."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])\d*|\d+", name)]
-    singular = [re.sub(r"(?<=[a-z]{3}[^s])s$|(?<=vertebra)e$", "", word) for word in words]
+@functools.cache  # the lists are long, and are searched for every label
+def listed_words(name: str) -> tuple[str, ...]:
+    return tuple(singular(words_of(name)))
+
+
+def singular(words: Sequence[str]) -> list[str]:
+    """Words in the singular and in American spelling."""
+    words = [re.sub(r"(?<=[a-z]{3}[^s])s$|(?<=vertebra)e$", "", word) for word in words]
     american = {"grey": "gray", "oesophagus": "esophagus", "tumour": "neoplasm", "tumor": "neoplasm"}
-    return [american.get(word, word) for word in singular]
+    return [american.get(word, word) for word in words]

@@ -16,7 +16,7 @@ from .dicom_series import is_dicom, no_image, read_header
 
 WORDS = {  # by code; of these alone can one contradict another
     "CT": r"ct|cta|cbct|[cn]ect|computed",
-    "MR": r"f?mr\w*|t[12]\w*|flair|dwi|adc|dti|swi|dce|bold|magnetic",
+    "MR": r"f?mr\w*|t[12]\w*|flair|pdw?|dwi|adc|dti|swi|dce|bold|magnetic",
     "PT": r"pet|pt|suv\w*|fdg|positron",
     "NM": r"spect|scintigra\w*",
     "US": r"us|ultraso\w*|sonogra\w*|echocardiogra\w*",

@@ -66,7 +66,7 @@ def told_apart(files: Sequence[str | Path], among: Sequence[str | Path] = ()) ->
     parts = {Path(file).parts for file in (*files, *among)}
     longest = max(map(len, parts), default=1)
     length = next((n for n in range(1, longest) if len({each[-n:] for each in parts}) == len(parts)), longest)
-    return ["/".join(Path(file).parts[-length:]) for file in files]
+    return [Path(*Path(file).parts[-length:]).as_posix() for file in files]
 
 
 def stem_of(file: Path) -> str:

@@ -75,6 +75,17 @@ def side_of(words: Sequence[str], place: int) -> str:
     return "right" if word in RIGHT or begun == 1 else ""
 
 
+def without_side(words: Sequence[str]) -> tuple[list[str], str]:
+    """Words without the one that says a side, and "left" or "right"; all of them and nothing where none or several
+    say one."""
+    sides = _sides(words)
+    if len(sides) != 1:
+        return list(words), ""
+    ((place, side),) = sides.items()
+    glued = [] if words[place] in LEFT + RIGHT else [re.sub(r"^(left|right|links|rechts)", "", words[place])]
+    return [*words[:place], *glued, *words[place + 1 :]], side
+
+
 def has_sides(labels: Sequence[str]) -> bool:
     """Tell whether any label's name holds a side of the body: "left kidney", "ctx-rh-insula", "Niere links", "R eye".
 

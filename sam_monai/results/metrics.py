@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import statistics
@@ -24,7 +23,7 @@ from ..distributed import first_process, gathered
 from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
-from ..training.cases import content
+from ..training.cases import content_of_all
 from .page import cell
 from .tables import write_table
 
@@ -202,14 +201,6 @@ class CaseTable:
         pad = (str.ljust, *(len(heads) - 1) * (str.rjust,))
         text = "\n".join("  ".join(p(x, w) for p, x, w in zip(pad, line, widths, strict=True)) for line in lines)
         return f"{text}\n{matched_in_all(self.rows)}" if self.instances else text
-
-
-def content_of_all(files: Sequence[str]) -> str:
-    """A hash of what the files of an image hold; of one file, its :func:`content`. Nothing where one is gone."""
-    if not all(Path(file).exists() for file in files):
-        return ""
-    each = [content(file) for file in files]
-    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()[:16]
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

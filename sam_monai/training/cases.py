@@ -43,6 +43,14 @@ def content(path: str | Path, whole: bool = False) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 
+def content_of_all(files: Sequence[str]) -> str:
+    """A hash of what the files of an image hold; of one file, its :func:`content`. Nothing where one is gone."""
+    if not all(Path(file).exists() for file in files):
+        return ""
+    each = [content(file) for file in files]
+    return each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()[:16]
+
+
 def file_content(path: Path, whole: bool = False) -> str:
     size = path.stat().st_size
     digest = hashlib.sha256(str(size).encode())

@@ -85,7 +85,7 @@ def test_the_split_leaves_a_case_on_either_side(tmp_path, number):
     assert dataset.training and dataset.validation
 
 
-def test_a_fold_is_validated_on_and_the_others_are_trained_on(tmp_path):
+def test_a_fold_is_validated_on_and_the_others_are_trained_on(tmp_path, caplog):
     write(tmp_path, training=[{**case(n), "fold": n % 3} for n in range(7)], validation=None)
     each = [read_dataset(tmp_path, fold=fold) for fold in range(3)]
     names = [[Path(c["image"]).name for c in dataset.validation] for dataset in each]
@@ -93,7 +93,9 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(tmp_path):
     for dataset in each:
         assert len(dataset.training) + len(dataset.validation) == 7 and not dataset.reserved
         assert not {c["image"] for c in dataset.training} & {c["image"] for c in dataset.validation}
-    first = read_dataset(tmp_path)
+    with caplog.at_level(logging.INFO):
+        first = read_dataset(tmp_path)
+    assert "fold 0 validates: 0.nii.gz, 3.nii.gz, 6.nii.gz" in caplog.text
     assert first.validation == each[0].validation and first.reserved == tuple(names[0])  # an adapter knows its own
     with pytest.raises(InputError, match="fold is 3.*0, 1, 2"):
         read_dataset(tmp_path, fold=3)

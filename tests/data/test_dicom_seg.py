@@ -117,6 +117,9 @@ def test_a_series_without_the_patients_attributes_gets_its_segmentation(tmp_path
         ("LungRight", "Lung", "Right"), ("lungs", "Lung", None), ("vertebrae L1", "L1 vertebra", None),
         ("grey matter", "Gray Matter", None), ("liver tumour", "Neoplasm", None), ("anterior", "Tissue", None),
         ("structure 7", "Tissue", None), ("L", "Tissue", "Left"),
+        ("kidney lt", "Kidney", "Left"), ("kidneyRt", "Kidney", "Right"), ("leftkidney", "Kidney", "Left"),
+        ("Kidney (dextra)", "Kidney", "Right"), ("rib_left_1", "Tissue", "Left"), ("L 1 vertebra", "Tissue", None),
+        ("apex of left ventricle", "Apex of left ventricle", None), ("l1 vertebra", "L1 vertebra", None),
     ],
 )  # fmt: skip
 def test_known_names_have_snomed_codes(name, meaning, side):

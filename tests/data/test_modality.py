@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from dicom_maker import SETTINGS, write_series
 from image_files import volume
 
 from sam_monai.data import demo_dataset, read_dataset
+from sam_monai.data.dataset_json import stated_kind
 from sam_monai.data.modality import codes_in, contradicts, modality_of
 from sam_monai.errors import warn_once
 from sam_monai.inference import pipeline
@@ -26,10 +29,17 @@ def afresh():
     ("entry", "codes"),
     [({"0": "CT"}, ("CT",)), ({"0": "MRI"}, ("MR",)), ({"0": "T1w", "1": "FLAIR"}, ("MR",)), ("PET", ("PT",)),
      ({"0": "CT", "1": "PET"}, ("CT", "PT")), ("PET/CT", ("CT", "PT")), ("X-ray", ("DX",)), ("ultrasound", ("US",)),
+     ("PD", ("MR",)), ({"0": "PDw"}, ("MR",)),
      ({"0": "RGB"}, ()), ("", ()), (None, ()), ("noNorm", ()), (["CT"], ("CT",))],
 )  # fmt: skip
 def test_words_of_a_dataset_are_codes_where_they_are_known(entry, codes):
     assert codes_in(entry) == codes
+
+
+def test_what_has_a_code_has_the_intensities_that_go_with_it():
+    for entry in ("CT", "CTA", "T1w", "PDw", "DWI", "fundus", "histology", "WSI", "colonoscopy"):
+        (code,) = codes_in(entry)
+        assert stated_kind(entry, Path("dataset.json")) == {"CT": "ct", "MR": "mr"}.get(code, "picture")
 
 
 @pytest.mark.parametrize(

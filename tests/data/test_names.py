@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sam_monai.data.names import MARK, CaseNames
+from sam_monai.data.names import MARK, CaseNames, told_apart
 
 PARTS = st.text("abAB._é ﬁ", min_size=1, max_size=4).filter(lambda part: part.strip("."))
 FILES = st.builds(
@@ -57,3 +57,13 @@ def test_ten_thousand_cases_are_named_at_once():
     names = CaseNames()
     order = np.random.default_rng(0).permutation(10000)
     assert len({names(f"/{i % 7}/case{i // 7}.nii.gz") for i in order}) == 10000
+
+
+def test_files_are_told_by_the_folders_in_which_they_differ():
+    same = ["/d/s1/ct.nii.gz", "/d/s2/ct.nii.gz"]
+    assert told_apart(same) == ["s1/ct.nii.gz", "s2/ct.nii.gz"] and told_apart(same[:1], same) == ["s1/ct.nii.gz"]
+    assert (
+        told_apart(same[:1]) == ["ct.nii.gz"] and told_apart([]) == [] and told_apart(same[:1] * 2) == ["ct.nii.gz"] * 2
+    )
+    assert told_apart(["/d/a/x/ct.nii", "/d/b/x/ct.nii", "/ct.nii"]) == ["a/x/ct.nii", "b/x/ct.nii", "/ct.nii"]
+    assert told_apart(["/d/a.png", "/d/b.png"]) == ["a.png", "b.png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from ignite.engine import Events
 from tiny_training import ABSENT, Tiny, make_cases, same, state, tiny_training
 
 from sam_monai import InputError
+from sam_monai.training.cases import contents
 from sam_monai.training.handlers import Validate
 from sam_monai.training.losses import loss_of
-from sam_monai.training.resume import check_same, read_history
+from sam_monai.training.resume import check_same, check_same_cases, read_history
 
 
 @pytest.fixture
@@ -96,6 +98,17 @@ def test_a_training_that_was_begun_with_another_loss_is_refused(started):
         trainer.loss_function = loss_of(None)
         with pytest.raises(InputError, match=f'loss was "{said}" and is "logarithm of Dice, and focal loss"'):
             trainer.run()
+
+
+def test_a_changed_case_is_named_by_its_folder_where_file_names_are_alike(tmp_path):
+    cases = [{"image": str(tmp_path / name / "ct.nii.gz")} for name in ("s1", "s2", "s3")]
+    for case in cases:
+        Path(case["image"]).parent.mkdir()
+        Path(case["image"]).write_text(case["image"])
+    before = {"training": contents(cases)}
+    Path(cases[1]["image"]).write_text("other")
+    with pytest.raises(InputError, match=r"training cases have changed \(changed: s2/ct\.nii\.gz\)"):
+        check_same_cases(before, {"training": contents(cases)}, tmp_path / "model_resume.pt")
 
 
 def test_an_optimiser_changed_behind_the_keys_is_refused(started):

@@ -6,14 +6,17 @@ The words are looked at here, before torch and MONAI are imported; each command 
 from __future__ import annotations
 
 import argparse
+import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from .bundle import commands
 from .bundle.front import FRONTS, start
-from .errors import told
+from .errors import InputError, told
 
 DESCRIPTION = "Adapting SAM to medical images."
 ADAPTER = {"metavar": "ADAPTER", "help": "as bundles/ssam/models/model.pt, or .safetensors"}
@@ -113,19 +116,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     list them all."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not words or words[0] in ("-h", "--help"):
+        if not words or words[0] in ("-h", "--help", "help"):
             print(listed())
+        elif words[0] == "--version":
+            print("\n".join(f"{name} {version(name)}" for name in ("sam_monai", "monai", "torch")))
         elif words[0] in FRONTS:
             start(words[0], words[1:])
+        elif words[0] not in (known := [command.__name__ for command in COMMANDS]):
+            near = difflib.get_close_matches(words[0], [*FRONTS, *known], n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            raise InputError(f"there is no command {words[0]!r}: {hint}`{program()}` lists all of them")
         else:
             top = parser()
             args, args.keys = top.parse_known_args(words)
             if args.keys and args.run is not commands.plan:
                 top.error(f"unrecognized arguments: {' '.join(args.keys)}")
             args.run(args)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # of a reader such as head, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except Exception as error:
         if (line := told(error)) is None:
             raise

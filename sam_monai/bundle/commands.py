@@ -95,7 +95,7 @@ def verify(args: argparse.Namespace) -> None:
 
 
 def verify_bundle(args: argparse.Namespace) -> None:
-    """Check a bundle with a trained adapter as MONAI's model zoo does, without the network. Runs its configuration."""
+    """Check a bundle with a trained adapter as MONAI's model zoo does, but offline. Runs its configuration."""
     from .acceptance import verify_bundle
 
     verify_bundle(args.bundle)
@@ -107,6 +107,8 @@ def series(args: argparse.Namespace) -> None:
 
     from ..data.dicom_series import list_series
 
+    if not os.path.isdir(args.folder):
+        raise InputError(f"{args.folder}: no such folder")
     found = [one for folder, _, _ in sorted(os.walk(args.folder)) for one in list_series(folder)]
     if not found:
         raise InputError(f"{args.folder}: there is no DICOM image in it")

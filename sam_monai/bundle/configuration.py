@@ -145,8 +145,8 @@ def hold_outputs(parser: ConfigParser) -> None:
 
 def warn_of_other_images(parser: ConfigParser) -> None:
     """Say where a dataset's own words and the adapter's record disagree on what the images are."""
-    folder = Path(parser.get_parsed_content("dataset_dir") or "")
-    if not (folder / "dataset.json").is_file():
+    folder = Path(os.path.abspath(parser.get_parsed_content("dataset_dir") or ""))
+    if not (folder / "dataset.json").is_file() or not Path(parser.get_parsed_content("adapter")).is_file():
         return
     adapter = parser.get_parsed_content("record")["preprocessing"]
     try:

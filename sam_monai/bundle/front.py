@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from . import keys, shipped
-from .folder import AS_SHIPPED, read_json
+from .folder import AS_SHIPPED, TRAIN_FIRST, read_json
 from .typed import arguments, is_flag, refuse_lone, refuse_unknown
 
 BUNDLE = "ssam"
@@ -87,9 +87,24 @@ def start(name: str, words: Sequence[str]) -> None:
     given = {key: as_typed(key, value) for key, value in given.items()}
     if not is_own(bundle):
         given = beside(name, bundle, config, {**from_file, **given}) | given
+    if name != "train":
+        refuse_missing_adapter(from_file | given, bundle, config)
     if bundle.parent != shipped.shipped():
         print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
+
+
+def refuse_missing_adapter(given: Mapping[str, Any], bundle: Path, config: Mapping[str, Any]) -> None:
+    """Say at once that there is nothing to segment or to measure, where a command line alone says where it would be."""
+    places = [given[key] for key in ("adapter", "ckpt_dir", "bundle_root") if key in given]
+    if not all(isinstance(place, str) and not is_expression(place) for place in places):
+        return
+    if any(not str(config[key]).startswith("$os.path.join(@") for key in ("adapter", "ckpt_dir") if key in config):
+        return
+    folder = Path(given.get("ckpt_dir", Path(given.get("bundle_root", bundle)) / "models"))
+    path = Path(given.get("adapter", folder / "model.pt"))
+    if not path.is_file():
+        raise InputError(f"there is no trained adapter at {path}: {TRAIN_FIRST}")
 
 
 def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,11 @@ KEYS: dict[str, Key] = {
     "dataset_dir": Key(optional(PATH, "cases come from a server"), "your folder", "the MNI152 demonstration"),
     "ckpt_dir": Key(PATH, "where adapters are written and looked for", "`models` in the bundle"),
     "adapter": Key(PATH, "the trained adapter, `.pt` or `.safetensors`", "`models/model.pt` in the bundle"),
-    "output_dir": Key(PATH, "where masks, tables and pictures are written", "`output` in the bundle"),
+    "output_dir": Key(
+        PATH,
+        "where masks, tables and pictures are written",
+        "`output` in the bundle; `output/inference` and `output/evaluation` for these",
+    ),
     "bundle_root": Key(PATH, "the bundle's folder", "the folder of the configuration"),
     "device": Key(DEVICE, "where the network computes", "the GPU, if there is one"),
     "quick": Key(
@@ -89,7 +93,7 @@ KEYS: dict[str, Key] = {
     "train_cases_seed": Key(optional(SEED), "choose these cases at random with this seed instead"),
     "fold": Key(
         optional(whole(0)),
-        'for cross-validation: validate on the training cases with this `"fold"` in `dataset.json`',
+        "for cross-validation: the number of the fold to validate on ([Cross-validation](monai.md#cross-validation))",
     ),
     "labels": Key(
         optional(NAMES, "as stated"), "names of the foreground labels", "the dataset's; at inference the adapter's"
@@ -137,7 +141,7 @@ KEYS: dict[str, Key] = {
     ),
     "modality": Key(
         PREPARATION["modality"],
-        "of which modality the images are; DICOM that says another is named",
+        "which modality the images are of; a warning names DICOM whose header says another",
         "what DICOM images say, else from the dataset's `modality`; at inference the adapter's",
     ),
     "ct_window": Key(WINDOW, "Hounsfield units that become 0 and 1, for `intensity` ct"),

@@ -58,7 +58,7 @@ def model_card(
         f'## Use\n\n```bash\npip install "sam_monai[weights]"\nsam-monai segment new_scans --bundle {folder}\n```\n\n'
         "writes the masks of `new_scans`, a folder of images or of DICOM studies, or one file. `sam-monai evaluate "
         f"my_scans --bundle {folder}` measures it on labelled images, and `sam-monai train my_scans --bundle {folder}` "
-        f"trains it on. `sam-monai keys {folder}` lists the keys. In the bundle's folder, MONAI's own line is\n\n"
+        f"trains it further. `sam-monai keys {folder}` lists the keys. In the bundle's folder, MONAI's own line is\n\n"
         "```bash\npython -m monai.bundle run --config_file configs/inference.json --dataset_dir new_scans\n```",
         f"## Intended use and limits\n\n{limits(metadata, known, training)}",
         f"## Licence\n\n{licence(known)}",
@@ -137,7 +137,8 @@ def limits(metadata: Mapping[str, Any], known: Mapping[str, Any], training: Mapp
         metadata["intended_use"],
         f"It is for images such as it was trained on: {images(known['preprocessing']).split(',')[0]}. On other "
         "scanners, protocols, body parts or patients it was not tried, and it may fail there without a sign.",
-        "It marks the labels above and nothing else. In an image without a label it may still mark some of it.",
+        "It marks the labels above and nothing else. In an image that does not show one of them it may still mark some "
+        "of it.",
         "The base weights may have seen such images in their own training.",
     ]
     if cases is not None:

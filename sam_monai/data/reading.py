@@ -59,7 +59,7 @@ def read_file(path: str, converter: Callable[[Image.Image], Image.Image], frames
     elif not path.lower().endswith(itk_headers.SUFFIXES):  # arrays without a place, headers that nobody checks
         raise InputError(f"{path}: no reader for its file type; save a volume as NIfTI, a picture as PNG")
     elif importlib.util.find_spec("itk") is None:
-        raise InputError(f"{path}: no reader for its file type; pip install itk-io, or save it as NIfTI")
+        raise InputError(f"{path}: no reader for its file type; pip install 'sam_monai[itk]', or save it as NIfTI")
     times = None
     try:
         if reader is None:

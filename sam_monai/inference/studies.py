@@ -137,15 +137,15 @@ class Studies:
             self.outputs.check([(self.report_file, RUN), (self.table_file, RUN)])
             if len(todo) < len(mine):
                 print(f"{len(mine) - len(todo)} of {len(mine)} studies are done already: {self.folder}", flush=True)
-            bar = tqdm(total=len(todo), desc="segmenting", unit="study")
+            bar, told = tqdm(total=len(todo), desc="segmenting", unit="study"), False
             for i, case in enumerate(mine):
                 if records[i] is None:
                     record = records[i] = self.segment(case)
                     bar.update()
-                    if bar.n == 1 and bar.total > 1:
-                        each = timedelta(seconds=round(record["seconds"]))
-                        more = bar.total - 1
-                        tqdm.write(f"the first study took {each}; {more} more take about {more * each}")
+                    more = bar.total - bar.n
+                    if not told and more and not record["error"]:  # one that cannot be read takes no time
+                        told, each = True, timedelta(seconds=round(record["seconds"]))
+                        tqdm.write(f"a study took {each}; {more} more take about {more * each}")
             bar.close()
             return self.finish([record for record in records if record is not None], rank, processes)
 

@@ -29,7 +29,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
     """An adapter's state dict, of a ``.pt`` or a ``.safetensors`` file. One whose record holds what no record of ours
     does is refused."""
     if not Path(path).is_file():
-        raise InputError(f"there is no trained adapter at {path}: run the bundle's train.json first")
+        raise InputError(f"there is no trained adapter at {path}: train one first, or give the path of its file")
     state = read_state(path)
     if "identity" not in state:
         raise InputError(f"{path} is not an adapter of sam_monai: it has no identity")

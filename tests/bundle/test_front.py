@@ -38,6 +38,7 @@ def ran(monkeypatch):
     """The words that MONAI's program would have been started with."""
     words = []
     monkeypatch.setattr(front, "run", words.extend)
+    monkeypatch.setattr(front, "refuse_missing_adapter", lambda *_: None)
     return words
 
 
@@ -54,6 +55,28 @@ def workflow(monkeypatch, words):
 
 def copied(folder: Path, bundle: str = "ssam") -> Path:
     return shutil.copytree(ROOT / "bundles" / bundle, folder, ignore=shutil.ignore_patterns("models", "output"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["segment", "."], ["evaluate", ".", "--ckpt_dir", "none"], ["segment", "--adapter", "none.pt"],
+     ["segment", "--bundle_root", "none"]],
+)  # fmt: skip
+def test_without_an_adapter_nothing_is_begun(words, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(front, "run", lambda words: None)
+    assert main([*words, "--bundle", str(copied(tmp_path / "b"))]) == 1
+    said = capsys.readouterr().err.strip()
+    assert re.fullmatch(r"error: there is no trained adapter at \S+\.pt: train one by `sam-monai train FOLDER`.*", said)
+    (tmp_path / "a.pt").touch()
+    assert main(["segment", ".", "--adapter", "a.pt"]) == 0
+
+
+def test_what_is_no_command_is_told_what_was_meant(capsys):
+    assert main(["trian"]) == 1 and "did you mean train?" in capsys.readouterr().err
+    assert main(["qqq"]) == 1 and "lists all of them" in capsys.readouterr().err
+    assert main(["--version"]) == 0 and "monai" in capsys.readouterr().out
+    assert main(["help"]) == 0 and "segment" in capsys.readouterr().out
 
 
 # -- the line ----------------------------------------------------------------------------------------------------------
@@ -76,7 +99,7 @@ def test_the_line_is_printed_as_it_can_be_typed(monkeypatch, capsys):
     started = []
     monkeypatch.setattr(front.runpy, "run_module", lambda name, **_: started.append([name, *sys.argv[1:]]))
     monkeypatch.setattr(sys, "argv", ["sam-monai"])
-    assert main(["evaluate", "--labels", "['a b']"]) == 0
+    assert main(["train", "--labels", "['a b']"]) == 0
     line = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert line[:3] == ["python", "-m", "monai.bundle"] and started == [line[2:]]
 

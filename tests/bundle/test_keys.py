@@ -173,17 +173,19 @@ def test_the_command_keys_lists_them_too(capsys):
     )
 
 
-def markdown(*configs: dict) -> str:
-    """The documentation's table of the keys that these configurations have."""
+def markdown(*kinds: list[dict]) -> str:
+    """The documentation's table of the keys that these configurations have, of each kind those of all bundles. All of
+    their defaults are there where they differ."""
     lines = [("key", "default", "allowed", "meaning"), ("---",) * 4]
     for name, key in keys.KEYS.items():
-        defaults = dict.fromkeys(keys.default_of(name, config[name]) for config in configs if name in config)
-        lines.append((f"`{name}`", " / ".join(defaults), key.kind.words, key.help))
+        every = [[keys.default_of(name, config[name]) for config in kind if name in config] for kind in kinds]
+        defaults = [" / ".join(values if len({*values}) > 1 else values[:1]) for values in every if values]
+        lines.append((f"`{name}`", "; ".join(dict.fromkeys(defaults)), key.kind.words, key.help))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def test_the_documentation_holds_the_table():
-    files = [ROOT / f"bundles/{b}/configs/{c}.json" for c in ("train", "evaluate", "inference") for b in BUNDLES]
-    every = [json.loads(file.read_text()) for file in files]
+    configs = ("train", "evaluate", "inference")
+    every = [[json.loads((ROOT / f"bundles/{b}/configs/{c}.json").read_text()) for b in BUNDLES] for c in configs]
     table = markdown(*every)
     assert table in (ROOT / "docs/keys.md").read_text(encoding="utf-8"), f"docs/keys.md must hold\n{table}"

@@ -198,4 +198,4 @@ def test_a_file_in_place_of_the_folder_is_found_before_the_work(adapter, images,
 
 def test_the_time_of_the_others_is_told_after_the_first(adapter, images, tmp_path, capfd):
     segment(adapter, images, tmp_path / "out")
-    assert re.search(r"the first study took .*; 1 more take about", "".join(capfd.readouterr()))
+    assert re.search(r"a study took .*; 1 more take about", "".join(capfd.readouterr()))

@@ -25,7 +25,6 @@ PLACES = (
     "network_data_format/outputs/pred/channel_def",
 )
 
-TRAIN_FIRST = "train one by `sam-monai train FOLDER`, or give its file by --adapter"
 AS_SHIPPED = "take the file of the bundle as it is shipped"
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from . import keys, shipped
-from .folder import AS_SHIPPED, TRAIN_FIRST, read_json
+from .folder import AS_SHIPPED, read_json
 from .typed import arguments, is_flag, refuse_lone, refuse_unknown
 
 BUNDLE = "ssam"
@@ -104,7 +104,8 @@ def refuse_missing_adapter(given: Mapping[str, Any], bundle: Path, config: Mappi
     folder = Path(given.get("ckpt_dir", Path(given.get("bundle_root", bundle)) / "models"))
     path = Path(given.get("adapter", folder / "model.pt"))
     if not path.is_file():
-        raise InputError(f"there is no trained adapter at {path}: {TRAIN_FIRST}")
+        remedy = "train one by `sam-monai train FOLDER`, or give its file by --adapter"
+        raise InputError(f"there is no trained adapter at {path}: {remedy}")
 
 
 def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:

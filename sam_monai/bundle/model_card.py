@@ -58,7 +58,8 @@ def model_card(
         f'## Use\n\n```bash\npip install "sam_monai[weights]"\nsam-monai segment new_scans --bundle {folder}\n```\n\n'
         "writes the masks of `new_scans`, a folder of images or of DICOM studies, or one file. `sam-monai evaluate "
         f"my_scans --bundle {folder}` measures it on labelled images, and `sam-monai train my_scans --bundle {folder}` "
-        f"trains it further. `sam-monai keys {folder}` lists the keys. In the bundle's folder, MONAI's own line is\n\n"
+        f"trains a new one with the same settings. `sam-monai keys {folder}` lists the keys. In the bundle's folder, "
+        "MONAI's own line is\n\n"
         "```bash\npython -m monai.bundle run --config_file configs/inference.json --dataset_dir new_scans\n```",
         f"## Intended use and limits\n\n{limits(metadata, known, training)}",
         f"## Licence\n\n{licence(known)}",

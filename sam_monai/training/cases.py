@@ -136,7 +136,8 @@ def evaluation_cases(
 def saved_again(cases: Sequence[Mapping[str, Any]], adapter: str | Path, shown: set[str]) -> bool:
     """Whether any of some images, in whatever file, shows what an adapter was trained on."""
     prepared = from_tensor(read_adapter(adapter)["identity"])["preprocessing"]
-    load = LoadCased("image", channels=prepared.get("channels"), channel_names=prepared.get("channel_names"))
+    channels = {key: prepared.get(key) for key in ("channels", "channel_names")}
+    load = LoadCased("image", **channels, frames=not any(channels.values()))  # a fourth dimension is one or the other
     try:
         return any(voxels_of(load(case)["image"]) in shown for case in cases)
     except InputError:  # which the check of all cases names

@@ -39,9 +39,9 @@ def check(network, ask, requests):
         torch.testing.assert_close(answer, alone[i], rtol=1e-4, atol=1e-4)
 
 
-def clicks(number, dims):
+def clicks(number, dims, size=24):
     generator = torch.Generator().manual_seed(number)
-    coords = torch.rand(1, 1 + number % 3, dims, generator=generator) * torch.tensor([30.0, 30, 2])[:dims]
+    coords = torch.rand(1, 1 + number % 3, dims, generator=generator) * torch.tensor([size, size, 3.0])[:dims] - 0.5
     return {"point_coords": coords, "point_labels": torch.ones(coords.shape[:2], dtype=torch.long)}
 
 

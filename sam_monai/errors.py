@@ -26,6 +26,8 @@ class InputError(ValueError):  # pyright: ignore[reportRedeclaration]
         no such folder; the key dataset_dir names a folder of images and labels
     """
 
+    problems: Sequence[str] = ()
+
 
 if "monailabel" in sys.modules:
     # Its server answers "Internal Server Error" to any other exception, and a message to these.
@@ -38,6 +40,13 @@ if "monailabel" in sys.modules:
 
         def __str__(self) -> str:
             return self.detail
+
+
+def several(problems: Sequence[str]) -> InputError:
+    """One error for several problems, of which :func:`told` makes a line each."""
+    error = InputError("\n".join(problems))
+    error.problems = problems
+    return error
 
 
 @functools.cache
@@ -71,7 +80,8 @@ def innermost(error: BaseException) -> BaseException:
 
 def told(error: BaseException) -> str | None:
     """The line for a user of an error that a user can mend, also where MONAI or ignite wrapped it: an
-    :class:`InputError`, or what the system refused. ``None``: it is something else."""
+    :class:`InputError`, or what the system refused. Several problems are a line each. ``None``: it is something
+    else."""
     cause = input_error_in(error) or next((cause for cause in causes(error) if isinstance(cause, OSError)), None)
     if isinstance(cause, shutil.Error) and isinstance(cause.args[0], list):  # of a tree: all that went wrong
         source, _, reason = cause.args[0][0]
@@ -83,4 +93,6 @@ def told(error: BaseException) -> str | None:
             "the GPU's memory is full: give a smaller --image_size or --batch_size, or --checkpointing True, and "
             "--resume True where a training was under way"
         )
+    if isinstance(cause, InputError) and cause.problems:
+        return "\nerror: ".join(" ".join(problem.split()) for problem in cause.problems)
     return None if cause is None else " ".join(str(cause).split())

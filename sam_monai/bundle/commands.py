@@ -6,6 +6,8 @@ A mistake is answered before torch and MONAI are imported, so each command impor
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,19 @@ from .front import import_quietly
 
 if TYPE_CHECKING:
     from ..backbones.weights import KnownFile
+
+
+def refuse_missing(path: str, what: str) -> None:
+    """Say at once that there is nothing at ``path``."""
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: no such {what}")
+
+
+def refuse_no_adapter(path: str) -> None:
+    if not os.path.isfile(path):
+        raise InputError(
+            f"there is no trained adapter at {path}: train one by `sam-monai train FOLDER`, or give the path of its file"
+        )
 
 
 def known_files() -> dict[str, KnownFile]:
@@ -28,7 +43,8 @@ def new(args: argparse.Namespace) -> None:
     """Write a bundle's folder, to train and to change."""
     from .shipped import new
 
-    print(new(args.bundle, args.output))
+    made = new(args.bundle, args.output)
+    print(f"{made}\ntrain it: sam-monai train FOLDER --bundle {shlex.quote(str(made))}")
 
 
 def weights(args: argparse.Namespace) -> None:
@@ -73,14 +89,21 @@ def keys(args: argparse.Namespace) -> None:
 
 def package(args: argparse.Namespace) -> None:
     """Make a bundle of a trained adapter: its configuration continues that network, its metadata describe it."""
-    from .package import package
     from .shipped import find
 
-    print(package(find(args.bundle), args.output, args.adapter, args.picture))
+    bundle = find(args.bundle)
+    adapter = str(bundle / "models" / "model.pt") if args.adapter is None else args.adapter
+    refuse_no_adapter(adapter)
+    from .package import package
+
+    made = package(bundle, args.output, adapter, args.picture)
+    print(f"{made}: what it holds is told in {made / 'docs' / 'README.md'}")
+    print(f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}")
 
 
 def show(args: argparse.Namespace) -> None:
     """Say what an adapter is: method, base, labels, sizes, preparation of images, training."""
+    refuse_no_adapter(args.adapter)
     from ..networks.adapter_files import describe
 
     print(describe(args.adapter))
@@ -88,6 +111,7 @@ def show(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> None:
     """Load an adapter on its base and see that it fits, is finite, and is the same in both of its files."""
+    refuse_no_adapter(args.adapter)
     from ..networks.adapter_files import verify
 
     verify(args.adapter, checkpoint=args.checkpoint)
@@ -96,6 +120,9 @@ def verify(args: argparse.Namespace) -> None:
 
 def verify_bundle(args: argparse.Namespace) -> None:
     """Check a bundle with a trained adapter as MONAI's model zoo does, but offline. Runs its configuration."""
+    from .shipped import find
+
+    find(args.bundle)
     from .acceptance import verify_bundle
 
     verify_bundle(args.bundle)
@@ -103,12 +130,10 @@ def verify_bundle(args: argparse.Namespace) -> None:
 
 def series(args: argparse.Namespace) -> None:
     """List the DICOM series in a folder and the folders within: what each is, and what to give as its image."""
-    import os
-
-    from ..data.dicom_series import list_series
-
     if not os.path.isdir(args.folder):
         raise InputError(f"{args.folder}: no such folder")
+    from ..data.dicom_series import list_series
+
     found = [one for folder, _, _ in sorted(os.walk(args.folder)) for one in list_series(folder)]
     if not found:
         raise InputError(f"{args.folder}: there is no DICOM image in it")
@@ -118,6 +143,7 @@ def series(args: argparse.Namespace) -> None:
 
 def dataset(args: argparse.Namespace) -> None:
     """Write the dataset.json of a folder in another form, such as nnU-Net's, and draw three of its cases."""
+    refuse_missing(args.folder, "folder")
     from ..results.dataset_file import write_dataset
 
     names = None if args.labels is None else [name.strip() for name in args.labels.split(",")]
@@ -127,6 +153,7 @@ def dataset(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
+    refuse_no_adapter(args.adapter)
     from ..files import refuse_existing, save_aside
     from ..locks import alone
     from ..networks.adapter_files import load_network
@@ -148,6 +175,7 @@ def merge(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Export a trained network to ONNX, OpenVINO or torch.export's .pt2, and compare the file with torch."""
+    refuse_no_adapter(args.adapter)
     from ..networks.adapter_files import load_network
     from .export import export
 
@@ -168,21 +196,23 @@ def export(args: argparse.Namespace) -> None:
 def plan(args: argparse.Namespace) -> None:
     """Print what a training of a folder would be, why, and how long it would take; nothing is trained. Takes all keys
     of the training too, as in --minutes 60 --image_size 256."""
-    import_quietly()
-    from monai.bundle import ConfigParser
-
     from ..files import refuse_existing, write_json
-    from ..results.report import show_plan
     from . import shipped
     from .folder import read_json
     from .front import as_taken
 
+    refuse_missing(args.folder, "file or folder")
     if args.json:
         refuse_existing(Path(args.json))
     config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
     given = as_taken(args.keys, config)
     if "dataset_dir" in given:
         raise InputError(f"two folders are given: {args.folder} and, by --dataset_dir, {given['dataset_dir']}")
+    import_quietly()
+    from monai.bundle import ConfigParser
+
+    from ..results.report import show_plan
+
     found = ConfigParser(config | given | {"dataset_dir": args.folder}).get_parsed_content("plan")
     show_plan(found)
     if args.json:
@@ -198,6 +228,8 @@ def adapters(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """Put evaluations of the same cases side by side: Dice by label, paired differences, the cases that differ most."""
+    for output in args.outputs:
+        refuse_missing(output, "file or folder")
     from ..results.compare import compare
 
     print(compare(args.outputs, args.picture))

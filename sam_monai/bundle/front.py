@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from . import keys, shipped
 from .folder import AS_SHIPPED, read_json
-from .typed import arguments, is_flag, refuse_lone, refuse_unknown
+from .typed import arguments, is_flag, refuse_lone, refuse_unknown, refuse_valueless
 
 BUNDLE = "ssam"
 # Of MONAI's run. Which configuration it reads is decided here.
@@ -62,6 +62,7 @@ def start(name: str, words: Sequence[str]) -> None:
     """Check a command, print the line of MONAI's program that it stands for, and run that."""
     if "--" in words:
         raise InputError("-- stands alone: keys are given as --key value")
+    refuse_valueless(words, ["bundle", *OPTIONS, *keys.with_value()])
     given, others = arguments(words)
     bundle = shipped.find(given.pop("bundle", BUNDLE))
     files = [bundle / "configs" / f"{config}.json" for config in FRONTS[name].configs]
@@ -112,6 +113,7 @@ def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a command line, with values as MONAI takes them."""
     from fire.parser import DefaultParseValue
 
+    refuse_valueless(words, keys.with_value())
     given, others = arguments(words)
     refuse_lone(others)
     refuse_unknown(given, config, ())
@@ -123,10 +125,15 @@ def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
 
 def run(words: Sequence[str]) -> None:
     """Run MONAI's program in this process, and say how the same is typed."""
-    print(shlex.join(["python", "-m", "monai.bundle", *words]), flush=True)
+    print(" ".join(["python", "-m", "monai.bundle", *map(as_typed_in_a_shell, words)]), flush=True)
     sys.argv[1:] = words
     import_quietly()
     runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+
+
+def as_typed_in_a_shell(word: str) -> str:
+    """A word that a shell hands on as it is; a list of texts in double quotes, where these alter nothing in it."""
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!\n]', word) else shlex.quote(word)
 
 
 def import_quietly() -> None:

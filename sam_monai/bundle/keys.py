@@ -263,6 +263,12 @@ def problems(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def with_value() -> list[str]:
+    """The keys that are no flags."""
+    # Whether a device is there only torch can say.
+    return [name for name, key in KEYS.items() if name in (*PATHS, "device") or not key.kind.fits(True)]
+
+
 def default_of(name: str, value: Any) -> str:
     """What a configuration's value is where nothing else is said, for people."""
     if isinstance(value, str) and (usual := re.fullmatch(r"\$\S+ if @quick else (\S+)", value)):
@@ -277,7 +283,13 @@ def default_of(name: str, value: Any) -> str:
 def in_words(config: Mapping[str, Any]) -> str:
     """A configuration's keys, for people: default, meaning, what is allowed."""
     return "\n".join(
-        f"--{name}  (default: {default_of(name, config[name])})\n    {key.help}: {key.kind.words}"
+        f"--{name}  (default: {default_of(name, config[name])})\n    {unlinked(key.help)}: {key.kind.words}"
         for name, key in KEYS.items()
         if name in config
     )
+
+
+def unlinked(text: str) -> str:
+    """A text of the documentation for a terminal: a page in parentheses is named, other links are their words."""
+    text = re.sub(r"\(\[[^]]*\]\(([^)#]+)[^)]*\)\)", r"(docs/\1)", text)
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)

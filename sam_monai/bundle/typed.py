@@ -11,6 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
+from .keys import KEYS
 
 
 def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -32,6 +33,14 @@ def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return given, others
 
 
+def refuse_valueless(words: Sequence[str], keys: Collection[str]) -> None:
+    """Refuse one of ``keys`` that stands at the end or before another key, which fire would take for ``True``."""
+    for word, following in zip(words, [*words[1:], "--"], strict=True):
+        key = word.lstrip("-").replace("-", "_")
+        if is_flag(word) and is_flag(following) and key in keys:
+            raise InputError(f"--{key} needs a value: give it as --{key} VALUE")
+
+
 def is_flag(word: str) -> bool:
     return re.match(r"--|-[a-zA-Z]", word) is not None
 
@@ -44,8 +53,9 @@ def refuse_unknown(given: Collection[str], config: Mapping[str, Any], options: C
         # The last part of a nested key may be new: "_disabled_", or an argument that the file leaves at its default.
         wanted = path[:1] if len(path) == 1 else path[:-1]
         if key not in options and not _holds(config, wanted):
-            near = difflib.get_close_matches(path[0], [*config, *options], n=1)
-            hint = f"did you mean --{near[0]}?" if near else f"keys are {', '.join(k for k in config if k[0] != '_')}"
+            known = [name for name in config if name in KEYS] or [name for name in config if name[0] != "_"]
+            near = difflib.get_close_matches(path[0], [*known, *options], n=1)
+            hint = f"did you mean --{near[0]}?" if near else f"keys are {', '.join(known)}"
             raise InputError(f"unknown key --{key}: {hint}")
 
 

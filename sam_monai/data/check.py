@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError, shown
+from ..errors import InputError, several, shown
 from ..networks.regions import Regions, values_in_words
 from . import pairs
 from .channels import refuse_others, taken
@@ -177,7 +177,7 @@ def examine(
         )
     if problems:
         more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
-        raise InputError("\n".join(problems[:_MOST_LINES] + more))
+        raise several(problems[:_MOST_LINES] + more)
     every = [case["label"] for _, case in parts]
     notes = [
         f"{len(found)} {part} case(s) with nothing but background: {shown(told_apart(found, every), 10)}"

@@ -26,7 +26,7 @@ from ..data.instances import KEY as INSTANCES
 from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
-from ..errors import InputError
+from ..errors import InputError, several, told
 from ..files import check_writable
 from ..locks import locked
 from ..networks.adapter_files import read_adapter, read_training
@@ -160,18 +160,17 @@ class Studies:
         if rank == 0:
             lines += [f"{path}: not segmented, {reason}" for path, reason in self.passed_over]
         number = len(self.cases) + len(self.passed_over)
-        said = [f"{len(lines)} of {number} studies could not be segmented:", *lines] if lines else []
+        said = [*lines, f"{len(lines)} of {number} studies could not be segmented (above)"] if lines else []
         try:
             if rank == 0 or not together:
                 print(f"report: {self.report()}", flush=True)
         except InputError as error:  # a full disk, most likely, which is no study
             said.append(f"the report is missing: {error}")
         if said:
-            message = "\n".join(said)
             if rank == 0:
-                raise InputError(message)
+                raise several(said)
             if not together:
-                print(f"error: {message}", file=sys.stderr, flush=True)
+                print(f"error: {told(several(said))}", file=sys.stderr, flush=True)
         return records
 
     def name_cases(self) -> None:

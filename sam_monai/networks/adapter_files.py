@@ -134,7 +134,7 @@ def describe(path: str | Path) -> str:
     common = {"method", "backbone", "base", "labels", "image_size", "preprocessing"}
     hashes = ("_hashes", "_voxels")
     training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith(hashes)}
-    dice, settings = training.pop("dice_by_label", []), training.pop("settings", {})
+    dice, settings, plan = training.pop("dice_by_label", []), training.pop("settings", {}), training.pop("plan", None)
     images = record["preprocessing"]
     rows = {
         "method": record["method"],
@@ -146,6 +146,7 @@ def describe(path: str | Path) -> str:
         "file": f"{Path(path).stat().st_size:,} bytes",
         "preprocessing": in_words(images) or "not recorded",
         "training": in_words(training) or "not recorded",
+        "plan": in_words(plan or {}) or "none",
         "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False))) or "not recorded",
         "trained with": in_words(settings) or "not recorded",
     }
@@ -154,7 +155,10 @@ def describe(path: str | Path) -> str:
 
 
 def in_words(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in values.items())
+    """What is known, with numbers in four digits."""
+    known = {key: value for key, value in values.items() if value is not None}
+    short = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in known.items()}
+    return ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in short.items())
 
 
 def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) -> AdaptedSAM:

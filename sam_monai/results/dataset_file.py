@@ -79,11 +79,15 @@ def write_dataset(
         draw_cases(dataset, part)
     outputs.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n", target)
     kinds = dataset.intensity if isinstance(dataset.intensity, str) else ", ".join(dataset.intensity)
+    stated = f"modality {json.dumps(modalities, ensure_ascii=False)}" if modalities else "nothing states a modality"
+    parts = f"{len(training)} for training, {len(validation)} for validation"
+    if not validation:
+        parts = f"{len(training)} with labels, some of which a training sets aside for validation"
     return [
         f"{known.source}: {known.how or 'a dataset.json'}",
+        f"cases: {parts}; {len(dataset.test)} without labels",
         f"labels: {shown(dataset.labels, 200)}",
-        f"intensities: {kinds} (modality {json.dumps(modalities, ensure_ascii=False)}; --modality CT, MR "
-        "or RGB says another)",
+        f"intensities: {kinds} ({stated}; if that is wrong, give --modality CT, MR or RGB)",
         f"written: {target}",
         f"look at {CASES} of its cases: {out / PICTURE}",
     ]

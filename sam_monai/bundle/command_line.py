@@ -54,6 +54,8 @@ def begin() -> None:
     configuration.take_as_typed(parser, given)
     configuration.check(parser, given)
     if configuration.will_run():
+        if "record" not in parser:
+            configuration.check_weights(parser)
         configuration.check_folders(parser)
         configuration.hold_outputs(parser)
         if "record" in parser:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .front import import_quietly
+from .front import import_quietly, is_own
 
 if TYPE_CHECKING:
     from ..backbones.weights import KnownFile
@@ -24,11 +24,14 @@ def refuse_missing(path: str, what: str) -> None:
         raise InputError(f"{path}: no such {what}")
 
 
-def refuse_no_adapter(path: str) -> None:
+def adapter_at(path: str) -> str:
+    """The file of an adapter, which may be named by its bundle's folder."""
+    if os.path.isdir(os.path.join(path, "models")):
+        path = os.path.join(path, "models", "model.pt")
     if not os.path.isfile(path):
-        raise InputError(
-            f"there is no trained adapter at {path}: train one by `sam-monai train FOLDER`, or give the path of its file"
-        )
+        remedy = "train one by `sam-monai train FOLDER`, or give the path of its file"
+        raise InputError(f"there is no trained adapter at {path}: {remedy}")
+    return path
 
 
 def known_files() -> dict[str, KnownFile]:
@@ -92,18 +95,21 @@ def package(args: argparse.Namespace) -> None:
     from .shipped import find
 
     bundle = find(args.bundle)
-    adapter = str(bundle / "models" / "model.pt") if args.adapter is None else args.adapter
-    refuse_no_adapter(adapter)
+    home = bundle if is_own(bundle) else Path(bundle.name)  # where a training by its name leaves it
+    adapter = adapter_at(str(home / "models" / "model.pt") if args.adapter is None else args.adapter)
     from .package import package
 
     made = package(bundle, args.output, adapter, args.picture)
     print(f"{made}: what it holds is told in {made / 'docs' / 'README.md'}")
     print(f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}")
+    print(
+        f"before you hand it on: authors, copyright and references in {made / 'configs' / 'metadata.json'} are yours to fill in"
+    )
 
 
 def show(args: argparse.Namespace) -> None:
     """Say what an adapter is: method, base, labels, sizes, preparation of images, training."""
-    refuse_no_adapter(args.adapter)
+    args.adapter = adapter_at(args.adapter)
     from ..networks.adapter_files import describe
 
     print(describe(args.adapter))
@@ -111,7 +117,7 @@ def show(args: argparse.Namespace) -> None:
 
 def verify(args: argparse.Namespace) -> None:
     """Load an adapter on its base and see that it fits, is finite, and is the same in both of its files."""
-    refuse_no_adapter(args.adapter)
+    args.adapter = adapter_at(args.adapter)
     from ..networks.adapter_files import verify
 
     verify(args.adapter, checkpoint=args.checkpoint)
@@ -153,7 +159,7 @@ def dataset(args: argparse.Namespace) -> None:
 
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
-    refuse_no_adapter(args.adapter)
+    args.adapter = adapter_at(args.adapter)
     from ..files import refuse_existing, save_aside
     from ..locks import alone
     from ..networks.adapter_files import load_network
@@ -175,7 +181,7 @@ def merge(args: argparse.Namespace) -> None:
 
 def export(args: argparse.Namespace) -> None:
     """Export a trained network to ONNX, OpenVINO or torch.export's .pt2, and compare the file with torch."""
-    refuse_no_adapter(args.adapter)
+    args.adapter = adapter_at(args.adapter)
     from ..networks.adapter_files import load_network
     from .export import export
 

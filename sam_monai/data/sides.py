@@ -125,6 +125,12 @@ def side_pairs(labels: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
+def without_partner(labels: Sequence[str]) -> list[str]:
+    """The labels of one side that have no partner on the other."""
+    pairs, unsure = side_pairs(labels), _unsure(labels)
+    return [name for name in labels if name not in pairs and (has_sides([name]) or name in unsure)]
+
+
 def mirrored_values(labels: Sequence[str]) -> Tensor | None:
     """What each value of a label map becomes in a mirrored sample, as a table of L + 1 values: ``table[label.long()]``.
 
@@ -135,8 +141,7 @@ def mirrored_values(labels: Sequence[str]) -> Tensor | None:
     if not has_sides(labels):
         return table
     pairs = side_pairs(labels)
-    alone = [name for name in labels if name not in pairs and (has_sides([name]) or name in _unsure(labels))]
-    if alone:
+    if alone := without_partner(labels):
         logger.info("samples are not mirrored: %s would be on the wrong side and has no partner", ", ".join(alone))
         return None
     numbers = {name: number for number, name in enumerate(labels, 1)}

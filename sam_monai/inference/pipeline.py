@@ -22,6 +22,7 @@ from monai.transforms import (
 )
 from torch import Tensor, nn
 
+from ..backbones.weights import content_hash
 from ..data.frames import EachFrame, together
 from ..data.load import LoadCased
 from ..data.preparing import Settings, check_scale, pixel_mm, preparing
@@ -168,9 +169,20 @@ def inferer(
     return SlabInferer(patches, most_bytes=most) if spatial_dims == 3 else patches
 
 
+def refuse_replaced(path: str | Path, loaded: str) -> None:
+    """Refuse to tell what was computed as that of an adapter's file, if that is not the one any more that was loaded,
+    whose hash is given."""
+    if content_hash(read_adapter(path)) != loaded:
+        raise InputError(
+            f"{path}: was replaced while images were segmented with it; run the same again, and all of them are "
+            "segmented with the one that is there now"
+        )
+
+
 class AdapterCheckpointLoader:
     """Loads an adapter when an evaluator starts. Warns of a volume whose pixels are several times as large or as small
-    as those that it was trained on, and of answers averaged over mirrored images where it was trained on none.
+    as those that it was trained on, and of answers averaged over mirrored images where it was trained on none. A file
+    that was replaced meanwhile is refused.
 
     By its name MONAI's federated learning knows it for a loader, and leaves it out to evaluate what a server sent.
     """
@@ -178,12 +190,15 @@ class AdapterCheckpointLoader:
     def __init__(self, path: str | Path, network: nn.Module) -> None:
         self.path, self.network = path, network
         self.pixel: float | None = None
+        self.loaded = ""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self)
         engine.add_event_handler(Events.ITERATION_STARTED, self.check_pixel)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: refuse_replaced(self.path, self.loaded))
 
     def __call__(self, engine: Engine) -> None:
+        self.loaded = content_hash(read_adapter(self.path))
         load_adapter(getattr(self.network, "module", self.network), self.path)
         training = read_training(self.path) or {}
         settings = training.get("settings") or {}

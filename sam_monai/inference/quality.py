@@ -112,7 +112,7 @@ def in_words(found: Mapping[str, Any], given: Sequence[tuple[float, float]] = ()
         off = statistics.fmean(abs(a - b) for a, b in given if not math.isnan(a) and not math.isnan(b))
         return f"Over {found['masks']} masks {means}. A guess was off by {off:.3f} on average{together}."
     return (
-        f"Over {found['masks']} masks of validation cases {means}. Moved by this difference, a guess was off by "
+        f"Over {found['masks']} masks of validation cases {means}. Without this difference a guess was off by "
         f"{found['error']:.3f} on average{together}."
     )
 

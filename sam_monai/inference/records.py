@@ -18,6 +18,7 @@ from ..prompts.prompt_files import prompts_beside
 from .quality import CERTAINTY, KEY
 
 Record = dict[str, Any]
+SEEN = "trained on"
 PROMPTED = "prompted"  # of a record: how many objects the prompts ask for, where the image has any
 
 

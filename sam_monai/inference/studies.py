@@ -29,18 +29,20 @@ from ..distributed import gathered
 from ..errors import InputError, several, told
 from ..files import check_writable
 from ..locks import locked
-from ..networks.adapter_files import read_adapter, read_training
+from ..networks.adapter_files import in_short, read_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from ..prompts.prompt_files import prompts_beside
 from ..prompts.schema import read_objects
+from ..training.cases import content, known_cases
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
+from .pipeline import refuse_replaced
 from .probabilities import KEY
 from .quality import CERTAINTY, by_label
 from .quality import KEY as GUESS
-from .records import PROMPTED, Record, cause_of, fingerprint, named, read_record, voxels
+from .records import PROMPTED, SEEN, Record, cause_of, fingerprint, named, read_record, voxels
 
 
 class Studies:
@@ -96,7 +98,8 @@ class Studies:
                 f"{adapter}: its labels have {values_in_words(theirs)}, and the key regions says {ours}: "
                 "leave the key out, or use the configurations of this version"
             )
-        self.validated = (read_training(adapter) or {}).get(GUESS)
+        self.validated, self.about = (read_training(adapter) or {}).get(GUESS), in_short(adapter)
+        self.trained_on = known_cases(adapter)[0]
         self.adapter = adapter
         made_by = {"adapter": content_hash(state), **settings}
         self.made_by = plain(made_by)
@@ -205,11 +208,7 @@ class Studies:
             self.evaluator.run()
             if self.raised is not None:
                 raise self.raised
-            if content_hash(read_adapter(self.adapter)) != self.made_by["adapter"]:
-                raise InputError(
-                    f"{self.adapter}: was replaced while images were segmented with it; run the same again, and all of "
-                    "them are segmented with the one that is there now"
-                )
+            refuse_replaced(self.adapter, self.made_by["adapter"])
             output: Any = self.evaluator.state.output
             mask = output[0]["pred"]
             name = self.masks.names(case["image"])
@@ -231,13 +230,14 @@ class Studies:
                 each = float(np.prod(np.linalg.norm(np.asarray(mask.affine)[:3, :3], axis=0))) / 1000
                 record["millilitres"] = {value: count * each for value, count in record["voxels"].items()}
             record |= {key: found for key in (GUESS, CERTAINTY) if (found := by_label(output[0], key))}
+            record |= {SEEN: True} if self.trained_on and content(case["image"]) in self.trained_on else {}
             record["error"] = self.masks.refused.get(case["image"], "")
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest
             record["error"] = cause_of(error)
         record["seconds"] = round(time.perf_counter() - started, 2)
         try:
-            content = json.dumps(record, indent=4, ensure_ascii=False) + "\n"
-            self.outputs.write(content, self.path(case["image"]), case["image"])
+            text = json.dumps(record, indent=4, ensure_ascii=False) + "\n"
+            self.outputs.write(text, self.path(case["image"]), case["image"])
         except InputError as error:  # a full disk, perhaps for this moment only
             record["error"] = "; ".join(filter(None, [record["error"], f"its record is missing: {error}"]))
         if record["error"]:
@@ -254,7 +254,8 @@ class Studies:
         labels = {image: self.masks.meanings(image, number) for image, number in most.items()}
         labels |= {image: labels[image][:1] for image in labels if self.numbers_objects(image)}
         records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
-        return self.write_report(records, labels, pictures, self.made_by, self.report_file, self.validated)
+        said = {**self.made_by, "Adapter": self.about}
+        return self.write_report(records, labels, pictures, said, self.report_file, self.validated)
 
     def numbers_objects(self, image: str) -> bool:
         """Whether the mask's values are objects of one label."""

@@ -154,6 +154,17 @@ def describe(path: str | Path) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in rows.items())
 
 
+def in_short(path: str | Path) -> dict[str, Any]:
+    """What an adapter's file is, and how good it was, in a few words."""
+    record, training = identity.from_tensor(read_adapter(path)["identity"]), read_training(path) or {}
+    about = {"file": Path(path).name, "method": record["method"], "labels": record["labels"]}
+    if training.get("validation_dice") is not None:
+        about["validation Dice"] = f"{training['validation_dice']:.3f} over {training['validation_cases']} case(s)"
+    if training:
+        about["trained"] = f"{training['date'][:10]}, on {training['training_cases']} case(s)"
+    return about
+
+
 def in_words(values: Mapping[str, Any]) -> str:
     """What is known, with numbers in four digits."""
     known = {key: value for key, value in values.items() if value is not None}

@@ -81,6 +81,7 @@ def curve(history: Sequence[Mapping[str, float]]) -> str:
             right = left.twinx()
             right.plot([h["epoch"] for h in validated], [h["dice"] for h in validated], color="C1", marker="o", ms=3)
             right.set_ylabel("validation Dice", color="C1")
+            right.set_ylim(0, 1)
             right.spines["top"].set_visible(False)
         return svg(figure)
 

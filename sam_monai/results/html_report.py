@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..data.matching import IOU, OBJECTS, matched_in_all
+from ..data.names import told_apart
 from ..inference import quality
 from ..inference.outputs import Outputs
-from ..inference.records import PROMPTED
+from ..inference.records import PROMPTED, SEEN
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
@@ -101,8 +102,10 @@ def in_short(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], cases: in
     if math.isnan(dice):
         return f"{of}: none of the cases holds a label, so there is no Dice."
     what = "Mean Dice" if cases > 1 or len(labels) > 1 else "Dice"
-    lost = f" A label that is there was missed {counted(missed, 'time')}." if missed else " No label was missed."
-    return f"{what} {dice:.3f}, over {of}.{lost}"
+    beside = sum(row["dice"] == 0 and math.isfinite(row["hd95"]) for row in rows)
+    lost = f" Nothing was marked of a label that is there {counted(missed, 'time')}." if missed else ""
+    lost += f" A label was marked only where it is not {counted(beside, 'time')}." if beside else ""
+    return f"{what} {dice:.3f}, over {of}.{lost or ' No label was missed.'}"
 
 
 def means(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], heads: Mapping[str, str], unit: str) -> str:
@@ -174,6 +177,8 @@ def studies_report(
              CERTAINTY: "mean probability in the mask"}  # fmt: skip
     heads = {key: head for key, head in heads.items() if any(row.get(key) is not None for row in rows)}
     sections = []
+    images = [record["image"] for record in records]
+    names = dict(zip(images, told_apart(images), strict=True))  # the page is handed on, the table is for programs
     for record in records:
         image = record["image"]
         if record["error"]:
@@ -181,9 +186,13 @@ def studies_report(
         else:
             own = [[row.get(key) for key in heads] for row in rows if row["study"] == image]
             content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"
-        sections.append(section(image, content, pictures.get(image)))
-    failed = sum(bool(record["error"]) for record in records)
+        sections.append(section(names[image], content, pictures.get(image)))
+    failed, seen = (sum(bool(record.get(key)) for record in records) for key in ("error", SEEN))
     said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
+    if seen:
+        said += [
+            f"<p>The adapter was trained on {seen} of these images. Their masks are better than those of others.</p>"
+        ]
     if GUESS in heads:
         what = f"{quality.in_words(validated)} The guesses here are so moved." if validated else NOT_MEASURED
         what += f" {OF_PROMPTED}" if validated and any(PROMPTED in record for record in records) else ""

@@ -109,8 +109,9 @@ def show_result(
     if not first_process():
         return
     names = told_apart([case["image"] for case in training])
-    Outputs(output_dir).write("".join(f"{name}\n" for name in names), Path(output_dir) / "training_cases.txt")
-    print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {shown(names, 16)}")
+    listed = Path(output_dir) / "training_cases.txt"
+    Outputs(output_dir).write("".join(f"{name}\n" for name in names), listed)
+    print(f"trained on {len(names)} case{'s' * (len(names) > 1)}: {listed if len(names) > 4 else shown(names)}")
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
     if evaluator.data_loader:
@@ -137,7 +138,8 @@ def write_report(
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
     file = Path(adapter) if adapter else Path(ckpt_dir) / Checkpoints.BEST
     history = read_history(file, Checkpoints.RESUME)
-    images = {key: value for key, value in settings.items() if key not in ("seconds", "validation")}  # of the plan
+    planned = ("seconds", "validation", "epochs", "val_interval")  # of which the training tells what became of them
+    images = {key: value for key, value in settings.items() if key not in planned}
     said = {**of_adapter(file), "Images and sizes": images, "This run": of_run(**run or {})}
     data = said["This run"]["data"]
     title = f"Evaluation on {data}" if data else "Evaluation"

@@ -8,9 +8,20 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
+from monai.handlers import MeanDice
 
 from ..data.matching import matched
 from ..networks.regions import Regions, masks_of
+
+
+class MeanDiceOverLabels(MeanDice):
+    """MONAI's, but as reports and tables have it: of each label the mean over the cases that hold it, and of these the
+    mean. MONAI takes the mean of each case first, and a label that few cases hold counts little."""
+
+    def compute(self) -> Any:
+        usual = super().compute()
+        of_labels = torch.as_tensor(self.metric_fn.get_buffer()).nanmean(0)  # pyright: ignore[reportArgumentType]
+        return usual if of_labels.isnan().all() else of_labels.nanmean().item()
 
 
 class Best:
@@ -89,4 +100,4 @@ def by_label(details: Any) -> list[float | None]:
     """The mean of each label, of (cases, labels) with NaN where a reference does not hold it; ``None``: none does."""
     if not isinstance(details, torch.Tensor) or details.ndim != 2:
         return []
-    return [None if math.isnan(mean) else round(mean, 4) for mean in details.nanmean(0).tolist()]
+    return [None if math.isnan(mean) else round(mean, 6) for mean in details.nanmean(0).tolist()]

@@ -149,7 +149,7 @@ class Clock:
             self.schedule.change(done, fitting)
             engine.state.max_epochs = fitting
             why = "faster" if fitting > planned else "slower"
-            tqdm.write(f"epochs here are {why} than planned: {fitting} of them instead of {planned} end on time")
+            tqdm.write(f"epochs are {why} than planned: to end on time there will be {fitting} and not {planned}")
 
     def judged(self, done: int, planned: int) -> int:
         """How many epochs there should be in all: the planned ones, or those that end on time where these would not."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..data.fingerprint import VIEWS, Fingerprint
-from ..data.sides import side_pairs
+from ..data.sides import side_pairs, without_partner
+from ..errors import shown
 from ..networks.identity import MIRROR
 
 MOVED = 0.2  # less alike than this, a label's place in a mirrored case is another one
@@ -19,9 +20,12 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
     does not show where in the picture it lies. Volumes are mirrored from side to side or not at all, as no patient lies
     upside down.
     """
+    names = [label.name for label in data.labels]
+    if alone := without_partner(names):
+        return "none", f"{shown(alone, 3)} would be on the wrong side"
     if scale == "patch" and data.spatial_dims == 2:
         return "turns", "a patch does not show where in the picture it lies"
-    paired = side_pairs([label.name for label in data.labels])  # those change places when they are mirrored
+    paired = side_pairs(names)  # those change places when they are mirrored
     decisive = [label for label in data.labels if label.name not in paired]
     told = all(label.moved for label in decisive)
     why = f"labels lie anywhere, or as they do when they are mirrored{'' if told else ', as far as few cases tell'}"

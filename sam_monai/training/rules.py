@@ -100,7 +100,7 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
     if room.given_steps is not None or shrunk.steps(patch, "patch") >= FEW:
         return "patch", shown
     needed = FEW * room.step(patch, "patch") + 2 * shrunk.validation(patch, "patch")
-    return "whole", f"{shown}, but patches would take {in_time(needed)} at least: try --minutes {needed / 30:.0f}"
+    return "whole", f"{shown}; patches, which would be better, need about --minutes {needed / 30:.0f}"
 
 
 def patch_size(room: Room, largest: int) -> int:
@@ -135,7 +135,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
         step += "; the frozen encoder was trained on images of this size"
     if size < wanted:
         more = room.epochs(min(wanted, largest), scale)
-        return size, f"{step}; {wanted} would leave {more} visits of a case in the budget"
+        return size, f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
     return size, step
 
 

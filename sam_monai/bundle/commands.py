@@ -102,9 +102,7 @@ def package(args: argparse.Namespace) -> None:
     made = package(bundle, args.output, adapter, args.picture)
     print(f"{made}: what it holds is told in {made / 'docs' / 'README.md'}")
     print(f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}")
-    print(
-        f"before you hand it on: authors, copyright and references in {made / 'configs' / 'metadata.json'} are yours to fill in"
-    )
+    print(f"before you hand it on, fill in authors and copyright: {made / 'configs' / 'metadata.json'}")
 
 
 def show(args: argparse.Namespace) -> None:

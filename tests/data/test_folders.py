@@ -76,6 +76,20 @@ def ends_in_mask(top: Path) -> Path:
     return top
 
 
+def begins_with_mask(top: Path) -> Path:
+    for i in range(6):
+        image(top / "images" / f"c_{i:04d}.png")
+        label(top / "masks" / f"mask_c_{i:04d}.png")
+    return top
+
+
+def image_and_mask(top: Path) -> Path:
+    for i in range(6):
+        image(top / "images" / f"IMG{i}.png")
+        label(top / "masks" / f"mask_{i}.png")
+    return top
+
+
 def masks_for_each(top: Path) -> Path:
     """A folder of masks for each image, in the folder of the labels."""
     for i in range(6):
@@ -129,6 +143,8 @@ FORMS = {
     "Decathlon": (lambda top: pairs(top, 3, "imagesTr", "labelsTr"), TWO, ["c2"], [], "imagesTr/.*the last case"),
     "splits": (splits, TWO, ["c4", "c5"], ["c6", "c7"], "train/Images/ with train/Masks/.*the split is stated"),
     "splits within": (splits_within, TWO, ["c4", "c5"], [], "images/train/.*the split is stated"),
+    "names with a beginning": (begins_with_mask, TWO, ["c_0004"], [], "images/ with masks/"),
+    "names with two beginnings": (image_and_mask, TWO, ["IMG4"], [], "images/ with masks/"),
     "names with an end": (ends_in_mask, TWO, ["c_0004"], [], "images/ with masks/"),
     "masks for each": (masks_for_each, ("a", "b"), FIFTH, [], "images/ with labels/"),
     "DICOM": (series, TWO, FIFTH, [], "images/ with labels/"),

@@ -123,6 +123,10 @@ DICOM: dict[str, tuple[Make, str]] = {
     "a slice of another frame": (
         series(lambda files: spoil(files, 2, FrameOfReferenceUID="1.2")), "frames of reference"),
     "a slice that is inverted": (series(lambda f: spoil(f, 2, PhotometricInterpretation="MONOCHROME1")), "MONOCHROME1"),
+    "a scale at the top that is none of the frames'": (
+        frames(lambda d: [setattr(d, key, value) for key, value in
+                          (("RescaleSlope", "2"), ("RescaleIntercept", "-500"))]),
+        "has one RescaleSlope and RescaleIntercept at its top and others for frames"),
     "no units": (series(lambda files: without(files, "RescaleSlope")), r"\(nan and"),
     "other units": (series(RescaleType="MGML"), "units of MGML"),
     "fewer pixels than rows": (series(lambda files: spoil(files, 1, PixelData=b"\0" * 40)), "cannot be read"),

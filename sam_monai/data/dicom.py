@@ -11,7 +11,7 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from ..errors import InputError, warn_once
 from .affines import TOLERANCE
-from .dicom_numbers import check_units, full_scale, is_inverted, without_padding
+from .dicom_numbers import check_units, full_scale, is_inverted, is_padded_by_frame, without_padding
 from .dicom_series import Series, has_place, is_dicom, lacking, normal, position, series_of
 from .nifti import FULL_SCALE
 
@@ -149,7 +149,11 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         raise InputError(f"{series.files[0]}: cannot be read as DICOM ({cause}); export it again or remove it") from e
     pixels = volume if isinstance(volume, np.ndarray) else volume.array
     planes = [pixels] if len(datasets) == 1 else [pixels[index_of(volume, dataset)] for dataset in datasets]
-    without_padding(planes, datasets)
+    stored = None
+    if len(datasets) == 1 and is_padded_by_frame(datasets[0]):
+        image = hd.Image.from_dataset(datasets[0], copy=False)
+        stored = image.get_volume(atol=0.02, **options, apply_modality_transform=False).array
+    without_padding(planes, datasets, stored)
     white = full_scale(datasets[0])
     if is_inverted(datasets[0]):
         np.subtract(white or pixels.min() + pixels.max(), pixels, out=pixels)

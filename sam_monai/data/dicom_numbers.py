@@ -73,7 +73,11 @@ def rescales(dataset: Dataset) -> list[tuple[float, float, str]]:
 
 def check_groups(file: Path, dataset: Dataset) -> None:
     """Refuse frames with a place, a size or a scale of their own where the file has another for all of them: one would
-    be read and the other not."""
+    be read and the other not. A scale at the top of the file counts too."""
+    top, *of_frames = [one[:2] for one in rescales(dataset)] or [None]
+    if "RescaleSlope" in dataset and any(found != top for found in of_frames):
+        both = "one RescaleSlope and RescaleIntercept at its top and others for frames"
+        raise InputError(f"{file}: has {both}; export it again")
     shared = next(iter(dataset.get("SharedFunctionalGroupsSequence") or ()), {})
     for number, frame in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or (), 1):
         both = [key for key in GROUPS if key in frame and key in shared and frame[key].value != shared[key].value]
@@ -175,10 +179,21 @@ def full_scale(dataset: Dataset) -> float | None:
     return None if grey and (bits > 8 or rescaled or dataset.get("PixelRepresentation")) else 2.0**bits - 1
 
 
-def without_padding(planes: Sequence[np.ndarray], datasets: Sequence[Dataset]) -> None:
+def is_padded_by_frame(dataset: Dataset) -> bool:
+    """Whether padding can be told by stored numbers alone, for each frame has a scale of its own."""
+    return dataset.get("PixelPaddingValue") is not None and len({one[:2] for one in rescales(dataset)}) > 1
+
+
+def without_padding(
+    planes: Sequence[np.ndarray], datasets: Sequence[Dataset], stored: np.ndarray | None = None
+) -> None:
     """Give pixels that a header declares to be no part of the image the darkest value of those that are. The planes,
-    one a file, are in the units of :func:`rescales` and changed in place."""
-    masks = [outside(plane, dataset) for plane, dataset in zip(planes, datasets, strict=True)]
+    one a file, are in the units of :func:`rescales` and changed in place. ``stored`` are the numbers of a single file
+    before its rescale."""
+    if stored is not None:
+        masks = [outside(stored, datasets[0], (1.0, 0.0))]
+    else:
+        masks = [outside(plane, dataset) for plane, dataset in zip(planes, datasets, strict=True)]
     inside = [plane[~mask] for plane, mask in zip(planes, masks, strict=True) if not mask.all()]
     if inside and any(mask.any() for mask in masks):
         dark = max(map(np.max, inside)) if is_inverted(datasets[0]) else min(map(np.min, inside))
@@ -186,11 +201,12 @@ def without_padding(planes: Sequence[np.ndarray], datasets: Sequence[Dataset]) -
             plane[mask] = dark
 
 
-def outside(pixels: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Which pixels a header declares to be no part of the image."""
-    if dataset.get("PixelPaddingValue") is None or len(known := {one[:2] for one in rescales(dataset)}) > 1:
+def outside(pixels: np.ndarray, dataset: Dataset, scale: tuple[float, float] | None = None) -> np.ndarray:
+    """Which pixels a header declares to be no part of the image. ``scale`` is their slope and intercept; ``None``: that
+    of the header."""
+    if dataset.get("PixelPaddingValue") is None:
         return np.zeros(pixels.shape, bool)
-    slope, shift = known.pop() if known else (1.0, 0.0)
+    slope, shift = scale or next((one[:2] for one in rescales(dataset)), (1.0, 0.0))
     ends = dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)
     if dataset.get("PixelRepresentation"):  # some write a negative one without its sign
         bits = int(dataset.BitsAllocated)

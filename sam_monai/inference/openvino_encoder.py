@@ -71,7 +71,7 @@ class EncoderEngine:
             print(f"making OpenVINO's form of the image encoder, once, about a minute: {path}", flush=True)
             convert(encoder, backbone.image_size, path)
         settings = {
-            "INFERENCE_PRECISION_HINT": "bf16" if network.bfloat16(backbone.pixel_mean.device) else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if network.in_bfloat16(backbone.pixel_mean.device) else "f32",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         compiled = openvino.compile_model(path, "CPU", settings)

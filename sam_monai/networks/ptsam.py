@@ -73,5 +73,5 @@ class PTSAM(AdaptedSAM):
         if self.embedding_cache is None or self.backbone.base == "random":
             return super().encode_slices(slices, depth)
         backbone = self.backbone
-        base = (ENCODER, backbone.base, backbone.image_size, backbone.weights.resize, self.bfloat16(slices.device))
+        base = (ENCODER, backbone.base, backbone.image_size, backbone.weights.resize, self.in_bfloat16(slices.device))
         return self.embedding_cache.encode(slices, base, super().encode_slices)

@@ -82,7 +82,7 @@ class SliceNetwork(nn.Module):
         most = self.slices_per_batch
         if not volume:
             encoder: Any = self.backbone.image_encoder
-            most = together(most, encoder.largest_array * (2 if self.bfloat16(image.device) else 4), image.device)
+            most = together(most, encoder.largest_array * (2 if self.in_bfloat16(image.device) else 4), image.device)
         for start, stop, first, last in passes(len(slices), depth, most):
             part = self.encode_slices(slices[start:stop], min(depth, stop - start) if volume else 0)
             yield part[first - start : last - start], first
@@ -134,9 +134,9 @@ class SliceNetwork(nn.Module):
         logits = from_slices(torch.cat(masks), image).float()
         return torch.cat([torch.zeros_like(logits[:, :1]), logits], 1)
 
-    def bfloat16(self, device: torch.device) -> bool:
+    def in_bfloat16(self, device: torch.device) -> bool:
         """Whether the network computes in bf16 there."""
         return self.amp and fast_bfloat16(device)
 
     def autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.bfloat16(device))
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.in_bfloat16(device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from pathlib import Path
 
@@ -102,6 +103,28 @@ def test_padding_is_dark_and_no_part_of_the_range(tmp_path):
     write_series(tmp_path / "mr", array, AFFINE, Modality="MR", PixelPaddingValue=0)
     image = load_image(tmp_path / "mr")[0].numpy()
     assert image.min() == 100 and np.array_equal(image[:, 3:], stored[:, 3:])
+
+
+def test_padding_is_dark_where_each_frame_has_a_scale_of_its_own(tmp_path):
+    stored = RAMP + 100
+    write_multiframe(tmp_path / "x.dcm", stored - 1024, AFFINE)
+    dataset = pydicom.dcmread(tmp_path / "x.dcm")
+    numbers = dataset.pixel_array.copy()
+    numbers[:, :3] = 65535  # rows of a slice are the second axis of the volume
+    dataset.PixelData = numbers.astype("<u2").tobytes()
+    dataset.Modality = "MR"
+    dataset.add_new("PixelPaddingValue", "US", 65535)
+    shared = dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    del dataset.SharedFunctionalGroupsSequence[0].PixelValueTransformationSequence
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, 1):
+        frame.PixelValueTransformationSequence = copy.deepcopy(shared)
+        frame.PixelValueTransformationSequence[0].RescaleSlope = str(number)
+        frame.PixelValueTransformationSequence[0].RescaleIntercept = "0"
+    dataset.save_as(tmp_path / "x.dcm")
+    image = upwards(load_image(tmp_path / "x.dcm"))
+    slopes = np.arange(stored.shape[2], 0, -1)  # frames are in reverse order
+    assert np.array_equal(image[:, 3:], (stored * slopes)[:, 3:])
+    assert (image[:, :3] == image[:, 3:].min()).all()
 
 
 @pytest.mark.parametrize("signed", [False, True])

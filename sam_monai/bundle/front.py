@@ -65,7 +65,8 @@ def start(name: str, words: Sequence[str]) -> None:
     refuse_valueless(words, ["bundle", *OPTIONS, *keys.with_value()])
     given, others = arguments(words)
     bundle = shipped.find(given.pop("bundle", BUNDLE))
-    files = [bundle / "configs" / f"{config}.json" for config in FRONTS[name].configs]
+    front = FRONTS[name]
+    files = [bundle / "configs" / f"{config}.json" for config in front.configs]
     config = merged(files)
     if "network_def" not in config:
         raise InputError(f"{files[0]}: there is no network_def in it; {AS_SHIPPED}")
@@ -83,6 +84,11 @@ def start(name: str, words: Sequence[str]) -> None:
     if "config_file" in given or "config_file" in from_file:
         raise InputError(f"{name} reads the configuration of --bundle; for another one run python -m monai.bundle run")
     refuse_unknown([*from_file, *given], config, OPTIONS)
+    if "dataset_dir" not in {*from_file, *given}:
+        own = bundle.parent != shipped.shipped()
+        if own and read_json(bundle / "configs" / "train.json").get("dataset_dir") is None:
+            raise InputError(f"this bundle has no data of its own: give {front.folder.partition(' (')[0]}")
+        print("no folder is given: the data are those of the demonstration", flush=True)
     if wrong := keys.problems(plain(given) | {k: v for k, v in from_file.items() if not is_expression(v)}):
         raise InputError("; ".join(wrong))
     given = {key: as_typed(key, value) for key, value in given.items()}
@@ -243,7 +249,7 @@ def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[st
     chosen = {key: str(place) for key, place in places.items() if key not in given}
     if chosen:
         said = ", ".join(f"{key} is {place}" for key, place in chosen.items())
-        print(f"nothing is written into {bundle}; in the current folder, {said}", flush=True)
+        print(f"in the current folder, {said}; {bundle} stays as it is", flush=True)
     return chosen
 
 

@@ -26,6 +26,7 @@ from .instances import PIECES, inside_and_border, names_of
 from .kind import check_size
 from .load import LoadCased
 from .names import told_apart
+from .rims import Rims
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
 
@@ -121,6 +122,7 @@ def examine(
     load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
     trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
+    rims = Rims()
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
     held: dict[str, str] = {}
@@ -153,6 +155,8 @@ def examine(
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
             if part == "training":
                 trained |= values
+            if dataset.regions is None and not instances:
+                rims.add(label, case["label"])
             if not values:
                 empty[part].append(case["label"])
         except InputError as e:
@@ -196,6 +200,7 @@ def examine(
     ]
     if pieces:
         notes.append(f"{pieces} label(s) hold one value for all objects: each connected piece is taken for an object")
+    notes += rims.notes(dataset.labels)
     notes += pairs.oversights(dataset.training, dataset.validation)
     for note in notes:
         logger.warning(note)

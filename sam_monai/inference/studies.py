@@ -26,14 +26,14 @@ from ..data.instances import KEY as INSTANCES
 from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
-from ..errors import InputError, several, told
+from ..errors import InputError, several, told, warn_once
 from ..files import check_writable
 from ..locks import locked
 from ..networks.adapter_files import in_short, read_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
-from ..prompts.prompt_files import prompts_beside
+from ..prompts.prompt_files import SUFFIX, prompts_beside
 from ..prompts.schema import read_objects
 from ..training.cases import content, known_cases
 from .masks import SaveMasks
@@ -138,6 +138,7 @@ class Studies:
             todo = [case for case, record in zip(mine, records, strict=True) if record is None]
             self.outputs.check(claim for case in todo for claim in self.claims(case["image"]))
             self.outputs.check([(self.report_file, RUN), (self.table_file, RUN)])
+            self.tell_prompts(todo)
             if len(todo) < len(mine):
                 print(f"{len(mine) - len(todo)} of {len(mine)} studies are done already: {self.folder}", flush=True)
             bar, told = tqdm(total=len(todo), desc="segmenting", unit="study"), False
@@ -151,6 +152,18 @@ class Studies:
                         tqdm.write(f"a study took {each}; {more} more take about {more * each}")
             bar.close()
             return self.finish([record for record in records if record is not None], rank, processes)
+
+    def tell_prompts(self, cases: Sequence[Mapping[str, Any]]) -> None:
+        """Say how many images are segmented by prompts, and which files of prompts are not used."""
+        images = {Path(case["image"]) for case in cases}
+        if used := sum(map(self.masks.prompted, images)):
+            print(f"prompts: {used} of {len(images)} images have some", flush=True)
+        for folder in {image.parent for image in images}:
+            for file in sorted(folder.glob(f"*{SUFFIX}")):
+                if not self.masks.prompted(image := file.with_name(file.name.removesuffix(SUFFIX))):
+                    warn_once(f"{file}: is not used, for this adapter takes no prompts")
+                elif not image.exists():
+                    warn_once(f"{file}: is not used, for there is no {image.name} (prompts of a.png: a.png{SUFFIX})")
 
     def finish(self, records: list[Record], rank: int, processes: int) -> list[Record]:
         """Write the report and say what was not segmented."""

@@ -77,9 +77,11 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
     outside = (coords.round() < 0) | (coords.round() >= size)
     wrong = (outside.any(2) & (kinds != -1)).any(1)
     if wrong.any():
+        i = int(wrong.nonzero()[0])
+        click = clicks[i][outside[i, : len(clicks[i])].any(1)][0]
         raise InputError(
-            f"{path}: a click of object {int(wrong.nonzero()[0]) + 1} lies outside the image, whose grid is "
-            f"{tuple(image.shape[1:])} after loading; give voxels of the file, from 0 on"
+            f"{path}: a click of object {i + 1} lies outside the image: {[round(x, 2) for x in click.tolist()]}. Give "
+            f"voxels of the file, from 0 on; it has {' x '.join(str(n) for n in image.meta['spatial_shape'][:dims])}"
         )
     prompts: dict[str, Any] = {}
     if any("label" in one for one in objects):

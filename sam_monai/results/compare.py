@@ -70,6 +70,8 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
 
 def read_run(path: Path) -> Run:
     folder = path.parent if path.suffix in (".html", ".csv") else path
+    if not (folder / "cases.csv").is_file() and (folder / "output" / "cases.csv").is_file():  # of a bundle
+        folder = folder / "output"
     if not (folder / "cases.csv").is_file():
         raise InputError(f"{folder}: there is no cases.csv in it; give the output_dir of a training or an evaluation")
     dice, sizes = {}, {}

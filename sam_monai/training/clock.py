@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from ..distributed import from_first
 from .handlers import is_due
-from .room import REPORT
+from .room import FEW, REPORT
 
 WARM_UP = 0.05  # share of the training in which the rate rises: first gradients are large
 TOLERANCE = 0.05  # share of the budget by which the expected end may be off before the schedule is changed
@@ -108,6 +108,14 @@ class Clock:
         engine.add_event_handler(Events.EPOCH_STARTED, self.epoch_starts)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step_ends)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch_ends)
+        engine.add_event_handler(Events.COMPLETED, self.tell_few)
+
+    def tell_few(self, engine: Engine) -> None:
+        """Say that a training was too short, where the budget allowed no more."""
+        steps = engine.state.iteration
+        if 0 < steps < FEW and not math.isinf(self.budget):
+            minutes = math.ceil(self.budget / 60 * FEW / steps)
+            tqdm.write(f"only {steps} steps fitted into the time, which is too few: try --minutes {minutes}")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run goes on from."""

@@ -35,5 +35,5 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
         most, name, view = max(moved, default=(0.0, "", ""))
         if most <= MOVED:
             return kind, why
-        why = f"{name} has a fixed place in most pictures, and leaves it when mirrored or turned ({view})"
+        why = f"{name} has a fixed place in most images, and leaves it when mirrored or turned ({view})"
     raise AssertionError("no view moves nothing")

@@ -11,6 +11,7 @@ from .machine import Costs
 from .mirror import VIEWED, chosen_mirror
 
 VALIDATIONS = 0.15  # share of the budget
+FEW = 100  # steps that a size of the usual ones must leave; fewer train too little
 REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
@@ -62,13 +63,22 @@ class Room:
         """How many steps are left beside validations, and beside embedding every image once where that is done."""
         if self.given_steps is not None:
             return self.given_steps
-        data, step, read = self.data, self.step(size, scale), 2 * self.data.seconds
+        step, read, left = self.step(size, scale), 2 * self.data.seconds, self.left(size, scale)
+        if left < self.visit * (step + read * self.batch):  # not every case is read
+            return max(1, int(left / (step + read * self.batch)))
+        return int((left - read * self.data.training) / step)
+
+    def left(self, size: int, scale: str) -> float:
+        """Seconds of the budget that remain for steps and for reading what they are made of; below 0 where none do."""
+        data, read = self.data, 2 * self.data.seconds
         left = self.budget - read * data.validation - (self.validations(size, scale) + 1) * self.validation(size, scale)
         if scale == "whole":
             left -= self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
-        if left < self.visit * (step + read * self.batch):  # not every case is read
-            return max(1, int(left / (step + read * self.batch)))
-        return int((left - read * data.training) / step)
+        return left
+
+    def late(self, size: int, scale: str) -> float:
+        """Seconds by which one visit of each case exceeds the budget."""
+        return self.visit * (self.step(size, scale) + 2 * self.data.seconds * self.batch) - self.left(size, scale)
 
     @property
     def visit(self) -> int:

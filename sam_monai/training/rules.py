@@ -10,7 +10,7 @@ from typing import Any
 from ..data.fingerprint import Fingerprint, LabelPrint
 from .handlers import validation_interval
 from .mirror import chosen_mirror
-from .room import FULL, VALIDATIONS, Room
+from .room import FEW, FULL, VALIDATIONS, Room
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)  # pixels, candidates for image_size
 SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewer is not told from its neighbours
@@ -19,7 +19,6 @@ LEAST = {2: 128, 3: 96}  # pixels: less is not wanted, as SAM's features are tho
 SQUARE = {2: 128, 3: 64}  # pixels: up to here FEW steps are enough; and the smallest side of a patch
 FINER = 2.0  # times as many pixels as the file has; more of them hold nothing new
 STEPS = 300  # that a size above SQUARE must leave: with fewer, what it shows is not learnt
-FEW = 100  # that SQUARE, or a smaller size, must leave
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
@@ -194,9 +193,10 @@ def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
         return f"{in_time(budget)} in all, validation included"
     cases = fitting * room.batch
     fewer = f", or --train_cases {cases}" if cases >= FEW else ""
-    missing = (room.visit - fitting) * (room.step(size, scale) + 2 * room.data.seconds * room.batch)
-    needed = 1.2 * (budget + missing + 2 * room.validation(size, scale))
-    return f"one visit of each takes longer than the {in_time(budget)}: give about --minutes {needed / 60:.0f}{fewer}"
+    whole = budget + room.late(size, scale)
+    needed = max(1.2 * budget, 1.2 * whole + 2 * room.validation(size, scale)) / 60
+    longer = f"one visit of each takes longer than the {in_time(budget)}, about {in_time(whole)} in all"
+    return f"{longer}: give about --minutes {needed:.0f}{fewer}"
 
 
 def in_time(seconds: float) -> str:

@@ -244,3 +244,26 @@ def test_without_a_folder_there_are_no_cases_and_nothing_says_their_dimension():
     assert not (dataset.training or dataset.validation or dataset.test or dataset.labels)
     with pytest.raises(InputError, match="dataset_dir"):
         _ = dataset.spatial_dims
+
+
+def test_a_label_that_is_a_mere_rim_of_another_in_some_cases_is_named(tmp_path, caplog):
+    organ = np.zeros((24, 24), np.uint8)
+    organ[2:14, 2:14] = 1
+    both, rim = organ.copy(), np.pad(organ[1:, 1:], ((0, 1), (0, 1))).astype(np.uint8)
+    both[16:22, 4:20] = 2
+    rim = np.where((rim > 0) & (organ == 0), 2, organ).astype(np.uint8)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for name, label in {"a": both, "b": rim, "c": both, "d": both}.items():
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 24)).astype(np.uint8)).save(
+            tmp_path / "images" / f"{name}.png"
+        )
+        Image.fromarray(label).save(tmp_path / "labels" / f"{name}.png")
+    (tmp_path / "dataset.json").write_text(json.dumps(
+        {"labels": {"0": "background", "1": "colon", "2": "ileum"}, "modality": {"0": "MR"},
+         "training": [{"image": f"images/{n}.png", "label": f"labels/{n}.png"} for n in "abc"],
+         "validation": [{"image": "images/d.png", "label": "labels/d.png"}]}
+    ))  # fmt: skip
+    check_dataset(read_dataset(tmp_path))
+    assert 'in 1 of the 4 labels that hold "ileum" it is but a rim' in caplog.text and "b.png" in caplog.text
+    assert 'hold "colon"' not in caplog.text

@@ -173,25 +173,32 @@ def full_scale(dataset: Dataset) -> float | None:
     """The value of white, where that is part of the format: in colours and in pixels of 8 bits at most."""
     bits = int(dataset.get("BitsStored") or 16)
     if dataset.get("PhotometricInterpretation") == "PALETTE COLOR":
-        return 2.0 ** (16 if dataset.RedPaletteColorLookupTableDescriptor[2] > 8 else 8) - 1
+        deep = dataset.RedPaletteColorLookupTableDescriptor[2] > 8
+        tables = [bytes(dataset.get(f"{name}PaletteColorLookupTableData") or b"") for name in ("Red", "Green", "Blue")]
+        # Some say that entries have 16 bits and fill 8 of them.
+        largest = max((int(np.frombuffer(table, "<u2").max()) for table in tables if deep and table), default=2**16)
+        return 2.0 ** (16 if deep and largest > 255 else 8) - 1
+    if "ModalityLUTSequence" in dataset:
+        return None
     rescaled = (dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0) != (1, 0)
     grey = int(dataset.get("SamplesPerPixel") or 1) == 1
     return None if grey and (bits > 8 or rescaled or dataset.get("PixelRepresentation")) else 2.0**bits - 1
 
 
-def is_padded_by_frame(dataset: Dataset) -> bool:
-    """Whether padding can be told by stored numbers alone, for each frame has a scale of its own."""
-    return dataset.get("PixelPaddingValue") is not None and len({one[:2] for one in rescales(dataset)}) > 1
+def is_padded_as_stored(dataset: Dataset) -> bool:
+    """Whether padding is told by stored numbers alone, for each frame has a scale of its own, or a table maps them."""
+    several = len({one[:2] for one in rescales(dataset)}) > 1
+    return dataset.get("PixelPaddingValue") is not None and (several or "ModalityLUTSequence" in dataset)
 
 
 def without_padding(
-    planes: Sequence[np.ndarray], datasets: Sequence[Dataset], stored: np.ndarray | None = None
+    planes: Sequence[np.ndarray], datasets: Sequence[Dataset], stored: Sequence[np.ndarray] | None = None
 ) -> None:
     """Give pixels that a header declares to be no part of the image the darkest value of those that are. The planes,
-    one a file, are in the units of :func:`rescales` and changed in place. ``stored`` are the numbers of a single file
-    before its rescale."""
+    one a file, are in the units of :func:`rescales` and changed in place. ``stored`` are their numbers in the files,
+    where padding is told by them."""
     if stored is not None:
-        masks = [outside(stored, datasets[0], (1.0, 0.0))]
+        masks = [outside(plane, dataset, (1.0, 0.0)) for plane, dataset in zip(stored, datasets, strict=True)]
     else:
         masks = [outside(plane, dataset) for plane, dataset in zip(planes, datasets, strict=True)]
     inside = [plane[~mask] for plane, mask in zip(planes, masks, strict=True) if not mask.all()]
@@ -208,8 +215,11 @@ def outside(pixels: np.ndarray, dataset: Dataset, scale: tuple[float, float] | N
         return np.zeros(pixels.shape, bool)
     slope, shift = scale or next((one[:2] for one in rescales(dataset)), (1.0, 0.0))
     ends = dataset.PixelPaddingValue, dataset.get("PixelPaddingRangeLimit", dataset.PixelPaddingValue)
-    if dataset.get("PixelRepresentation"):  # some write a negative one without its sign
-        bits = int(dataset.BitsAllocated)
+    bits, stored = int(dataset.BitsAllocated), int(dataset.get("BitsStored") or dataset.BitsAllocated)
+    if dataset.get("PixelRepresentation"):  # some write a negative one without its sign, in all bits or the stored ones
         ends = [int(end) - 2**bits if int(end) >= 2 ** (bits - 1) else int(end) for end in ends]
+        ends = [end - 2**stored if end >= 2 ** (stored - 1) else end for end in ends]
+    else:  # and some one without a sign as a negative number
+        ends = [int(end) % 2**bits for end in ends]
     low, high = sorted(slope * float(end) + shift for end in ends)
     return (pixels >= low - 1e-3) & (pixels <= high + 1e-3)

@@ -110,11 +110,13 @@ def made_segmentation(
     identification = hd.AlgorithmIdentificationSequence(
         name=algorithm, version=__version__, family=codes.DCM.ArtificialIntelligence
     )
+    if not sources[0].get("SliceThickness") and "SharedFunctionalGroupsSequence" not in sources[0]:
+        sources[0].SliceThickness = f"{np.linalg.norm(affine[:3, 2]):.10g}"  # without one a SEG cannot be read
     segments = []
-    for number, label in enumerate(labels, 1):
+    for number, (label, name) in enumerate(zip(labels, segment_names(labels), strict=True), 1):
         category, kind, side = codes_of(label)
         segment = hd.seg.SegmentDescription(
-            number, label[:64], category, kind, hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC, identification
+            number, name, category, kind, hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC, identification
         )
         if side is not None:
             segment.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [
@@ -176,7 +178,9 @@ def read_segmentation(
         numbers = list(segmentation.segment_numbers)
         names = [segmentation.get_segment_description(n).segment_label.strip().lower() for n in numbers]
         wanted = [name.strip().lower() for name in labels or ()]
-        known = {n: wanted.index(name) + 1 for n, name in zip(numbers, names, strict=True) if name in wanted}
+        ours = dict(zip(map(str.lower, segment_names(wanted)), range(1, len(wanted) + 1), strict=True))
+        ours |= {name: number for number, name in enumerate(wanted, 1)}
+        known = {n: ours[name] for n, name in zip(numbers, names, strict=True) if name in ours}
         nameless = not wanted or all(re.fullmatch(r"(segment[ _]?\d*)?", name) for name in names)
         if not known and not nameless:
             raise InputError(
@@ -203,6 +207,9 @@ def read_segmentation(
             coordinate_system="PATIENT",
             frame_of_reference_uid=volume.frame_of_reference_uid,
         )
+        if volume.spatial_shape[0] == 1:  # of one slice nothing says how far the next one is
+            affine = np.column_stack([place[:, 0], volume.affine[:, 1:]])
+            volume = hd.Volume(volume.array, affine, "PATIENT", volume.frame_of_reference_uid)
         exact = place @ np.rint(np.linalg.solve(place, volume.affine))  # headers are rounded
         if apart(exact, volume.affine, volume.spatial_shape) <= TOLERANCE:
             volume = hd.Volume(volume.array, exact, "PATIENT", volume.frame_of_reference_uid)
@@ -220,6 +227,18 @@ def read_segmentation(
     for number, value in known.items():
         lookup[number] = value
     return np.ascontiguousarray(lookup[found])
+
+
+def segment_names(labels: Sequence[str]) -> list[str]:
+    """Labels as names of segments: of 64 characters at most, different ones, and without the backslash, at which DICOM
+    parts a text in two."""
+    names: list[str] = []
+    for label in labels:
+        name = cut = label.replace("\\", "/").strip()[:64]
+        while name.lower() in map(str.lower, names):
+            name = f"{cut[:58]} ({len(names) + 1})"
+        names.append(name)
+    return names
 
 
 def codes_of(label: str) -> tuple[Any, Any, Any]:

@@ -18,6 +18,7 @@ from ..backbones.checkpoint_files import read_state
 from ..errors import InputError
 from ..files import save_aside, write_aside
 from . import identity
+from .adapter_state import of_wrapper
 from .base import AdaptedSAM
 from .regions import numbered
 
@@ -32,7 +33,7 @@ def read_adapter(path: str | Path) -> dict[str, Tensor]:
         raise InputError(f"there is no trained adapter at {path}: train one first, or give the path of its file")
     state = read_state(path)
     if "identity" not in state:
-        raise InputError(f"{path} is not an adapter of sam_monai: it has no identity")
+        raise InputError(f"{path} is not an adapter of sam_monai: it has no identity{of_wrapper(state)}")
     try:
         identity.from_tensor(state["identity"])
     except InputError as error:

@@ -36,14 +36,21 @@ def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str
             versions.pop(prefix + name, None)
 
 
+def of_wrapper(state: Mapping[str, Any]) -> str:
+    """A hint where a state dict is that of a wrapper about the network."""
+    first = next((name for name in ("_orig_mod.", "module.") if f"{name}identity" in state), None)
+    of = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+    return f" (its names begin with {first}: save the state_dict of the network that {of[first]} got)" if first else ""
+
+
 def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
     """Refuse an adapter of another base, method, or set of labels, one whose numbers are not finite, and one that has
     not the tensors of this network's own; take over what this network was not told. Torch would say of other tensors
     what only its authors understand, or with ``strict=False`` nothing."""
     if prefix + "identity" not in state:
         raise InputError(
-            f"this is not an adapter of sam_monai: it has no identity. {type(network).__name__} loads what its own "
-            "state_dict gave; base weights are given by the key `checkpoint`"
+            f"this is not an adapter of sam_monai: it has no identity{of_wrapper(state)}. {type(network).__name__} "
+            "loads what its own state_dict gave; base weights are given by the key `checkpoint`"
         )
     theirs, ours = identity.from_tensor(state[prefix + "identity"]), network.describe()
     if theirs["method"] != ours["method"]:

@@ -121,7 +121,8 @@ class PromptedInference(Inferer):
                 return embedding, automatic
         embedding = module.encode(image)
         automatic = None if large else network(image, embedding)
-        self.last = None if state is None else (plain.detach().clone(), state, parts, embedding, automatic)
+        followed = embedding.requires_grad  # by a backward pass, after which its graph is gone
+        self.last = None if state is None or followed else (plain.detach().clone(), state, parts, embedding, automatic)
         return embedding, automatic
 
 

@@ -119,9 +119,11 @@ def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
     the adapter."""
     expected = state.get("adapter")
     found = content_hash(at_temperature(read_adapter(adapter))) if os.path.lexists(adapter) else ""
+    summary = read_training(adapter) if found else None
+    if expected and found == expected and not (words := adapter.with_suffix(".safetensors")).exists():
+        raise InputError(f"{words} is gone, which says how the adapter beside it was trained: put it back, or {REMEDY}")
     if expected is None or found == expected:
         return
-    summary = read_training(adapter) if found else None
     trained = [case[1] for case in state["cases"].get("training", ())]
     if summary and summary["best_epoch"] == state["epoch"] + 1 and summary.get("training_hashes") == trained:
         return

@@ -105,6 +105,39 @@ def test_padding_is_dark_and_no_part_of_the_range(tmp_path):
     assert image.min() == 100 and np.array_equal(image[:, 3:], stored[:, 3:])
 
 
+@pytest.mark.parametrize("said", [("SS", -2000), ("US", 63536)])
+def test_padding_of_unsigned_pixels_may_be_written_as_a_negative_number(tmp_path, said):
+    array = RAMP + 100
+    for file in write_series(tmp_path / "mr", array, AFFINE, Modality="MR", RescaleIntercept=0):
+        dataset = pydicom.dcmread(file)
+        pixels = dataset.pixel_array.copy()
+        pixels[:3] = 63536
+        dataset.PixelData = pixels.astype("<u2").tobytes()
+        dataset.add_new("PixelPaddingValue", *said)
+        dataset.save_as(file)
+    image = load_image(tmp_path / "mr")[0].numpy()
+    assert np.array_equal(image[:, 3:], array[:, 3:] + 1024) and (image[:, :3] == image[:, 3:].min()).all()
+
+
+def test_padding_is_told_before_a_table_maps_it(tmp_path):
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "US", [4096, 0, 16])
+    table.add_new("LUTExplanation", "LO", "twice")
+    table.add_new("ModalityLUTType", "LO", "US")
+    table.add_new("LUTData", "OW", (np.arange(4096) * 2 + 7).astype("<u2").tobytes())
+    for file in write_series(tmp_path / "mr", RAMP + 100, AFFINE, Modality="MR", RescaleIntercept=0):
+        dataset = pydicom.dcmread(file)
+        pixels = dataset.pixel_array.copy()
+        pixels[:3] = 4000
+        dataset.PixelData, dataset.ModalityLUTSequence = pixels.astype("<u2").tobytes(), [table]
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+        dataset.add_new("PixelPaddingValue", "US", 4000)
+        dataset.save_as(file)
+    image = load_image(tmp_path / "mr")[0].numpy()
+    assert image.max() < 4000 and (image[:, :3] == image[:, 3:].min()).all()
+    assert set(np.unique(image).astype(int)) <= set((np.arange(4096) * 2 + 7).tolist())
+
+
 def test_padding_is_dark_where_each_frame_has_a_scale_of_its_own(tmp_path):
     stored = RAMP + 100
     write_multiframe(tmp_path / "x.dcm", stored - 1024, AFFINE)

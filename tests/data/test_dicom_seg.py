@@ -216,3 +216,28 @@ def test_a_segmentation_in_another_frame_of_reference_is_no_label(tmp_path):
     for one in (load, LoadCased("label", labels=["a"])):  # the check of a dataset loads labels alone
         with pytest.raises(InputError, match=r"s_seg\.dcm: lies in another frame of reference"):
             one(case)
+
+
+def test_names_that_dicom_cannot_hold_are_read_back_as_the_labels_they_were(tmp_path):
+    labels = ["left\\kidney", f"{'a' * 64}b", f"{'a' * 64}c"]
+    mask = np.random.default_rng(0).integers(0, 4, (12, 10, 5))
+    files = write_series(tmp_path / "s", mask, AFFINE)
+    image = LoadCased("image")({"image": tmp_path / "s"})["image"]
+    ours = image[0].numpy().round().astype(int)
+    write_segmentation(ours, np.asarray(image.affine), files[0], labels, tmp_path / "m.dcm")
+    names = [segment.SegmentLabel for segment in pydicom.dcmread(tmp_path / "m.dcm").SegmentSequence]
+    assert len(set(names)) == 3 and all(isinstance(name, str) and len(name) <= 64 for name in names)
+    assert np.array_equal(read_segmentation(tmp_path / "m.dcm", np.asarray(image.affine), ours.shape, labels), ours)
+
+
+@pytest.mark.parametrize("slices, thickness", [(4, None), (1, "3"), (1, "8")])
+def test_a_segmentation_is_read_back_whatever_the_header_says_of_thickness(tmp_path, slices, thickness):
+    mask = np.zeros((12, 10, slices), int)
+    mask[3:7, 2:5, 0] = 1
+    for number, _ in enumerate(files := write_series(tmp_path / "s", mask, AFFINE)):
+        spoil(files, number, SliceThickness=thickness)
+    image = LoadCased("image")({"image": tmp_path / "s"})["image"]
+    ours = image[0].numpy().round().astype(int)
+    write_segmentation(ours, np.asarray(image.affine), files[0], ["b"], tmp_path / "m.dcm")
+    assert ours.any()
+    assert np.array_equal(read_segmentation(tmp_path / "m.dcm", np.asarray(image.affine), ours.shape, ["b"]), ours)

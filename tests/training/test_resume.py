@@ -287,6 +287,13 @@ def test_a_kill_between_the_files_of_an_epoch_is_resumed_from(tmp_path, after):
         shutil.rmtree(tmp_path / "next")
 
 
+def test_an_adapter_without_its_words_is_not_gone_on_with(started):
+    folder, cases = started
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"model\.safetensors is gone, which says how"):
+        tiny_training(folder, cases, resume=True).run()
+
+
 def test_a_state_of_before_is_resumed_from_whatever_the_adapter(started):
     folder, cases = started
     content = state(folder)

@@ -15,7 +15,18 @@ import torch
 
 from sam_monai import InputError, files
 from sam_monai.bundle import shipped
-from sam_monai.errors import told
+from sam_monai.errors import several, told
+
+
+def test_several_problems_are_a_line_each_and_one_stays_one_line():
+    try:
+        try:
+            raise several(["a.nii.gz: no such\nfile", "b.nii.gz: empty"])
+        except InputError as error:
+            raise RuntimeError("a loader failed") from error
+    except RuntimeError as error:
+        assert told(error) == "a.nii.gz: no such file\nerror: b.nii.gz: empty"
+    assert told(InputError("one\nline")) == "one line"
 
 
 def test_a_write_that_fails_leaves_the_previous_file_and_no_part(tmp_path):

@@ -148,7 +148,7 @@ def describe(path: str | Path) -> str:
         "preprocessing": in_words(images) or "not recorded",
         "training": in_words(training) or "not recorded",
         "plan": in_words(plan or {}) or "none",
-        "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False))) or "not recorded",
+        "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False)), True) or "not recorded",
         "trained with": in_words(settings) or "not recorded",
     }
     width = max(map(len, rows))
@@ -166,9 +166,9 @@ def in_short(path: str | Path) -> dict[str, Any]:
     return about
 
 
-def in_words(values: Mapping[str, Any]) -> str:
-    """What is known, with numbers in four digits."""
-    known = {key: value for key, value in values.items() if value is not None}
+def in_words(values: Mapping[str, Any], unknown: bool = False) -> str:
+    """What is known, with numbers in four digits, and, if so wanted, what is ``unknown``."""
+    known = {key: value for key, value in values.items() if unknown or value is not None}
     short = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in known.items()}
     return ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in short.items())
 

@@ -211,7 +211,7 @@ class Checkpoints:
         self.ours = True
 
     def summary(self, engine: Engine) -> dict[str, Any]:
-        dice = round(self.best.metric, 4) if self.best.epoch == engine.state.epoch else None
+        dice = round(self.best.metric, 6) if self.best.epoch == engine.state.epoch else None
         counts = (len(loader.dataset) for loader in (engine.data_loader, self.evaluator.data_loader))
         summary = training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *counts)
         if dice is not None and self.best.by_label:

@@ -14,7 +14,7 @@ from tiny_training import Tiny, make_cases, state, tiny_training
 from sam_monai import InputError
 from sam_monai.locks import locked
 from sam_monai.networks.adapter_files import read_training
-from sam_monai.training.best import Best, by_label
+from sam_monai.training.best import Best, MeanDiceOverLabels, by_label
 from sam_monai.training.handlers import at_end, validation_interval
 
 
@@ -119,6 +119,22 @@ def test_an_adapter_says_what_each_label_reached_and_what_it_was_trained_with(tm
     training = read_training(folder / "model.pt")
     assert training is not None and training["dice_by_label"] == [training["validation_dice"]]
     assert training["settings"] == {"seed": 0, "learning_rate": 0.5, "augment": True, "slices": None}
+
+
+def test_the_metric_is_the_mean_over_labels_of_the_means_over_cases_as_in_reports():
+    """Two cases hold the first label, one of them the second too."""
+    metric = MeanDiceOverLabels(include_background=False, num_classes=3, output_transform=lambda output: output)
+    engine = Engine(lambda engine, batch: batch)
+    metric.attach(engine, "dice")
+    both, first = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
+    both[0, 1, :2], both[0, 2, 2:], first[0, 1, :2] = 1, 1, 1
+    half = torch.zeros(1, 3, 4, 4)
+    half[0, 1, :2] = 1  # of the first label all, of the second nothing
+    engine.run([(half, both), (first, first)])
+    assert engine.state.metrics["dice"] == pytest.approx((1.0 + 0.0) / 2)
+    nothing = torch.zeros(1, 3, 4, 4)
+    engine.run([(nothing, nothing)])
+    assert engine.state.metrics["dice"] == 0
 
 
 def test_a_label_that_no_reference_holds_has_no_figure():

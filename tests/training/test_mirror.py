@@ -122,3 +122,13 @@ def test_labels_that_change_places_when_mirrored_do_not_forbid_it():
     names = {"liver": "left kidney", "spleen": "right kidney"}
     sided = [dataclasses.replace(label, name=names[label.name]) for label in found.labels]
     assert chosen_mirror(dataclasses.replace(found, labels=tuple(sided)), "whole")[0] != "none"
+
+
+@pytest.mark.parametrize("scale", ["whole", "patch"])
+def test_a_label_of_one_side_without_a_partner_is_never_mirrored_and_the_plan_says_so(scale):
+    data = cases(lambda random: disc(*random.uniform(10, 54, 2)).astype(np.float32))
+    first, *others = data.labels
+    one = dataclasses.replace(data, labels=(dataclasses.replace(first, name="left atrium"), *others))
+    mirror, why = chosen_mirror(one, scale)
+    assert mirror == "none" and "left atrium would be on the wrong side" in why
+    assert chosen_mirror(data, scale)[0] != "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from tqdm.auto import tqdm
 
+from ..data.dataset import is_picture
 from ..data.dicom_seg import check_source, segmentation_file
 from ..data.dicom_series import is_dicom
 from ..data.names import MARK, CaseNames
@@ -20,6 +22,8 @@ from ..data.nifti import on_source
 from ..errors import InputError, warn_once
 from ..networks.base import AdaptedSAM
 from ..networks.regions import Regions
+from ..prompts.prompt_files import prompts_beside
+from ..prompts.schema import read_objects
 from .outputs import Outputs
 from .probabilities import ENDS, KEY, save_probabilities
 
@@ -122,10 +126,17 @@ class SaveMasks:
         return self.folder / f"{self.names(source)}{ENDS}"
 
     def meanings(self, source: str, most: int) -> Sequence[str]:
-        """Names of a mask's values from 1 on, of which ``most`` is the largest."""
-        if self.network is None or self.prompted(Path(source)):
-            return [f"object {i}" for i in range(1, max(1, most) + 1)]
-        return self.network.labels
+        """Names of a mask's values from 1 on, of which ``most`` is the largest. An object of prompts has a number, and
+        the label that it was said to be."""
+        if self.network is not None and not self.prompted(Path(source)):
+            return self.network.labels
+        names = [f"object {i}" for i in range(1, max(1, most) + 1)]
+        if self.network is not None:
+            with suppress(InputError):  # which the run itself tells
+                objects = read_objects(prompts_beside(source), 2 if is_picture(source) else 3)
+                said = [one.get("label") for one in objects][: len(names)]
+                names[: len(said)] = [f"{a}, {b}" if b else a for a, b in zip(names, said, strict=False)]
+        return names
 
     def suffix(self, spatial_dims: int, source: str) -> str:
         if spatial_dims == 2:

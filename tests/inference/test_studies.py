@@ -209,15 +209,19 @@ def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
         assert record["millilitres"].get(str(value), 0) == pytest.approx((mask == value).sum() * 3 / 1000, rel=1e-5)
 
 
-def test_an_object_that_is_answered_with_nothing_is_listed_as_empty(trained, studies, tmp_path):
-    objects = [{"points": [[3, 4, i]], "labels": [1]} for i in range(3)]
+def test_an_object_that_is_answered_with_nothing_is_listed_as_empty(trained, studies, tmp_path, caplog, capsys):
+    objects: list[dict] = [{"points": [[3, 4, i]], "labels": [1]} for i in range(3)]
+    objects[1]["label"] = "bright"
+    (studies / "d.nii.gz.prompts.json").write_text(json.dumps({"objects": objects}))
     (studies / "c.nii.gz.prompts.json").write_text(json.dumps({"objects": objects}))
     two = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
     where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}
     run("ptsam", "inference", postprocessing=two, **{"masks#prompted": "$lambda file: True"}, **where)
     assert records(tmp_path / "o")["c"]["prompted"] == 3
     rows = read_table(tmp_path / "o/studies.csv")
-    assert [row["label"] for row in rows] == ["object 1", "object 2", "object 3"]
+    assert [row["label"] for row in rows] == ["object 1", "object 2, bright", "object 3"]
+    assert "d.nii.gz.prompts.json: is not used, for there is no d.nii.gz" in caplog.text
+    assert "prompts: 1 of 1 images have some" in capsys.readouterr().out
     assert [int(row["voxels"]) > 0 for row in rows] == [True, True, False] and rows[2]["ml"] == "0.0"
 
 

@@ -154,15 +154,13 @@ class Studies:
             return self.finish([record for record in records if record is not None], rank, processes)
 
     def tell_prompts(self, cases: Sequence[Mapping[str, Any]]) -> None:
-        """Say how many images are segmented by prompts, and which files of prompts are not used."""
+        """Say how many images are segmented by prompts, and which files of prompts belong to no image."""
         images = {Path(case["image"]) for case in cases}
         if used := sum(map(self.masks.prompted, images)):
             print(f"prompts: {used} of {len(images)} images have some", flush=True)
         for folder in {image.parent for image in images}:
             for file in sorted(folder.glob(f"*{SUFFIX}")):
-                if not self.masks.prompted(image := file.with_name(file.name.removesuffix(SUFFIX))):
-                    warn_once(f"{file}: is not used, for this adapter takes no prompts")
-                elif not image.exists():
+                if not (image := file.with_name(file.name.removesuffix(SUFFIX))).exists():
                     warn_once(f"{file}: is not used, for there is no {image.name} (prompts of a.png: a.png{SUFFIX})")
 
     def finish(self, records: list[Record], rank: int, processes: int) -> list[Record]:

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from bundle_runner import SMALL, run, start, volumes
 
+from sam_monai import InputError
 from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
 from sam_monai.prompts.prompt_files import prompts_beside
+from sam_monai.results.metrics import CaseTable
 
 AFFINE = np.diag([0.8, 0.8, 2.0, 1.0])
 
@@ -86,3 +88,22 @@ def test_what_an_adapter_cannot_be_asked_for_is_named(trained, tmp_path, caplog)
 def test_what_images_are_resampled_to_is_what_was_trained_on(bundle, trained):
     where = {"dataset_dir": f"{trained}/data", **SMALL, "spacing": [0.5, 0.5, 2.0]}
     assert start(bundle, "train", **where).parser.get_parsed_content("train#settings#pixel_mm") == 0.5
+
+
+def test_an_adapter_that_is_replaced_while_it_is_evaluated_has_no_figures(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained / "m", tmp_path / "m")
+    collect = CaseTable.collect
+
+    def replaced(self, engine):
+        state = read_adapter(tmp_path / "m/model.pt")
+        name = next(key for key in state if key != "identity")
+        write_adapter(
+            {**state, name: state[name] * 1.5}, tmp_path / "m/model.pt", read_training(trained / "m/model.pt")
+        )
+        return collect(self, engine)
+
+    monkeypatch.setattr(CaseTable, "collect", replaced)
+    where = {"ckpt_dir": f"{tmp_path}/m", "adapter": f"{tmp_path}/m/model.pt", "output_dir": f"{tmp_path}/e"}
+    with pytest.raises(InputError, match=r"model\.pt: was replaced while"):
+        run("ptsam", "train", "evaluate", dataset_dir=f"{trained}/data", **where)
+    assert not (tmp_path / "e/report.html").exists() and not (tmp_path / "e/cases.csv").exists()

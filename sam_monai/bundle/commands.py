@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,8 @@ def new(args: argparse.Namespace) -> None:
     from .shipped import new
 
     made = new(args.bundle, args.output)
-    print(f"{made}\ntrain it: sam-monai train FOLDER --bundle {shlex.quote(str(made))}")
+    print(made)
+    print(f"train it: sam-monai train FOLDER --bundle {shlex.quote(str(made))}", file=sys.stderr)
 
 
 def weights(args: argparse.Namespace) -> None:
@@ -100,9 +102,13 @@ def package(args: argparse.Namespace) -> None:
     from .package import package
 
     made = package(bundle, args.output, adapter, args.picture)
-    print(f"{made}: what it holds is told in {made / 'docs' / 'README.md'}")
-    print(f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}")
-    print(f"before you hand it on, fill in authors and copyright: {made / 'configs' / 'metadata.json'}")
+    print(made)
+    hints = (
+        f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}",
+        f"before you hand it on, read {made / 'docs' / 'README.md'}, and fill in authors and copyright in "
+        f"{made / 'configs' / 'metadata.json'}",
+    )
+    print("\n".join(hints), file=sys.stderr)
 
 
 def show(args: argparse.Namespace) -> None:
@@ -205,7 +211,7 @@ def plan(args: argparse.Namespace) -> None:
     from .folder import read_json
     from .front import as_taken
 
-    refuse_missing(args.folder, "file or folder")
+    refuse_missing(args.folder, "folder")
     if args.json:
         refuse_existing(Path(args.json))
     config = read_json(shipped.find(args.bundle) / "configs" / "train.json")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from ..errors import InputError
@@ -35,7 +36,7 @@ def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 def refuse_valueless(words: Sequence[str], keys: Collection[str]) -> None:
     """Refuse one of ``keys`` that stands at the end or before another key, which fire would take for ``True``."""
-    for word, following in zip(words, [*words[1:], "--"], strict=True):
+    for word, following in pairwise([*words, "--"]):
         key = word.lstrip("-").replace("-", "_")
         if is_flag(word) and is_flag(following) and key in keys:
             raise InputError(f"--{key} needs a value: give it as --{key} VALUE")

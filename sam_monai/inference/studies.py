@@ -174,7 +174,7 @@ class Studies:
         if rank == 0:
             lines += [f"{path}: not segmented, {reason}" for path, reason in self.passed_over]
         number = len(self.cases) + len(self.passed_over)
-        said = [*lines, f"{len(lines)} of {number} studies could not be segmented (above)"] if lines else []
+        said = [f"{len(lines)} of {number} studies could not be segmented:", *lines] if lines else []
         try:
             if rank == 0 or not together:
                 print(f"report: {self.report()}", flush=True)

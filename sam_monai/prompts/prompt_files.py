@@ -78,10 +78,11 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
     wrong = (outside.any(2) & (kinds != -1)).any(1)
     if wrong.any():
         i = int(wrong.nonzero()[0])
+        stored = [int(n) for n in image.meta.get("spatial_shape", image.shape[1:])][:dims]
         click = clicks[i][outside[i, : len(clicks[i])].any(1)][0]
         raise InputError(
             f"{path}: a click of object {i + 1} lies outside the image: {[round(x, 2) for x in click.tolist()]}. Give "
-            f"voxels of the file, from 0 on; it has {' x '.join(str(n) for n in image.meta['spatial_shape'][:dims])}"
+            f"voxels of the file, from 0 on; it has {' x '.join(map(str, stored))}"
         )
     prompts: dict[str, Any] = {}
     if any("label" in one for one in objects):

@@ -186,7 +186,7 @@ def studies_report(
         else:
             own = [[row.get(key) for key in heads] for row in rows if row["study"] == image]
             content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"
-        sections.append(section(names[image], content, pictures.get(image)))
+        sections.append(section(image if record["error"] else names[image], content, pictures.get(image)))
     failed, seen = (sum(bool(record.get(key)) for record in records) for key in ("error", SEEN))
     said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
     if seen:

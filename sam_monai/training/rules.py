@@ -99,7 +99,7 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
     if room.given_steps is not None or shrunk.steps(patch, "patch") >= FEW:
         return "patch", shown
     needed = FEW * room.step(patch, "patch") + 2 * shrunk.validation(patch, "patch")
-    return "whole", f"{shown}; patches, which would be better, need about --minutes {needed / 30:.0f}"
+    return "whole", f"{shown}; patches would be better, and take longer: try --minutes {needed / 30:.0f}"
 
 
 def patch_size(room: Room, largest: int) -> int:
@@ -195,7 +195,7 @@ def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
     fewer = f", or --train_cases {cases}" if cases >= FEW else ""
     whole = budget + room.late(size, scale)
     needed = max(1.2 * budget, 1.2 * whole + 2 * room.validation(size, scale)) / 60
-    longer = f"one visit of each takes longer than the {in_time(budget)}, about {in_time(whole)} in all"
+    longer = f"one visit of each, with validation, takes about {in_time(whole)} and not {in_time(budget)}"
     return f"{longer}: give about --minutes {needed:.0f}{fewer}"
 
 

@@ -185,6 +185,9 @@ def lacking(headers: Sequence[Dataset]) -> str:
     stated = max(max(whole_number(h, "NumberOfSlices"), whole_number(h, "ImagesInAcquisition")) for h in headers)
     if stated > len(headers) and "NumberOfFrames" not in headers[0]:
         return f"its header tells of {stated} images, and {len(headers)} are here"
+    parts = max(whole_number(h, "InConcatenationTotalNumber") for h in headers)
+    if parts > len(headers):
+        return f"it is a concatenation of {parts} files, and {len(headers)} of them are here"
     numbers = sorted(whole_number(h, "InstanceNumber", -1) for h in headers)
     steps = np.diff(numbers)
     if numbers[0] < 0 or len(numbers) < 2 or steps.min() < 1:  # not numbered, or not one by one

@@ -128,6 +128,7 @@ def test_slices_that_may_be_of_several_images_are_warned_of(tmp_path, caplog, ke
         ([1, 2, 3, 5], {}, "jump from 3 to 5"),
         ([1, 2, 3, 4], {"NumberOfSlices": 6}, "tells of 6 images, and 4 are here"),
         ([1, 2, 3, 4], {"ImagesInAcquisition": 5}, "tells of 5 images, and 4 are here"),
+        ([1, 2, 3, 4], {"InConcatenationTotalNumber": 5}, "a concatenation of 5 files, and 4 of them are here"),
     ],
 )
 def test_a_series_that_may_lack_slices_at_its_ends_is_warned_of(tmp_path, caplog, numbers, stated, said):

@@ -16,6 +16,7 @@ from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.bundle import folder as bundles
 from sam_monai.bundle import package
+from sam_monai.bundle.configuration import check_weights
 from sam_monai.networks import adapter_files
 
 METHODS = ("ssam", "ptsam", "medsa")
@@ -40,6 +41,24 @@ def packaged(request, data, tmp_path_factory):
     own = {"ptsam": {"tokens": 3}, "medsa": {"ratio": 0.125}}.get(request.param, {})
     run(request.param, "train", orientation="axial", **where, **own, **SMALL | {"epochs": 1})
     return package.package(ROOT / "bundles" / request.param, folder / "mine", folder / "models/model.pt")
+
+
+def test_a_bundle_is_shown_by_its_folder_and_has_no_data_to_take_for_granted(packaged, capsys, monkeypatch, tmp_path):
+    assert main(["show", str(packaged)]) == 0 and "bright" in capsys.readouterr().out
+    assert main(["show", str(packaged / "models/model.pt")]) == 0
+    monkeypatch.chdir(tmp_path)
+    for command in ("segment", "train", "evaluate"):
+        assert main([command, "--bundle", str(packaged)]) == 1
+        assert "this bundle has no data of its own: give " in capsys.readouterr().err
+
+
+def test_missing_weights_are_named_by_the_key_that_asks_for_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAM_MONAI_CACHE", str(tmp_path / "empty"))
+    asked = {"backbone": "lite_medsam", "checkpoint": None, "text_encoder": "minilm", "text_checkpoint": None}
+    check_weights(monai.bundle.ConfigParser(asked))
+    for key, name in {"backbone": "sam_vit_b", "text_encoder": "clip"}.items():
+        with pytest.raises(InputError, match=rf"the weights {name}.* are not on this machine"):
+            check_weights(monai.bundle.ConfigParser(asked | {key: name}))
 
 
 def served(bundle, cases, validation, **overrides):

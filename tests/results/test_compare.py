@@ -39,6 +39,12 @@ def test_means_paired_differences_and_the_cases_that_differ_most(tmp_path, capsy
         assert drawn.format == "PNG"
 
 
+def test_a_bundle_stands_for_its_output(tmp_path, capsys):
+    evaluation(tmp_path / "bundle/output", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9])
+    assert main(["compare", str(tmp_path / "bundle"), str(tmp_path / "other")]) == 0
+    assert "0.6000" in capsys.readouterr().out
+
+
 def test_the_difference_is_that_of_the_means_where_few_cases_hold_a_label(tmp_path, capsys):
     """Case 0 alone holds b: the mean over labels rises by it, though most cases are worse."""
     for name, b, a in (("one", 0.2, 0.8), ("other", 0.8, 0.7)):

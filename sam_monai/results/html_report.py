@@ -17,7 +17,7 @@ from ..inference.records import PROMPTED, SEEN
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
-from .page import about, cell, counted, picture, section, table, write_page
+from .page import about, cell, counted, picture, section, table, words, write_page
 from .tables import write_table
 
 GUESS, CERTAINTY = quality.KEY, quality.CERTAINTY
@@ -189,12 +189,14 @@ def studies_report(
         sections.append(section(image if record["error"] else names[image], content, pictures.get(image)))
     failed, seen = (sum(bool(record.get(key)) for record in records) for key in ("error", SEEN))
     said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
+    if about_it := settings.get("Adapter"):
+        known = [about_it["method"], words(about_it["labels"])]
+        known += [f"{key} {about_it[key]}" for key in ("validation Dice", "trained") if key in about_it]
+        said += [f"<p>By the adapter {html.escape('; '.join(known))}.</p>"]
     if seen:
-        said += [
-            f"<p>The adapter was trained on {seen} of these images. Their masks are better than those of others.</p>"
-        ]
+        said += [f"<p>The adapter was trained on {seen} of these images. Masks of such are better than of others.</p>"]
     if GUESS in heads:
-        what = f"{quality.in_words(validated)} The guesses here are so moved." if validated else NOT_MEASURED
+        what = f"{quality.in_words(validated)} It is taken off the guesses here." if validated else NOT_MEASURED
         what += f" {OF_PROMPTED}" if validated and any(PROMPTED in record for record in records) else ""
         said += [f"<p>The lowest guessed Dice first. {quality.WHAT} {what}</p>"]
     with Outputs(Path(path).parent).writing(Path(path).parent / TABLE) as part:

@@ -14,9 +14,10 @@ import torch
 from monai.data import MetaTensor
 
 from sam_monai import PTSAM
+from sam_monai.inference.records import SEEN
 from sam_monai.networks.adapter_files import training_summary, write_adapter
 from sam_monai.results.drawing import view
-from sam_monai.results.html_report import evaluation_report
+from sam_monai.results.html_report import evaluation_report, studies_report
 from sam_monai.results.metrics import CaseTable
 from sam_monai.results.pictures import Pictures
 from sam_monai.results.report import write_report
@@ -128,3 +129,20 @@ def test_nothing_measured_makes_a_report_too(tmp_path):
     }
     page = evaluation_report([row], {}, {"group": {"key": [1, 2]}}, [], tmp_path / "r.html")
     assert "no Dice" in words(page) and "false positive, pixels" in words(page) and "[1, 2]" in words(page)
+
+
+def test_a_page_of_studies_names_the_adapter_and_the_images_that_it_was_trained_on_and_no_folder(tmp_path):
+    records = [
+        {
+            "image": f"/home/somebody/scans/{name}.nii.gz",
+            "error": "",
+            "mask": f"{name}_seg.nii.gz",
+            "voxels": {},
+            **more,
+        }
+        for name, more in {"a": {SEEN: True}, "b": {}}.items()
+    ]
+    adapter = {"method": "ssam", "labels": ["liver"], "validation Dice": "0.812 over 4 case(s)"}
+    page = words(studies_report(records, {}, {}, {"Adapter": adapter}, tmp_path / "report.html"))
+    assert "By the adapter ssam; liver; validation Dice 0.812" in page and "trained on 1 of these images" in page
+    assert "a.nii.gz" in page and "somebody" not in page

@@ -109,6 +109,8 @@ def refuse_missing_adapter(given: Mapping[str, Any], bundle: Path, config: Mappi
     if any(not str(config[key]).startswith("$os.path.join(@") for key in ("adapter", "ckpt_dir") if key in config):
         return
     folder = Path(given.get("ckpt_dir", Path(given.get("bundle_root", bundle)) / "models"))
+    if "quick" in config and str(given.get("quick")) == "True":
+        folder = folder / "quick"
     path = Path(given.get("adapter", folder / "model.pt"))
     if not path.is_file():
         remedy = "train one by `sam-monai train FOLDER`, or give its file by --adapter"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def refuse_missing(path: str, what: str) -> None:
     """Say at once that there is nothing at ``path``."""
-    if not os.path.lexists(path):
+    if not os.path.lexists(os.path.expanduser(path)):
         raise InputError(f"{path}: no such {what}")
 
 

@@ -11,7 +11,7 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from ..errors import InputError, warn_once
 from .affines import TOLERANCE
-from .dicom_numbers import check_units, full_scale, is_inverted, is_padded_as_stored, rescales, without_padding
+from .dicom_numbers import check_units, full_scale, is_inverted, is_padded_as_stored, without_padding
 from .dicom_series import Series, has_place, is_dicom, lacking, normal, position, series_of
 from .nifti import FULL_SCALE
 
@@ -151,7 +151,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     pixels = volume if isinstance(volume, np.ndarray) else volume.array
     planes = [pixels] if len(datasets) == 1 else [pixels[index_of(volume, dataset)] for dataset in datasets]
     stored = None
-    if len(datasets) == 1 and len(rescales(datasets[0])) > 1 and is_padded_as_stored(datasets[0]):
+    if len(datasets) == 1 and has_place(datasets[0]) and is_padded_as_stored(datasets[0]):
         image = hd.Image.from_dataset(datasets[0], copy=False)
         stored = [image.get_volume(atol=0.02, **options, apply_modality_transform=False).array]
     elif any(map(is_padded_as_stored, datasets)):

@@ -34,13 +34,15 @@ class Rims:
         if label.ndim != 3:
             return
         label = torch.as_tensor(label)
-        for value in label.unique().int().tolist():
+        for value in label.unique().int().tolist()[label.min() == 0 :]:
             mask = (label == value).float()
+            if has_inside(mask):
+                self.solid[value] += 1
+                continue
             others, outside = ((label != value) & (label > 0)).float(), (label == 0).float()
             along = min((max_pool2d(side, 3, 1, 1) * mask).sum() / mask.sum() for side in (others, outside))
-            if along > ALONG and mask.sum() >= LEAST and has_inside(others) and not has_inside(mask):
+            if along > ALONG and mask.sum() >= LEAST and has_inside(others):
                 self.found[value].append(file)
-            self.solid[value] += has_inside(mask)
 
     def notes(self, names: Sequence[str]) -> list[str]:
         """A line for each label that is a rim in some files and a structure in others."""

@@ -121,8 +121,9 @@ class PromptedInference(Inferer):
                 return embedding, automatic
         embedding = module.encode(image)
         automatic = None if large else network(image, embedding)
-        followed = embedding.requires_grad  # by a backward pass, after which its graph is gone
-        self.last = None if state is None or followed else (plain.detach().clone(), state, parts, embedding, automatic)
+        made = (embedding, automatic)
+        followed = any(x is not None and x.requires_grad for x in made)  # a backward pass leaves no graph of it
+        self.last = None if state is None or followed else (plain.detach().clone(), state, parts, *made)
         return embedding, automatic
 
 

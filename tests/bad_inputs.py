@@ -208,8 +208,8 @@ IMAGES: dict[str, tuple[Make, str]] = {
     "times and channels": (nifti(RNG.random((12, 10, 9, 2, 3)).astype(np.float32)), "2D or 3D image"),
     "colours and alpha": (nifti(np.zeros(SHAPE, [(name, "u1") for name in "RGBA"])), "4 channels"),
     "beyond single precision": (nifti(VOLUME.astype(float) * 1e300), "NaN or infinite"),
-    "too small": (nifti(VOLUME[:7]), "the first two axes need 8"),
-    "one row": (nifti(VOLUME[:, :1]), "the first two axes need 8"),
+    "too small": (nifti(VOLUME[:7]), "slices are only 7 x"),
+    "of two small axes": (nifti(VOLUME[:6, :5]), "slices are only 6 x 5"),
 }  # fmt: skip
 
 TWO = {"save_all": True, "append_images": [Image.fromarray(GREY // 2)]}
@@ -230,8 +230,8 @@ PICTURES: dict[str, tuple[Make, str]] = {
     "an animation with another name": (renamed(whole("x.gif", Image.fromarray(GREY), **TWO), "x.png"), "2 pages"),
     "a NIfTI file with another name": (renamed(nifti(VOLUME), "x.png"), "cannot be read"),
     "of two axes": (nifti(VOLUME[..., 0]), "has two axes"),
-    "too narrow": (whole("x.png", Image.fromarray(GREY[:, :7])), "the first two axes need 8"),
-    "too low": (whole("x.bmp", Image.fromarray(GREY[:1])), "the first two axes need 8"),
+    "too narrow": (whole("x.png", Image.fromarray(GREY[:, :7])), "both sides need 8"),
+    "too low": (whole("x.bmp", Image.fromarray(GREY[:1])), "both sides need 8"),
     "a fraction that is no number": (whole("x.tif", Image.fromarray(voxel(GREY[..., None], np.nan)[..., 0])), "NaN"),
     "negative whole numbers": (whole("x.tif", Image.fromarray(GREY.astype(np.int32) - 100)), "31 bits or below 0"),
     "a volume": (nifti(VOLUME), "3 spatial axes"),

@@ -139,7 +139,7 @@ def examine(
         image = label = None
         try:
             image = load_image(case)["image"]
-            check_size(image)
+            check_size(image, orientation)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
             held[case["image"]] = voxels_of(image)
             same[held[case["image"]]].append(case["image"])

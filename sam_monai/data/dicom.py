@@ -12,7 +12,7 @@ from monai.utils import MetaKeys, SpaceKeys
 from ..errors import InputError, warn_once
 from .affines import TOLERANCE
 from .dicom_numbers import check_units, full_scale, is_inverted, is_padded_as_stored, without_padding
-from .dicom_series import Series, has_place, is_dicom, lacking, normal, position, series_of
+from .dicom_series import Series, alternating, has_place, is_dicom, lacking, normal, position, series_of
 from .nifti import FULL_SCALE
 
 if TYPE_CHECKING:
@@ -122,12 +122,18 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
             f"{series.path} ({series.description}): may lack slices, for {sign}: see whether all files were copied, or "
             "the mask lacks what they show"
         )
+    if has_place(datasets[0]) and (acquisitions := alternating(datasets)):
+        warn_once(
+            f"{series.path} ({series.description}): slices of acquisitions {acquisitions} alternate: if these are several "
+            "images, such as two phases, give each a folder of its own, or the mask may be wrong"
+        )
     if any("MOSAIC" in (dataset.get("ImageType") or ()) for dataset in datasets):
         raise InputError(f"{series.files[0]}: holds slices as tiles of one picture (MOSAIC); convert it by dcm2niix")
     datasets = [with_class(dataset) for dataset in datasets]
     # What is shown inverted is turned as a whole below: slice by slice it would lose what slices have in common.
+    exact = np.float64 if any(int(one.get("BitsAllocated") or 0) > 16 for one in datasets) else np.float32
     options: dict[str, Any] = {
-        "dtype": np.float32, "apply_real_world_transform": False, "apply_presentation_lut": False,
+        "dtype": exact, "apply_real_world_transform": False, "apply_presentation_lut": False,
     }  # fmt: skip
     check_units(f"{series.path} ({series.description})", series.files, datasets)
     spacing = check_geometry(series, datasets) if len(datasets) > 1 else 0.0

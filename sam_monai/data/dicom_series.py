@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,6 +198,14 @@ def lacking(headers: Sequence[Dataset]) -> str:
         return f"its images are numbered from {numbers[0]} to {numbers[-1]}"
     i = int(steps.argmax())
     return f"its images' numbers jump from {numbers[i]} to {numbers[i + 1]}" if steps[i] > usual else ""
+
+
+def alternating(headers: Sequence[Dataset]) -> str:
+    """The numbers of acquisitions that take turns along the stack, as two images between each other do; nothing where
+    each is a block of slices, as of a table that moves on."""
+    numbers = [whole_number(header, "AcquisitionNumber") for header in headers]
+    blocks = 1 + sum(one != following for one, following in itertools.pairwise(numbers))
+    return " and ".join(map(str, sorted(set(numbers))[:3])) if blocks > len(set(numbers)) else ""
 
 
 def whole_number(header: Dataset, key: str, absent: int = 0) -> int:

@@ -13,8 +13,9 @@ from .dicom import MODALITY
 from .frames import frames_of
 from .label_like import values_of_labels
 from .modality import contradicts
+from .slicing import sliced_axis
 
-SMALLEST = 8  # pixels along the first two axes
+SMALLEST = 8  # pixels along each axis of a picture or slice
 FEWEST_HU = 50  # from the darkest voxel of any CT to the brightest
 LOWEST_HU = -3100  # scanners write -3024 outside of what they see
 MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 64536
@@ -35,6 +36,7 @@ class CheckKind(Transform):
         self.window = settings.get("ct_window") or (0, FEWEST_HU)
         self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
         self.modality = settings.get("modality") or ()
+        self.orientation = settings.get("orientation") or "coarsest"
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
         image = data["image"]
@@ -44,7 +46,7 @@ class CheckKind(Transform):
                 f"{file_of(image)} has {found} spatial axes and not {self.spatial_dims}: "
                 "pictures and volumes take an adapter each; a single slice is saved as a volume of depth 1"
             )
-        check_size(image)
+        check_size(image, self.orientation)
         if (values := values_of_labels(image)) is not None:
             warn_once(
                 f"{file_of(image)}: looks like a label map, because it holds the values {shown(values, 6)}: if it is "
@@ -116,11 +118,22 @@ def is_like_ct(image: Any) -> bool:
     return bool(air > AIR and some.min() >= LOWEST_HU and some.max() > FEWEST_HU)
 
 
-def check_size(image: Any) -> None:
-    """Refuse an image with fewer than 8 pixels along one of the first two axes, which is no image."""
-    if min(image.shape[1:3]) < SMALLEST:
-        size = " x ".join(str(n) for n in image.shape[1:])
-        raise InputError(f"{file_of(image)}: is only {size}; the first two axes need {SMALLEST} each: remove the case")
+def check_size(image: Any, orientation: str = "coarsest") -> None:
+    """Refuse an image (C, H, W[, D]) with fewer than 8 pixels along one of the axes of a slice, which is no image.
+
+    Args:
+        image: as it was loaded.
+        orientation: in which volumes are sliced.
+    """
+    size = list(image.shape[1:])
+    if len(size) == 3:
+        size.pop(sliced_axis(image, orientation))
+    if min(size) < SMALLEST:
+        what = "its slices are" if image.ndim == 4 else "is"
+        raise InputError(
+            f"{file_of(image)}: {what} only {' x '.join(map(str, size))}; both sides need {SMALLEST} pixels: remove the "
+            "case"
+        )
 
 
 def file_of(image: Any) -> str:

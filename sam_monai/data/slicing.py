@@ -42,6 +42,13 @@ def slicing_axes(affine: Any, orientation: str, shape: Sequence[int] = ()) -> st
     return PLANES[ACROSS[str(codes[coarsest])]]
 
 
+def sliced_axis(volume: Any, orientation: str) -> int:
+    """Which spatial axis of a volume (C, H, W, D) is cut across: the last one of :func:`slicing_axes`."""
+    affine = np.asarray(getattr(volume, "affine", np.eye(4)), float)
+    across = ACROSS[slicing_axes(affine, orientation, volume.shape[1:])[2]]
+    return next(i for i, code in enumerate(aff2axcodes(affine)) if ACROSS[str(code)] == across)
+
+
 def sides_axis(volume: Any) -> int:
     """Which spatial axis of a volume runs from the patient's one side to the other; of a tensor that does not know, the
     columns."""

@@ -140,6 +140,19 @@ def test_a_series_that_may_lack_slices_at_its_ends_is_warned_of(tmp_path, caplog
     assert said in caplog.text and ("may lack slices" in caplog.text) == bool(said)
 
 
+@pytest.mark.parametrize(
+    "acquisitions, warned",
+    [([1] * 6, False), ([1, 1, 1, 2, 2, 2], False), ([3, 1, 4, 2, 6, 5], False), ([1, 2, 1, 2, 1, 2], True)],
+)
+def test_two_acquisitions_that_lie_between_each_other_are_warned_of(tmp_path, caplog, acquisitions, warned):
+    warn_once.cache_clear()
+    files = write_series(tmp_path / "s", blob((8, 9, 6)), AFFINE, Modality="MR")
+    for number, acquisition in enumerate(acquisitions):
+        spoil(files, number, AcquisitionNumber=acquisition)
+    LoadCased("image")({"image": tmp_path / "s"})
+    assert ("slices of acquisitions 1 and 2 alternate" in caplog.text) is warned
+
+
 @pytest.mark.parametrize("modality, warned", [("CT", True), ("MR", False)])
 def test_a_ct_that_is_prepared_as_mr_is_warned_of_by_name(tmp_path, caplog, modality, warned):
     write_series(tmp_path / "s", blob((8, 9, 6)), AFFINE, Modality=modality)

@@ -96,6 +96,16 @@ def test_signed_numbers_are_signed(tmp_path):
     assert np.array_equal(load_image(xray(tmp_path / "x.dcm", pixels, PixelRepresentation=1))[0], pixels)
 
 
+def test_pixels_of_32_bits_keep_their_last_unit(tmp_path):
+    kinds = {"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31, "RescaleIntercept": str(-(2**31))}
+    for file in write_series(tmp_path / "s", RAMP, AFFINE, Modality="MR", **kinds):
+        dataset = pydicom.dcmread(file)
+        pixels = np.frombuffer(dataset.PixelData, "<u2").astype("<u4") - 1024 + 2**31
+        dataset.PixelData = pixels.astype("<u4").tobytes()
+        dataset.save_as(file)
+    assert np.array_equal(upwards(LoadCased("image")({"image": tmp_path / "s"})["image"]), RAMP)
+
+
 def test_padding_is_dark_and_no_part_of_the_range(tmp_path):
     stored = RAMP + 100
     array = stored.copy()

@@ -124,8 +124,8 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         )
     if has_place(datasets[0]) and (acquisitions := alternating(datasets)):
         warn_once(
-            f"{series.path} ({series.description}): slices of acquisitions {acquisitions} alternate: if these are several "
-            "images, such as two phases, give each a folder of its own, or the mask may be wrong"
+            f"{series.path} ({series.description}): slices of acquisitions {acquisitions} alternate: if these are "
+            "several images, such as two phases, give each a folder of its own, or the mask may be wrong"
         )
     if any("MOSAIC" in (dataset.get("ImageType") or ()) for dataset in datasets):
         raise InputError(f"{series.files[0]}: holds slices as tiles of one picture (MOSAIC); convert it by dcm2niix")

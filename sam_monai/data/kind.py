@@ -130,10 +130,8 @@ def check_size(image: Any, orientation: str = "coarsest") -> None:
         size.pop(sliced_axis(image, orientation))
     if min(size) < SMALLEST:
         what = "its slices are" if image.ndim == 4 else "is"
-        raise InputError(
-            f"{file_of(image)}: {what} only {' x '.join(map(str, size))}; both sides need {SMALLEST} pixels: remove the "
-            "case"
-        )
+        found = " x ".join(map(str, size))
+        raise InputError(f"{file_of(image)}: {what} only {found}; both sides need {SMALLEST} pixels: remove the case")
 
 
 def file_of(image: Any) -> str:

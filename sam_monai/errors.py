@@ -55,9 +55,20 @@ def warn_once(message: str) -> None:
     logger.warning(message)
 
 
+@functools.cache
+def say_once(message: str) -> None:
+    """Log what was decided about many files."""
+    logger.info(message)
+
+
 def shown(names: Sequence[object], most: int = 12) -> str:
     """Names, or values, in a line of bounded length."""
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def counted(number: int, word: str, more: str = "") -> str:
+    """As in "1 case" and "3 studies"."""
+    return f"{number} {word if number == 1 else more or f'{word}s'}"
 
 
 def input_error_in(error: BaseException) -> InputError | None:

@@ -105,8 +105,8 @@ def package(args: argparse.Namespace) -> None:
     print(made)
     hints = (
         f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}",
-        f"before you hand it on, read {made / 'docs' / 'README.md'}, and fill in authors and copyright in "
-        f"{made / 'configs' / 'metadata.json'}",
+        f"before you hand it on, read {made / 'docs' / 'README.md'}, fill in authors and copyright in "
+        f"{made / 'configs' / 'metadata.json'}, and leave out its folder output, where masks of your images will be",
     )
     print("\n".join(hints), file=sys.stderr)
 

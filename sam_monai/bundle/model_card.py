@@ -12,6 +12,7 @@ from .. import __version__
 from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
 from ..networks.regions import numbered
 from ..networks.text import TEXT_WEIGHTS
+from ..training.room import too_few
 from . import keys
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
@@ -151,6 +152,8 @@ def limits(metadata: Mapping[str, Any], known: Mapping[str, Any], training: Mapp
     ]
     if cases is not None:
         lines.insert(1, f"It was trained on {cases} case{'s' * (cases != 1)}. Look at every mask before you use it.")
+    if too_few(training):
+        lines.insert(0, f"**{too_few(training)}**")
     if training.get("quick"):
         lines.insert(0, "**This adapter is of a trial run (`quick`), and its masks are worth nothing.**")
     return "\n".join(f"- {line}" for line in lines) + (
@@ -189,6 +192,6 @@ def linked(reference: str) -> str:
     return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", reference)
 
 
-def counted(words: list[str]) -> str:
+def joined(words: list[str]) -> str:
     """As in "liver, spleen and pancreas"."""
     return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])

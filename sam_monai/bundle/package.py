@@ -19,7 +19,7 @@ from ..files import write_aside, write_json
 from ..networks.adapter_files import BUFFERS, read_adapter, read_training, write_adapter
 from ..networks.regions import numbered
 from .folder import metadata_labels, read_json, read_metadata, record
-from .model_card import PICTURE, counted, images, model_card, needed
+from .model_card import PICTURE, images, joined, model_card, needed
 from .shipped import copy, default_root, new_folder, shipped
 
 MONAI_NAMES = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}  # which metadata.json names by themselves
@@ -138,10 +138,11 @@ def named(
     """The metadata of :func:`described` under a name, a version and a description of its own, with what was measured
     and all packages that it needs. Only a bundle that still has the name of its method, ``method``, gets the new
     ``name``."""
-    labels, what = counted(known["labels"]), images(known["preprocessing"])
+    labels, what = joined(known["labels"]), images(known["preprocessing"])
     if metadata["name"] == method:  # the first bundle of this adapter
         metadata["version"], metadata["changelog"] = "0.1.0", {}
         metadata["name"] = re.sub("[$@%#]", "_", name)  # MONAI would run or look up what begins with these
+        metadata["authors"], metadata["copyright"] = "not stated", "not stated"
     else:
         *first, last = re.findall(r"\d+", metadata["version"])
         metadata["version"] = ".".join([*first, str(int(last) + 1)])

@@ -19,7 +19,7 @@ from monai.data import MetaTensor
 from monai.utils import ImageMetaKey
 from PIL import Image
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..networks.fields import MOST_CHANNELS, RUN
 from .affines import TOLERANCE, apart
 from .names import IMAGE_SUFFIXES, PICTURE_SUFFIXES, stem_of
@@ -51,7 +51,7 @@ def stated_names(entry: Any, cases: Sequence[Mapping[str, Any]], colours: bool, 
     odd = next((case for case, number in zip(cases, numbers, strict=True) if number != numbers[0]), None)
     if odd is not None:
         raise InputError(
-            f"{source}: the image {odd['image']} has {len(odd.get(FILES, ('',)))} file(s) where that of "
+            f"{source}: the image {odd['image']} has {counted(len(odd.get(FILES, ('',))), 'file')} where that of "
             f"{cases[0]['image']} has {numbers[0]}; list a file for each channel of every image"
         )
     several = numbers[0] if cases else 1

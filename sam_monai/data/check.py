@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError, several, shown
+from ..errors import InputError, counted, several, shown
 from ..networks.regions import Regions, values_in_words
 from . import pairs
 from .channels import refuse_others, taken
@@ -26,7 +26,7 @@ from .instances import PIECES, inside_and_border, names_of
 from .kind import check_size
 from .load import LoadCased
 from .names import told_apart
-from .rims import Rims
+from .rims import Rims, Surroundings
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
 
@@ -122,7 +122,7 @@ def examine(
     load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
     trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
-    rims = Rims()
+    oddities = (Rims(), Surroundings())
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
     held: dict[str, str] = {}
@@ -156,7 +156,8 @@ def examine(
             if part == "training":
                 trained |= values
             if dataset.regions is None and not instances:
-                rims.add(label, case["label"])
+                for oddity in oddities:
+                    oddity.add(label, case["label"])
             if not values:
                 empty[part].append(case["label"])
         except InputError as e:
@@ -184,7 +185,7 @@ def examine(
         raise several(problems[:_MOST_LINES] + more)
     every = [case["label"] for _, case in parts]
     notes = [
-        f"{len(found)} {part} case(s) with nothing but background: {shown(told_apart(found, every), 10)}"
+        f"{counted(len(found), f'{part} case')} with nothing but background: {shown(told_apart(found, every), 10)}"
         for part, found in empty.items()
         if found
     ]
@@ -199,8 +200,10 @@ def examine(
         if len(set(paths)) > 1
     ]
     if pieces:
-        notes.append(f"{pieces} label(s) hold one value for all objects: each connected piece is taken for an object")
-    notes += rims.notes(dataset.labels)
+        notes.append(
+            f"{counted(pieces, 'mask')} with one value for all objects: each connected piece is taken for an object"
+        )
+    notes += [note for oddity in oddities for note in oddity.notes(dataset.labels)]
     notes += pairs.oversights(dataset.training, dataset.validation)
     for note in notes:
         logger.warning(note)
@@ -273,7 +276,7 @@ def _odd_ones(kinds: dict[str, tuple[int, int]]) -> list[str]:
     (axes, channels), _ = Counter(kinds.values()).most_common(1)[0]
     names = {2: "2D picture", 3: "3D volume"}
     return [
-        f"{path}: is a {names[n]} with {c} channel(s), most images are a {names[axes]} with {channels}; "
+        f"{path}: is a {names[n]} with {counted(c, 'channel')}, most images are a {names[axes]} with {channels}; "
         + ("make two datasets of them" if n != axes else "convert it, or give key channels: [0, 0, 0] or [0]")
         for path, (n, c) in kinds.items()
         if (n, c) != (axes, channels)

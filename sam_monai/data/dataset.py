@@ -15,6 +15,7 @@ from .channels import stated_names
 from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
 from .dicom_series import is_dicom_picture
 from .folders import label_names, understand
+from .left_out import warn_of_unlisted
 from .listed import Listed
 from .load import LoadCased
 from .mask_folders import is_mask_folder
@@ -205,6 +206,13 @@ def dataset_of(
     if leaked:
         training = [case for case in training if case["image"] not in held_out]
         logger.warning("%s lists %s for training and for validation: not trained on", file, ", ".join(names_in(leaked)))
+    known_images = {case["image"] for case in (*training, *validation)}
+    if seen := [case for case in test if case["image"] in known_images]:
+        logger.warning(
+            "%s lists %s for testing, too: such masks tell nothing of new images", file, shown(names_in(seen))
+        )
+    if not known.how:
+        warn_of_unlisted(content, [*training, *validation, *test], file)
     if not training:
         raise InputError(f"{file}: every training case is a validation case too; list others for training")
     if train_cases is not None:

@@ -118,14 +118,21 @@ def cases_of(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, .
                 f"it must give {shape} as paths relative to the folder (a list of them for an image of several files)"
             )
         image = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
-        paths = case_of([os.path.abspath(file.parent / one) for one in image])
-        paths |= {k: os.path.abspath(file.parent / entry[k]) for k in wanted if k != "image"}
+        paths = case_of([_located(file.parent, one) for one in image])
+        paths |= {k: _located(file.parent, entry[k]) for k in wanted if k != "image"}
         if len({*paths.get(FILES, [])}) < len(paths.get(FILES, [])):
             raise InputError(
                 f'{file}: entry {number} of "{key}" lists a file of its image twice; list each channel once'
             )
         cases.append({**paths, "fold": entry["fold"]} if "label" in wanted and "fold" in entry else paths)
     return cases
+
+
+def _located(folder: Path, path: str) -> str:
+    """The absolute path of a file that a list names, perhaps as Windows does."""
+    found = os.path.abspath(folder / path)
+    other = os.path.abspath(folder / path.replace("\\", "/"))
+    return other if not os.path.exists(found) and os.path.exists(other) else found
 
 
 def _is_path(value: object, or_several: bool = False) -> bool:

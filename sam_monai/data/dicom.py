@@ -9,7 +9,7 @@ import numpy as np
 from monai.data import ImageReader
 from monai.utils import MetaKeys, SpaceKeys
 
-from ..errors import InputError, warn_once
+from ..errors import InputError, counted, warn_once
 from .affines import TOLERANCE
 from .dicom_numbers import check_units, full_scale, is_inverted, is_padded_as_stored, without_padding
 from .dicom_series import Series, alternating, has_place, is_dicom, lacking, normal, position, series_of
@@ -65,7 +65,7 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
             missing = round(steps) - 1
             if missing > 0 and abs(steps - round(steps)) < 2 * TOLERANCE:
                 raise InputError(
-                    f"{where}: {missing} slice(s) missing between {file.name} and {following.name}; "
+                    f"{where}: {counted(missing, 'slice')} missing between {file.name} and {following.name}; "
                     "export the series again"
                 )
             raise InputError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, counted
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -136,7 +136,7 @@ def series_of(path: str | Path) -> Series:
     if path.is_dir():
         if len(series) == 1:
             return series[0]
-        listed = "".join(f"\n  {one.files[0]}: {one.description}, {len(one.files)} file(s)" for one in series)
+        listed = "".join(f"\n  {one.files[0]}: {one.description}, {counted(len(one.files), 'file')}" for one in series)
         raise InputError(
             f"{path}: holds {len(series)} DICOM images; give the path of a file of the one you mean:{listed}"
             if series

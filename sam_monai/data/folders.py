@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .bids import read_bids
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
+from .left_out import refuse_folders_of_pictures, warn_of_unread
 from .listed import (
     SPLITS,
     Case,
@@ -35,6 +36,7 @@ from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import MARK, PICTURE_SUFFIXES, stem_of
 from .nnunet import by_case, read_nnunet
+from .stated_labels import stated_labels
 from .unlabelled import is_ignored
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
@@ -92,6 +94,7 @@ def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     tests: list[Path] = []
     for split, image_folder, label_folder in parts:
         found = entries(image_folder)
+        refuse_folders_of_pictures(found)
         if split == "test" or label_folder is None:
             tests += found.values() if split == "test" else ()
             cases += [Case(image, None, split) for image in found.values()] if split != "test" else []
@@ -102,6 +105,7 @@ def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     tests += list(entries(_only(inside, ("imagests",))).values())
     grouped = by_case({stem_of(at): at for at in tests}, folder, channel) if several else {at: [at] for at in tests}
     cases += [Case(files[0], None, "test", others=files[1:]) for files in grouped.values()]
+    warn_of_unread(folder, [*inside, *(at for _, one, _ in parts for at in _folders(one.parent))], parts)
     where = [f"{one.relative_to(folder)}/ with {at.relative_to(folder)}/" for _, one, at in parts if at is not None]
     return listed(folder, f"images and labels of the same names, {', '.join(where)}", cases)
 
@@ -113,6 +117,11 @@ def _paired(
     or the like, images in `image`, and images may end in the number of a channel."""
     files = {stem: [path] for stem, path in images.items()}
     labels = entries(label_folder)
+    if images and not labels and (there := sorted(at.name for at in label_folder.iterdir() if at.name[0] != ".")):
+        raise InputError(
+            f"{label_folder}: holds no mask but {shown(there, 3)}; a mask is a picture or volume in which 0 is the "
+            "background and 1, 2, ... are the labels: write such files"
+        )
     if labels and not images.keys() & labels.keys():
         numbered = {stem[:-5] for stem in images if re.fullmatch(r".+_\d{4}", stem)}
         plain = _plain(labels, OF_LABELS)
@@ -134,7 +143,7 @@ def _plain(files: dict[str, Path], words: str) -> dict[str, Path]:
     """Files by their names without one of some words at the beginning or at the end."""
     found: dict[str, Path] = {}
     for stem, path in files.items():
-        name = re.sub(rf"^({words})([_-]|(?=\d))|[_-]({words})$", "", stem, count=1, flags=re.IGNORECASE)
+        name = re.sub(rf"^({words})([_-]|(?=\d))|[._-]({words})$", "", stem, count=1, flags=re.IGNORECASE)
         if (other := found.setdefault(name, path)) != path:
             raise InputError(f"{path}: {other.name} seems to be of the same image; list the pairs in a CSV")
     return found
@@ -146,6 +155,7 @@ def _mask_trees(folder: Path) -> Listed | None:
         return None
     cases: list[Case] = []
     odd: list[str] = []
+    several = False  # images beside a folder of masks
     splits = stated_splits(folder / "meta.csv")
     for at in _folders(folder):
         masks = _only(_folders(at), MASKS)
@@ -156,16 +166,17 @@ def _mask_trees(folder: Path) -> Listed | None:
                 images.append(path)
         if masks is not None and len(images) != 1:
             names = ", ".join(path.name for path in images) or "none"
+            several |= is_mask_folder(masks)
             odd.append(f"{at}: one image is needed beside {masks.name}/, and there is {names}; list cases in a CSV")
             continue
         label = masks if masks is not None and is_mask_folder(masks) else None
         if images and splits and at.name not in splits:
             raise InputError(f"{folder / 'meta.csv'}: states no split of {at.name}; add a row, or move the folder away")
         cases += [Case(image, label, splits.get(at.name, "training")) for image in images]
+    if odd and (several or any(case.label is not None for case in cases)):
+        raise InputError(odd[0])
     if not any(case.label is not None for case in cases):
         return None
-    if odd:
-        raise InputError(odd[0])
     form = "a folder for each case, with an image and a mask for each label"
     return listed(folder, form, cases, modality=" ".join(sorted({stem_of(case.image) for case in cases})), tree=True)
 
@@ -229,9 +240,18 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
         return tuple(given or sorted(known.values(), key=lambda name: (is_ignored(name), name)))
     load = LoadCased("label", labels=HIGHEST, frames=True)
     values: dict[int, str] = {}
+    called: dict[int, str] = {}
     for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):
-        for value in torch.unique(load(case)["label"]).tolist():
-            values.setdefault(int(value), case["label"])
+        own = stated_labels(case["label"])
+        for value in map(int, torch.unique(load(case)["label"]).tolist()):
+            values.setdefault(value, case["label"])
+            if value in own and given is None:
+                other = called.setdefault(value, own[value])
+                if other != own[value]:
+                    raise InputError(
+                        f"{case['label']}: calls the value {value} {own[value]}, and another file calls it {other}; "
+                        "give labels the same values in all files, or save them without names"
+                    )
     found = sorted(values.keys() - {0})
     if found == [255]:  # a mask of 0 and 255
         values[1], found = values[255], [1]
@@ -260,4 +280,4 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
             "without a gap. If only these are labels of many, name all up to the largest: "
             "python -m sam_monai dataset FOLDER --labels NAME,NAME"
         )
-    return tuple(given or (f"label {value}" for value in found))
+    return tuple(given or (called.get(value, f"label {value}") for value in found))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from .channels import FILES, case_of, in_folders, one_of_each, refuse_others, stated_names
 from .dataset import dataset_of
 from .dataset_json import stated_kind
@@ -156,9 +156,9 @@ def _chosen(
     cases, lacking, others = one_of_each(images, channels[0])
     if others:
         logger.warning(
-            "%s: %d file(s) such as %s are taken for other channels of images, by the number in their names, and not "
+            "%s: %s such as %s, taken for other channels of images by the number in their names, will not be "
             "segmented, for the adapter takes channel %d (the first is 0); rename those that are images of their own",
-            others[0].parent, len(others), others[0].name, channels[0],
+            others[0].parent, counted(len(others), "file"), others[0].name, channels[0],
         )  # fmt: skip
     return cases, lacking
 

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from nibabel.orientations import aff2axcodes
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from .affines import TOLERANCE, apart
 from .frames import frames_of
 from .nifti import OTHER_AFFINE
@@ -28,8 +28,8 @@ def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
         return label
     if (frames := frames_of(label)) != frames_of(image):
         raise InputError(
-            f"{label_path}: has {frames} frame(s), its image {image_path} has {frames_of(image)}; save the label of "
-            'every frame in one file, with the value of "ignore" in frames that nobody has annotated'
+            f"{label_path}: has {counted(frames, 'frame')}, its image {image_path} has {frames_of(image)}; save the "
+            'label of every frame in one file, with the value of "ignore" in frames that nobody has annotated'
         )
     distance = 0.0
     if image.ndim == label.ndim == 4:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from monai.transforms import Transform
 
-from ..errors import InputError, shown, warn_once
+from ..errors import InputError, counted, shown, warn_once
 from .dicom import MODALITY
 from .frames import frames_of
 from .label_like import values_of_labels
@@ -54,9 +54,8 @@ class CheckKind(Transform):
             )
         if self.names is not None:
             if len(image) != len(self.names):
-                raise InputError(
-                    f"{file_of(image)} has {len(image)} channel(s) and the adapter takes {', '.join(self.names)}"
-                )
+                has, taken = counted(len(image), "channel"), ", ".join(self.names)
+                raise InputError(f"{file_of(image)} has {has} and the adapter takes {taken}")
             return self.check_modality(data)
         is_grey = len(image) == frames_of(image) or (self.channels == 1 and bool((image == image[:1]).all()))
         if self.channels not in (None, 1 if is_grey else len(image)):

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import logging
-
 import torch
 from monai.data import MetaTensor
 
-from ..errors import InputError
+from ..errors import InputError, say_once
 from .frames import frames_of
 from .nifti import TIME_POINTS
-
-logger = logging.getLogger(__name__)
 
 
 def as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
@@ -45,8 +40,3 @@ def as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
 def values_in_words(label: torch.Tensor) -> str:
     shown = [f"{value:g}" for value in torch.unique(label).tolist()]
     return ", ".join(shown if len(shown) <= 6 else [*shown[:3], "...", *shown[-2:]])
-
-
-@functools.cache
-def say_once(message: str) -> None:
-    logger.info(message)

@@ -7,12 +7,13 @@ import csv
 import logging
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, counted
 from .channels import FILES, case_of
 from .dataset_json import cases_of, parse
 from .made import LISTS, Written, is_output
@@ -261,10 +262,13 @@ def entries(folder: Path | None) -> dict[str, Path]:
             continue
         if not is_folder and is_output(path, known) == "":
             continue
-        other = found.setdefault(path.name if is_folder else stem_of(path), path)
+        name = unicodedata.normalize("NFC", path.name if is_folder else stem_of(path))  # a Mac takes umlauts apart
+        other = found.setdefault(name, path)
         if other != path:
             raise InputError(f"{path}: {other.name} has the same name; keep one of the two files")
     if others:
         ends = " ".join(IMAGE_SUFFIXES)
-        logger.warning("%s: %d file(s) such as %s left out: images end in %s", folder, len(others), others[0], ends)
+        logger.warning(
+            "%s: %s such as %s left out: images end in %s", folder, counted(len(others), "file"), others[0], ends
+        )
     return found

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, shown
+from ..errors import InputError, counted, shown
 from .dataset_json import parse
+from .left_out import warn_of_number
 from .listed import Case, Listed, entries, listed
 from .names import PICTURE_SUFFIXES
 from .regions import ORDER
@@ -34,6 +35,7 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | str | None
     cases = {case: Case(files[0], labels.get(case), others=files[1:]) for case, files in chosen.items()}
     for case in sorted(labels.keys() - cases.keys()):
         raise InputError(f"{labels[case]}: has no image {case}_0000 in imagesTr; add it or remove the label")
+    warn_of_number(content, {sum(case.label is not None for case in cases.values())}, folder / "dataset.json")
     form = "nnU-Net's raw data"
     file = folder / "splits_final.json"
     if os.path.isfile(file):
@@ -119,6 +121,8 @@ def _set_folds(splits: list[Any], cases: dict[str, Case], file: Path) -> None:
             )
     left_out = sorted(cases.keys() - every) if listed_in else []
     if left_out:
-        logger.warning("%s: %d case(s) in none of its splits left out: %s", file, len(left_out), shown(left_out))
+        logger.warning(
+            "%s: %s in none of its splits left out: %s", file, counted(len(left_out), "case"), shown(left_out)
+        )
     for name in left_out:
         del cases[name]

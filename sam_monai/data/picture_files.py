@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import InputError
+from ..errors import InputError, say_once
 
 BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 258, 262, 339
 TIFF_PLACES = ((273, 324), (279, 325))  # where strips or tiles begin, and their bytes
 EMPTY = zlib.compress(b"")  # a strip that is left out
+NOISE = 32  # by how much JPEG changes a value of a mask but beside its edges
+SOFT = 0.02  # of the pixels of a mask, at most, lie beside its edges
 ORIENTATION = 0x112  # in EXIF; 1 is upright
 
 
@@ -29,7 +31,19 @@ def label_picture(picture: Image.Image) -> Image.Image:
     if _white_is_zero(picture):
         raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save the label as PNG")
     upright = _upright(picture)
+    if lossy:
+        return _without_noise(upright)
     return upright if step is None else Image.fromarray(np.asarray(upright) // step)
+
+
+def _without_noise(picture: Image.Image) -> Image.Image:
+    """A mask of 0 and 255 that was saved as JPEG, as it was before; any other picture as it is, to be refused."""
+    values = np.asarray(picture)
+    between = (values > NOISE) & (values < 255 - NOISE)
+    if between.mean() > SOFT:
+        return picture
+    say_once("JPEG has changed the values of masks: from 128 on they are taken for the object, below for background")
+    return Image.fromarray(np.where(values < 128, 0, 255).astype(np.uint8))
 
 
 def image_picture(picture: Image.Image) -> Image.Image:

@@ -1,4 +1,5 @@
-"""Labels of pictures that are nothing but the rim of another one, as interpolation between colours leaves them."""
+"""Masks that show no structure: the rim of another one, as interpolation between colours leaves it, or what lies around
+one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ import torch
 from torch.nn.functional import max_pool2d, pad
 
 ALONG = 0.9  # share of a rim's pixels that touch another label, and the background at their other side
+EDGE = 0.9  # share of the edge of an image that is marked where a mask is of what lies around a structure
 LEAST = 20  # pixels; fewer may be a lesion at the edge of an organ
 
 
@@ -21,8 +23,8 @@ class Rims:
         >>> rims = Rims()
         >>> rims.add(label, "a.png")
         >>> rims.add(2 * (label > 0), "b.png")
-        >>> rims.notes(["small bowel", "large bowel"])[0][:60]
-        'in 1 of the 2 labels that hold "large bowel" it is but a rim'
+        >>> rims.notes(["small bowel", "large bowel"])[0][:61]
+        'in 1 of the 2 masks that hold "large bowel" it is only a rim,'
     """
 
     def __init__(self) -> None:
@@ -47,11 +49,42 @@ class Rims:
     def notes(self, names: Sequence[str]) -> list[str]:
         """A line for each label that is a rim in some files and a structure in others."""
         return [
-            f'in {len(rims)} of the {len(rims) + self.solid[value]} labels that hold "{name}" it is but a rim of one '
-            f"or two pixels about another label, as in {rims[0]}: were the masks interpolated, or made of colours? "
-            "Such cases count as holding it"
+            f'in {len(rims)} of the {len(rims) + self.solid[value]} masks that hold "{name}" it is only a rim, one or '
+            f"two pixels wide, about another label, as in {rims[0]}: were the masks interpolated, or made of colours? "
+            "Look at them and set such rims to the label they surround; until then they are trained and measured"
             for value, name in enumerate(names, 1)
             if (rims := self.found[value]) and self.solid[value]
+        ]
+
+
+class Surroundings:
+    """Finds masks of one label that hold what lies around a structure in place of the structure.
+
+    Example:
+        >>> around = Surroundings()
+        >>> around.add(torch.ones(1, 16, 16), "a.png")
+        >>> around.notes(["polyp"])[0][:46]
+        '"polyp" covers the edges of 1 of 1 images, as '
+    """
+
+    def __init__(self) -> None:
+        self.cases = 0
+        self.found: list[str] = []
+
+    def add(self, label: torch.Tensor, file: str) -> None:
+        """Look at a label map (1, H, W[, D])."""
+        self.cases += 1
+        axes = [axis for axis in range(1, label.ndim) if label.shape[axis] > 1]
+        ends = [torch.as_tensor(label).select(axis, end).flatten() for axis in axes for end in (0, -1)]
+        self.found += [file] if (torch.cat(ends) > 0).float().mean() > EDGE else []
+
+    def notes(self, names: Sequence[str]) -> list[str]:
+        """A line where most masks are such. Several labels may fill an image, as tissues do."""
+        if len(names) > 1 or 2 * len(self.found) <= self.cases:
+            return []
+        return [
+            f'"{names[0]}" covers the edges of {len(self.found)} of {self.cases} images, as in {self.found[0]}: if that '
+            "is what lies around the structure, invert the masks"
         ]
 
 

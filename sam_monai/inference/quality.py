@@ -27,7 +27,7 @@ from ..prompts.prompted_inference import ANSWERED
 KEY = "guess"
 CERTAINTY = "certainty"
 WHAT = (
-    "It is what the network's own probabilities let expect, a guess and no measurement: where the network is sure and "
+    "It is what the network's own probabilities suggest, a guess and no measurement: where the network is sure and "
     "wrong, the guess is too high."
 )
 LEAST = 5  # masks of validation cases that tell something of the guesses
@@ -104,17 +104,15 @@ def validated(pairs: Sequence[tuple[float, float]]) -> dict[str, Any] | None:
 
 
 def in_words(found: Mapping[str, Any], given: Sequence[tuple[float, float]] = ()) -> str:
-    """What :func:`validated` found, in sentences. Guesses ``given`` with Dice of other cases are as they were told, and
-    not moved by these very cases."""
-    together = "" if found["correlation"] is None else f", with a correlation of {found['correlation']:.2f}"
-    means = f"the guess was {found['guess']:.3f} on average and Dice {found['dice']:.3f}"
-    if given:
-        off = statistics.fmean(abs(a - b) for a, b in given if not math.isnan(a) and not math.isnan(b))
-        return f"Over {found['masks']} masks {means}. A guess was off by {off:.3f} on average{together}."
-    return (
-        f"Over {found['masks']} masks of validation cases {means}. Without this difference a guess was off by "
-        f"{found['error']:.3f} on average{together}."
-    )
+    """What :func:`validated` found, in sentences. ``given`` are guesses as they were told, with the Dice of the same
+    masks."""
+    means = f"Over {found['masks']} masks the guess was {found['guess']:.3f} on average and Dice {found['dice']:.3f}."
+    known = [abs(guess - dice) for guess, dice in given if not math.isnan(guess) and not math.isnan(dice)]
+    as_told = f"{statistics.fmean(known):.3f} on average, and by " if known else ""
+    left = f"{found['error']:.3f} once this difference is taken off"
+    related = found["correlation"]
+    together = "" if related is None else f" The correlation of guess and Dice was {related:.2f}."
+    return f"{means} A guess was off by {as_told}{left}.{together}"
 
 
 def sums_in(logits: Tensor, regions: Regions | None, temperature: float) -> Tensor:

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..backbones.checkpoint_files import read_state
-from ..errors import InputError
+from ..errors import InputError, counted
 from ..files import save_aside, write_aside
 from . import identity
 from .adapter_state import of_wrapper
@@ -160,9 +160,11 @@ def in_short(path: str | Path) -> dict[str, Any]:
     record, training = identity.from_tensor(read_adapter(path)["identity"]), read_training(path) or {}
     about = {"file": Path(path).name, "method": record["method"], "labels": record["labels"]}
     if training.get("validation_dice") is not None:
-        about["validation Dice"] = f"{training['validation_dice']:.3f} over {training['validation_cases']} case(s)"
+        about["validation Dice"] = (
+            f"{training['validation_dice']:.3f} over {counted(training['validation_cases'], 'case')}"
+        )
     if training:
-        about["trained"] = f"{training['date'][:10]}, on {training['training_cases']} case(s)"
+        about["trained"] = f"{training['date'][:10]}, on {counted(training['training_cases'], 'case')}"
     return about
 
 

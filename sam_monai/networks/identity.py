@@ -90,6 +90,7 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "sam_monai": text("a version"),
     "epochs": COUNT,
     "best_epoch": COUNT,
+    "steps": COUNT._replace(needed=False),  # in all; adapters of before have none
     "validation_dice": optional(number(-1e6, 1e6)),
     "training_cases": COUNT,
     "validation_cases": COUNT,

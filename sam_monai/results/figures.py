@@ -43,11 +43,16 @@ def agreement(rows: Sequence[Mapping[str, Any]], label: str, unit: str, colour: 
         axes.axhline(0, color=INK, linewidth=0.6)
         for name, level in levels.items():
             axes.axhline(level, color=colour, linewidth=1, linestyle="-" if name == "mean" else "--")
-            axes.annotate(f"{name} {level:+.3g}", (1, level), xycoords=("axes fraction", "data"), fontsize=8,
+            axes.annotate(f"{name} {in_digits(level)}", (1, level), xycoords=("axes fraction", "data"), fontsize=8,
                           xytext=(-2, 2), textcoords="offset points", ha="right")  # fmt: skip
         axes.set(xlabel=f"mean of reference and prediction, {unit}", ylabel=f"prediction - reference, {unit}")
-        axes.set_title(short(label), fontsize=10)
+        axes.set_title(f"{short(label)}: agreement of sizes", fontsize=10)
         return svg(figure)
+
+
+def in_digits(value: float) -> str:
+    """A difference with its sign, in three digits or as a whole number."""
+    return f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.3g}"
 
 
 def boxes(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str, title: str) -> str:

@@ -11,13 +11,14 @@ from typing import Any
 
 from ..data.matching import IOU, OBJECTS, matched_in_all
 from ..data.names import told_apart
+from ..errors import counted
 from ..inference import quality
 from ..inference.outputs import Outputs
 from ..inference.records import PROMPTED, SEEN
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
-from .page import about, cell, counted, picture, section, table, words, write_page
+from .page import about, cell, picture, section, table, words, write_page
 from .tables import write_table
 
 GUESS, CERTAINTY = quality.KEY, quality.CERTAINTY
@@ -88,6 +89,7 @@ def evaluation_report(
     if drawn:
         worst = "The case" if len(cases) == 1 else "All cases" if len(drawn) == len(cases) else "Cases"
         body += [f"<h2>{worst}{', the worst first' * (len(cases) > 1)}</h2>"]
+        body += ['<p class="note">By the mean Dice of the labels that a case holds.</p>'] if len(cases) > 1 else []
         body += [section(c, table([values(row) for row in of_case[c]], own_heads), pictures[c]) for c in drawn]
     body += [f"<h2>{'Every case, the worst first' if len(cases) > 1 else 'In numbers'}</h2>"]
     body += [table([[case, *values(row)] for case in cases for row in of_case[case]], ["case", *own_heads])]
@@ -103,9 +105,13 @@ def in_short(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], cases: in
         return f"{of}: none of the cases holds a label, so there is no Dice."
     what = "Mean Dice" if cases > 1 or len(labels) > 1 else "Dice"
     beside = sum(row["dice"] == 0 and math.isfinite(row["hd95"]) for row in rows)
-    lost = f" A label that is there was missed {counted(missed, 'time')}: nothing is marked." if missed else ""
-    lost += f" A label is marked only where it is not {counted(beside, 'time')}." if beside else ""
-    return f"{what} {dice:.3f}, over {of}.{lost or ' No label was missed.'}"
+    held = counted(sum(not math.isnan(row["dice"]) for row in rows), "mask of a label", "masks of labels")
+    lost = [f"{missed} {'was' if missed == 1 else 'were'} missed: nothing is marked there"] if missed else []
+    lost += (
+        [f"{beside} {'has' if beside == 1 else 'have'} Dice 0: what is marked does not touch them"] if beside else []
+    )
+    found = f"Of {held}, {'; '.join(lost)}." if lost else "No label was missed."
+    return f"{what} {dice:.3f}, over {of}. {found}"
 
 
 def means(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], heads: Mapping[str, str], unit: str) -> str:
@@ -196,9 +202,9 @@ def studies_report(
     if seen:
         said += [f"<p>The adapter was trained on {seen} of these images. Masks of such are better than of others.</p>"]
     if GUESS in heads:
-        what = f"{quality.in_words(validated)} It is taken off the guesses here." if validated else NOT_MEASURED
+        what = f"In validation: {quality.in_words(validated)} It is taken off here." if validated else NOT_MEASURED
         what += f" {OF_PROMPTED}" if validated and any(PROMPTED in record for record in records) else ""
-        said += [f"<p>The lowest guessed Dice first. {quality.WHAT} {what}</p>"]
+        said += [f"<p>The study with the lowest guessed Dice of a label comes first. {quality.WHAT} {what}</p>"]
     with Outputs(Path(path).parent).writing(Path(path).parent / TABLE) as part:
         write_table(part, ["study", "mask", *heads, "error"], rows)
     return write_page(path, "Segmentation", [*said, *sections, about(settings)])

@@ -28,6 +28,8 @@ th, td { padding: .2em .7em; text-align: right; vertical-align: top } th { borde
 tr:nth-child(even) td { background: var(--soft) } .words td:first-child { color: var(--quiet) }
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24em), 1fr)); gap: 1em 2em }
 svg { width: 100%; max-width: 36em; height: auto } img { max-width: 100%; background: #fff; border-radius: 4px }
+@media (max-width: 40em) { section img { max-width: none; width: 60em }
+  .wide::before { content: "\2194"; color: var(--quiet) } }
 .note { color: var(--quiet); font-size: .9em } .error { color: var(--error) }
 section { border-top: 1px solid var(--line); margin-top: 1em }
 """
@@ -46,6 +48,7 @@ def write_page(path: str | Path, title: str, body: Sequence[str]) -> Path:
 
 def section(title: str, content: str, file: Path | None) -> str:
     shown = picture(file.read_bytes(), title) if file is not None and file.is_file() else ""
+    shown = f'<div class="wide">{shown}</div>' if shown else ""
     return f"<section><h3>{html.escape(title)}</h3>{content}{shown}</section>"
 
 
@@ -66,7 +69,9 @@ def cell(value: Any) -> str:
         return "missed"
     if not isinstance(value, float):
         return str(value)
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if 5e-4 <= abs(value) < 1 else f"{value:.4g}"
 
 
 def words(value: Any) -> str:
@@ -98,8 +103,3 @@ def about(settings: Mapping[str, Any]) -> str:
         )
         tables += [f'<div><h3>{html.escape(title)}</h3><table class="words">{rows}</table></div>'] if values else []
     return f'<h2>Settings and versions</h2><div class="side">{"".join(tables)}</div>'
-
-
-def counted(number: int, word: str, more: str = "") -> str:
-    """As in "1 case" and "3 studies"."""
-    return f"{number} {word if number == 1 else more or f'{word}s'}"

@@ -34,6 +34,7 @@ from ..networks.regions import numbered
 from ..training.checkpoints import Checkpoints
 from ..training.plan import Plan
 from ..training.resume import read_history
+from ..training.room import too_few
 from .html_report import evaluation_report
 from .metrics import ABOUT, METRICS, SIZES, TOLERANCE, CaseTable
 from .pictures import Pictures
@@ -93,16 +94,18 @@ def show_result(
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: table.guess(calibration.guesses()))
         table.attach(evaluator)
         evaluator.run(max(1, best))
-        found = quality.validated([(row.get(quality.KEY, math.nan), row["dice"]) for row in table.rows])
+        pairs = [(row.get(quality.KEY, math.nan), row["dice"]) for row in table.rows]
+        found = quality.validated(pairs)
         if first_process():
             before, after = (round(error, 4) for error in calibration.errors)
             more = {} if math.isnan(before) else {"calibration_error": [before, after]}
-            note_validation(path, calibration.temperature, **more | ({quality.KEY: found} if found else {}))
-            if more:
+            more |= {quality.KEY: found} if found else {}
+            note_validation(path, calibration.temperature, **more | length_of(path))
+            if not math.isnan(before):
                 print(f"probabilities: temperature {calibration.temperature:g}, expected calibration error {after:.4f} "
                       f"(before {before:.4f})")  # fmt: skip
             if found:
-                print(f"guessed Dice: {quality.in_words(found)}")
+                print(f"guessed Dice: {quality.in_words(found, pairs)}")
     else:
         print("there are no validation cases: nothing was measured, the adapter is that of the last epoch")
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -118,6 +121,15 @@ def show_result(
         print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
         write_report(output_dir, folder, settings, Path(output_dir) / "validation", path, run)
     release(output_dir)
+
+
+def length_of(adapter: Path) -> dict[str, int]:
+    """Epochs and steps of a training as it ended; when the adapter was written, the clock may have expected others."""
+    training, history = read_training(adapter), read_history(adapter, Checkpoints.RESUME)
+    if not training or not history or not training.get("steps"):
+        return {}
+    epochs = int(history[-1]["epoch"])
+    return {"epochs": epochs, "steps": epochs * (training["steps"] // training["epochs"])}
 
 
 def write_report(
@@ -206,6 +218,7 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
         "validation cases": training["validation_cases"],
         **{key: plan[key] for key in ("scale", "minutes") if plan.get(key) is not None},
         **({"quick": "a trial run: its figures mean nothing"} if training.get("quick") else {}),
+        **({"steps": too_few(training)} if too_few(training) else {}),
     }
     chosen = {key: value for key, value in settings.items() if value is not None}
     return {"Adapter": about | numbers, "Its training": trained, "Keys of its training": chosen}

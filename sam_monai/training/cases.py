@@ -18,7 +18,7 @@ from ..data.mask_folders import is_mask_folder, mask_files
 from ..data.names import told_apart
 from ..data.unlabelled import KEY
 from ..data.voxels import voxels_of
-from ..errors import InputError, shown
+from ..errors import InputError, counted, shown
 from ..networks.adapter_files import read_adapter, read_training
 from ..networks.identity import from_tensor
 from ..networks.regions import with_sets
@@ -110,7 +110,7 @@ def evaluation_cases(
     if not trained & set(found.values()):
         if not shown or fold is not None or saved_again(every[:PROBES], adapter, shown):
             return dataset
-        logger.warning("evaluated: all %d case(s), for the adapter was trained on none of them", len(every))
+        logger.warning("evaluated: all %s, for the adapter was trained on none of them", counted(len(every), "case"))
         return dataclasses.replace(dataset, validation=every, reserved=())
     kept = [case for case in every if found.get(case["image"]) in left_out - trained]
     why = "set aside when the adapter was trained"
@@ -123,7 +123,7 @@ def evaluation_cases(
             'list other cases under "validation" in dataset.json'
         )
     if kept != dataset.validation:
-        logger.warning("evaluated: %d case(s) %s: %s", len(kept), why, names(kept, every))
+        logger.warning("evaluated: %s %s: %s", counted(len(kept), "case"), why, names(kept, every))
     chosen = [case["image"] for case in kept]
     return dataclasses.replace(
         dataset,

@@ -216,6 +216,7 @@ class Checkpoints:
         summary = training_summary(engine.state.max_epochs or 0, engine.state.epoch, dice, *counts)
         if dice is not None and self.best.by_label:
             summary["dice_by_label"] = self.best.by_label
+        summary["steps"] = summary["epochs"] * (engine.state.epoch_length or 0)
         numbers = {key: value for key, value in self.settings.items() if isinstance(value, bool | int | float | None)}
         summary["settings"] = {key: value for key, value in numbers.items() if key != "quick"}
         hashes = {f"{part}_hashes": [case[1] for case in cases] for part, cases in self.cases.items()}

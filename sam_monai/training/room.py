@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.fingerprint import Fingerprint
 from ..data.sides import has_sides
@@ -16,6 +18,14 @@ REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
 OVERHEAD = 0.15  # seconds a validation case: reading, metrics
+
+
+def too_few(training: Mapping[str, Any]) -> str:
+    """A sentence on a training, by its summary, that was too short to say anything of its method; nothing else."""
+    steps = training.get("steps", FEW)
+    if steps >= FEW or training.get("quick"):
+        return ""
+    return f"It had {steps} training steps, which are too few: a longer training is likely to be much better."
 
 
 @dataclass(frozen=True)

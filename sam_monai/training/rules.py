@@ -168,7 +168,8 @@ def rules(
     size = values["image_size"]
     if "epochs" not in asked:
         values["epochs"] = room.epochs(size, scale)
-        why["epochs"] = f"visits of each case; {told_length(room, size, scale, budget)}"
+        many = "s" * (values["epochs"] != 1)
+        why["epochs"] = f"visit{many} of each case; {told_length(room, size, scale, budget)}"
     if "mirror" not in asked:
         values["mirror"], why["mirror"] = chosen_mirror(room.data, scale)
     if "val_interval" not in asked:
@@ -195,7 +196,7 @@ def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
     fewer = f", or --train_cases {cases}" if cases >= FEW else ""
     whole = budget + room.late(size, scale)
     needed = max(1.2 * budget, 1.2 * whole + 2 * room.validation(size, scale)) / 60
-    longer = f"one visit of each, with validation, takes about {in_time(whole)} and not {in_time(budget)}"
+    longer = f"one visit of each, with validation, takes about {whole / 60:.1f} minutes and not {budget / 60:.3g}"
     return f"{longer}: give about --minutes {needed:.0f}{fewer}"
 
 

@@ -94,7 +94,7 @@ def test_a_list_of_files_in_a_dataset_json(tmp_path):
     assert read_dataset(tmp_path).channels == ("channel 0", "channel 1")
     items[1]["image"].append("t1/0.nii.gz")
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"1\.nii\.gz has 3 file\(s\) where .* has 2; list a file for each channel"):
+    with pytest.raises(InputError, match=r"1\.nii\.gz has 3 files where .* has 2; list a file for each channel"):
         read_dataset(tmp_path)
 
 
@@ -212,7 +212,7 @@ def test_an_adapter_of_one_channel_takes_its_file_of_each_image_and_not_the_othe
     found = images_to_segment(tmp_path, spatial_dims=3, channels=[number])
     names = [Path(case["image"]).name.removesuffix(".nii.gz") for case in found]
     assert names == [["a_0000", "b_0000", "c_0000", "d_0000"], ["a_0001", "b_0001", "d_0000"]][number]
-    assert "2 file(s) such as a_000" in caplog.text and f"takes channel {number}" in caplog.text
+    assert "2 files such as a_000" in caplog.text and f"takes channel {number}" in caplog.text
     lacking = [reason for _, reason in found.passed_over]
     assert not lacking if number == 0 else len(lacking) == 1 and "c_0001.nii.gz: no such file" in lacking[0]
     for case, name in zip(found, names, strict=True):

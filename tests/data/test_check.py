@@ -265,5 +265,5 @@ def test_a_label_that_is_a_mere_rim_of_another_in_some_cases_is_named(tmp_path, 
          "validation": [{"image": "images/d.png", "label": "labels/d.png"}]}
     ))  # fmt: skip
     check_dataset(read_dataset(tmp_path))
-    assert 'in 1 of the 4 labels that hold "ileum" it is but a rim' in caplog.text and "b.png" in caplog.text
+    assert 'in 1 of the 4 masks that hold "ileum" it is only a rim' in caplog.text and "b.png" in caplog.text
     assert 'hold "colon"' not in caplog.text

@@ -182,7 +182,7 @@ def test_cases_that_no_split_of_nnunet_lists_are_left_out_and_named(tmp_path, ca
     (nnunet(tmp_path) / "splits_final.json").write_text(json.dumps(split))
     dataset = read_dataset(tmp_path)
     assert stems(dataset.training) == ["case_0_0000", "case_1_0000"] and stems(dataset.validation) == ["case_2_0000"]
-    assert "splits_final.json: 3 case(s) in none of its splits left out: case_3, case_4, case_5" in caplog.text
+    assert "splits_final.json: 3 cases in none of its splits left out: case_3, case_4, case_5" in caplog.text
 
 
 def test_a_table_that_states_no_splits_leaves_them_open(tmp_path):
@@ -248,7 +248,7 @@ def test_what_lies_beside_images_and_may_be_one_is_named(tmp_path, caplog):
         (pairs(tmp_path) / "images" / name).touch()
     read_dataset(tmp_path)
     (line,) = [message for message in caplog.messages if "left out" in message]
-    assert "1 file(s) such as c9.gif" in line
+    assert "1 file such as c9.gif" in line
 
 
 def test_a_decathlon_list_is_read_as_ever_whatever_else_lies_there(tmp_path):

@@ -126,4 +126,4 @@ def test_a_folder_of_numbered_objects_gets_its_labels_name(tmp_path, capsys):
     for name in ("a", "b", "c"):
         Image.fromarray((label > 0).astype(np.uint8)).save(tmp_path / f"masks/{name}.png")
     (note,) = check_dataset(dataset, instances=True)
-    assert "3 label(s) hold one value for all objects: each connected piece is taken for an object" in note
+    assert "3 masks with one value for all objects: each connected piece is taken for an object" in note

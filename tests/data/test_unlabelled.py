@@ -75,7 +75,7 @@ def test_counts_and_notes_of_the_check_leave_unlabelled_voxels_out(tmp_path):
     label(tmp_path / "labelsTr/case_0.nii.gz", (2,))
     dataset = read_dataset(tmp_path)
     notes = check_dataset(dataset)
-    assert notes == ["1 training case(s) with nothing but background: case_0.nii.gz"]
+    assert notes == ["1 training case with nothing but background: case_0.nii.gz"]
     label(tmp_path / "labelsTr/case_0.nii.gz", (2,), rows=9)
     with pytest.raises(InputError, match=r"case_0\.nii\.gz: no voxel of it is annotated"):
         check_dataset(dataset)

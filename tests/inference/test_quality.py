@@ -93,7 +93,7 @@ def test_guesses_for_prompted_objects_are_not_moved_and_the_report_says_so(tmp_p
             guesses.append(engine.state.output[KEY].nanmean().item())
     assert guesses[2] == pytest.approx(guesses[0] - 0.1, abs=0.01) and guesses[3] == pytest.approx(guesses[1])
     record = {"image": "a", "error": "", "mask": "a.png", "voxels": {}, KEY: {"1": 0.5}}
-    said = "taken off the guesses here. Those of prompted objects are not"
+    said = "It is taken off here. Those of prompted objects are not"
     for more in ({}, {PROMPTED: 1}):
         page = studies_report([record | more], {"a": ["object 1"]}, {}, {}, tmp_path / "report.html", found).read_text()
         assert (said in page) == bool(more)

@@ -88,7 +88,7 @@ def test_what_is_marked_of_a_label_that_a_case_lacks_is_counted_and_shown(tmp_pa
     wrong = 2 * float(truth.sum()) / 1000
     assert [row["false_positive"] for row in rows if row["label"] == "a"][0] == "nan"
     a, b = table.table().splitlines()[1:]
-    assert "1.0000" in a and a.endswith(f"1 of 2, {wrong:.4g} ml") and b.endswith(f"1 of 3, {volume:.4g} ml")
+    assert "1.0000" in a and a.endswith(f"1 of 2, {cell(wrong)} ml") and b.endswith(f"1 of 3, {cell(volume)} ml")
     assert f"{volume:.4g}" in page and "false positive in all, ml" in page
     assert page.index(" 0 ") < page.index(" 1 ")
 
@@ -115,7 +115,9 @@ def test_pixels_are_the_unit_of_pictures():
 
 
 def test_large_numbers_are_written_out(tmp_path):
-    assert [cell(value) for value in (123456.0, 1000.4, 999.94, 0.12345)] == ["123,456", "1,000", "999.9", "0.1235"]
+    assert [cell(value) for value in (123456.0, 1000.4, 999.94, 0.1236, 4e-4)] == [
+        "123,456", "1,000", "999.9", "0.124", "0.0004",
+    ]  # fmt: skip
     table = CaseTable(("a",))
     table.rows = [{"case": "x", "label": "a", **dict.fromkeys(METRICS, math.nan), "false_positive": 123456.0}]
     assert table.table().endswith("1 of 1, 123,456 pixels")

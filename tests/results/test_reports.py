@@ -100,7 +100,7 @@ def test_the_report_says_what_was_computed_with_and_how_sizes_agree(tmp_path, ad
     said, volume = words(page), 5 * 5 * 4 * 3 / 1000
     for text in ("lite_medsam", "image_size 64", "epochs 40", "epoch 30", "seed 11", "learning_rate 0.0075",
                  "training cases 7", "Evaluation on my_scans", "device cpu", "0:01:1", "surface Dice at 2 mm",
-                 "HD95, mm", "missed 1 time", "mean of reference and prediction, ml", "4 of 4"):  # fmt: skip
+                 "HD95, mm", "1 was missed", "mean of reference and prediction, ml", "4 of 4"):  # fmt: skip
         assert text in said, text
     assert "private" not in said and "inf" not in said.replace("information", "")
     assert [row["reference_ml"] for row in table.rows] == [pytest.approx(volume)] * 4
@@ -142,7 +142,7 @@ def test_a_page_of_studies_names_the_adapter_and_the_images_that_it_was_trained_
         }
         for name, more in {"a": {SEEN: True}, "b": {}}.items()
     ]
-    adapter = {"method": "ssam", "labels": ["liver"], "validation Dice": "0.812 over 4 case(s)"}
+    adapter = {"method": "ssam", "labels": ["liver"], "validation Dice": "0.812 over 4 cases"}
     page = words(studies_report(records, {}, {}, {"Adapter": adapter}, tmp_path / "report.html"))
     assert "By the adapter ssam; liver; validation Dice 0.812" in page and "trained on 1 of these images" in page
     assert "a.nii.gz" in page and "somebody" not in page

@@ -97,7 +97,7 @@ def test_of_new_cases_all_are_evaluated_where_no_split_is_stated(data, tmp_path,
     with caplog.at_level(logging.WARNING):
         found = evaluation_cases(new, adapter)
     assert len(found.validation) == 4
-    assert "all 4 case(s), for the adapter was trained on none of them" in caplog.text
+    assert "all 4 cases, for the adapter was trained on none of them" in caplog.text
     assert len(evaluation_cases(new, adapter, fold=0).validation) == 1
     assert len(evaluation_cases(new, tmp_path / "none.pt").validation) == 1
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import nibabel as nib
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from .affines import TOLERANCE, apart
+from .csv_lists import stated_splits
 from .listed import Case, Listed, listed
 from .names import MARK, stem_of
 from .nifti import millimetres
 
+OF_MASKS = "lesion|mask|msk|seg|label|roi"  # in the name of a file
 Session = tuple[str, ...]  # as in ("sub-01", "ses-1")
 
 
@@ -29,6 +31,10 @@ def read_bids(folder: Path, channel: int | str | None) -> Listed | None:
     them, by its name or by its place among the sorted names."""
     images, labels = _files(folder)
     if not labels:
+        beside = [file for file in folder.rglob("sub-*.nii*") if re.search(OF_MASKS, stem_of(file).rpartition("_")[2])]
+        if beside:
+            raise InputError(f"{folder}: is a BIDS folder without labels, which end in _dseg or _mask; is "
+                             f"{beside[0].name} one? Rename such files, or list pairs in a CSV")  # fmt: skip
         return None
     chosen = _channels(folder, images) if channel is None else _one(folder, images, channel)
     names = list(next(iter(chosen.values())))
@@ -36,11 +42,22 @@ def read_bids(folder: Path, channel: int | str | None) -> Listed | None:
         Case(files[0], labels.get(key), others=files[1:], patient=key[0])
         for key, files in ((key, list(named.values())) for key, named in chosen.items())
     ]
+    splits = stated_splits(folder / "participants.tsv", "participant_id")
+    for case in cases:
+        case.split = splits.get(case.patient or "", case.split)
+    words = sorted({_whole(labels[key]) for key in chosen if key in labels})
     form = "a BIDS folder"
+    if odd := [name for name in names if re.search(OF_MASKS, name.lower())]:
+        raise InputError(
+            f"{folder}: {odd[0]} is taken for an image, and {words[0]} for the label; move away what is neither, or "
+            "list pairs in a CSV"
+        )
     if len(names) > 1:
         form += f" with the channels {', '.join(names)}"
     elif channel is not None:
         form += f", of which {names[0]} is taken"
+    if words not in (["dseg"], ["mask"]):
+        form += f" with the labels {shown(words, 3)}"
     modality: Any = names if len(names) > 1 else stem_of(cases[0].image).rpartition("_")[2]
     return listed(folder, form, cases, _label_names(folder), modality, tree=True)
 

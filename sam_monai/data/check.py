@@ -26,7 +26,7 @@ from .instances import PIECES, inside_and_border, names_of
 from .kind import check_size
 from .load import LoadCased
 from .names import told_apart
-from .rims import Rims, Surroundings
+from .odd_masks import Gaps, Rims, Surroundings
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
 
@@ -122,14 +122,16 @@ def examine(
     load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
     trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
-    oddities = (Rims(), Surroundings())
+    oddities = (Rims(), Surroundings(), Gaps(orientation))
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
+    problems += pairs.exchanged([*dataset.training, *dataset.validation], channel_names or ())
     held: dict[str, str] = {}
     same: dict[str, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
     empty: dict[str, list[str]] = {"training": [], "validation": []}
     trained: set[int] = set()
+    measured: set[int] = set()
     trained_on = {case["image"] for case in (dataset.training if cases is None else cases)}
     taker = FingerprintTaker(dataset.labels, orientation, dataset.regions, len(trained_on))
     begun = time.monotonic()
@@ -153,8 +155,7 @@ def examine(
                 problems.append(f"{case['label']}: no voxel of it is annotated; remove the case")
             label = label.masked_fill(~annotated, 0)
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
-            if part == "training":
-                trained |= values
+            (trained if part == "training" else measured).update(values)
             if dataset.regions is None and not instances:
                 for oddity in oddities:
                     oddity.add(label, case["label"])
@@ -193,6 +194,11 @@ def examine(
         f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'
         for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)
         if trained.isdisjoint(values)
+    ]
+    notes += [
+        f'no validation label holds "{name}": its Dice is not measured'
+        for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)
+        if measured and measured.isdisjoint(values) and not trained.isdisjoint(values)
     ]
     notes += [
         f"{' and '.join(dict.fromkeys(paths))} hold the same image; a copy among the validation cases flatters"

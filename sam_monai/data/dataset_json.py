@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import parse_json
 from ..networks.fields import RUN
 from .channels import FILES, case_of
-from .modality import WORDS
+from .modality import WORDS, code_of
 from .names import PICTURE_SUFFIXES, folded
 from .unlabelled import NAME, is_ignored
 
@@ -156,7 +156,7 @@ def intensity_of(entry: Any, image: str, file: Path) -> str:
     if kind := stated_kind(entry, file):
         return kind
     kind = usual_intensity(image)
-    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if entry else "nothing says CT, MR or RGB"
+    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if entry else "no list says CT, MR or RGB"
     logger.info('%s: %s; intensities are treated as "%s", which the key intensity changes', file, what, kind)
     return kind
 
@@ -171,7 +171,9 @@ def stated_kind(entry: Any, file: Path) -> str | None:
 
 def usual_intensity(image: str) -> str:
     """What the numbers of an image are where nothing says it."""
-    return "picture" if image.lower().endswith(PICTURE_SUFFIXES) else "mr"
+    if image.lower().endswith(PICTURE_SUFFIXES):
+        return "picture"
+    return "ct" if code_of(Path(image)) == "CT" else "mr"
 
 
 def _kind(texts: Iterable[str]) -> str | None:

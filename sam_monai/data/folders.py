@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from ..errors import InputError, shown
 from .bids import read_bids
+from .csv_lists import read_csv, stated_splits
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
-from .left_out import refuse_folders_of_pictures, warn_of_unread
+from .left_out import refuse_folders_of_pictures, refuse_lists_beside, warn_of_unread
 from .listed import (
     SPLITS,
     Case,
@@ -27,15 +28,13 @@ from .listed import (
     entries,
     first_fold,
     listed,
-    read_csv,
     read_datalist,
     refuse_other_lists,
-    stated_splits,
 )
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import MARK, PICTURE_SUFFIXES, stem_of
-from .nnunet import by_case, read_nnunet
+from .nnunet import by_case, fold_entries, read_nnunet
 from .stated_labels import stated_labels
 from .unlabelled import is_ignored
 
@@ -53,6 +52,8 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
     """What a folder, or a list of cases in a CSV or JSON file, says; ``None`` where it has no known form. ``channel``,
     counted from 0 or by its name, is taken where a case has several files. ``past_json`` leaves a `dataset.json` out of
     account."""
+    if os.path.isfile(path) and path.suffix.lower() not in (".csv", ".json"):
+        raise InputError(f"{path}: is no folder and no list of cases (CSV or JSON); unpack it, or give its folder")
     if os.path.isfile(path) and path.name != "dataset.json":
         return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
     folder = path.parent if path.name == "dataset.json" else path
@@ -63,8 +64,12 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         content = parse(file)
         if (known := read_nnunet(folder, content, channel)) is None:
             refuse_other_lists(content, file)
+            fold_entries(content, folder / "splits_final.json")
         return known or Listed(file, content, fold=first_fold(content))
-    return _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel) or _lists(folder)
+    form = _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel)
+    if form is not None:
+        refuse_lists_beside(folder, form.how.partition(":")[0], _lists(folder))
+    return form or _lists(folder)
 
 
 def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
@@ -107,6 +112,8 @@ def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     cases += [Case(files[0], None, "test", others=files[1:]) for files in grouped.values()]
     warn_of_unread(folder, [*inside, *(at for _, one, _ in parts for at in _folders(one.parent))], parts)
     where = [f"{one.relative_to(folder)}/ with {at.relative_to(folder)}/" for _, one, at in parts if at is not None]
+    channels = {1 + len(case.others) for case in cases} - {1}
+    where += [f"{max(channels)} files of each image taken for its channels"] if channels else []
     return listed(folder, f"images and labels of the same names, {', '.join(where)}", cases)
 
 
@@ -156,7 +163,7 @@ def _mask_trees(folder: Path) -> Listed | None:
     cases: list[Case] = []
     odd: list[str] = []
     several = False  # images beside a folder of masks
-    splits = stated_splits(folder / "meta.csv")
+    splits = stated_splits(folder / "meta.csv", "image_id")
     for at in _folders(folder):
         masks = _only(_folders(at), MASKS)
         images = [at] if is_dicom(at) else []

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import InputError, counted
 from .channels import FILES
 from .dicom_series import is_dicom
-from .listed import entries
+from .listed import SPLITS, Listed, entries
 from .made import LISTS
 from .names import IMAGE_SUFFIXES, MARK, stem_of
 
@@ -34,6 +34,18 @@ def refuse_folders_of_pictures(found: Mapping[str, Path]) -> None:
             )
 
 
+def refuse_lists_beside(folder: Path, form: str, table: Listed | None) -> None:
+    """Refuse a folder of a form that states no split, beside a list that may: its test cases would be trained on."""
+    words = [f"{split}.txt" for split in SPLITS]
+    others = [table.source] if table is not None else []
+    others += [at for at in sorted(folder.iterdir()) if at.name.lower() in ("splits_final.json", *words)]
+    if others:
+        raise InputError(
+            f"{folder}: is {form}, and {others[0].name} beside them is not read, which may state a split; give the "
+            "path of a list with the columns image, label and split, or move it away"
+        )
+
+
 def warn_of_unread(folder: Path, beside: Sequence[Path], parts: Sequence[tuple[str, Path, Path | None]]) -> None:
     """Folders of pictures or volumes beside those that are read may be a part of the data."""
     read = {at for _, *both in parts for at in both if at is not None}
@@ -41,7 +53,7 @@ def warn_of_unread(folder: Path, beside: Sequence[Path], parts: Sequence[tuple[s
         used = any(at == one or at in one.parents for one in read)
         if used or at.name.lower() in ("imagests", "labelsts") or (at / LISTS).is_dir():
             continue
-        if any(map(is_image, at.iterdir())):
+        if any(map(is_image, (*at.iterdir(), *at.glob("*/*")))):
             logger.warning("%s: is not read, for the images and labels are taken from other folders of %s", at, folder)
 
 

@@ -1,13 +1,11 @@
-"""Cases as a folder or a list tells them: what is common to all forms, and the forms that are one file."""
+"""Cases as a folder or a list tells them: what is common to all forms, and the datalist."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import logging
 import os
-import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,8 +24,6 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "ts"), "test"),
 }
-
-PATIENT = r"(patient|subject)[ _-]?(id)?"  # a column of a list
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +94,7 @@ def listed(
     unlabelled: list[Case] = []
     patients: list[str] = []
     seen: set[Path] = set()
+    cases = list(cases)
     for case in cases:
         if case.image in seen:
             raise InputError(f"{source}: {case.image} is listed twice; keep it once")
@@ -109,6 +106,7 @@ def listed(
         else:
             content[case.split].append(case.entry)
             patients += [case.patient or str(case.image)] * (case.split == "training")
+    warn_of_one_patient(source, cases)
     if not seen:
         raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
     training, fold = content["training"], None
@@ -134,53 +132,20 @@ def listed(
     return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree)
 
 
-def read_csv(file: Path) -> Listed | None:
-    """A CSV with the columns image, label and perhaps a split, folds and patients; ``None`` where it has others."""
-    content = file.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets save "Unicode text"
-        lines = content.decode("utf-16", errors="replace").splitlines()
-    else:
-        lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
-    lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
-    delimiter = max(",;\t", key=(lines or [""])[0].count)
-    try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
-    except csv.Error as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it") from error
-    columns = [cell.lower() for cell in rows[0]] if rows else []
-    if not {"image", "label"} <= set(columns):
-        return None
-    if twice := [name for name in columns if name and columns.count(name) > 1]:
-        raise InputError(f"{file}: has the column {twice[0]} twice; keep one of them")
-    splitting, cases = _split_columns(columns, rows[1:], file), []
-    patient = next((name for name in columns if re.fullmatch(PATIENT, name)), "")
-    for number, cells in enumerate(rows[1:], 2):
-        if not any(cells):
-            continue
-        row = dict(zip(columns, cells, strict=False))
-        stated = [row.get(name, "").lower() for name in splitting]
-        odd = [cell for cell in stated if cell and not cell.isdecimal() and cell not in SPLITS]
-        if len(cells) != len(columns) or not row["image"] or "\0" in "".join(cells) or odd:
-            what = f"has the split {odd[0]!r}; known are train, val, test or the number of a fold" if odd else ""
-            what = what or f"does not fill the columns {', '.join(columns)}"
-            raise InputError(f"{file}: row {number} {what}; correct it")
-        image, label = (Path(os.path.abspath(file.parent / row[key])) for key in ("image", "label"))
-        split = next((SPLITS[cell] for cell in stated if cell in SPLITS), "training")
-        fold = next((int(cell) for cell in stated if cell.isdecimal() and split == "training"), None)
-        cases.append(Case(image, label if row["label"] else None, split, fold, patient=row.get(patient) or None))
-    return listed(file, f"the cases listed in {file.name}", cases)
-
-
-def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> list[str]:
-    """Columns that say what a case is for: "split" and "fold", or, whatever it is called, one of such words alone."""
-    found = [name for name in ("split", "fold") if name in columns]
-    if "split" in found:
-        return found
-    held = {name: {row[i].lower() for row in rows if len(row) > i and any(row)} for i, name in enumerate(columns)}
-    words = [name for name in held if name != "fold" and held[name] <= SPLITS.keys() and len(held[name]) > 1]
-    if len(words) > 1:
-        raise InputError(f"{file}: the columns {' and '.join(words)} each name a split; keep one of them")
-    return words + found
+def warn_of_one_patient(source: Path, cases: Sequence[Case]) -> None:
+    """Warn of patients on both sides of a stated split: the network has seen them when it is measured."""
+    sides: dict[str, set[object]] = defaultdict(set)
+    for case in cases:
+        if case.patient is not None and (case.label is not None or case.split == "test"):
+            sides[case.patient].add(case.split if case.fold is None else f"fold {case.fold}")
+    both = {patient: found for patient, found in sides.items() if len(found) > 1}
+    if both:
+        first, found = next(iter(both.items()))
+        logger.warning(
+            "%s: %s on both sides of the split, such as %s in %s: the figures will flatter; keep each on one side",
+            source, "1 patient is" if len(both) == 1 else f"{len(both)} patients are", first,
+            " and ".join(sorted(map(str, found))),
+        )  # fmt: skip
 
 
 def refuse_other_lists(content: dict[str, Any], file: Path, known: Sequence[str] = ()) -> None:
@@ -215,22 +180,6 @@ def read_datalist(file: Path) -> Listed | None:
         raise InputError(f'{file}: "fold" is {odd[0]!r}; give whole numbers from 0 on')
     names = content.get("channel_names", content.get("modality", ""))
     return listed(file, f"the datalist {file.name}", cases, content.get("labels"), names, order=content.get(ORDER))
-
-
-def stated_splits(file: Path) -> dict[str, str]:
-    """The splits in TotalSegmentator's `meta.csv`, by case; none where it has no such column."""
-    if not os.path.isfile(file):
-        return {}
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    rows = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
-    try:
-        words = {row["image_id"].strip(): row["split"] or "" for row in rows if row.get("image_id") and "split" in row}
-    except csv.Error as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
-    for case, word in words.items():
-        if word.strip().lower() not in SPLITS:
-            raise InputError(f"{file}: {case} has the split {word!r}; known are train, val and test; correct it")
-    return {case: SPLITS[word.strip().lower()] for case, word in words.items()}
 
 
 def first_fold(content: dict[str, Any]) -> int | None:

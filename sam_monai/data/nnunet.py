@@ -14,7 +14,7 @@ from ..errors import InputError, counted, shown
 from .dataset_json import parse
 from .left_out import warn_of_number
 from .listed import Case, Listed, entries, listed
-from .names import PICTURE_SUFFIXES
+from .names import PICTURE_SUFFIXES, stem_of
 from .regions import ORDER
 
 logger = logging.getLogger(__name__)
@@ -94,6 +94,21 @@ def _lists_other_names(folder: Path, training: Any) -> bool:
         return False
     path = folder / image
     return not os.path.exists(path) and os.path.exists(path.with_name(path.name.replace(".", "_0000.", 1)))
+
+
+def fold_entries(content: dict[str, Any], file: Path) -> None:
+    """Give the cases of a Decathlon list the folds that nnU-Net's ``splits_final.json`` beside it states."""
+    training = content.get("training")
+    if not os.path.isfile(file) or not isinstance(training, list) or content.get("validation"):
+        return
+    named = {stem_of(Path(entry["image"])): entry for entry in training if _is_entry(entry)}
+    cases = {name: Case(Path(entry["image"]), None) for name, entry in named.items()}
+    _set_folds(parse(file, list), cases, file)
+    content["training"] = [named[name] | {"fold": case.fold} for name, case in cases.items()]
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("image"), str) and "\0" not in entry["image"]
 
 
 def _set_folds(splits: list[Any], cases: dict[str, Case], file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import torch
 
-from .names import stem_of
+from .channels import FILES
+from .names import stem_of, told_apart
 from .picture_files import is_turned
+
+MOST = 5  # notes of one kind
 
 Cases = Sequence[Mapping[str, Any]]
 
@@ -23,6 +27,24 @@ def listed_twice(cases: Cases) -> list[str]:
     return [f"{image}: is listed twice; keep it once" for image, n in Counter(images).items() if n > 1] + [
         f"{image}: is listed as an image and as a label; correct the list" for image in images if image in labels
     ]
+
+
+def exchanged(cases: Cases, channels: Sequence[str]) -> list[str]:
+    """What is wrong with lists of channel files that are named by their channels."""
+    problems = []
+    names = [name.casefold() for name in channels]
+    for case in cases if len({*names}) == len(names) else ():
+        stems = [stem_of(Path(file)).casefold() for file in case.get(FILES, ())]
+        for stem, own, file in zip(stems, names, case.get(FILES, ()), strict=False):
+            others = [name for name in names if re.search(rf"(^|[^a-z0-9]){re.escape(name)}$", stem)]
+            if others and own not in others:
+                problems.append(f"{file}: is listed as the channel {own} of its image, and is named like {others[0]}")
+        each = {stem.removesuffix(own) for stem, own in zip(stems, names, strict=False)}
+        if len(each) > 1 and all(map(str.endswith, stems, names)):
+            problems.append(
+                f"{case['image']}: its channels are files of several images, by their names; correct the list"
+            )
+    return problems
 
 
 def holds_its_label(image: torch.Tensor, label: torch.Tensor) -> bool:
@@ -48,5 +70,23 @@ def oversights(training: Cases, validation: Cases) -> list[str]:
                 f"{case['image']} is turned by its EXIF tag, and its label {case['label']} has none; if that was drawn "
                 "on the picture as it is stored, turn it too"
             )
+    notes += misnumbered(cases)
+    places = {os.path.dirname(case["image"]): case["image"] for case in cases}
+    for case in cases if len(places) == len(cases) else ():  # a folder for each
+        other = places.get(os.path.dirname(case["label"]), case["image"])
+        if other != case["image"]:
+            notes.append(f"{case['label']} is listed as the label of {case['image']}, and lies beside {other}")
     shared = Counter(os.path.realpath(case["label"]) for case in training)
     return notes + [f"{label} is the label of {n} cases" for label, n in shared.items() if n > 1]
+
+
+def misnumbered(cases: Cases) -> list[str]:
+    """Labels whose numbers, in the names of file and folders, are those of another image, as after lists were sorted in
+    two ways. Only where all images and all labels have the same numbers."""
+    images, labels = (told_apart([case[key] for case in cases]) for key in ("image", "label"))
+    numbers = [[tuple(map(int, re.findall(r"\d+", name))) for name in names] for names in (images, labels)]
+    if sorted(numbers[0]) != sorted(numbers[1]):
+        return []
+    differing = [case for case, own, other in zip(cases, *numbers, strict=True) if own != other]
+    return [f"{case['label']} is listed as the label of {case['image']}, by whose number it is another's" for case in
+            differing[:MOST]]  # fmt: skip

@@ -13,7 +13,7 @@ from ..errors import InputError, say_once
 
 BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
-TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_FORMAT = 258, 262, 339
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLES, TIFF_FORMAT = 258, 262, 277, 339
 TIFF_PLACES = ((273, 324), (279, 325))  # where strips or tiles begin, and their bytes
 EMPTY = zlib.compress(b"")  # a strip that is left out
 NOISE = 32  # by how much JPEG changes a value of a mask but beside its edges
@@ -85,6 +85,11 @@ def _check(picture: Image.Image) -> None:
             f"{_name(picture)}: has {pages} pages; save each page as a file, or the stack as a NIfTI volume"
         )
     _check_sums(picture)
+    samples, read = int(_tiff(picture, TIFF_SAMPLES, 1)), len(picture.getbands())
+    if samples > read:
+        raise InputError(
+            f"{_name(picture)}: holds {samples} channels, of which {read} can be read; save each channel as a file"
+        )
     bits = _tiff(picture, TIFF_BITS, 8)
     if picture.mode in BYTES and (bits > 8 or re.search(r"^(RGB.?|LA?|CMYK);16", _raw_mode(picture))):
         raise InputError(

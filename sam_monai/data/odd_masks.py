@@ -1,5 +1,4 @@
-"""Masks that show no structure: the rim of another one, as interpolation between colours leaves it, or what lies around
-one."""
+"""Masks that are odd: a mere rim of another label, what lies around a structure in its place, slices left out."""
 
 from __future__ import annotations
 
@@ -9,8 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import max_pool2d, pad
 
+from ..errors import counted
+from .slicing import sliced_axis
+
 ALONG = 0.9  # share of a rim's pixels that touch another label, and the background at their other side
 EDGE = 0.9  # share of the edge of an image that is marked where a mask is of what lies around a structure
+FEWEST = 3  # drawn slices of a volume that tell something
 LEAST = 20  # pixels; fewer may be a lesion at the edge of an organ
 
 
@@ -83,8 +86,47 @@ class Surroundings:
         if len(names) > 1 or 2 * len(self.found) <= self.cases:
             return []
         return [
-            f'"{names[0]}" covers the edges of {len(self.found)} of {self.cases} images, as in {self.found[0]}: if that '
-            "is what lies around the structure, invert the masks"
+            f'"{names[0]}" covers the edges of {len(self.found)} of {self.cases} images, as in {self.found[0]}: if '
+            "that is what lies around the structure, invert the masks"
+        ]
+
+
+class Gaps:
+    """Finds volumes of which some slices alone were drawn: empty ones among them would be trained as background.
+
+    Args:
+        orientation: in which volumes are sliced.
+
+    Example:
+        >>> gaps = Gaps("coarsest")
+        >>> label = torch.zeros(1, 8, 8, 13)
+        >>> label[..., 2:12:3] = 1
+        >>> gaps.add(label, "a.nii.gz")
+        >>> gaps.notes(["liver"])[0][:52]
+        'in 1 volume empty slices lie between drawn ones, as '
+    """
+
+    def __init__(self, orientation: str) -> None:
+        self.orientation = orientation
+        self.found: list[str] = []
+
+    def add(self, label: torch.Tensor, file: str) -> None:
+        """Look at a label map (1, H, W, D); of one (F, H, W, D) at the frames."""
+        if label.ndim == 3:
+            return
+        axis = 0 if len(label) > 1 else 1 + sliced_axis(label, self.orientation)
+        drawn = (torch.as_tensor(label) > 0).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+        apart = drawn.diff() > 1
+        frames = len(label) > 1 and 0 < len(drawn) < len(label)
+        self.found += [file] if frames or (len(drawn) >= FEWEST and apart.float().mean() > 0.5) else []
+
+    def notes(self, names: Sequence[str]) -> list[str]:
+        """A line where there are such volumes."""
+        if not self.found:
+            return []
+        return [
+            f"in {counted(len(self.found), 'volume')} empty slices lie between drawn ones, as in {self.found[0]}: if "
+            'nobody drew in them, give their voxels the label "ignore", or they are trained as background'
         ]
 
 

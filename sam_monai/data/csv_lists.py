@@ -1,0 +1,98 @@
+"""Tables of cases: a CSV that lists images and labels, and tables of a dataset that state a split."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InputError
+from .listed import SPLITS, Case, Listed, listed
+
+PATIENT = r"(patient|subject|participant)[ _-]?(id|no|number|name)?|pid"  # a column of a list
+MASKS = ("mask", "segmentation", "seg", "annotation")  # other names of the column label
+
+
+def read_csv(file: Path) -> Listed | None:
+    """A CSV with the columns image, label and perhaps a split, folds and patients; ``None`` where it has others."""
+    content = file.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets save "Unicode text"
+        lines = content.decode("utf-16", errors="replace").splitlines()
+    else:
+        lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
+    lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
+    delimiter = max(",;\t", key=(lines or [""])[0].count)
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it") from error
+    columns = [cell.lower() for cell in rows[0]] if rows else []
+    if "label" not in columns and len(masks := [name for name in columns if name in MASKS]) == 1:
+        columns[columns.index(masks[0])] = "label"
+    if not {"image", "label"} <= set(columns):
+        return None
+    if twice := [name for name in columns if name and columns.count(name) > 1]:
+        raise InputError(f"{file}: has the column {twice[0]} twice; keep one of them")
+    splitting, cases = _split_columns(columns, rows[1:], file), []
+    patient = next((name for name in columns if re.fullmatch(PATIENT, name)), "")
+    for number, cells in enumerate(rows[1:], 2):
+        if not any(cells):
+            continue
+        row = dict(zip(columns, cells, strict=False))
+        stated = [row.get(name, "").lower() for name in splitting]
+        odd = [cell for cell in stated if cell and not cell.isdecimal() and cell not in SPLITS]
+        if len(cells) != len(columns) or not row["image"] or "\0" in "".join(cells) or odd:
+            what = f"has the split {odd[0]!r}; known are train, val, test or the number of a fold" if odd else ""
+            what = what or f"does not fill the columns {', '.join(columns)}"
+            raise InputError(f"{file}: row {number} {what}; correct it")
+        image, label = (Path(os.path.abspath(file.parent / row[key])) for key in ("image", "label"))
+        split = next((SPLITS[cell] for cell in stated if cell in SPLITS), "training")
+        fold = next((int(cell) for cell in stated if cell.isdecimal() and split == "training"), None)
+        cases.append(Case(image, label if row["label"] else None, split, fold, patient=row.get(patient) or None))
+    return listed(file, f"the cases listed in {file.name}", cases)
+
+
+def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> list[str]:
+    """Columns that say what a case is for: "split" and "fold", or, whatever it is called, one of such words alone."""
+    found = [name for name in ("split", "fold") if name in columns]
+    if "split" in found:
+        return found
+    held = {name: {row[i].lower() for row in rows if len(row) > i and any(row)} for i, name in enumerate(columns)}
+    of_cases = {name: held[name] - {""} for name in held if name not in ("fold", "image", "label")}
+    for name, said in of_cases.items():
+        odd = said - SPLITS.keys()
+        if odd and (said & {"train", "training"} or len(said & SPLITS.keys()) > 1):
+            word = sorted(odd)[0]
+            raise InputError(
+                f"{file}: the column {name} seems to name a split, and holds {word!r}; known are train, val, test and "
+                "the number of a fold: correct it, or rename those words"
+            )
+    words = [name for name in held if name != "fold" and held[name] <= SPLITS.keys() and len(held[name]) > 1]
+    if len(words) > 1:
+        raise InputError(f"{file}: the columns {' and '.join(words)} each name a split; keep one of them")
+    return words + found
+
+
+def stated_splits(file: Path, key: str) -> dict[str, str]:
+    """The splits in a table, such as TotalSegmentator's `meta.csv` or BIDS' `participants.tsv`, by what stands in the
+    column ``key``; none where it has no column of splits."""
+    if not os.path.isfile(file):
+        return {}
+    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    try:
+        rows = list(csv.reader(lines, delimiter=max(",;\t", key=(lines or [""])[0].count)))
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
+    columns = [cell.strip().lower() for cell in rows[0]] if rows else []
+    splitting = _split_columns(columns, rows[1:], file) if key in columns else []
+    if not splitting or splitting[0] == "fold":
+        return {}
+    at, of = columns.index(key), columns.index(splitting[0])
+    words = {row[at].strip(): row[of].strip() for row in rows[1:] if len(row) > max(at, of) and row[at].strip()}
+    for case, word in words.items():
+        if word.lower() not in SPLITS:
+            raise InputError(f"{file}: {case} has the split {word!r}; known are train, val and test; correct it")
+    return {case: SPLITS[word.lower()] for case, word in words.items()}

@@ -219,9 +219,14 @@ def plan(args: argparse.Namespace) -> None:
     if "dataset_dir" in given:
         raise InputError(f"two folders are given: {args.folder} and, by --dataset_dir, {given['dataset_dir']}")
     import_quietly()
+    import logging
+
     from monai.bundle import ConfigParser
 
     from ..results.report import show_plan
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("sam_monai").setLevel(logging.INFO)  # how the folder was understood
 
     found = ConfigParser(config | given | {"dataset_dir": args.folder}).get_parsed_content("plan")
     show_plan(found)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .. import modules_of
-from .check import channels_picked, check_dataset, examine, image_channels
+from .channels_of_images import channels_picked, image_channels
+from .check import check_dataset, examine
 from .dataset import Dataset, read_dataset
 from .demo import demo_dataset
 from .found import images_to_segment

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
 from .grids import on_grid_of
 from .instances import PIECES, inside_and_border, names_of
-from .kind import check_size
+from .kind import CheckKind, check_window, odd_spacing
 from .load import LoadCased
 from .names import told_apart
 from .odd_masks import Gaps, Rims, Surroundings
@@ -69,6 +69,8 @@ def examine(
     regions: Regions | None = None,
     frames: bool = False,
     instances: bool = False,
+    intensity: str | Sequence[str] | None = None,
+    ct_window: Sequence[float] | None = None,
 ) -> Examined:
     """Load every training and validation case, say all that is wrong with them, and take the training cases'
     fingerprint; test images need only exist.
@@ -86,6 +88,8 @@ def examine(
         regions: the values of each label that are trained, of ``labels``.
         frames: as in `LoadCased`.
         instances: likewise.
+        intensity: what the numbers of an image are taken for; ``None``: not compared with what they seem to be.
+        ct_window: in Hounsfield units, of CT.
 
     Returns:
         With notes, also logged, on cases whose label is empty and on labels that occur in no training case.
@@ -122,6 +126,7 @@ def examine(
     load_image = LoadCased("image", channels=channels, channel_names=channel_names, frames=frames)
     trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
+    notes: list[str] = []
     oddities = (Rims(), Surroundings(), Gaps(orientation))
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
@@ -141,7 +146,10 @@ def examine(
         image = label = None
         try:
             image = load_image(case)["image"]
-            check_size(image, orientation)
+            kind = {"spatial_dims": image.ndim - 1, "intensity": intensity, "ct_window": ct_window}
+            CheckKind(kind | {"orientation": orientation, "modality": dataset.modality})({"image": image})
+            check_window(image, intensity, ct_window)
+            notes += odd_spacing(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
             held[case["image"]] = voxels_of(image)
             same[held[case["image"]]].append(case["image"])
@@ -185,7 +193,7 @@ def examine(
         more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
         raise several(problems[:_MOST_LINES] + more)
     every = [case["label"] for _, case in parts]
-    notes = [
+    notes += [
         f"{counted(len(found), f'{part} case')} with nothing but background: {shown(told_apart(found, every), 10)}"
         for part, found in empty.items()
         if found
@@ -216,54 +224,6 @@ def examine(
     seconds = (time.monotonic() - begun) / len(parts)
     dataset = replace(dataset, labels=trained_labels)
     return Examined(dataset, notes, taker.result(len(dataset.validation), seconds), held)
-
-
-def image_channels(
-    cases: Sequence[Mapping[str, Any]],
-    channels: Sequence[int] | None = None,
-    channel_names: Sequence[str] | None = None,
-    frames: bool = False,
-) -> int | None:
-    """How many channels the images have that a network is trained on: 1, grey, 3, colours, or those that are named.
-
-    Args:
-        cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
-        channels, channel_names, frames: as in `LoadCased`.
-
-    Returns:
-        ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
-
-    Example:
-        >>> from sam_monai.data import demo_dataset, read_dataset
-        >>> image_channels(read_dataset(demo_dataset()).training)
-        1
-    """
-    if channel_names is not None:
-        return len(channel_names)
-    try:
-        image = LoadCased("image", channels=channels, frames=frames)(cases[0])["image"]
-        return len(image) // frames_of(image)
-    except (InputError, KeyError, IndexError):
-        return None
-
-
-def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> list[int] | None:
-    """The key ``channels`` as an adapter records it: nothing where it picks all that the images have, in their order.
-
-    An adapter that recorded ``[0]`` of grey images would take the red of colours without a word.
-
-    Args:
-        cases: of the training. The first one tells.
-        channels: as in `LoadCased`.
-
-    Example:
-        >>> from sam_monai.data import demo_dataset, read_dataset
-        >>> channels_picked(read_dataset(demo_dataset()).training, [0]), channels_picked([], [2])
-        (None, [2])
-    """
-    if channels is None or list(channels) == list(range(image_channels(cases) or 0)):
-        return None
-    return list(channels)
 
 
 def _given(cases: Sequence[dict], labels: Sequence[str], regions: Regions | None) -> Dataset:

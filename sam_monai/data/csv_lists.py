@@ -13,6 +13,7 @@ from ..errors import InputError
 from .listed import SPLITS, Case, Listed, listed
 
 PATIENT = r"(patient|subject|participant)[ _-]?(id|no|number|name)?|pid"  # a column of a list
+SPLITTING = r"(is|in)?[ _-]?(train|valid|validation|test|holdout)(ing)?([ _-]?set)?|(k|cv|cross)[ _-]?fold|folds"
 MASKS = ("mask", "segmentation", "seg", "annotation")  # other names of the column label
 
 
@@ -60,6 +61,11 @@ def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: 
     found = [name for name in ("split", "fold") if name in columns]
     if "split" in found:
         return found
+    if odd := [name for name in columns if name != "fold" and re.fullmatch(SPLITTING, name)]:
+        raise InputError(
+            f"{file}: the column {odd[0]} is not read; call it split, with train, val and test in it, or fold, with "
+            "whole numbers"
+        )
     held = {name: {row[i].lower() for row in rows if len(row) > i and any(row)} for i, name in enumerate(columns)}
     of_cases = {name: held[name] - {""} for name in held if name not in ("fold", "image", "label")}
     for name, said in of_cases.items():

@@ -14,7 +14,8 @@ from ..networks.regions import overlap
 from .channels import stated_names
 from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
 from .dicom_series import is_dicom_picture
-from .folders import label_names, understand
+from .folders import understand
+from .label_names import label_names
 from .left_out import warn_of_unlisted
 from .listed import Listed
 from .load import LoadCased

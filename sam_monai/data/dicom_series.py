@@ -22,7 +22,7 @@ HEADER = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "Modality",
     "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
     "NumberOfFrames", "FrameOfReferenceUID", "StudyInstanceUID", "SharedFunctionalGroupsSequence",
-    "SpecificCharacterSet", "ImageType",
+    "SpecificCharacterSet", "ImageType", "PatientID",
 )  # fmt: skip
 logger = logging.getLogger(__name__)
 
@@ -65,6 +65,17 @@ def is_dicom_picture(path: str | Path) -> bool:
         series, _ = sort_folder(path)
         return len(series) == 1 and is_dicom_picture(series[0].files[0])
     return path.is_file() and is_dicom(path) and not has_place(read_header(path))
+
+
+def patient_of(path: str | Path) -> str:
+    """The PatientID of a DICOM file, or of the first one in a folder; nothing where there is none."""
+    path = Path(path)
+    if path.is_dir():
+        path = next((file for file in sorted(path.iterdir()) if file.is_file() and is_dicom(file)), path)
+    try:
+        return str(read_header(path).get("PatientID") or "") if path.is_file() and is_dicom(path) else ""
+    except Exception:  # pydicom raises many kinds, and such a file is refused where it is loaded
+        return ""
 
 
 def is_localiser(path: str | Path) -> bool:

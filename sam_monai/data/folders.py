@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import torch
-from tqdm import tqdm
-
 from ..errors import InputError, shown
 from .bids import read_bids
 from .csv_lists import read_csv, stated_splits
@@ -31,19 +28,14 @@ from .listed import (
     read_datalist,
     refuse_other_lists,
 )
-from .load import LoadCased
-from .mask_folders import is_mask_folder, label_name, mask_files
-from .names import MARK, PICTURE_SUFFIXES, stem_of
+from .mask_folders import is_mask_folder
+from .names import MARK, stem_of
 from .nnunet import by_case, fold_entries, read_nnunet
-from .stated_labels import stated_labels
-from .unlabelled import is_ignored
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
 MASKS = ("segmentations", "segmentation", "masks", "labels")
 # Words that an image's name or its label's has more than the other's, at the beginning or at the end.
 OF_LABELS, OF_IMAGES = "masks?|seg|segmentation|labels?|gt", "images?|img"
-HIGHEST = 2**16 - 1  # value of a label
-MOST_UNNAMED = 20  # labels of pictures; more values are numbers of objects, or shades
 
 logger = logging.getLogger(__name__)
 
@@ -230,61 +222,3 @@ def _only(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     if len(found) > 1:
         raise InputError(f"{found[1]}: lies beside {found[0].name}/; keep one of the two, or list the cases in a CSV")
     return found[0] if found else None
-
-
-def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Names of the foreground labels of cases of which nothing states them: from names or values of their masks. Names
-    that are ``given`` are compared with the masks; of folders of masks they choose some."""
-    kinds = {is_mask_folder(case["label"]) for case in cases}
-    if kinds == {True, False}:
-        raise InputError(f"{cases[0]['label']}: some labels are files and some are folders of masks; make them alike")
-    if kinds == {True}:
-        known = {name.casefold(): name for case in cases for name in mask_files(case["label"])}
-        unknown = [name for name in given or [] if label_name(name).casefold() not in known]
-        if unknown:
-            names = ", ".join(sorted(known.values())[:120])
-            raise InputError(f"{cases[0]['label']}: there is no mask of {unknown[0]!r}; there are {names}")
-        return tuple(given or sorted(known.values(), key=lambda name: (is_ignored(name), name)))
-    load = LoadCased("label", labels=HIGHEST, frames=True)
-    values: dict[int, str] = {}
-    called: dict[int, str] = {}
-    for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):
-        own = stated_labels(case["label"])
-        for value in map(int, torch.unique(load(case)["label"]).tolist()):
-            values.setdefault(value, case["label"])
-            if value in own and given is None:
-                other = called.setdefault(value, own[value])
-                if other != own[value]:
-                    raise InputError(
-                        f"{case['label']}: calls the value {value} {own[value]}, and another file calls it {other}; "
-                        "give labels the same values in all files, or save them without names"
-                    )
-    found = sorted(values.keys() - {0})
-    if found == [255]:  # a mask of 0 and 255
-        values[1], found = values[255], [1]
-    if not found:
-        raise InputError(f"{cases[0]['label']}: neither this label nor any other holds anything but background")
-    picture = str(cases[0]["label"]).lower().endswith(PICTURE_SUFFIXES)
-    if given is not None and len(given) == 1 and len(found) > MOST_UNNAMED and picture:
-        what = f"{len(found)} values are taken for numbers of objects: train with the key instances"
-        logger.info("%s: %s", cases[0]["label"], what)
-        return tuple(given)
-    if given is not None and found[-1] > len(given):
-        hint = "; if these are numbers of its objects, write a dataset.json yourself" if len(given) == 1 else ""
-        raise InputError(
-            f"{values[found[-1]]}: has the value {found[-1]}, and {len(given)} labels are named; name all{hint}"
-        )
-    if given is None and len(found) > MOST_UNNAMED and picture:
-        raise InputError(
-            f"{values[found[-1]]}: the labels hold {len(found)} values, as masks do that number their objects or have "
-            "soft edges; if they number objects, name their label by python -m sam_monai dataset FOLDER --labels NAME "
-            "and train with the key instances; else save them with 1 inside and 0 elsewhere, or name all labels"
-        )
-    if given is None and found != list(range(1, len(found) + 1)):
-        shown = ", ".join(map(str, found[:10]))
-        raise InputError(
-            f"{values[found[-1]]}: the labels hold the values {shown}; number them 0 (the background), 1, 2, ... "
-            "without a gap. If only these are labels of many, name all up to the largest: "
-            "python -m sam_monai dataset FOLDER --labels NAME,NAME"
-        )
-    return tuple(given or (called.get(value, f"label {value}") for value in found))

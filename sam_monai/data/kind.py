@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ SMALLEST = 8  # pixels along each axis of a picture or slice
 FEWEST_HU = 50  # from the darkest voxel of any CT to the brightest
 LOWEST_HU = -3100  # scanners write -3024 outside of what they see
 MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 64536
+THINNEST, THICKEST = 0.02, 60.0  # mm of a voxel, of micro-CT and of a thick localiser
 AIR = 0.05  # of the voxels of a CT, at least, are air
 
 
@@ -131,6 +132,26 @@ def check_size(image: Any, orientation: str = "coarsest") -> None:
         what = "its slices are" if image.ndim == 4 else "is"
         found = " x ".join(map(str, size))
         raise InputError(f"{file_of(image)}: {what} only {found}; both sides need {SMALLEST} pixels: remove the case")
+
+
+def check_window(image: Any, intensity: Any, window: Sequence[float] | None) -> None:
+    """Refuse a CT of which a window, in Hounsfield units, shows nothing."""
+    if intensity == "ct" and window and (image.min() >= window[1] or image.max() <= window[0]):
+        raise InputError(
+            f"{file_of(image)}: shows nothing in the window {list(window)}, for its values are "
+            f"{float(image.min()):.4g} to {float(image.max()):.4g}; check the file, and the key ct_window"
+        )
+
+
+def odd_spacing(image: Any) -> list[str]:
+    """A line on a volume whose voxels have a size that no scanner gives: its header may be in another unit."""
+    if image.ndim != 4 or not hasattr(image, "pixdim"):
+        return []
+    spacing = [float(mm) for mm in image.pixdim]
+    if THINNEST <= min(spacing) and max(spacing) <= THICKEST:
+        return []
+    size = " x ".join(f"{mm:.3g}" for mm in spacing)
+    return [f"{file_of(image)}: has voxels of {size} mm: is its header in another unit?"]
 
 
 def file_of(image: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import InputError, counted
 from .channels import FILES, case_of
 from .dataset_json import cases_of, parse
+from .dicom_series import patient_of
 from .made import LISTS, Written, is_output
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
 from .regions import ORDER
@@ -105,7 +106,8 @@ def listed(
             unlabelled.append(case)
         else:
             content[case.split].append(case.entry)
-            patients += [case.patient or str(case.image)] * (case.split == "training")
+            if case.split == "training":
+                patients.append(case.patient or patient_of(case.image) or str(case.image))
     warn_of_one_patient(source, cases)
     if not seen:
         raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")

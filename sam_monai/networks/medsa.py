@@ -24,7 +24,7 @@ from .click_tokens import (
 )
 from .fields import FLAG, number, whole
 from .resemblance import likeness, margins, resemblances
-from .slices import slices_of
+from .slices import of_image, slices_of
 
 GAIN_ON_NEW_IMAGES = 2.0
 
@@ -161,7 +161,7 @@ class MedSA(AdaptedSAM):
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
                 return self.backbone.decode(features, tokens, shape, condition=condition.expand(len(features), -1, -1))
 
-            return self.segment(image, embedding, by_labels)
+            return of_image(self.segment(image, embedding, by_labels), image)
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         point_coords = in_part(point_coords, part)
         if resemblance is None:
@@ -169,7 +169,7 @@ class MedSA(AdaptedSAM):
         if meant is not None:
             resemblance = resemblance * meant[..., None]
         answer = self.guided(objects, automatic, resemblance, point_coords, point_labels)
-        return torch.stack([torch.zeros_like(answer), answer], 1)
+        return of_image(torch.stack([torch.zeros_like(answer), answer], 1), image)
 
     def unguided(
         self,

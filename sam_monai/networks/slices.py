@@ -82,6 +82,13 @@ def from_slices(slices: Tensor, image: Tensor) -> Tensor:
     return slices.unflatten(0, (-1, image.shape[4])).movedim(1, 4) if image.ndim == 5 else slices
 
 
+def of_image(logits: Tensor, image: Tensor) -> Tensor:
+    """Logits as a MetaTensor where the image is one, with its affine and file, as MONAI's own networks give them."""
+    if not isinstance(image, MetaTensor) or torch.compiler.is_compiling():
+        return logits
+    return MetaTensor(logits).copy_meta_from(image, copy_attr=False)
+
+
 def passes(slices: int, depth: int, together: int) -> list[tuple[int, int, int, int]]:
     """Which slices pass through the encoder together, and which of them are kept: (start, stop, first, last).
 

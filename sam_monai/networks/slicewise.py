@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..backbones.backbone import WIDTH, Backbone
 from ..errors import InputError
 from .mixture import ChannelMixture
-from .slices import as_slices, check_embedding, check_values, from_slices, passes, pieces, slices_of, together
+from .slices import as_slices, check_embedding, check_values, from_slices, of_image, passes, pieces, slices_of, together
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -114,9 +114,10 @@ class SliceNetwork(nn.Module):
         if point_coords is not None or point_labels is not None or boxes is not None:
             raise InputError(f"{type(self).__name__} segments without clicks and boxes: leave them out")
         tokens = self.prompt_tokens()
-        return self.segment(
+        logits = self.segment(
             image, embedding, lambda features, first, shape: self.backbone.decode(features, tokens, shape)
         )
+        return of_image(logits, image)
 
     def segment(
         self, image: Tensor, embedding: Tensor | None, decode: Callable[[Tensor, int, tuple[int, int]], Tensor]

@@ -65,7 +65,8 @@ class Plan(Mapping[str, Any]):
         return {"for": self.about, "plan": dict(self), "why": self.why}
 
     def __str__(self) -> str:
-        rows = [f"  {key.ljust(14)}{self.values.get(key, '')!s:8}{why}" for key, why in self.why.items()]
+        width = max((len(str(self.values.get(key, ""))) for key in self.why), default=0)
+        rows = [f"  {key.ljust(14)}{str(self.values.get(key, '')).ljust(width)}  {w}" for key, w in self.why.items()]
         end = "change any of these by its key (--image_size 256), or the time by --minutes 60"
         return "\n".join([f"plan for {self.about}", *rows, end])
 

@@ -1,0 +1,58 @@
+"""How many channels the images of a dataset have, and which of a file's they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import InputError
+from .frames import frames_of
+from .load import LoadCased
+
+
+def image_channels(
+    cases: Sequence[Mapping[str, Any]],
+    channels: Sequence[int] | None = None,
+    channel_names: Sequence[str] | None = None,
+    frames: bool = False,
+) -> int | None:
+    """How many channels the images have that a network is trained on: 1, grey, 3, colours, or those that are named.
+
+    Args:
+        cases: of the training. The first one tells, for :func:`check_dataset` refuses those that differ.
+        channels, channel_names, frames: as in `LoadCased`.
+
+    Returns:
+        ``None`` where no case tells: there is none, or its file is refused, which :func:`check_dataset` says.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> image_channels(read_dataset(demo_dataset()).training)
+        1
+    """
+    if channel_names is not None:
+        return len(channel_names)
+    try:
+        image = LoadCased("image", channels=channels, frames=frames)(cases[0])["image"]
+        return len(image) // frames_of(image)
+    except (InputError, KeyError, IndexError):
+        return None
+
+
+def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> list[int] | None:
+    """The key ``channels`` as an adapter records it: nothing where it picks all that the images have, in their order.
+
+    An adapter that recorded ``[0]`` of grey images would take the red of colours without a word.
+
+    Args:
+        cases: of the training. The first one tells.
+        channels: as in `LoadCased`.
+
+    Example:
+        >>> from sam_monai.data import demo_dataset, read_dataset
+        >>> channels_picked(read_dataset(demo_dataset()).training, [0]), channels_picked([], [2])
+        (None, [2])
+    """
+    if channels is None or list(channels) == list(range(image_channels(cases) or 0)):
+        return None
+    return list(channels)

@@ -1,0 +1,211 @@
+"""What lies beside the cases of a folder, or contradicts them, is told or refused, and never passed over."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dicom_maker import AFFINE as DICOM_AFFINE
+from dicom_maker import blob, write_series
+from folder_maker import bids, image, label, nnunet, pairs, refused_in_one_line, segmentations
+from image_files import AFFINE, volume
+
+from sam_monai.data import check_dataset, read_dataset
+from sam_monai.errors import InputError
+
+
+def scan(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(exist_ok=True)
+    volume(path, array, affine)
+
+
+def table(top: Path, *rows: str, name: str = "list.csv") -> Path:
+    (pairs(top) / name).write_text("\n".join(rows))
+    return top / name
+
+
+def listing(top: Path, **changes) -> Path:
+    """A Decathlon list of the cases of two folders."""
+    pairs(top, images="imagesTr", labels="labelsTr")
+    cases = [{"image": f"imagesTr/c{i}.png", "label": f"labelsTr/c{i}.png"} for i in range(6)]
+    labels = {"0": "background", "1": "a", "2": "b"}
+    (top / "dataset.json").write_text(json.dumps({"labels": labels, "training": cases, **changes}))
+    return top
+
+
+def rows_of(part: str) -> list[str]:
+    return [f"images/c{i}.png,labels/c{i}.png,{part if i > 3 else 'train'}" for i in range(6)]
+
+
+REFUSED = {
+    "a list beside pairs": (lambda t: table(t, "image,label,split", *rows_of("test")), "list.csv beside them is not"),
+    "words beside pairs": (lambda t: (pairs(t) / "test.txt").write_text("c4\nc5"), "test.txt beside them is not read"),
+    "nnU-Net's splits beside pairs": (lambda t: (pairs(t) / "splits_final.json").write_text("[]"), "splits_final.json"),
+    "a folder of pictures": (lambda t: [image(t / f"images/p{i}/{k}.png") and label(t / f"masks/p{i}/{k}.png")
+                                        for i in range(3) for k in range(4)],
+                             r"images/p0: is a folder of 4 images.*column.*patient|images/p0: is a folder of 4 images"),
+    "labels of another program": (lambda t: [image(t / f"images/{i}.png") for i in range(3)]
+                                  and [(t / "labels").mkdir(), (t / "labels/0.txt").touch()],
+                                  r"labels: holds no mask but 0\.txt"),
+    "two images beside masks": (lambda t: [image(at / "second.nii.gz") for at in segmentations(t).iterdir()
+                                           if at.is_dir()], "one image is needed beside segmentations/"),
+    "a lesion mask among BIDS": (lambda t: [image(f.with_name(f.name.replace("_T1w", "_lesion")))
+                                            for f in bids(t).rglob("*_T1w.nii.gz")], "lesion is taken for an image"),
+    "BIDS without labels": (lambda t: [f.rename(f.with_name(f.name.replace("_dseg", "_msk")))
+                                       for f in bids(t).rglob("*_dseg.nii.gz")], "msk.nii.gz one"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_may_mean_another_split_or_label_is_refused(tmp_path, name):
+    refused_in_one_line(tmp_path, *REFUSED[name])
+
+
+@pytest.mark.parametrize("word, column", [("holdout", "subset"), ("external", "part")])
+def test_a_column_of_a_split_with_an_unknown_word_is_refused(tmp_path, word, column):
+    pairs(tmp_path, images="a", labels="b")
+    rows = [row.replace("images/", "a/").replace("labels/", "b/") for row in rows_of(word)]
+    (tmp_path / "list.csv").write_text("\n".join([f"image,label,{column}", *rows]))
+    with pytest.raises(InputError, match=rf"column {column} seems.*'{word}'"):
+        read_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("column", ["is_test", "kfold", "Test set"])
+def test_a_column_that_seems_to_name_a_split_is_not_passed_over(tmp_path, column):
+    refused_in_one_line(
+        tmp_path,
+        lambda t: [
+            pairs(t, images="a", labels="b"),
+            (t / "l.csv").write_text(
+                "\n".join([f"image,label,{column}", "a/c0.png,b/c0.png,1", "a/c1.png,b/c1.png,0"])
+            ),
+        ],
+        rf"column {column.lower()} is not read",
+    )
+
+
+def test_a_column_named_mask_is_the_label(tmp_path):
+    file = table(tmp_path, "image,mask", *[f"images/c{i}.png,labels/c{i}.png" for i in range(6)])
+    assert len(read_dataset(file).training) == 5
+
+
+TOLD: dict[str, tuple[Callable[[Path], Path | None], str]] = {
+    "another folder": (lambda t: [image(pairs(t) / f"1st_manual/c{i}.png") for i in range(6)] and None,
+                       "1st_manual: is not read"),
+    "another split": (lambda t: [image(pairs(t) / f"imagesVa/c{i}.png") for i in range(2)] and None,
+                      "imagesVa: is not read"),
+    "a number of cases": (lambda t: listing(t, numTraining=60), '"numTraining" is 60, and there are 6'),
+    "nnU-Net's number of cases": (lambda t: nnunet(t, numTraining=60), '"numTraining" is 60, and there are 6'),
+    "an unlisted image": (lambda t: image(listing(t) / "imagesTr/other.png") and None, "1 image beside those that it"),
+    "a test image that is trained on": (lambda t: listing(t, test=["imagesTr/c0.png"]), "c0.png for testing, too"),
+    "a patient on both sides": (lambda t: table(t.joinpath("x"), "image,label,split,patient",
+                                                *[f"{row},p{i % 3}" for i, row in enumerate(rows_of("val"))]),
+                                "2 patients are on both sides of the split, such as p"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_is_left_out_or_leaks_is_told(tmp_path, caplog, name):
+    (tmp_path / "x").mkdir()
+    make, said = TOLD[name]
+    read_dataset(make(tmp_path / "x") or tmp_path / "x") if name != "a patient on both sides" else read_dataset(
+        make(tmp_path)
+    )
+    assert re.search(said, caplog.text), caplog.text
+
+
+def test_plain_folders_are_read_without_a_warning_of_what_is_left_out(tmp_path, caplog):
+    for number, make in enumerate((pairs, listing, nnunet, bids, segmentations)):
+        (tmp_path / str(number)).mkdir()
+        read_dataset(make(tmp_path / str(number)))
+    assert not re.search("is not read|beside those|numTraining|both sides", caplog.text)
+
+
+def test_paths_as_windows_writes_them_are_found(tmp_path):
+    listing(tmp_path)
+    file = tmp_path / "dataset.json"
+    file.write_text(file.read_text().replace("Tr/", "Tr\\\\"))
+    assert all(Path(case["image"]).is_file() for case in read_dataset(tmp_path).training)
+
+
+def test_names_that_differ_in_unicode_s_form_and_slicer_s_suffix_are_pairs(tmp_path):
+    for i in range(3):
+        image(tmp_path / "images" / f"{unicodedata.normalize('NFC', 'Müller')} {i}.png")
+        label(tmp_path / "labels" / f"{unicodedata.normalize('NFD', 'Müller')} {i}.png")
+    assert len(read_dataset(tmp_path).training) == 2
+    for i in range(3):
+        image(tmp_path / "s/images" / f"c{i}.nii.gz")
+        label(tmp_path / "s/labels" / f"c{i}.seg.nii.gz")
+    assert len(read_dataset(tmp_path / "s").training) == 2
+
+
+def test_the_split_of_participants_is_that_of_a_bids_folder(tmp_path):
+    bids(tmp_path)
+    names = sorted(at.name for at in tmp_path.iterdir() if at.name.startswith("sub-"))
+    rows = [f"{name}\t{'val' if name == names[0] else 'train'}" for name in names]
+    (tmp_path / "participants.tsv").write_text("\n".join(["participant_id\tsplit", *rows]))
+    dataset = read_dataset(tmp_path)
+    assert dataset.validation and all(names[0] in case["image"] for case in dataset.validation)
+    assert not any(names[0] in case["image"] for case in dataset.training)
+
+
+def test_the_folds_of_nnunet_s_splits_are_those_of_a_decathlon_list_beside_them(tmp_path):
+    listing(tmp_path)
+    splits = [
+        {"train": [f"c{i}" for i in range(6) if i % 3 != k], "val": [f"c{i}" for i in (k, k + 3)]} for k in range(3)
+    ]
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    dataset = read_dataset(tmp_path, fold=1)
+    assert sorted(Path(case["image"]).stem for case in dataset.validation) == ["c1", "c4"]
+
+
+def test_channels_in_another_order_or_of_another_patient_are_refused(tmp_path):
+    for i in range(4):
+        for name in ("T1", "T2"):
+            image(tmp_path / f"r{i}_{name}.nii.gz")
+        label(tmp_path / f"l{i}.nii.gz")
+
+    def problems(**changed) -> str:
+        cases = [{"image": [f"r{i}_T1.nii.gz", f"r{i}_T2.nii.gz"], "label": f"l{i}.nii.gz"} for i in range(4)]
+        cases[2] |= changed
+        content = {"labels": {"0": "background", "1": "a", "2": "b"}, "training": cases[1:], "validation": cases[:1]}
+        content |= {"channel_names": {"0": "T1", "1": "T2"}}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        try:
+            check_dataset(read_dataset(tmp_path))
+        except InputError as error:
+            return str(error)
+        return ""
+
+    assert not problems()
+    assert "r2_T2.nii.gz: is listed as the channel t1" in problems(image=["r2_T2.nii.gz", "r2_T1.nii.gz"])
+    assert "files of several images" in problems(image=["r2_T1.nii.gz", "r3_T2.nii.gz"])
+
+
+def test_labels_with_the_number_of_another_image_are_named(tmp_path):
+    for i in (1, 2, 10, 11):
+        image(tmp_path / f"volume-{i}.nii.gz")
+        label(tmp_path / f"segmentation-{i}.nii.gz")
+
+    def notes(order: list[int]) -> list[str]:
+        cases = [{"image": f"volume-{i}.nii.gz", "label": f"segmentation-{k}.nii.gz"} for i, k in
+                 zip((1, 2, 10, 11), order, strict=True)]  # fmt: skip
+        content = {"labels": {"0": "background", "1": "a", "2": "b"}, "training": cases[1:], "validation": cases[:1]}
+        (tmp_path / "dataset.json").write_text(json.dumps(content))
+        return check_dataset(read_dataset(tmp_path))
+
+    assert not notes([1, 2, 10, 11])
+    assert sum("by whose number it is another's" in note for note in notes([1, 10, 11, 2])) == 3
+
+
+def test_dicom_of_one_patient_stays_on_one_side_and_a_ct_is_one(tmp_path):
+    for i in range(6):
+        write_series(tmp_path / f"images/c{i}", blob((8, 9, 4), i), DICOM_AFFINE, PatientID=f"p{i // 2}")
+        scan(tmp_path / f"labels/c{i}.nii.gz", np.ones((8, 9, 4), np.uint8), DICOM_AFFINE)
+    dataset = read_dataset(tmp_path)
+    assert [Path(case["image"]).name for case in dataset.validation] == ["c4", "c5"] and dataset.intensity == "ct"

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from monai.data import DataLoader, MetaTensor, decollate_batch
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.transforms import LoadImage, SaveImage
 
 from sam_monai import InputError
 from sam_monai.backbones.backbone import Backbone
@@ -83,6 +86,18 @@ class NetworkTester:
     def test_any_image_and_any_depth_come_back_on_their_own_grid(self, network, shape):
         logits = network(image(2, 1, *shape))
         assert logits.shape == (2, 3, *shape) and logits.isfinite().all()
+
+    @pytest.mark.parametrize("inferer", [SimpleInferer(), SlidingWindowInferer((16, 16, 4))])
+    def test_a_mask_of_an_ordinary_workflow_lies_on_its_image_s_grid(self, network, inferer, tmp_path):
+        """As of MONAI's own networks: SaveImage finds affine and name in what the network gives."""
+        affine = torch.tensor([[0, 0.7, 0, -5], [2.5, 0, 0, 9], [0, 0, -1.5, 30], [0, 0, 0, 1]], dtype=torch.float64)
+        volume = MetaTensor(image(1, 20, 18, 4), affine, {"filename_or_obj": "scan.nii.gz"})
+        batch = next(iter(DataLoader([{"image": volume}])))
+        with torch.no_grad():
+            mask = decollate_batch(inferer(batch["image"], network))[0].argmax(0, keepdim=True)
+        SaveImage(tmp_path, separate_folder=False, print_log=False)(mask)
+        saved = LoadImage(image_only=True)(tmp_path / "scan_trans.nii.gz")
+        torch.testing.assert_close(saved.affine, affine)
 
     def test_a_volume_is_its_slices(self, network):
         volume = image(2, 1, 40, 48, 5)

@@ -52,7 +52,9 @@ def studies(case: Case, settings: Settings) -> None:
 # The check before a training, of a dataset and of the cases that a server or a federated client gives.
 CHECK = "check_dataset"
 WITH_LABELS: dict[str, Callable[[Case, Settings], object]] = {
-    CHECK: lambda case, settings: check_dataset(read_dataset(None), None, NAMES, [case]),
+    CHECK: lambda case, settings: check_dataset(
+        read_dataset(None), None, NAMES, [case], intensity=settings["intensity"], ct_window=settings["ct_window"]
+    ),
     "training": lambda case, settings: training_samples(NAMES, settings, network())(case),
     "validation and evaluation": lambda case, settings: pipeline.preprocessing(NAMES, settings)(case),
     "evaluation of prompts": lambda case, settings: pipeline.on_one_grid(NAMES, settings)(case),
@@ -65,10 +67,7 @@ DOORS: dict[str, Callable[[Case, Settings], object]] = {
     ),
 }
 # Against the adapter's settings, which a dataset has not yet.
-SEEN_PREPARED = (
-    "another modality", "a volume", "bytes in another order", "unsigned", "scaled to 1 before",
-    "scaled to a deviation of 1 before",
-)  # fmt: skip
+SEEN_PREPARED = ("a volume",)
 
 
 def lines(door: Callable[[Case, Settings], object], case: Case, settings: Settings) -> list[str]:

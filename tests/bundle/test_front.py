@@ -79,6 +79,7 @@ def test_what_is_no_command_is_told_what_was_meant(capsys):
     assert main(["qqq"]) == 1 and "lists all of them" in capsys.readouterr().err
     assert main(["--version"]) == 0 and "monai" in capsys.readouterr().out
     assert main(["help"]) == 0 and "segment" in capsys.readouterr().out
+    assert main(["help", "train"]) == 0 and "--minutes" in capsys.readouterr().out
 
 
 # -- the line ----------------------------------------------------------------------------------------------------------

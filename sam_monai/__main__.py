@@ -116,6 +116,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     list them all."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
+        if words[:1] == ["help"] and len(words) > 1:
+            words = [*words[1:], "--help"]
         if not words or words[0] in ("-h", "--help", "help"):
             print(listed())
         elif words[0] == "--version":

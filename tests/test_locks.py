@@ -140,7 +140,7 @@ def test_of_two_processes_one_makes_a_bundle_or_an_export(tmp_path):
         assert not path.exists()
     new("ptsam", tmp_path / "mine")  # what the killed process left is no hindrance
     assert [path.name for path in tmp_path.iterdir() if "pt2" not in path.name] == ["mine"]
-    with pytest.raises(InputError, match="mine is there already"):
+    with pytest.raises(InputError, match="mine exists already"):
         new("ptsam", tmp_path / "mine")
 
 

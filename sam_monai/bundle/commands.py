@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from .folder import refuse_packed
 from .front import import_quietly, is_own
 
 if TYPE_CHECKING:
@@ -20,9 +21,10 @@ if TYPE_CHECKING:
 
 
 def refuse_missing(path: str, what: str) -> None:
-    """Say at once that there is nothing at ``path``."""
+    """Say at once that there is nothing at ``path``, or an archive."""
     if not os.path.lexists(os.path.expanduser(path)):
         raise InputError(f"{path}: no such {what}")
+    refuse_packed(path)
 
 
 def adapter_at(path: str) -> str:
@@ -33,6 +35,13 @@ def adapter_at(path: str) -> str:
         remedy = "train one by `sam-monai train FOLDER`, or give the path of its file"
         raise InputError(f"there is no trained adapter at {path}: {remedy}")
     return path
+
+
+def tell(made: Path, *hints: str) -> None:
+    """Print the folder that was made, for a program that reads it, and what a person may do with it."""
+    if not sys.stdout.isatty():
+        print(made)
+    print("\n".join([f"{made} is made", *hints]), file=sys.stderr)
 
 
 def known_files() -> dict[str, KnownFile]:
@@ -48,8 +57,7 @@ def new(args: argparse.Namespace) -> None:
     from .shipped import new
 
     made = new(args.bundle, args.output)
-    print(made)
-    print(f"train it: sam-monai train FOLDER --bundle {shlex.quote(str(made))}", file=sys.stderr)
+    tell(made, f"train it: sam-monai train FOLDER --bundle {shlex.quote(str(made))}")
 
 
 def weights(args: argparse.Namespace) -> None:
@@ -102,13 +110,12 @@ def package(args: argparse.Namespace) -> None:
     from .package import package
 
     made = package(bundle, args.output, adapter, args.picture)
-    print(made)
-    hints = (
+    tell(
+        made,
         f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}",
         f"before you hand it on, read {made / 'docs' / 'README.md'}, fill in authors and copyright in "
         f"{made / 'configs' / 'metadata.json'}, and leave out its folder output, where masks of your images will be",
     )
-    print("\n".join(hints), file=sys.stderr)
 
 
 def show(args: argparse.Namespace) -> None:

@@ -26,6 +26,13 @@ PLACES = (
 )
 
 AS_SHIPPED = "take the file of the bundle as it is shipped"
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+
+
+def refuse_packed(path: str) -> None:
+    """Refuse an archive that is given where a folder is wanted."""
+    if path.lower().endswith(PACKED) and Path(path).is_file():
+        raise InputError(f"{path}: unpack it first, and give the folder that was in it")
 
 
 def root(path: str) -> str:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from . import keys, shipped
-from .folder import AS_SHIPPED, read_json
-from .typed import arguments, is_flag, refuse_lone, refuse_unknown, refuse_valueless
+from .folder import AS_SHIPPED, read_json, refuse_packed
+from .trained import DEMO_LABELS, RESUMED, labels_of, models_of, refuse_missing_adapter
+from .typed import arguments, is_expression, is_flag, refuse_lone, refuse_unknown, refuse_valueless
 
 BUNDLE = "ssam"
 # Of MONAI's run. Which configuration it reads is decided here.
@@ -66,6 +67,7 @@ def start(name: str, words: Sequence[str]) -> None:
     given, others = arguments(words)
     bundle = shipped.find(given.pop("bundle", BUNDLE))
     front = FRONTS[name]
+    wanted = front.folder.partition(" (")[0]
     files = [bundle / "configs" / f"{config}.json" for config in front.configs]
     config = merged(files)
     if "network_def" not in config:
@@ -78,43 +80,40 @@ def start(name: str, words: Sequence[str]) -> None:
             raise InputError(f"two folders are given: {others[0]} and, by --dataset_dir, {given['dataset_dir']}")
         if not os.path.lexists(others[0]):
             raise InputError(f"{others[0]}: no such file or folder")
+        refuse_packed(others[0])
+        if (Path(others[0]) / "configs" / "metadata.json").is_file():
+            like = shlex.join(["sam-monai", name, "FOLDER", "--bundle", others[0]])
+            raise InputError(f"{others[0]} is a bundle and not {wanted}: {like}")
         refuse_lone(others[1:])
         given = {"dataset_dir": others[0], **given}
     from_file = args_file(given["args_file"]) if "args_file" in given else {}
     if "config_file" in given or "config_file" in from_file:
         raise InputError(f"{name} reads the configuration of --bundle; for another one run python -m monai.bundle run")
     refuse_unknown([*from_file, *given], config, OPTIONS)
-    if "dataset_dir" not in {*from_file, *given}:
+    alone = "dataset_dir" not in {*from_file, *given}
+    if alone:
         own = bundle.parent != shipped.shipped()
         if own and read_json(bundle / "configs" / "train.json").get("dataset_dir") is None:
-            raise InputError(f"this bundle has no data of its own: give {front.folder.partition(' (')[0]}")
-        print("no folder is given: the data are those of the demonstration", flush=True)
+            raise InputError(f"this bundle has no data of its own: give {wanted}")
     if wrong := keys.problems(plain(given) | {k: v for k, v in from_file.items() if not is_expression(v)}):
         raise InputError("; ".join(wrong))
     given = {key: as_typed(key, value) for key, value in given.items()}
     if not is_own(bundle):
         given = beside(name, bundle, config, {**from_file, **given}) | given
+    models = models_of(from_file | given, bundle, config)
     if name != "train":
-        refuse_missing_adapter(from_file | given, bundle, config)
+        adapter = refuse_missing_adapter(from_file | given, models)
+        if alone and adapter is not None:
+            import_quietly()
+        if alone and adapter is not None and (labels := labels_of(adapter)) != DEMO_LABELS:
+            raise InputError(f"no folder is given, and {adapter} is for {', '.join(labels)}: give {wanted}")
+    elif models and str((from_file | given).get("resume")) == "True" and not (models / RESUMED).exists():
+        raise InputError(f"{models} holds no interrupted training: leave out --resume, or give its --ckpt_dir")
+    if alone:
+        print("no folder is given: the data are those of the demonstration", flush=True)
     if bundle.parent != shipped.shipped():
         print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
-
-
-def refuse_missing_adapter(given: Mapping[str, Any], bundle: Path, config: Mapping[str, Any]) -> None:
-    """Say at once that there is nothing to segment or to measure, where a command line alone says where it would be."""
-    places = [given[key] for key in ("adapter", "ckpt_dir", "bundle_root") if key in given]
-    if not all(isinstance(place, str) and not is_expression(place) for place in places):
-        return
-    if any(not str(config[key]).startswith("$os.path.join(@") for key in ("adapter", "ckpt_dir") if key in config):
-        return
-    folder = Path(given.get("ckpt_dir", Path(given.get("bundle_root", bundle)) / "models"))
-    if "quick" in config and str(given.get("quick")) == "True":
-        folder = folder / "quick"
-    path = Path(given.get("adapter", folder / "model.pt"))
-    if not path.is_file():
-        remedy = "train one by `sam-monai train FOLDER`, or give its file by --adapter"
-        raise InputError(f"there is no trained adapter at {path}: {remedy}")
 
 
 def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,10 +211,6 @@ def plain(given: Mapping[str, str]) -> dict[str, Any]:
     return {key: DefaultParseValue(given[key]) for key in known if not is_expression(given[key])} | {
         key: given[key] for key in given if key in keys.PATHS and given[key] == ""
     }
-
-
-def is_expression(value: Any) -> bool:
-    return isinstance(value, str) and value[:1] in ("$", "@", "%")
 
 
 def as_typed(key: str, value: str) -> str:

@@ -74,29 +74,14 @@ IMAGES = tuple(key for key in PREPARATION if key != "frames")
 
 KEYS: dict[str, Key] = {
     "dataset_dir": Key(optional(PATH, "cases come from a server"), "your folder", "the MNI152 demonstration"),
-    "ckpt_dir": Key(PATH, "where adapters are written and looked for", "`models` in the bundle"),
-    "adapter": Key(PATH, "the trained adapter, `.pt` or `.safetensors`", "`models/model.pt` in the bundle"),
-    "output_dir": Key(
-        PATH,
-        "where masks, tables and pictures are written",
-        "`output` in the bundle; `output/inference` and `output/evaluation` for these",
+    "labels": Key(
+        optional(NAMES, "as stated"), "names of the foreground labels", "the dataset's; at inference the adapter's"
     ),
-    "bundle_root": Key(PATH, "the bundle's folder", "the folder of the configuration"),
-    "device": Key(DEVICE, "where the network computes", "the GPU, if there is one"),
-    "quick": Key(
-        FLAG,
-        "two epochs on two cases at 32 px: every step once, in a minute. Writes to the folder `quick` in `ckpt_dir`",
-    ),
-    "seed": Key(SEED, "seed of all random choices"),
-    "resume": Key(FLAG, "continue after the last finished epoch in `ckpt_dir`"),
     "train_cases": Key(optional(whole(1), "all"), "how many cases to train on, from the start of the list"),
     "train_cases_seed": Key(optional(SEED), "choose these cases at random with this seed instead"),
     "fold": Key(
         optional(whole(0)),
         "for cross-validation: the number of the fold to validate on ([Cross-validation](monai.md#cross-validation))",
-    ),
-    "labels": Key(
-        optional(NAMES, "as stated"), "names of the foreground labels", "the dataset's; at inference the adapter's"
     ),
     "channels": Key(
         PREPARATION["channels"],
@@ -157,6 +142,18 @@ KEYS: dict[str, Key] = {
         "resample volumes to this spacing in mm, or pictures to so many of their pixels down and across, as in [2, 2]; "
         "masks return to the file's grid",
     ),
+    "minutes": Key(
+        optional(POSITIVE, "15, or 4 for the demonstration"),
+        "time for the whole command, validation and report included; what is planned is planned for it",
+    ),
+    "steps": Key(optional(whole(1), PLANNED), "steps of the optimiser, in place of minutes"),
+    "epochs": Key(optional(whole(1), PLANNED), "an epoch visits each training case once", "planned"),
+    "quick": Key(
+        FLAG,
+        "two epochs on two cases at 32 px: every step once, in a minute. Writes to the folder `quick` in `ckpt_dir`",
+    ),
+    "resume": Key(FLAG, "continue after the last finished epoch in `ckpt_dir`"),
+    "seed": Key(SEED, "seed of all random choices"),
     "backbone": Key(
         one_of(*KNOWN_WEIGHTS, "vit_b", "vit_l", "vit_h"), "base weights: `python -m sam_monai weights` lists them"
     ),
@@ -210,12 +207,6 @@ KEYS: dict[str, Key] = {
         "pictures also upside down (`flips`, four times). For data that were mirrored in training ([what it "
         "gives](evidence.md#what-helps-and-what-does-not))",
     ),
-    "minutes": Key(
-        optional(POSITIVE, "15, or 4 for the demonstration"),
-        "time for the whole command, validation and report included; what is planned is planned for it",
-    ),
-    "steps": Key(optional(whole(1), PLANNED), "steps of the optimiser, in place of minutes"),
-    "epochs": Key(optional(whole(1), PLANNED), "an epoch visits each training case once", "planned"),
     "batch_size": Key(whole(1), "cases in a step"),
     "slices": Key(whole(1), "consecutive slices taken from a volume"),
     "samples": Key(whole(1), "samples taken at each visit of a volume or, with patch, of a picture"),
@@ -242,6 +233,15 @@ KEYS: dict[str, Key] = {
     "cache_rate": Key(SHARE, "share of the prepared images kept in memory, as far as the free memory allows"),
     "largest_component": Key(FLAG, "keep only the largest connected component of each label"),
     "fill_holes": Key(FLAG, "fill holes inside a label"),
+    "device": Key(DEVICE, "where the network computes", "the GPU, if there is one"),
+    "adapter": Key(PATH, "the trained adapter, `.pt` or `.safetensors`", "`models/model.pt` in the bundle"),
+    "ckpt_dir": Key(PATH, "where adapters are written and looked for", "`models` in the bundle"),
+    "output_dir": Key(
+        PATH,
+        "where masks, tables and pictures are written",
+        "`output` in the bundle; `output/inference` and `output/evaluation` for these",
+    ),
+    "bundle_root": Key(PATH, "the bundle's folder", "the folder of the configuration"),
     "mask_format": Key(one_of("nifti", "dicom_seg"), "of masks of volumes ([DICOM SEG](volumes.md#dicom-seg))"),
     "probabilities": Key(
         FLAG, "write each label's probability beside the mask ([Probabilities](volumes.md#probabilities))"

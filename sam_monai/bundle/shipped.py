@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..locks import beside
-from .folder import read_json, read_metadata
+from .folder import read_json, read_metadata, refuse_packed
 from .typed import quoted
 
 COPIED = ("LICENSE", "docs", "configs")
@@ -35,6 +35,7 @@ def names() -> list[str]:
 def find(bundle: str) -> Path:
     """The folder of a bundle: of one that comes with the package, by its name, or of any other, by its path."""
     path = shipped() / bundle if bundle in names() else Path(bundle)
+    refuse_packed(bundle)
     if not (path / "configs").is_dir():
         raise InputError(
             f"{bundle} is no bundle: there is no folder {path / 'configs'}. Give the folder of one, or a name: "
@@ -82,7 +83,7 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     target = Path(os.path.abspath(output))
     with beside(target, "making a bundle") as part:
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-            raise InputError(f"{output} is there already: name a folder that is not, or an empty one")
+            raise InputError(f"{output} exists already: give a new or an empty folder")
         yield part
         part.replace(target)
 

@@ -46,6 +46,10 @@ def is_flag(word: str) -> bool:
     return re.match(r"--|-[a-zA-Z]", word) is not None
 
 
+def is_expression(value: Any) -> bool:
+    return isinstance(value, str) and value[:1] in ("$", "@", "%")
+
+
 def refuse_unknown(given: Collection[str], config: Mapping[str, Any], options: Collection[str]) -> None:
     """Refuse a key that was ``given`` and is neither in the configuration ``config`` nor an option of the program; name
     the nearest."""

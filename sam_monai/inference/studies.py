@@ -26,7 +26,7 @@ from ..data.instances import KEY as INSTANCES
 from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
-from ..errors import InputError, several, told, warn_once
+from ..errors import InputError, counted, several, told, warn_once
 from ..files import check_writable
 from ..locks import locked
 from ..networks.adapter_files import in_short, read_adapter, read_training
@@ -103,6 +103,7 @@ class Studies:
         self.adapter = adapter
         made_by = {"adapter": content_hash(state), **settings}
         self.made_by = plain(made_by)
+        self.top: Path | None = masks.names.top
         self.cases: list[Mapping[str, Any]] = []
         known: dict[Path, Written] = {}
         self.passed_over = [(str(x), why) for x, why in passed_over if not holds_outputs_alone(Path(x), known)]
@@ -157,7 +158,7 @@ class Studies:
         """Say how many images are segmented by prompts, and which files of prompts belong to no image."""
         images = {Path(case["image"]) for case in cases}
         if used := sum(map(self.masks.prompted, images)):
-            print(f"prompts: {used} of {len(images)} images have some", flush=True)
+            print(f"prompts found for {used} of {counted(len(images), 'image')}", flush=True)
         for folder in {image.parent for image in images}:
             for file in sorted(folder.glob(f"*{SUFFIX}")):
                 if not (image := file.with_name(file.name.removesuffix(SUFFIX))).exists():
@@ -265,7 +266,7 @@ class Studies:
         labels = {image: self.masks.meanings(image, number) for image, number in most.items()}
         labels |= {image: labels[image][:1] for image in labels if self.numbers_objects(image)}
         records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
-        said = {**self.made_by, "Adapter": self.about}
+        said = {"data": "" if self.top is None else self.top.name, **self.made_by, "Adapter": self.about}
         return self.write_report(records, labels, pictures, said, self.report_file, self.validated)
 
     def numbers_objects(self, image: str) -> bool:

@@ -23,6 +23,7 @@ from .base import AdaptedSAM
 from .regions import numbered
 
 LOADED = ("method", "base", "resize", "labels", "temperature")  # of a record, what no constructor takes
+PLAN_UNITS = {"seconds": "planned after, in s,", "validation": "a validation, in s,"}  # of a plan, for people
 BUFFERS = ("identity", "label_vectors")  # in an adapter, and not trained
 
 
@@ -136,6 +137,13 @@ def describe(path: str | Path) -> str:
     hashes = ("_hashes", "_voxels")
     training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith(hashes)}
     dice, settings, plan = training.pop("dice_by_label", []), training.pop("settings", {}), training.pop("plan", None)
+    plan = {PLAN_UNITS.get(key, key): value for key, value in (plan or {}).items()}
+    guess, errors = training.pop("guess", None), training.pop("calibration_error", None)
+    if guess:
+        means = f"{guess['guess']:.3f} on average and Dice {guess['dice']:.3f}"
+        training["guessed Dice in validation"] = f"{means}, over {counted(guess['masks'], 'mask')}"
+    if errors:
+        training["expected calibration error"] = f"{errors[1]:.4f}, and {errors[0]:.4f} without the temperature"
     images = record["preprocessing"]
     rows = {
         "method": record["method"],
@@ -147,7 +155,7 @@ def describe(path: str | Path) -> str:
         "file": f"{Path(path).stat().st_size:,} bytes",
         "preprocessing": in_words(images) or "not recorded",
         "training": in_words(training) or "not recorded",
-        "plan": in_words(plan or {}) or "none",
+        "plan": in_words(plan) or "none",
         "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False)), True) or "not recorded",
         "trained with": in_words(settings) or "not recorded",
     }
@@ -158,7 +166,7 @@ def describe(path: str | Path) -> str:
 def in_short(path: str | Path) -> dict[str, Any]:
     """What an adapter's file is, and how good it was, in a few words."""
     record, training = identity.from_tensor(read_adapter(path)["identity"]), read_training(path) or {}
-    about = {"file": Path(path).name, "method": record["method"], "labels": record["labels"]}
+    about = {"file": Path(path).name, "method": identity.title_of(record["method"]), "labels": record["labels"]}
     if training.get("validation_dice") is not None:
         about["validation Dice"] = (
             f"{training['validation_dice']:.3f} over {counted(training['validation_cases'], 'case')}"
@@ -172,7 +180,8 @@ def in_words(values: Mapping[str, Any], unknown: bool = False) -> str:
     """What is known, with numbers in four digits, and, if so wanted, what is ``unknown``."""
     known = {key: value for key, value in values.items() if unknown or value is not None}
     short = {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in known.items()}
-    return ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in short.items())
+    texts = {key: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for key, v in short.items()}
+    return ", ".join(f"{key} {text}" for key, text in texts.items())
 
 
 def network_of(record: Mapping[str, Any], checkpoint: str | Path | None = None) -> AdaptedSAM:

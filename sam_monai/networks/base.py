@@ -83,6 +83,7 @@ class AdaptedSAM(SliceNetwork):
     """
 
     method: str
+    title: str = ""  # for people
     #: The method's own settings: attributes of the network, arguments of its constructor and keys of the adapter's
     #: record, which must agree between an adapter and the network that loads it.
     own: Mapping[str, identity.Field] = {}

@@ -116,7 +116,7 @@ def mapping(fields: Mapping[str, Field], every: bool = False) -> Field:
 
 
 def optional(field: Field, meaning: str = "") -> Field:
-    words = f"{field.words}, or None: {meaning}" if meaning else f"{field.words}, or None"
+    words = f"{field.words}, or None ({meaning})" if meaning else f"{field.words}, or None"
     return field._replace(words=words, fits=lambda v: v is None or field.fits(v))
 
 

@@ -114,6 +114,11 @@ def methods() -> dict[str, Any]:
     return METHODS
 
 
+def title_of(method: str) -> str:
+    """A method's name for people."""
+    return getattr(methods()[method], "title", "") or method
+
+
 def check(record: Any) -> dict[str, Any]:
     """A record as it is, with what later keys mean where it has none. Refuses anything that no record of ours holds."""
     if not isinstance(record, dict):

@@ -64,6 +64,7 @@ class MedSA(AdaptedSAM):
     """
 
     method = "medsa"
+    title = "Med-SA"
     takes_prompts = True
     own = {
         "ratio": number(0.001, 16),

@@ -38,6 +38,7 @@ class PTSAM(AdaptedSAM):
     """
 
     method = "ptsam"
+    title = "PTSAM"
     own = {"tokens": whole(1, 1024), "encoder_prompts": whole(0, 1024)}
     decayed = ("prompts",)
 

@@ -41,6 +41,7 @@ class SSAM(AdaptedSAM):
     """
 
     method = "ssam"
+    title = "S-SAM"
     own = {"text_encoder": one_of(*TEXT_WIDTH)}
     decayed = ("text_affine.0.weight",)
 

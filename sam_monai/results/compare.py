@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import InputError, shown
+from ..errors import InputError, counted, shown
 from ..inference.outputs import Outputs
 from .metrics import mean, short
 from .report import about_cases, read_rows
@@ -50,12 +50,13 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
     if not keys:
         raise InputError(f"{first.folder}: no case holds a label, so there is no Dice to compare")
     labels = list(dict.fromkeys(label for _, label in keys))
-    rows = [["", *(short(label, 20) for label in labels), "mean", "difference", "better", "worse"]]
+    rows = [["", *(short(label, 20) for label in labels), "mean", "difference", "better in", "worse in"]]
     for run in runs:
         means = [mean([run.dice[key] for key in keys if key[1] == label]) for label in labels]
         rows.append([run.name, *(f"{one:.4f}" for one in (*means, mean(means))), *difference(first, run, keys)])
     cases = len({case for case, _ in keys})
     lines = [f"Dice over the same {cases} case{'s' * (cases != 1)}, compared with {first.name}", *aligned(rows)]
+    lines += ["±: standard error of the difference, by paired cases"] if cases > 1 else []
     apart = sorted(keys, key=lambda key: -max(abs(run.dice[key] - first.dice[key]) for run in others))
     apart = [key for key in apart if any(run.dice[key] != first.dice[key] for run in others)][:MOST]
     if apart:
@@ -144,7 +145,7 @@ def difference(first: Run, run: Run, keys: Sequence[tuple[str, str]]) -> list[st
     error = f" ± {statistics.stdev(number * part for part in parts.values()) / number**0.5:.4f}" if number > 1 else ""
     each = [mean(values) for values in by_case.values()]
     better, worse = sum(one > 0 for one in each), sum(one < 0 for one in each)
-    return [f"{sum(parts.values()):+.4f}{error}", str(better), str(worse)]
+    return [f"{sum(parts.values()):+.4f}{error}", counted(better, "case"), counted(worse, "case")]
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -207,7 +207,8 @@ def studies_report(
         said += [f"<p>The study with the lowest guessed Dice of a label comes first. {quality.WHAT} {what}</p>"]
     with Outputs(Path(path).parent).writing(Path(path).parent / TABLE) as part:
         write_table(part, ["study", "mask", *heads, "error"], rows)
-    return write_page(path, "Segmentation", [*said, *sections, about(settings)])
+    title = f"Segmentation of {settings['data']}" if settings.get("data") else "Segmentation"
+    return write_page(path, title, [*said, *sections, about(settings)])
 
 
 def rows_of(record: Mapping[str, Any], labels: Sequence[str]) -> list[dict[str, Any]]:

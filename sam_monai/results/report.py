@@ -119,7 +119,7 @@ def show_result(
     print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
     if evaluator.data_loader:
         print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
-        write_report(output_dir, folder, settings, Path(output_dir) / "validation", path, run)
+        write_report(output_dir, folder, settings, Path(output_dir) / "validation", path, run, "Training")
     release(output_dir)
 
 
@@ -139,10 +139,11 @@ def write_report(
     pictures: str | Path | None = None,
     adapter: str | Path | None = None,
     run: Mapping[str, Any] | None = None,
+    title: str = "Evaluation",
 ) -> Path:
     """Write ``report.html`` of an evaluation's ``cases.csv`` and pictures, and of the training that led to it, whose
-    checkpoints are in ``ckpt_dir``. ``adapter`` is what was evaluated, if another than the one there, and ``run``
-    what :func:`of_run` takes."""
+    checkpoints are in ``ckpt_dir``. ``adapter`` is what was evaluated, if another than the one there, ``run`` is
+    what :func:`of_run` takes, and ``title`` what is reported."""
     folder = Path(output_dir)
     if not first_process():
         return folder / "report.html"
@@ -154,7 +155,7 @@ def write_report(
     images = {key: value for key, value in settings.items() if key not in planned}
     said = {**of_adapter(file), "Images and sizes": images, "This run": of_run(**run or {})}
     data = said["This run"]["data"]
-    title = f"Evaluation on {data}" if data else "Evaluation"
+    title = f"{title} on {data}" if data else title
     tolerance = about_cases(folder).get("surface_tolerance", TOLERANCE)
     curves = [folder / "corrective_clicks.png"]
     path = evaluation_report(rows, shown, said, history, folder / "report.html", curves, tolerance, title)
@@ -198,7 +199,7 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
     plan, settings = training.get("plan", {}), training.get("settings", {})
     regions = record["preprocessing"].get("regions")
     about = {
-        "method": record["method"],
+        "method": identity.title_of(record["method"]),
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
         "labels": record["labels"] if regions is None else numbered(record["labels"], regions),
         "trained parameters": f"{sum(x.numel() for name, x in state.items() if name not in BUFFERS):,}",

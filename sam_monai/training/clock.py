@@ -71,9 +71,9 @@ class Clock:
     """Ends a training within its budget, also where the machine becomes slower or faster on the way.
 
     Every twelfth of the budget the clock expects the end from the epochs of that time and the last validation. Where
-    that is off by more than a twentieth of the budget, it changes the number of epochs and says so. The first epoch is
-    taken for as long as its usual step makes it: a GPU's first steps, in which it chooses its programs, take a hundred
-    times as long as others. Attach it after the validation's handler.
+    that is off by more than a twentieth of the budget, it changes the number of epochs, and says so where that is news.
+    The first epoch is taken for as long as its usual step makes it: a GPU's first steps, in which it chooses its
+    programs, take a hundred times as long as others. Attach it after the validation's handler.
 
     Args:
         plan: what :func:`sam_monai.training.plan.make_plan` gave; without ``minutes`` nothing is changed.
@@ -100,6 +100,7 @@ class Clock:
         self.validation = float(plan.get("validation", 0.0))  # seconds of the last one
         self.validating = 0.0  # seconds of those since the epoch began
         self.validated = False
+        self.said: int | None = None  # epochs that a user was last told of
         evaluator.add_event_handler(Events.STARTED, self.validation_starts)
         evaluator.add_event_handler(Events.COMPLETED, self.validation_ends)
 
@@ -156,8 +157,12 @@ class Clock:
         if fitting != planned:
             self.schedule.change(done, fitting)
             engine.state.max_epochs = fitting
-            why = "faster" if fitting > planned else "slower"
-            tqdm.write(f"epochs are {why} than planned: to end on time there will be {fitting} and not {planned}")
+            # Small changes go to and fro, and tell a reader nothing new.
+            if self.said is None or abs(fitting - self.said) > max(1.0, 0.1 * self.said):
+                before = planned if self.said is None else self.said
+                why = "faster" if fitting > before else "slower"
+                tqdm.write(f"epochs are {why} than planned: to end on time there will be {fitting} and not {before}")
+                self.said = fitting
 
     def judged(self, done: int, planned: int) -> int:
         """How many epochs there should be in all: the planned ones, or those that end on time where these would not."""

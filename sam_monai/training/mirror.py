@@ -35,5 +35,13 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
         most, name, view = max(moved, default=(0.0, "", ""))
         if most <= MOVED:
             return kind, why
-        why = f"{name} has a fixed place in most images, and leaves it when mirrored or turned ({view})"
+        why = f"{in_words(view)}, an image would show {name} where it hardly ever lies"
     raise AssertionError("no view moves nothing")
+
+
+def in_words(view: str) -> str:
+    if view.startswith("by "):
+        return f"turned {view}"
+    return {"sideways": "mirrored from left to right", "upside down": "mirrored upside down"}.get(
+        view, "turned and mirrored"
+    )

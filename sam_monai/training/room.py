@@ -86,9 +86,10 @@ class Room:
             left -= self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
         return left
 
-    def late(self, size: int, scale: str) -> float:
-        """Seconds by which one visit of each case exceeds the budget."""
-        return self.visit * (self.step(size, scale) + 2 * self.data.seconds * self.batch) - self.left(size, scale)
+    def late(self, size: int, scale: str, steps: int) -> float:
+        """Seconds by which so many steps, at least a visit of each case, exceed the budget."""
+        read = 2 * self.data.seconds * self.batch * self.visit
+        return steps * self.step(size, scale) + read - self.left(size, scale)
 
     @property
     def visit(self) -> int:

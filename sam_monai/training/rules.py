@@ -132,6 +132,8 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     step = f"one step takes {room.step(size, scale):.2g} s here"
     if scale == "whole" and size == wanted == largest and room.costs(size).encode:
         step += "; the frozen encoder was trained on images of this size"
+    if size < wanted and room.given_steps is not None:
+        return size, f"{step}; {wanted} {'needs more steps' if room.given_steps < STEPS else 'does not fit the memory'}"
     if size < wanted:
         more = room.epochs(min(wanted, largest), scale)
         return size, f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
@@ -144,9 +146,12 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
         return validation_interval(epochs), "six validations"
     number, each = room.validations(size, scale), room.validation(size, scale)
     interval = max(1.0, epochs / number)
-    why = f"a validation takes {in_time(each)}"
-    if (number + 1) * each > 2 * VALIDATIONS * room.budget:
-        why += "; with fewer validation cases more time would be left to train"
+    why, validations = f"a validation takes {in_time(each)}", (number + 1) * each
+    steps = room.given_steps
+    whole = room.budget if steps is None else steps * room.step(size, scale) + validations
+    if validations > 2 * VALIDATIONS * whole:
+        why += f"; fewer validation cases would {'leave more time to train' if steps is None else 'make it shorter'}: "
+        why += "list them as `validation` in dataset.json"
     return int(interval) if interval == int(interval) else round(interval, 3), why
 
 
@@ -186,17 +191,23 @@ def rules(
 
 
 def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
-    """How long the training will be; where not even one visit of each case fits the budget, what to do."""
+    """How long the training will be; where not even one visit of each case fits the budget, or only a few steps, what
+    to do."""
+    steps = room.epochs(size, scale) * room.visit
     if budget is None:
-        return f"{room.given_steps} steps"
+        rounded = f" (--steps {room.given_steps}, in whole visits)" if steps != room.given_steps else ""
+        return f"{steps} steps{rounded}"
+    enough = room.visit * math.ceil(max(FEW, room.visit) / room.visit)
+    least = budget + room.late(size, scale, enough)
+    needed = max(1.2 * budget, 1.2 * least + 2 * room.validation(size, scale)) / 60
     fitting = room.steps(size, scale)
     if fitting >= room.visit:
-        return f"{in_time(budget)} in all, validation included"
+        few = f"; only {steps} steps fit, which are too few: try --minutes {needed:.0f}" if steps < FEW else ""
+        return f"{in_time(budget)} in all, validation included{few}"
     cases = fitting * room.batch
     fewer = f", or --train_cases {cases}" if cases >= FEW else ""
-    whole = budget + room.late(size, scale)
-    needed = max(1.2 * budget, 1.2 * whole + 2 * room.validation(size, scale)) / 60
-    longer = f"one visit of each, with validation, takes about {whole / 60:.1f} minutes and not {budget / 60:.3g}"
+    one = budget + room.late(size, scale, room.visit)
+    longer = f"one visit of each and a validation take {one / 60:.1f} minutes, more than {budget / 60:.3g}"
     return f"{longer}: give about --minutes {needed:.0f}{fewer}"
 
 

@@ -70,6 +70,8 @@ def test_without_an_adapter_nothing_is_begun(words, monkeypatch, tmp_path, capsy
     assert re.fullmatch(r"error: there is no trained adapter at \S+\.pt: train one by `sam-monai train FOLDER`.*", said)
     (tmp_path / "a.pt").touch()
     assert main(["segment", ".", "--adapter", "a.pt"]) == 0
+    (tmp_path / "b/models").mkdir()
+    assert main(["segment", ".", "--adapter", "b"]) == 1 and "give it by --bundle" in capsys.readouterr().err
 
 
 def test_what_is_no_command_is_told_what_was_meant(capsys):
@@ -77,6 +79,7 @@ def test_what_is_no_command_is_told_what_was_meant(capsys):
     assert main(["qqq"]) == 1 and "lists all of them" in capsys.readouterr().err
     assert main(["--version"]) == 0 and "monai" in capsys.readouterr().out
     assert main(["help"]) == 0 and "segment" in capsys.readouterr().out
+    assert main(["help", "train"]) == 0 and "--minutes" in capsys.readouterr().out
 
 
 # -- the line ----------------------------------------------------------------------------------------------------------
@@ -187,6 +190,10 @@ def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path
         (["train", "nowhere"], "nowhere: no such file or folder"),
         (["train", "%nowhere"], "%nowhere: no such file or folder"),
         (["train", "$nowhere"], "$nowhere: no such file or folder"),
+        (["train", "b.ZIP"], "b.ZIP: unpack it first"), (["segment", ".", "--bundle", "b.ZIP"], "unpack it first"),
+        (["plan", "b.ZIP"], "b.ZIP: unpack it first"),
+        (["segment", "mine"], "mine is a bundle and not a folder of images or of DICOM studies, or one file: "
+         "sam-monai segment FOLDER --bundle mine"),
         (["train", ".", "two"], "'two' stands alone"), (["train", "two", "."], "two: no such"),
         (["train", ".", "--dataset_dir", "."], "two folders are given"), (["train", ".", "--", "--epochs", "3"], "--"),
         (["train", ".", "--config_file", "x.json"], "train reads the configuration of --bundle"),
@@ -204,6 +211,8 @@ def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path
 )  # fmt: skip
 def test_a_mistake_is_one_line(words, said, ran, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
+    copied(tmp_path / "mine")
+    (tmp_path / "b.ZIP").touch()
     for name, text in {"broken.json": "{", "broken.yaml": "a: [", "list.yaml": "- 1", "args.json": '{"epochz": 1}',
                        "values.yaml": "epochs: 0"}.items():  # fmt: skip
         (tmp_path / name).write_text(text)

@@ -199,7 +199,7 @@ class TestOfOneMethod:
 
     def test_a_folder_in_use_is_left_alone(self, packaged, tmp_path):
         (tmp_path / "kept").write_text("x")
-        with pytest.raises(InputError, match="there already"):
+        with pytest.raises(InputError, match="exists already"):
             package.package(packaged, tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["kept"]
 

@@ -121,7 +121,7 @@ def test_a_folder_in_use_and_a_bundle_that_is_none_are_named_and_nothing_is_left
     (tmp_path / "kept/file").write_text("x")
     shutil.copytree(ROOT / "bundles/ssam/configs", "half/configs")
     for words, said in {
-        ("new", "ssam", "kept"): "kept is there already", ("new", "ssam", "kept/file"): "kept/file is there already",
+        ("new", "ssam", "kept"): "kept exists already", ("new", "ssam", "kept/file"): "kept/file exists already",
         ("new", "unet", "mine"): "unet is no bundle", ("new", "half", "mine"): "half is no bundle of sam_monai",
         ("new", "kept", "mine"): "kept is no bundle", ("new", "ssam", "kept/file/x"): "kept/file/",
     }.items():  # fmt: skip

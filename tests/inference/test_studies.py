@@ -221,7 +221,7 @@ def test_an_object_that_is_answered_with_nothing_is_listed_as_empty(trained, stu
     rows = read_table(tmp_path / "o/studies.csv")
     assert [row["label"] for row in rows] == ["object 1", "object 2, bright", "object 3"]
     assert "d.nii.gz.prompts.json: is not used, for there is no d.nii.gz" in caplog.text
-    assert "prompts: 1 of 1 images have some" in capsys.readouterr().out
+    assert "prompts found for 1 of 1 image" in capsys.readouterr().out
     assert [int(row["voxels"]) > 0 for row in rows] == [True, True, False] and rows[2]["ml"] == "0.0"
 
 

@@ -57,15 +57,19 @@ def test_the_header_is_readable_without_this_package(file, small):
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_show_says_what_an_adapter_is(network, tmp_path, capsys, suffix):
     summary = adapter_files.training_summary(9, 6, 0.8123, 5, 2)
-    summary |= {"dice_by_label": [0.5, None], "settings": {"weight_decay": 0.25}}
+    summary |= {"dice_by_label": [0.5, None], "settings": {"weight_decay": 0.25}, "calibration_error": [0.007, 0.0015]}
+    plan = {"scale": "whole", "image_size": 32, "epochs": 9, "val_interval": 3, "checkpointing": False}
+    summary["plan"] = plan | {"minutes": 4.0, "seconds": 37.23, "validation": 7.87}
+    summary["guess"] = {"masks": 37, "guess": 0.43, "dice": 0.28, "error": 0.1, "correlation": 0.7}
     adapter_files.write_adapter(network.state_dict(), tmp_path / "model.pt", summary)
     path = (tmp_path / "model.pt").with_suffix(suffix)
     assert main(["show", str(path)]) == 0
     said = capsys.readouterr().out
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     for what in (network.method, network.backbone.base[:12], "1 bright, 2 dark", "32 px", f"{trained:,}\n",
-                 f"{path.stat().st_size:,} bytes", 'orientation "axial"', "validation_dice 0.8123",
-                 "bright 0.5, dark null", "weight_decay 0.25"):  # fmt: skip
+                 f"{path.stat().st_size:,} bytes", 'orientation axial', "validation_dice 0.8123",
+                 "bright 0.5, dark null", "weight_decay 0.25", "planned after, in s, 37.23",
+                 "0.430 on average and Dice 0.280, over 37 masks", "0.0015, and 0.0070 without the temp"):  # fmt: skip
         assert what in said
 
 

@@ -33,7 +33,7 @@ def test_means_paired_differences_and_the_cases_that_differ_most(tmp_path, capsy
     assert main(["compare", str(one / "report.html"), str(other), "--picture", str(picture)]) == 0
     said = capsys.readouterr().out
     assert re.search(r"\none +0\.6000 +0\.6000\n", said)
-    assert re.search(r"\nother +0\.7500 +0\.7500 +\+0\.1500 ± 0\.0500 +2 +0\n", said)
+    assert re.search(r"\nother +0\.7500 +0\.7500 +\+0\.1500 ± 0\.0500 +2 cases +0 cases\n", said)
     assert re.search(r"c1 +liver +0\.7000 +0\.9000\nc0 +liver +0\.5000 +0\.6000", said) and "same 2 cases" in said
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
@@ -53,7 +53,7 @@ def test_the_difference_is_that_of_the_means_where_few_cases_hold_a_label(tmp_pa
         rows.append({"case": "c0", "label": "b", "dice": b, "hd95": 1.0, "surface_dice": 0.5})
         write_table(folder / "cases.csv", ["case", "label", *METRICS], rows)
     assert main(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
-    assert re.search(r"\nother .* 0\.7500 +\+0\.2500 ± 0\.3000 +1 +3\n", capsys.readouterr().out)
+    assert re.search(r"\nother .* 0\.7500 +\+0\.2500 ± 0\.3000 +1 case +3 cases\n", capsys.readouterr().out)
 
 
 def refused(capsys, *folders) -> str:

@@ -142,7 +142,7 @@ def test_a_page_of_studies_names_the_adapter_and_the_images_that_it_was_trained_
         }
         for name, more in {"a": {SEEN: True}, "b": {}}.items()
     ]
-    adapter = {"method": "ssam", "labels": ["liver"], "validation Dice": "0.812 over 4 cases"}
-    page = words(studies_report(records, {}, {}, {"Adapter": adapter}, tmp_path / "report.html"))
-    assert "By the adapter ssam; liver; validation Dice 0.812" in page and "trained on 1 of these images" in page
-    assert "a.nii.gz" in page and "somebody" not in page
+    adapter = {"method": "S-SAM", "labels": ["liver"], "validation Dice": "0.812 over 4 cases"}
+    page = words(studies_report(records, {}, {}, {"data": "scans", "Adapter": adapter}, tmp_path / "report.html"))
+    assert "By the adapter S-SAM; liver; validation Dice 0.812" in page and "trained on 1 of these images" in page
+    assert page.startswith(" Segmentation of scans") and "a.nii.gz" in page and "somebody" not in page

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -73,6 +76,23 @@ def test_first_steps_that_choose_a_gpus_programs_shorten_nothing():
     machine = Machine(28, 1, lambda t: 4.4 if t == 0 else 0.16, validation=6.0, interval=28)
     assert machine.run(steps=8) == pytest.approx(60, rel=0.15)
     assert len(machine.rates) > 20 * 8
+
+
+def test_of_changes_to_and_fro_only_the_first_is_told(capsys):
+    machine = Machine(60, 10, lambda t: 12.0 + 1.5 * (int(t) // 50 % 2), validation=5.0)
+    machine.run()
+    assert len(machine.schedule.changes) == 6
+    assert capsys.readouterr().out.count("than planned: to end on time") == 1
+
+
+def test_a_large_change_is_told_though_another_was(capsys):
+    machine = Machine(100, 10, lambda t: 12.0 if t < 120 else 3.0, validation=5.0)
+    machine.run()
+    told = re.findall(r"epochs are (\w+) than planned: to end on time there will be (\d+)", capsys.readouterr().out)
+    numbers = [int(number) for _, number in told]
+    assert {why for why, _ in told} == {"slower", "faster"}
+    assert all(abs(b - a) > max(1, 0.1 * a) for a, b in itertools.pairwise(numbers))
+    assert abs(machine.schedule.epochs - numbers[-1]) <= max(1, 0.1 * numbers[-1])
 
 
 def test_without_a_budget_nothing_is_changed():

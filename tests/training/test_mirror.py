@@ -63,6 +63,12 @@ def test_samples_are_mirrored_where_no_label_then_lies_where_it_never_does(draw,
     assert planned["mirror"] == (mirror if planned["scale"] == "whole" else "turns")
 
 
+def test_the_reason_says_what_a_mirrored_image_would_show():
+    said = "mirrored from left to right, an image would show liver where it hardly ever lies"
+    assert chosen_mirror(cases(an_organ), "whole") == ("none", said)
+    assert chosen_mirror(cases(a_pair), "whole")[1].startswith("mirrored upside down, an image would show liver ")
+
+
 def measured(*labels: np.ndarray) -> Fingerprint:
     taker = FingerprintTaker(["liver", "spleen"], "coarsest", cases=len(labels))
     for label in labels:

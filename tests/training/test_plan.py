@@ -16,7 +16,7 @@ from sam_monai.training import machine as machines
 from sam_monai.training.losses import loss_of
 from sam_monai.training.machine import Cost, Costs, cost_of
 from sam_monai.training.plan import warn_of_lost
-from sam_monai.training.room import Room
+from sam_monai.training.room import FEW, Room
 from sam_monai.training.rules import SIZES, rules, wanted_size
 
 
@@ -104,6 +104,17 @@ def test_where_one_visit_of_each_case_takes_too_long_the_plan_says_so():
         assert "in all, validation included" in told
 
 
+@pytest.mark.parametrize("training", [4, 16, 90, 160])
+@pytest.mark.parametrize("step", [10.0, 40.0, 100.0])
+def test_where_few_steps_fit_the_plan_names_a_time_for_enough(training, step):
+    case, costs = data(512, *LARGE, training=training), machine(step)
+    values, why = rules(Room(case, costs, 180, 4), {}, 256, 180)
+    assert values["epochs"] * -(-training // 4) < FEW
+    minutes = int(re.search(r"(?:try|give about) --minutes (\d+)", why["epochs"])[1])
+    values, why = rules(Room(case, costs, 60 * minutes, 4), {}, 256, 60 * minutes)
+    assert values["epochs"] * -(-training // 4) >= FEW and "--minutes" not in why["epochs"]
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_enlarged_images_are_shrunk_to_the_patches_of_those_that_they_were(dims):
     """So a patch holds the largest structure in both."""
@@ -179,7 +190,12 @@ def test_nothing_is_timed_where_size_and_epochs_are_given():
 def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():
     for step in (0.1, 1.0, 5.0):
         values, why = rules(Room(data(512, *LARGE), machine(step), 900, 4, 100), {}, 256, None)
-        assert values["epochs"] == 25 and "100 steps" in why["epochs"]
+        assert values["epochs"] == 25 and why["epochs"].endswith("; 100 steps")
+    deep = dataclasses.replace(data(512, *LARGE, dims=3, training=24), validation=200)
+    values, why = rules(Room(deep, machine(), 900, 4, 4), {}, 256, None)
+    assert values["epochs"] == 1 and why["epochs"].endswith("; 6 steps (--steps 4, in whole visits)")
+    assert "needs more steps" in why["image_size"] and "would make it shorter" in why["val_interval"]
+    assert not any(word in reason for reason in why.values() for word in ("budget", "minutes in all"))
 
 
 def test_a_step_that_would_not_fit_the_memory_keeps_less():

@@ -46,7 +46,7 @@ def corrected(automatic: Tensor, labels: Sequence[int], objects: Iterable[Answer
             here[0][inside > 0] = label
         else:
             best = torch.cat([here[:label], here[label + 1 :]]).amax(0)
-            torch.maximum(here[label], best + FIRM * inside, out=here[label])
+            here[label] = torch.maximum(here[label], best + FIRM * inside)
     return found
 
 

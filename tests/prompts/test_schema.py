@@ -152,7 +152,7 @@ def test_a_misspelt_key_of_a_request_is_refused_and_not_passed_over(key, right):
 
 
 def test_what_a_server_sends_besides_is_no_prompt():
-    besides = {"model": "m", "image_path": "/a", "device": "cpu", "result_extension": ".nrrd",
-               "label_names": ["a"], "logging": "info", "pipeline": [], "largest_cc": True, "roi": [1, 2, 3], "spatial_size": [1, 2]}  # fmt: skip
+    besides = {"model": "m", "image_path": "/a", "device": "cpu", "label_names": ["a"], "logging": "info"}
+    besides |= {"pipeline": [], "largest_cc": True, "roi": [1, 2, 3], "result_extension": ".nrrd"}
     case = KeepClicks()({"image": MetaTensor(torch.zeros(1, 8, 8)), **besides})
     assert "clicks" not in case["image"].meta

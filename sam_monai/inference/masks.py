@@ -23,7 +23,7 @@ from ..errors import InputError, warn_once
 from ..networks.base import AdaptedSAM
 from ..networks.regions import Regions
 from ..prompts.prompt_files import prompts_beside
-from ..prompts.schema import read_objects
+from ..prompts.schema import corrects, read_objects
 from .outputs import Outputs
 from .probabilities import ENDS, KEY, save_probabilities
 
@@ -41,7 +41,7 @@ class SaveMasks:
         folder: where they go.
         mask_format: ``"nifti"`` or ``"dicom_seg"``.
         network: says the labels and the method, for DICOM.
-        prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
+        prompted: tells of an image's path whether it has prompts that the network answers.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SaveMasks:
         if mask_format not in ("nifti", "dicom_seg"):
             raise InputError(f"the key mask_format is 'nifti' or 'dicom_seg', not {mask_format!r}")
         self.folder, self.names, self.dicom = Path(folder), CaseNames(), mask_format == "dicom_seg"
-        self.network, self.prompted = network, prompted
+        self.network, self.has_prompts = network, prompted
         self.refused: dict[str, str] = {}
         """Why there is no DICOM SEG of an image, by its path."""
 
@@ -81,6 +81,10 @@ class SaveMasks:
     @property
     def regions(self) -> Regions | None:
         return getattr(self.network, "regions", None)
+
+    def prompted(self, file: Path) -> bool:
+        """Whether an image's mask holds the objects of prompts, and not the labels."""
+        return self.has_prompts(file) and not corrects(prompts_beside(file))
 
     def algorithm(self) -> str:
         return f"sam_monai {self.network.method}" if self.network is not None else "sam_monai"

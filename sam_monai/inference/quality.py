@@ -1,8 +1,8 @@
 """A guess at the Dice of each label where there is no reference: what the network's own probabilities suggest.
 
 A voxel counts as much as it is probable. So the guess is ``2 sum(p m) / (sum(p) + sum(m))`` of probabilities p and
-mask m. It is moved by the mean difference between guess and Dice that the training's validation cases had, unless it
-is of an answer to prompts: those cases were segmented without any.
+mask m. It is moved by the mean difference between guess and Dice that the training's validation cases had. Answers to
+prompts have no guess: those cases were segmented without any.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ PART = 2**22  # logits at a time
 
 class GuessDice:
     """Gives each case of an evaluator's output the guesses of its labels, "guess" (L,), and the mean probability of a
-    label over its mask, "certainty" (L,). NaN: nothing is marked. Where the logits were not kept there are none.
+    label over its mask, "certainty" (L,). NaN: nothing is marked. Where the logits were not kept, or prompts were
+    answered, there are none.
 
-    Both are of the mask before components or holes are changed, on the network's grid. Guesses without prompts are
-    moved as the training summary in the adapter's file says.
+    Both are of the mask before components or holes are changed, on the network's grid. Guesses are moved as the
+    training summary in the adapter's file says.
     """
 
     def __init__(self, adapter: str | Path | None = None) -> None:
@@ -55,10 +56,11 @@ class GuessDice:
 
     def __call__(self, engine: Any) -> None:
         pred = engine.state.output["pred"]
+        if vars(pred).get(ANSWERED):
+            return
         sums = vars(pred).get(KEY) if pred.shape[1] == 1 else sums_of(pred[0], engine.network)
         if sums is not None:
-            shift = 0.0 if vars(pred).get(ANSWERED) else self.shift
-            engine.state.output[KEY] = (dice_of(sums) + shift).clamp(0, 1)[None]
+            engine.state.output[KEY] = (dice_of(sums) + self.shift).clamp(0, 1)[None]
             engine.state.output[CERTAINTY] = (sums[0] / sums[2])[None]  # 0 / 0 is NaN
 
 

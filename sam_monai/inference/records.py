@@ -15,10 +15,12 @@ from ..data.itk_headers import with_values
 from ..errors import input_error_in
 from ..networks.regions import Regions, masks_of
 from ..prompts.prompt_files import prompts_beside
+from ..prompts.schema import corrects, read_objects
 from .quality import CERTAINTY, KEY
 
 Record = dict[str, Any]
 SEEN = "trained on"
+CORRECTED = "corrected"  # of a record: the labels that prompts corrected, where there are such
 PROMPTED = "prompted"  # of a record: how many objects the prompts ask for, where the image has any
 
 
@@ -64,6 +66,15 @@ def fingerprint(*images: str | Path) -> list[int]:
     each = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, states, strict=True)]
     last = max((s.st_mtime_ns for s in states), default=0)
     return [len(states), sum(s.st_size for s in states), last, zlib.crc32(repr(sorted(each)).encode())]
+
+
+def of_prompts(image: str, dims: int) -> Record:
+    """What a record says of the prompts beside an image."""
+    file = prompts_beside(image)
+    objects = read_objects(file, dims)
+    if not corrects(file):
+        return {PROMPTED: len(objects)}  # the last ones may have been answered with nothing
+    return {CORRECTED: list(dict.fromkeys(one["label"] for one in objects))} if objects else {}
 
 
 def voxels(mask: Tensor, regions: Regions | None = None) -> dict[str, int]:

@@ -33,8 +33,7 @@ from ..networks.adapter_files import in_short, read_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
-from ..prompts.prompt_files import SUFFIX, prompts_beside
-from ..prompts.schema import read_objects
+from ..prompts.prompt_files import SUFFIX
 from ..training.cases import content, known_cases
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
@@ -42,7 +41,7 @@ from .pipeline import refuse_replaced
 from .probabilities import KEY
 from .quality import CERTAINTY, by_label
 from .quality import KEY as GUESS
-from .records import PROMPTED, SEEN, Record, cause_of, fingerprint, named, read_record, voxels
+from .records import PROMPTED, SEEN, Record, cause_of, fingerprint, named, of_prompts, read_record, voxels
 
 
 class Studies:
@@ -157,7 +156,7 @@ class Studies:
     def tell_prompts(self, cases: Sequence[Mapping[str, Any]]) -> None:
         """Say how many images are segmented by prompts, and which files of prompts belong to no image."""
         images = {Path(case["image"]) for case in cases}
-        if used := sum(map(self.masks.prompted, images)):
+        if used := sum(map(self.masks.has_prompts, images)):
             print(f"prompts found for {used} of {counted(len(images), 'image')}", flush=True)
         for folder in {image.parent for image in images}:
             for file in sorted(folder.glob(f"*{SUFFIX}")):
@@ -227,8 +226,8 @@ class Studies:
             if self.numbers_objects(case["image"]):
                 record["objects"] = int(mask.max())
                 mask = mask.clamp(max=1)
-            if self.masks.prompted(Path(case["image"])):  # the last objects may have been answered with nothing
-                record[PROMPTED] = len(read_objects(prompts_beside(case["image"]), mask.ndim - 1))
+            if self.masks.has_prompts(Path(case["image"])):
+                record |= of_prompts(case["image"], mask.ndim - 1)
             frames = len(mask) if mask.ndim == 4 else 1
             counts = voxels(mask, self.preparation.get("regions"))
             record |= {

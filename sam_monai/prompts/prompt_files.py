@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from ..data.frames import frames_of
 from ..errors import InputError
 from .rough_masks import signed_distance
-from .schema import Object, read_objects
+from .schema import Object, corrects, read_objects
 
 SUFFIX = ".prompts.json"
 LASSO_SLOPE = 2.0  # logits a voxel, from the line inwards
@@ -50,7 +50,9 @@ def read_prompts(path: Path, image: MetaTensor) -> dict[str, Any]:
     """
     if not os.path.lexists(path):
         return {}
-    return prompts_on_grid(read_objects(path, image.ndim - 1), image, str(path))
+    objects = read_objects(path, image.ndim - 1)
+    prompts = prompts_on_grid(objects, image, str(path)) if objects else {}
+    return {**prompts, "correct": True} if prompts and corrects(path) else prompts
 
 
 def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from ..networks.regions import label_map_of
 from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES
 from .answering import answered
+from .corrections import Answer, corrected, labels_to_correct
 from .drawn import Prompts
 from .monai_label import clicks_of_request
 from .patches import cut_out, in_patch, patch_about
@@ -57,6 +58,9 @@ class PromptedInference(Inferer):
 
         ``label`` among the prompts says which label each object is: K names, ``None`` where it is not known.
 
+        ``correct=True``: objects take the place of their labels in the answer without a prompt, and the result is such
+        an answer (:func:`~sam_monai.prompts.corrections.corrected`). Each object needs its ``label``.
+
         Raises:
             InputError: prompts of another name, kind or shape, or that lie outside the image. A box that only reaches
                 beyond it is cut.
@@ -65,7 +69,9 @@ class PromptedInference(Inferer):
         labels = getattr(module, "labels", ())
         prompts = {key: value for key, value in prompts.items() if value is not None}
         prompts = prompts or clicks_of_request(inputs[0], labels)
-        given = prompts.pop("label", None)
+        given, correct = prompts.pop("label", None), prompts.pop("correct", False)
+        if not isinstance(correct, bool):
+            raise InputError(f"correct of the prompts is {str(correct)[:50]!r}: give true or false")
         if not prompts and given is None:
             return self.automatic(inputs, network, *args)
         prompts = prompts_in(inputs, prompts)
@@ -83,28 +89,44 @@ class PromptedInference(Inferer):
         for number, (one, name) in enumerate(zip(objects, names, strict=True), 1):
             if name is not None:
                 one["meant"] = named(labels, name, f"object {number} of the prompts").to(inputs.device)
+        answers = self.each(inputs, network, objects, patches)
+        if correct:
+            places = labels_to_correct(module, names)
+            found = corrected(torch.as_tensor(self.automatic(inputs, network, *args)), places, answers)
+            setattr(found, ANSWERED, True)
+            return found
         if not patches and not in_parts(inputs, network, count):
-            embedding, automatic = self.prepared(inputs, network, False)
-            answers = [answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)) for one in objects]
-            logits = torch.stack([torch.zeros_like(answers[0]), *answers])[None]
+            each = [answer for answer, _, _ in answers]
+            logits = torch.stack([torch.zeros_like(each[0]), *each])[None]
             # Else two objects would pass for the inside and the border of objects.
             setattr(logits, ANSWERED, True)
             return label_map_of(logits, dim=1) if getattr(module, "preprocessing", {}).get(INSTANCES) else logits
         best = torch.zeros(inputs.shape[2:], device=inputs.device)
         found = torch.zeros_like(best, dtype=torch.int16)
-        for number, one in enumerate(objects, 1):
-            one = lasso_as_mask(one, inputs)
-            rows, columns = slice(0, inputs.shape[2]), slice(0, inputs.shape[3])
-            if patches:
-                rows, columns = patch_about(one, inputs.shape[2:], module.image_size)
-            image, own = cut_out(inputs, (rows, columns)), in_patch(one, (rows, columns))
-            embedding, automatic = self.prepared(image, network, in_parts(image, network, count))
-            answer = answered(network, image, embedding, automatic, own)
+        for number, (answer, rows, columns) in enumerate(answers, 1):
             before, numbers = best[rows, columns], found[rows, columns]  # views, without what lies beyond the image
             answer = answer[: before.shape[0], : before.shape[1]]
             numbers[answer > before] = number
             torch.maximum(before, answer, out=before)
         return found[None, None]
+
+    def each(
+        self, inputs: Tensor, network: Callable[..., Tensor], objects: Sequence[Prompts], patches: bool
+    ) -> Iterator[Answer]:
+        """The answer to each object, in the whole image or in the patch about it."""
+        count, rows, columns = len(objects), slice(0, inputs.shape[2]), slice(0, inputs.shape[3])
+        if not patches:
+            embedding, automatic = self.prepared(inputs, network, in_parts(inputs, network, count))
+            for one in objects:
+                yield answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)), rows, columns
+            return
+        module: Any = getattr(network, "module", network)
+        for one in objects:
+            one = lasso_as_mask(one, inputs)
+            rows, columns = patch_about(one, inputs.shape[2:], module.image_size)
+            image, own = cut_out(inputs, (rows, columns)), in_patch(one, (rows, columns))
+            embedding, automatic = self.prepared(image, network, in_parts(image, network, count))
+            yield answered(network, image, embedding, automatic, own), rows, columns
 
     def prepared(self, image: Tensor, network: Callable[..., Tensor], large: bool) -> tuple[Tensor, Tensor | None]:
         """Embedding of an image and, if it is not large, the network's answer without a prompt; kept from the last call

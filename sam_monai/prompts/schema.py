@@ -14,7 +14,9 @@ from ..files import parse_json
 
 EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
 SCRIBBLE = '{"path": [[38, 50, 7], [44, 55, 7]], "label": 1}'
+TOP = ("objects", "correct")
 KEYS = ("points", "labels", "box", "scribbles", "lasso", "label")
+TO_CORRECT = '"correct" needs the label that each object takes the place of, as in "label": "tumour"'
 MOST_BYTES = 2**24  # of a file
 MOST_CLICKS = 10_000  # of all objects, each with as many as the one with the most
 OF_A_SCRIBBLE, APART = 8, 4.0  # clicks at most, and voxels from one to the next at least
@@ -24,7 +26,30 @@ Object = dict[str, Any]
 
 
 def read_objects(path: Path, dims: int) -> list[Object]:
-    """The objects of a prompts file."""
+    """The objects of a prompts file. There may be none where it corrects labels."""
+    content = read_file(path)
+    correct, objects = content.get("correct", False), content["objects"]
+    if type(correct) is not bool:
+        raise InputError(f'{path}: "correct" is true or false, not {str(correct)[:50]!r}')
+    if correct and objects == []:  # the last correction was taken back
+        return []
+    found = check_objects(objects, dims, str(path))
+    for number, one in enumerate(found, 1):
+        if correct and "label" not in one:
+            raise InputError(f"{path}: object {number} names no label: {TO_CORRECT}")
+    return found
+
+
+def corrects(path: Path) -> bool:
+    """Whether the objects of a prompts file take the place of labels; not where it cannot be read."""
+    try:
+        return read_file(path).get("correct") is True
+    except InputError:
+        return False
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a prompts file. What it holds is not checked beyond its keys."""
     remedy = f"write it like {EXAMPLE}"
     if not path.is_file():
         raise InputError(f"{path}: is no file; {remedy}")
@@ -38,8 +63,8 @@ def read_objects(path: Path, dims: int) -> list[Object]:
         raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(content, dict) or "objects" not in content:
         raise InputError(f'{path}: holds no "objects"; {remedy}')
-    unknown_key(content, ("objects",), str(path))
-    return check_objects(content["objects"], dims, str(path))
+    unknown_key(content, TOP, str(path))
+    return content
 
 
 def check_objects(objects: Any, dims: int, path: str) -> list[Object]:

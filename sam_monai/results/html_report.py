@@ -14,7 +14,7 @@ from ..data.names import told_apart
 from ..errors import counted
 from ..inference import quality
 from ..inference.outputs import Outputs
-from ..inference.records import PROMPTED, SEEN
+from ..inference.records import CORRECTED, SEEN
 from .drawing import label_colours
 from .figures import agreement, boxes, curve
 from .metrics import LENGTHS, METRICS, TOLERANCE, badness, finite, mean, summary, unit_of
@@ -27,7 +27,6 @@ OBJECT_HEADS = dict(
     zip(OBJECTS, (f"average precision at IoU {IOU:g}", "objects found", "missed", "invented"), strict=True)
 )
 NOT_MEASURED = "How good such guesses are was not measured in this adapter's training."
-OF_PROMPTED = "Those of prompted objects are not: how good they are was not measured."
 MOST = 24  # labels with a figure of their own
 
 
@@ -192,6 +191,8 @@ def studies_report(
         else:
             own = [[row.get(key) for key in heads] for row in rows if row["study"] == image]
             content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"
+            corrections = html.escape(words(record.get(CORRECTED, [])))
+            content += f"<p>Corrected by prompts: {corrections}.</p>" if corrections else ""
         sections.append(section(image if record["error"] else names[image], content, pictures.get(image)))
     failed, seen = (sum(bool(record.get(key)) for record in records) for key in ("error", SEEN))
     said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
@@ -203,7 +204,6 @@ def studies_report(
         said += [f"<p>The adapter was trained on {seen} of these images. Masks of such are better than of others.</p>"]
     if GUESS in heads:
         what = f"In validation: {quality.in_words(validated)} It is taken off here." if validated else NOT_MEASURED
-        what += f" {OF_PROMPTED}" if validated and any(PROMPTED in record for record in records) else ""
         said += [f"<p>The study with the lowest guessed Dice of a label comes first. {quality.WHAT} {what}</p>"]
     with Outputs(Path(path).parent).writing(Path(path).parent / TABLE) as part:
         write_table(part, ["study", "mask", *heads, "error"], rows)

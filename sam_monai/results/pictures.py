@@ -20,6 +20,8 @@ from ..data.made import is_output
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import Outputs, picture_file
+from ..prompts.prompt_files import prompts_beside
+from ..prompts.schema import corrects
 from .drawing import Row, case_rows, draw_rows, in_words, view
 from .metrics import badness, overlap, short
 
@@ -36,7 +38,7 @@ class Pictures:
             :mod:`sam_monai.inference.pipeline`.
         most: cases at most.
         names: of the cases.
-        prompted: tells of an image's path whether its mask holds the objects of prompts, and not the labels.
+        prompted: tells of an image's path whether it has prompts that the network answers.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Pictures:
         prompted: Callable[[Path], bool] = lambda file: False,
         names: CaseNames | None = None,
     ) -> None:
-        self.prompted = prompted
+        self.has_prompts = prompted
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
         channels = settings["channels"] if settings.get("channel_names") is None else [0]  # the first stands for all
@@ -87,6 +89,10 @@ class Pictures:
     def numbered(self, file: Path) -> bool:
         """Whether the maps of a case number the objects of one label."""
         return self.settings.get(INSTANCES, False) and not self.prompted(file)
+
+    def prompted(self, file: Path) -> bool:
+        """Whether a case's mask holds the objects of prompts, and not the labels."""
+        return self.has_prompts(file) and not corrects(prompts_beside(file))
 
     def draw_worst(self) -> None:
         seen, worst = gathered(self.seen), gathered(self.worst)

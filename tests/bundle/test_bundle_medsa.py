@@ -15,6 +15,7 @@ from bundle_tester import BundleTester
 from network_tester import tiny_backbone
 
 from sam_monai import MedSA
+from sam_monai.results import pictures
 from sam_monai.results.prompted import evaluate_prompts
 
 
@@ -36,6 +37,35 @@ class TestMedSABundle(BundleTester):
         assert prompted.shape == shape and np.allclose(prompted.affine, nib.load(file).affine, atol=1e-5)
         assert not np.array_equal(np.asarray(prompted.dataobj), np.asarray(automatic.dataobj))
         assert (tmp_path / "prompted/d.png").is_file()
+
+    def test_a_correction_gives_a_mask_of_the_labels(self, trained, tmp_path, monkeypatch):
+        file, prompts = trained / "data/images/d.nii.gz", tmp_path / "images/d.nii.gz.prompts.json"
+        prompts.parent.mkdir()
+        (prompts.parent / "d.nii.gz").write_bytes(file.read_bytes())
+        one, two = ({"box": box, "label": "bright"} for box in ([4, 4, 1, 12, 12, 3], [9, 9, 1, 14, 14, 2]))
+        legends, draw = [], pictures.draw_rows
+        kept = lambda rows, names, *others: legends.append([*names]) or draw(rows, names, *others)  # noqa: E731
+        monkeypatch.setattr(pictures, "draw_rows", kept)
+
+        def segment(content):
+            prompts.unlink() if content is None else prompts.write_text(json.dumps(content))
+            out, adapter = tmp_path / f"masks {len(legends)}", f"{trained}/models/model.pt"
+            run("medsa", "inference", dataset_dir=str(prompts.parent), adapter=adapter, output_dir=str(out))
+            return np.asarray(nib.load(out / "d_seg.nii.gz").dataobj), json.loads((out / "manifest/d.json").read_text())
+
+        found, record = segment({"correct": True, "objects": [one, two]})
+        alone, of_objects = segment({"objects": [one, two]})
+        automatic, plain = segment(None)
+        others = (alone == 0) & (automatic != 1)
+        assert automatic.any() and np.array_equal(found == 1, alone > 0)
+        assert np.array_equal(found[others], automatic[others])
+        assert record["corrected"] == ["bright"] and of_objects["prompted"] == 2 and "guess" in plain
+        assert not {"prompted", "guess", "certainty"} & {*record} and not {"corrected", "guess"} & {*of_objects}
+        assert record["voxels"] == {str(v): int((found == v).sum()) for v in (1, 2) if (found == v).any()}
+        with (tmp_path / "masks 0/studies.csv").open() as table:
+            assert [row["label"] for row in csv.DictReader(table)] == ["bright", "dark"]
+        assert "Corrected by prompts: bright." in (tmp_path / "masks 0/report.html").read_text()
+        assert legends[0] == legends[2] == ["bright", "dark"] and "object 1" in legends[1]
 
     def test_a_fresh_process_segments(self, trained, tmp_path):
         """Where no test has imported anything."""

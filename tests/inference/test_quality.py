@@ -15,7 +15,7 @@ from network_tester import image, tiny_backbone
 from sam_monai import PTSAM, MedSA
 from sam_monai.inference import quality
 from sam_monai.inference.quality import CERTAINTY, KEY, GuessDice, by_label, in_words, validated
-from sam_monai.inference.records import PROMPTED, read_record
+from sam_monai.inference.records import read_record
 from sam_monai.inference.slabs import SlabInferer
 from sam_monai.networks.adapter_files import read_training
 from sam_monai.networks.regions import label_map_of, masks_of, probabilities_of
@@ -75,28 +75,15 @@ def test_a_guess_is_moved_by_what_validation_showed():
     assert alike is not None and alike["correlation"] is None
 
 
-def test_guesses_for_prompted_objects_are_not_moved_and_the_report_says_so(tmp_path, monkeypatch):
+def test_answers_to_prompts_have_no_guess():
     network = MedSA(tiny_backbone(), labels=["a", "b"], amp=False).eval()
     click = {"point_coords": torch.tensor([[[9.0, 9.0]]]), "point_labels": torch.tensor([[1]])}
-    found = validated([(0.9, 0.8)] * 5)
-    guesses = []
-    for summary in ({}, {KEY: found}):
-        monkeypatch.setattr(quality, "read_training", lambda _, summary=summary: summary)
-        for prompts in ({}, click):
-            with torch.no_grad():
-                pred = PromptedInference(SimpleInferer())(image(1, 1, 30, 30), network, **prompts)
-            pred[:, 1:] += 5 - pred[:, 1:].mean()  # so that something is marked
-            engine = SimpleNamespace(state=SimpleNamespace(output={"pred": pred}), network=network)
-            handler = GuessDice("model.pt")
-            handler.start(engine)
-            handler(engine)
-            guesses.append(engine.state.output[KEY].nanmean().item())
-    assert guesses[2] == pytest.approx(guesses[0] - 0.1, abs=0.01) and guesses[3] == pytest.approx(guesses[1])
-    record = {"image": "a", "error": "", "mask": "a.png", "voxels": {}, KEY: {"1": 0.5}}
-    said = "It is taken off here. Those of prompted objects are not"
-    for more in ({}, {PROMPTED: 1}):
-        page = studies_report([record | more], {"a": ["object 1"]}, {}, {}, tmp_path / "report.html", found).read_text()
-        assert (said in page) == bool(more)
+    for prompts in ({}, click, {**click, "label": ["b"], "correct": True}):
+        with torch.no_grad():
+            pred = PromptedInference(SimpleInferer())(image(1, 1, 30, 30), network, **prompts)
+        engine = SimpleNamespace(state=SimpleNamespace(output={"pred": pred}), network=network)
+        GuessDice()(engine)
+        assert (KEY in engine.state.output) == (CERTAINTY in engine.state.output) == (not prompts)
 
 
 def test_the_lowest_guess_comes_first_after_what_failed(tmp_path):

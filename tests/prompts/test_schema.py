@@ -111,3 +111,48 @@ def test_clicks_of_a_request_that_are_no_voxels_are_refused(points, key, spatial
     case = KeepClicks()({"image": MetaTensor(torch.zeros(1, *spatial)), key: points})
     with pytest.raises(InputError, match="the request's clicks"):
         clicks_of_request(case["image"])
+
+
+def test_a_box_of_a_request_counts():
+    picture, volume = MetaTensor(torch.zeros(1, 30, 20)), MetaTensor(torch.zeros(1, 30, 20, 5))
+    volume.meta["original_affine"] = volume.affine
+
+    def asked(image, **params):
+        return clicks_of_request(KeepClicks()({"image": image.clone(), **params})["image"])
+
+    assert asked(volume, box=[4, 6, 1, 9, 12, 3])["boxes"].tolist() == [[[4, 6, 1, 9, 12, 3]]]
+    found = asked(picture, box=[4, 6, 9, 12], foreground=[[5, 7]])  # column and row
+    assert found["boxes"].tolist() == [[[6, 4, 12, 9]]] and found["point_coords"].tolist() == [[[7, 5]]]
+    assert asked(picture, box=[4, 6, 0, 9, 12, 0])["boxes"].tolist() == [[[6, 4, 12, 9]]]  # with a slice
+    for wrong in ([4, 6, 9], [4, 6, 9, 12, 13], [[4, 6, 9, 12]], "4 6 9 12", {"a": 1}, [9, 12, 4, 6]):
+        with pytest.raises(InputError, match="the request's clicks: object 1: its box"):
+            asked(picture, box=wrong)
+
+
+@pytest.mark.parametrize(
+    ("key", "right"),
+    [
+        ("boxes", "box"),
+        ("points", "foreground"),
+        ("point_coords", "foreground"),
+        ("foregroud", "foreground"),
+        ("Background", "background"),
+        ("backgroud", "background"),
+        ("scribble", "scribbles"),
+    ],
+)
+def test_a_misspelt_key_of_a_request_is_refused_and_not_passed_over(key, right):
+    image = MetaTensor(torch.zeros(1, 8, 8, 4))
+    for more in ({}, {"foreground": [[1, 2, 3]]}):
+        case = KeepClicks()({"image": image.clone(), key: [[1, 2, 3]], **more})
+        with pytest.raises(InputError, match=f"{key!r} is no key of a request; did you mean {right!r}"):
+            clicks_of_request(case["image"], ("liver",))
+    case = KeepClicks()({"image": image.clone(), key: []})  # as viewers send keys that hold nothing
+    assert clicks_of_request(case["image"]) == {}
+
+
+def test_what_a_server_sends_besides_is_no_prompt():
+    besides = {"model": "m", "image_path": "/a", "device": "cpu", "label_names": ["a"], "logging": "info"}
+    besides |= {"pipeline": [], "largest_cc": True, "roi": [1, 2, 3], "result_extension": ".nrrd"}
+    case = KeepClicks()({"image": MetaTensor(torch.zeros(1, 8, 8)), **besides})
+    assert "clicks" not in case["image"].meta

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from .front import import_quietly, is_own
+from .front import import_quietly, in_folder, is_own
 
 if TYPE_CHECKING:
     from ..backbones.weights import KnownFile
@@ -27,8 +27,7 @@ def refuse_missing(path: str, what: str) -> None:
 
 def adapter_at(path: str) -> str:
     """The file of an adapter, which may be named by its bundle's folder."""
-    if os.path.isdir(os.path.join(path, "models")):
-        path = os.path.join(path, "models", "model.pt")
+    path = in_folder(path)
     if not os.path.isfile(path):
         remedy = "train one by `sam-monai train FOLDER`, or give the path of its file"
         raise InputError(f"there is no trained adapter at {path}: {remedy}")
@@ -164,8 +163,10 @@ def dataset(args: argparse.Namespace) -> None:
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     args.adapter = adapter_at(args.adapter)
-    from ..files import refuse_existing, save_aside
-    from ..locks import alone
+    import torch
+
+    from ..files import refuse_existing
+    from ..locks import beside, put_beside
     from ..networks.adapter_files import load_network
     from ..networks.ssam import SSAM
 
@@ -176,10 +177,11 @@ def merge(args: argparse.Namespace) -> None:
     if not isinstance(network, SSAM):
         raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
     sam, tokens = network.merged()
-    with alone(output, "merging an adapter"):
+    with beside(output, "merging an adapter") as folder:
+        torch.save(sam, folder / output.name)
+        torch.save(tokens, folder / prompts.name)
         refuse_existing(output, prompts)
-        save_aside(sam, output)
-        save_aside(tokens, prompts)
+        put_beside(output, folder)
     print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
 
 

@@ -91,7 +91,7 @@ def start(name: str, words: Sequence[str]) -> None:
         print("no folder is given: the data are those of the demonstration", flush=True)
     if wrong := keys.problems(plain(given) | {k: v for k, v in from_file.items() if not is_expression(v)}):
         raise InputError("; ".join(wrong))
-    given = {key: as_typed(key, value) for key, value in given.items()}
+    given = {key: as_typed(key, in_folder(v) if key == "adapter" else v) for key, v in given.items()}
     if not is_own(bundle):
         given = beside(name, bundle, config, {**from_file, **given}) | given
     if name != "train":
@@ -99,6 +99,11 @@ def start(name: str, words: Sequence[str]) -> None:
     if bundle.parent != shipped.shipped():
         print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
+
+
+def in_folder(path: str) -> str:
+    """The file of an adapter, which may be named by its bundle's folder."""
+    return os.path.join(path, "models", "model.pt") if os.path.isdir(path) else path
 
 
 def refuse_missing_adapter(given: Mapping[str, Any], bundle: Path, config: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ def refuse_missing(path: str, what: str) -> None:
 
 
 def adapter_at(path: str) -> str:
-    """The file of an adapter, which may be named by its bundle's folder."""
+    """The file of an adapter, as of :func:`in_folder`, which must be there."""
     path = in_folder(path)
     if not os.path.isfile(path):
         remedy = "train one by `sam-monai train FOLDER`, or give the path of its file"
@@ -172,12 +172,13 @@ def merge(args: argparse.Namespace) -> None:
 
     output = Path(args.output)
     prompts = output.with_name(f"{output.stem}_prompts.pth")
-    refuse_existing(output, prompts)
-    network = load_network(args.adapter, args.checkpoint)
-    if not isinstance(network, SSAM):
-        raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
-    sam, tokens = network.merged()
+    refuse_existing(output)
     with beside(output, "merging an adapter") as folder:
+        refuse_existing(prompts)
+        network = load_network(args.adapter, args.checkpoint)
+        if not isinstance(network, SSAM):
+            raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
+        sam, tokens = network.merged()
         torch.save(sam, folder / output.name)
         torch.save(tokens, folder / prompts.name)
         refuse_existing(output, prompts)

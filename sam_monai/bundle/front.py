@@ -102,7 +102,10 @@ def start(name: str, words: Sequence[str]) -> None:
 
 
 def in_folder(path: str) -> str:
-    """The file of an adapter, which may be named by its bundle's folder."""
+    """The file of an adapter, which may be named by its bundle's folder, or the name of one that comes with the
+    package."""
+    if path in shipped.names() and not os.path.lexists(path) and is_own(shipped.find(path)):
+        path = str(shipped.find(path))  # in a clone, where it is trained
     return os.path.join(path, "models", "model.pt") if os.path.isdir(path) else path
 
 

@@ -72,16 +72,6 @@ def test_without_an_adapter_nothing_is_begun(words, monkeypatch, tmp_path, capsy
     assert main(["segment", ".", "--adapter", "a.pt"]) == 0
 
 
-def test_an_adapter_may_be_named_by_its_bundles_folder(ran, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "b" / "models").mkdir(parents=True)
-    assert main(["segment", ".", "--adapter", "b"]) == 0
-    assert ran[ran.index("--adapter") + 1] == "b/models/model.pt"
-    assert front.in_folder("ssam") == str(ROOT / "bundles/ssam/models/model.pt")  # a name, in a clone
-    (tmp_path / "ssam").mkdir()  # as of a training from a wheel
-    assert front.in_folder("ssam") == "ssam/models/model.pt"
-
-
 def test_what_is_no_command_is_told_what_was_meant(capsys):
     assert main(["trian"]) == 1 and "did you mean train?" in capsys.readouterr().err
     assert main(["qqq"]) == 1 and "lists all of them" in capsys.readouterr().err

@@ -108,17 +108,9 @@ def test_a_slice_that_is_exchanged_for_an_older_one_of_its_size_is_seen(tmp_path
 
 @pytest.mark.parametrize(
     "key, value",
-    [
-        ("intensity", "ct"),
-        ("spacing", [1, 1, 2]),
-        ("ct_window", [0, 9]),
-        ("spatial_dims", 2),
-        ("scale", "patch"),
-        ("labels", ["x", "y"]),
-        ("image_size", 96),
-        ("depth_attention", True),
-    ],
-)
+    [("intensity", "ct"), ("spacing", [1, 1, 2]), ("ct_window", [0, 9]), ("spatial_dims", 2), ("scale", "patch"),
+     ("labels", ["x", "y"]), ("image_size", 96), ("depth_attention", True)],
+)  # fmt: skip
 def test_images_that_would_be_prepared_otherwise_than_in_training_are_refused_before_the_work(
     trained, studies, tmp_path, key, value
 ):

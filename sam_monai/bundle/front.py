@@ -101,14 +101,6 @@ def start(name: str, words: Sequence[str]) -> None:
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
 
 
-def in_folder(path: str) -> str:
-    """The file of an adapter, which may be named by its bundle's folder, or the name of one that comes with the
-    package."""
-    if path in shipped.names() and not os.path.lexists(path) and is_own(shipped.find(path)):
-        path = str(shipped.find(path))  # in a clone, where it is trained
-    return os.path.join(path, "models", "model.pt") if os.path.isdir(path) else path
-
-
 def refuse_missing_adapter(given: Mapping[str, Any], bundle: Path, config: Mapping[str, Any]) -> None:
     """Say at once that there is nothing to segment or to measure, where a command line alone says where it would be."""
     places = [given[key] for key in ("adapter", "ckpt_dir", "bundle_root") if key in given]
@@ -242,6 +234,14 @@ def is_own(bundle: Path) -> bool:
     """Whether what is trained may lie in the bundle's folder: not in an installed package, whose next version would
     come without it, nor where nothing can be written."""
     return bundle.parent != shipped.PACKAGE / "_bundles" and os.access(bundle, os.W_OK)
+
+
+def in_folder(path: str) -> str:
+    """The file of an adapter, which may be named by its bundle's folder, or the name of one that comes with the
+    package."""
+    if path in shipped.names() and not os.path.lexists(path) and is_own(shipped.find(path)):
+        path = str(shipped.find(path))  # in a clone, where it is trained
+    return os.path.join(path, "models", "model.pt") if os.path.isdir(path) else path
 
 
 def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:

@@ -13,7 +13,6 @@ from ..errors import InputError
 from ..files import parse_json
 
 EXAMPLE = '{"objects": [{"points": [[40, 52, 7]], "labels": [1], "box": [30, 44, 5, 60, 61, 9]}]}'
-REMEDY = f"write it like {EXAMPLE}"
 SCRIBBLE = '{"path": [[38, 50, 7], [44, 55, 7]], "label": 1}'
 KEYS = ("points", "labels", "box", "scribbles", "lasso", "label")
 MOST_BYTES = 2**24  # of a file
@@ -26,18 +25,19 @@ Object = dict[str, Any]
 
 def read_objects(path: Path, dims: int) -> list[Object]:
     """The objects of a prompts file."""
+    remedy = f"write it like {EXAMPLE}"
     if not path.is_file():
-        raise InputError(f"{path}: is no file; {REMEDY}")
+        raise InputError(f"{path}: is no file; {remedy}")
     try:
         if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MB; {REMEDY}")
+            raise InputError(f"{path}: is larger than {MOST_BYTES // 2**20} MB; {remedy}")
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except RecursionError as error:
-        raise InputError(f"{path}: is nested too deep; {REMEDY}") from error
+        raise InputError(f"{path}: is nested too deep; {remedy}") from error
     except (OSError, ValueError) as error:  # among these what is not UTF-8
-        raise InputError(f"{path}: cannot be read ({error}); {REMEDY}") from error
+        raise InputError(f"{path}: cannot be read ({error}); {remedy}") from error
     if not isinstance(content, dict) or "objects" not in content:
-        raise InputError(f'{path}: holds no "objects"; {REMEDY}')
+        raise InputError(f'{path}: holds no "objects"; {remedy}')
     unknown_key(content, ("objects",), str(path))
     return check_objects(content["objects"], dims, str(path))
 
@@ -54,9 +54,9 @@ def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
         except InputError as error:
             wrong.append(str(error))
     if len(wrong) > 1:  # how to write it is said once
+        remedy = f"; write it like {EXAMPLE}"
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        each = "; ".join(one.removesuffix(f"; {REMEDY}") for one in wrong[:5])
-        raise InputError(f"{path}: {each}{more}; {REMEDY}")
+        wrong = ["; ".join(one.removesuffix(remedy) for one in wrong[:5]) + more + remedy]
     if wrong:
         raise InputError(f"{path}: {wrong[0]}")
     if len(checked) * max(len(one["points"]) for one in checked) > MOST_CLICKS or len(checked) > MOST_CLICKS:
@@ -65,14 +65,15 @@ def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
 
 
 def check_object(one: Any, dims: int, where: str) -> Object:
+    remedy = f"write it like {EXAMPLE}"
     if not isinstance(one, dict):
-        raise InputError(f"{where} is no object with points, a box, scribbles or a lasso; {REMEDY}")
+        raise InputError(f"{where} is no object with points, a box, scribbles or a lasso; {remedy}")
     unknown_key(one, KEYS, where)
     points, labels, box = one.get("points", []), one.get("labels", []), one.get("box", [])
     if not isinstance(points, list) or not all(are_voxels(point, dims) for point in points):
-        raise InputError(f"{where}: its points are no list of voxels with {dims} finite numbers each; {REMEDY}")
+        raise InputError(f"{where}: its points are no list of voxels with {dims} finite numbers each; {remedy}")
     if not isinstance(labels, list) or not all(type(label) is int and label in (0, 1) for label in labels):
-        raise InputError(f"{where}: its labels are no list of the whole numbers 1 (on it) and 0 (beside it); {REMEDY}")
+        raise InputError(f"{where}: its labels are no list of the whole numbers 1 (on it) and 0 (beside it); {remedy}")
     if len(points) != len(labels):
         raise InputError(f"{where}: has {len(points)} points and {len(labels)} labels; give each point a label")
     for path, label in check_scribbles(one.get("scribbles", []), dims, where):
@@ -90,10 +91,10 @@ def check_object(one: Any, dims: int, where: str) -> Object:
         found["lasso"] = check_lasso(one["lasso"], dims, where)
     if "box" not in one:
         if not points and "lasso" not in one:
-            raise InputError(f"{where}: has neither points nor a box, a scribble or a lasso; {REMEDY}")
+            raise InputError(f"{where}: has neither points nor a box, a scribble or a lasso; {remedy}")
         return found
     if not are_voxels(box, 2 * dims):
-        raise InputError(f"{where}: its box is no list of {2 * dims} finite numbers; {REMEDY}")
+        raise InputError(f"{where}: its box is no list of {2 * dims} finite numbers; {remedy}")
     if any(low > high for low, high in zip(box[:dims], box[dims:], strict=True)):
         raise InputError(f"{where}: its box {box} has its corners swapped; give the lower corner first on every axis")
     return {**found, "box": box}

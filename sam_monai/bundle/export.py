@@ -252,7 +252,7 @@ def save_onnx(
     program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
 ) -> None:
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    made = torch.onnx.export(
+    made: Any = torch.onnx.export(
         program,
         input_names=list(axes),
         output_names=["logits"],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError
 from .folder import refuse_packed
-from .front import import_quietly, is_own
+from .front import import_quietly, in_folder, is_own
 
 if TYPE_CHECKING:
     from ..backbones.weights import KnownFile
@@ -28,9 +28,8 @@ def refuse_missing(path: str, what: str) -> None:
 
 
 def adapter_at(path: str) -> str:
-    """The file of an adapter, which may be named by its bundle's folder."""
-    if os.path.isdir(os.path.join(path, "models")):
-        path = os.path.join(path, "models", "model.pt")
+    """The file of an adapter, as of :func:`in_folder`, which must be there."""
+    path = in_folder(path)
     if not os.path.isfile(path):
         remedy = "train one by `sam-monai train FOLDER`, or give the path of its file"
         raise InputError(f"there is no trained adapter at {path}: {remedy}")
@@ -171,22 +170,26 @@ def dataset(args: argparse.Namespace) -> None:
 def merge(args: argparse.Namespace) -> None:
     """Merge an S-SAM adapter into a plain SAM checkpoint for segment-anything, with its prompts in a second file."""
     args.adapter = adapter_at(args.adapter)
-    from ..files import refuse_existing, save_aside
-    from ..locks import alone
+    import torch
+
+    from ..files import refuse_existing
+    from ..locks import beside, put_beside
     from ..networks.adapter_files import load_network
     from ..networks.ssam import SSAM
 
     output = Path(args.output)
     prompts = output.with_name(f"{output.stem}_prompts.pth")
-    refuse_existing(output, prompts)
-    network = load_network(args.adapter, args.checkpoint)
-    if not isinstance(network, SSAM):
-        raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
-    sam, tokens = network.merged()
-    with alone(output, "merging an adapter"):
+    refuse_existing(output)
+    with beside(output, "merging an adapter") as folder:
+        refuse_existing(prompts)
+        network = load_network(args.adapter, args.checkpoint)
+        if not isinstance(network, SSAM):
+            raise InputError(f"{args.adapter} is an adapter of {network.method}: only S-SAM merges into a plain SAM")
+        sam, tokens = network.merged()
+        torch.save(sam, folder / output.name)
+        torch.save(tokens, folder / prompts.name)
         refuse_existing(output, prompts)
-        save_aside(sam, output)
-        save_aside(tokens, prompts)
+        put_beside(output, folder)
     print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
 
 

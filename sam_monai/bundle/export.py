@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from ..errors import InputError
 from ..files import refuse_existing
 from ..inference.openvino_encoder import quiet
 from ..locks import beside, put_beside
+from ..networks import identity
 from ..networks.base import AdaptedSAM
+from ..networks.fields import plain
 from ..networks.medsa import MedSA
+from ..networks.regions import overlap
 
 OPSET = 18  # what torch's own translations are written in
 PARITY = 1e-3  # largest difference from torch, over the largest logit where that is more than 1
@@ -55,7 +59,7 @@ def export(
     [0, 1]. ``prompted``: also ``point_coords`` (1, clicks, 2 or 3), ``point_labels`` (1, clicks) and ``boxes``
     (1, 1, 4 or 6), NaN for none. Output ``logits`` (batch, L + 1, H, W[, D]), prompted (1, 2, H, W[, D]). Dynamic are
     the batch of pictures, the clicks, and D where the network has no depth attention. S-SAM's weights and batch norms
-    are folded, in place.
+    are folded, in place. The file also holds :func:`metadata`.
 
     Args:
         network: is put in eval mode and computes in float32 from here on.
@@ -66,7 +70,8 @@ def export(
         opset: of ONNX.
 
     Returns:
-        What was written, for people: inputs and outputs with their axes, the opset, and the differences.
+        What was written, for people: inputs and outputs with their axes, the opset, the differences, and what the
+        channels of the output are.
 
     Raises:
         InputError: a format that is not known or whose packages are missing, a size or a prompt that the network does
@@ -93,6 +98,7 @@ def export(
         network.slices_per_batch = size[2]  # the file's slices all see each other, and so do torch's to compare with
     svd.fold(network.backbone)
     fold_norms(network.backbone)
+    about = metadata(network, prompted)
     program: nn.Module = Prompted(network) if isinstance(network, MedSA) and prompted else network
     axes = dynamic_axes(len(size), prompted, deep)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +116,7 @@ def export(
         exported = torch.export.export(program, example, dynamic_shapes=dimensions(axes), strict=False)
         bar.update()
         bar.set_description("writing the program")
-        run = WRITERS[path.suffix](exported, aside, axes, opset)
+        run = WRITERS[path.suffix](exported, aside, axes, opset, about)
         lines = [f"{path}: {'opset ' + str(opset) + ', ' if path.suffix != '.pt2' else ''}{megabytes(folder)}"]
         for name, tensor in zip(axes, example, strict=True):
             lines.append(f"  {name} {described(tensor, axes[name])} {str(tensor.dtype)[6:]}")
@@ -131,7 +137,30 @@ def export(
             lines.append(f"  from torch {difference:.1e}, of the largest logit {difference / largest:.1e}: {sizes}")
         refuse_existing(*(path.parent / file.name for file in folder.iterdir()))
         put_beside(path, folder)
-    return "\n".join(lines)
+    lines += [f"  channel {i} of logits: {name}" for i, name in enumerate(json.loads(about["channels"]))]
+    return "\n".join([*lines, f"  {about['mask']}"])
+
+
+def metadata(network: AdaptedSAM, prompted: bool = False) -> dict[str, str]:
+    """What an exported file says of itself.
+
+    Returns:
+        ``identity``: the adapter's record as JSON, see :mod:`sam_monai.networks.identity`. ``channels``: JSON list of
+        what each channel of the output is. ``mask``: a sentence on how a mask comes of them.
+    """
+    record = identity.check(network.describe())
+    images = record["preprocessing"]
+    channels = ["background", *(["object"] if prompted else record["labels"])]
+    mask = "a pixel or voxel is what the channel with the largest value says"
+    if images.get("instances") and not prompted:
+        mask = (
+            "a pixel belongs to an object where log(exp(channel 1) + exp(channel 2)) is above 0, and channel 2 parts "
+            "objects that touch"
+        )
+    elif overlap(images.get("regions") or []) and not prompted:
+        mask = "labels overlap: a pixel or voxel belongs to each label whose channel is above 0"
+    as_json = {"identity": plain(record), "channels": channels}
+    return {key: json.dumps(value, ensure_ascii=False) for key, value in as_json.items()} | {"mask": mask}
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------
@@ -177,16 +206,20 @@ def megabytes(folder: Path) -> str:
 # -- formats -----------------------------------------------------------------------------------------------------------
 
 
-def write_pt2(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
+def write_pt2(
+    program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
+) -> Run:
     held = io.BytesIO()
-    torch.export.save(program, held)
+    torch.export.save(program, held, extra_files=dict(about))
     path.write_bytes(held.getbuffer())  # where the disk is full, torch would end the process
     module = torch.export.load(path).module()
     return lambda given: module(*given)
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
-    save_onnx(program, path, axes, opset)
+def write_onnx(
+    program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
+) -> Run:
+    save_onnx(program, path, axes, opset, about)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -197,32 +230,39 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, op
     )
 
 
-def write_openvino(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> Run:
+def write_openvino(
+    program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
+) -> Run:
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
-        save_onnx(program, onnx, axes, opset)
-        openvino.save_model(openvino.convert_model(onnx), path, compress_to_fp16=False)
+        save_onnx(program, onnx, axes, opset, about)
+        model = openvino.convert_model(onnx)
+        for key, value in about.items():
+            model.set_rt_info(value, ["sam_monai", key])
+        openvino.save_model(model, path, compress_to_fp16=False)
     # On processors with bf16 OpenVINO would compute in it.
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = openvino.compile_model(path, "CPU", settings)
     return lambda given: torch.from_numpy(compiled([tensor.numpy() for tensor in given])[0].copy())
 
 
-def save_onnx(program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int) -> None:
+def save_onnx(
+    program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
+) -> None:
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    torch.onnx.export(
+    made: Any = torch.onnx.export(
         program,
-        f=path,
         input_names=list(axes),
         output_names=["logits"],
         opset_version=opset,
-        external_data=size > 1.8e9,  # a protobuf ends at 2 GB
         dynamic_shapes=tuple(axes.values()),  # their names alone: the program has the axes
         dynamo=True,
         verbose=False,
     )
+    made.model.metadata_props.update(about)
+    made.save(path, external_data=size > 1.8e9)  # a protobuf ends at 2 GB
 
 
 WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_pt2}

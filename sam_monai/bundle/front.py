@@ -97,7 +97,7 @@ def start(name: str, words: Sequence[str]) -> None:
             raise InputError(f"this bundle has no data of its own: give {wanted}")
     if wrong := keys.problems(plain(given) | {k: v for k, v in from_file.items() if not is_expression(v)}):
         raise InputError("; ".join(wrong))
-    given = {key: as_typed(key, value) for key, value in given.items()}
+    given = {key: as_typed(key, in_folder(v) if key == "adapter" else v) for key, v in given.items()}
     if not is_own(bundle):
         given = beside(name, bundle, config, {**from_file, **given}) | given
     models = models_of(from_file | given, bundle, config)
@@ -229,6 +229,14 @@ def is_own(bundle: Path) -> bool:
     """Whether what is trained may lie in the bundle's folder: not in an installed package, whose next version would
     come without it, nor where nothing can be written."""
     return bundle.parent != shipped.PACKAGE / "_bundles" and os.access(bundle, os.W_OK)
+
+
+def in_folder(path: str) -> str:
+    """The file of an adapter, which may be named by its bundle's folder, or the name of one that comes with the
+    package."""
+    if path in shipped.names() and not os.path.lexists(path) and is_own(shipped.find(path)):
+        path = str(shipped.find(path))  # in a clone, where it is trained
+    return os.path.join(path, "models", "model.pt") if os.path.isdir(path) else path
 
 
 def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:

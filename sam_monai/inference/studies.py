@@ -29,7 +29,7 @@ from ..distributed import gathered
 from ..errors import InputError, counted, several, told, warn_once
 from ..files import check_writable
 from ..locks import locked
-from ..networks.adapter_files import in_short, read_adapter, read_training
+from ..networks.adapter_files import in_short, load_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
@@ -89,7 +89,8 @@ class Studies:
         self.raised: Exception | None = None
         # With a handler ignite ends a run in order, and the next one can start.
         evaluator.add_event_handler(Events.EXCEPTION_RAISED, self.keep)
-        state = read_adapter(adapter)
+        # One that does not fit is refused here once, and not with every study.
+        state = load_adapter(getattr(evaluator.network, "module", evaluator.network), adapter)
         trained = from_tensor(state["identity"])["preprocessing"]
         theirs = trained.get("regions")
         if values_in_words(theirs) != (ours := values_in_words(self.preparation.get("regions"))):
@@ -213,6 +214,8 @@ class Studies:
         record: Record = {"image": case["image"], "made by": self.made_by, "error": ""}
         try:
             state = self.fingerprint(case)
+            if self.masks.has_prompts(Path(case["image"])):  # before the image is read: a mistake takes no time then
+                record |= of_prompts(case["image"], self.spatial_dims)
             self.evaluator.data_loader = DataLoader(Dataset([case], self.transform), batch_size=1)
             self.evaluator.state.epoch_length = 1
             self.raised = None
@@ -226,8 +229,6 @@ class Studies:
             if self.numbers_objects(case["image"]):
                 record["objects"] = int(mask.max())
                 mask = mask.clamp(max=1)
-            if self.masks.has_prompts(Path(case["image"])):
-                record |= of_prompts(case["image"], mask.ndim - 1)
             frames = len(mask) if mask.ndim == 4 else 1
             counts = voxels(mask, self.preparation.get("regions"))
             record |= {
@@ -251,7 +252,7 @@ class Studies:
             self.outputs.write(text, self.path(case["image"]), case["image"])
         except InputError as error:  # a full disk, perhaps for this moment only
             record["error"] = "; ".join(filter(None, [record["error"], f"its record is missing: {error}"]))
-        if record["error"]:
+        if record["error"] and len(self.cases) > 1:  # of a single study the end of the run tells it
             tqdm.write(named(record))
         return record
 

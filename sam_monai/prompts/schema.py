@@ -72,7 +72,18 @@ def check_objects(objects: Any, dims: int, path: str) -> list[Object]:
     have become points. Errors name ``path`` and the number of the object, from 1 on."""
     if not isinstance(objects, list) or not objects:
         raise InputError(f"{path}: its objects are no list with at least one; write it like {EXAMPLE}")
-    checked = [check_object(one, dims, f"{path}: object {number}") for number, one in enumerate(objects, 1)]
+    checked, wrong = [], []
+    for number, one in enumerate(objects, 1):
+        try:
+            checked.append(check_object(one, dims, f"object {number}"))
+        except InputError as error:
+            wrong.append(str(error))
+    if len(wrong) > 1:  # how to write it is said once
+        remedy = f"; write it like {EXAMPLE}"
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        wrong = ["; ".join(one.removesuffix(remedy) for one in wrong[:5]) + more + remedy]
+    if wrong:
+        raise InputError(f"{path}: {wrong[0]}")
     if len(checked) * max(len(one["points"]) for one in checked) > MOST_CLICKS or len(checked) > MOST_CLICKS:
         raise InputError(f"{path}: has more than {MOST_CLICKS} clicks; give fewer objects or clicks at a time")
     return checked

@@ -18,7 +18,7 @@ from ..data.regions import ORDER
 from ..data.unlabelled import KEY, NAME, UNLABELLED
 from ..errors import InputError, shown
 from ..inference.outputs import Outputs
-from .drawing import Row, chosen_slices, draw_rows, stretched, view
+from .drawing import Row, chosen_slices, draw_rows, slice_in_words, stretched, view
 
 FILE, PICTURE, CASES = "dataset.json", "dataset.png", 3
 
@@ -133,5 +133,5 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
         (k,) = chosen_slices(label.planes[0], 1)
         name = os.path.relpath(case["image"], dataset.folder)
         maps = {name: None, "label": label.planes[0, ..., k]}
-        rows.append(Row(stretched(image.planes)[..., k], maps, aspect=image.aspect))
+        rows.append(Row(stretched(image.planes)[..., k], maps, slice_in_words(image, k), image.aspect, image.sides))
     draw_rows(rows, dataset.labels, dataset.name, path, dataset.regions)

@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from nibabel.orientations import aff2axcodes
 
-from ..data.slicing import ToSlices
+from ..data.slicing import ACROSS, ToSlices
 from ..networks.regions import Regions
 from .metrics import short
+
+OPPOSITE = dict(zip("LRAPSI", "RLPAIS", strict=True))
+EDGES = (
+    (0.02, 0.5, "left", "center"),
+    (0.98, 0.5, "right", "center"),
+    (0.5, 0.98, "center", "top"),
+    (0.5, 0.02, "center", "bottom"),
+)
 
 
 class View(NamedTuple):
@@ -20,9 +29,17 @@ class View(NamedTuple):
     planes: np.ndarray
     """(C, rows, columns, slices)."""
     numbers: list[int]
-    """Of the slices, along the axis of the file that they lie across, from 1 on."""
+    """Of the slices, along the axis of the file that they lie across, from 0 on, as prompts and viewers count them."""
     aspect: float
     """Of a pixel: its height by its width."""
+    plane: str = ""
+    """Of a volume: axial, coronal or sagittal."""
+    axis: str = ""
+    """Of the file, which the numbers run along: i, j or k."""
+    sides: str = ""
+    """Directions of the patient at the left, right, upper and lower edge, as in RLAP."""
+    matrix: np.ndarray = np.eye(4)
+    """From voxels of the file to row, column and slice of ``planes``."""
 
 
 class Row(NamedTuple):
@@ -35,6 +52,10 @@ class Row(NamedTuple):
     note: str = ""
     """Written into the first column."""
     aspect: float = 1.0
+    sides: str = ""
+    """Letters at the left, right, upper and lower edge."""
+    clicks: Sequence[tuple[float, float, int]] = ()
+    """Row and column of each, and 1 for one on the object, 0 for one beside it."""
 
 
 def view(volume: Any, orientation: str) -> View:
@@ -45,9 +66,19 @@ def view(volume: Any, orientation: str) -> View:
     before, after = (np.asarray(getattr(x, "affine", np.eye(4)), float) for x in (volume, turned))
     steps = np.linalg.inv(before) @ after  # from voxels of the view to those of the file
     axis = int(np.abs(steps[:3, 2]).argmax())
-    numbers = [round(steps[axis, 2] * k + steps[axis, 3]) + 1 for k in range(turned.shape[3])]
+    numbers = [round(steps[axis, 2] * k + steps[axis, 3]) for k in range(turned.shape[3])]
     spacing = np.linalg.norm(after[:3, :3], axis=0)
-    return View(np.asarray(turned), numbers, float(spacing[0] / spacing[1]))
+    rows, columns, across = map(str, aff2axcodes(after))  # towards which each runs
+    sides = OPPOSITE[columns] + columns + OPPOSITE[rows] + rows
+    return View(
+        np.asarray(turned),
+        numbers,
+        float(spacing[0] / spacing[1]),
+        ACROSS[across],
+        "ijk"[axis],
+        sides,
+        np.linalg.inv(steps),
+    )
 
 
 def in_words(spacing: Sequence[float]) -> str:
@@ -75,17 +106,27 @@ def has_glyph(character: str) -> bool:
     return get_font(findfont(FontProperties())).get_char_index(ord(character)) != 0
 
 
-def case_rows(image: View, maps: Mapping[str, np.ndarray], slices: int = 3) -> list[Row]:
+def slice_in_words(image: View, k: int) -> str:
+    number = len(image.numbers)
+    return f"{image.plane}, {image.axis} = {image.numbers[k]} of 0 to {number - 1}" if number > 1 else image.plane
+
+
+def case_rows(
+    image: View, maps: Mapping[str, np.ndarray], slices: int = 3, clicks: Sequence[tuple[Sequence[float], int]] = ()
+) -> list[Row]:
     """Some slices of a case: the image, then each label map, (rows, columns, slices). The first map that marks
-    anything decides which."""
-    shown, number = stretched(image.planes), len(image.numbers)
+    anything decides which. ``clicks``: voxels of the file, and 1 or 0."""
+    shown = stretched(image.planes)
+    placed = [(image.matrix @ [*voxel, *[0] * (3 - len(voxel)), 1], on) for voxel, on in clicks]
     marked = next((each for each in maps.values() if each.any()), next(iter(maps.values())))
     return [
         Row(
             shown[..., k].astype(np.float32),  # a copy: a view would keep the whole volume in memory
             {"image": None, **{name: each[..., k].copy() for name, each in maps.items()}},
-            f"slice {image.numbers[k]} of {number}" if number > 1 else "",
+            slice_in_words(image, k),
             image.aspect,
+            image.sides,
+            [(place[0], place[1], on) for place, on in placed if round(place[2]) == k],
         )
         for k in chosen_slices(marked, slices)
     ]
@@ -119,7 +160,7 @@ def draw_rows(
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     above: list[str] = []
-    for line, (plane, maps, note, aspect) in zip(axes, rows, strict=True):
+    for line, height, (plane, maps, note, aspect, sides, clicks) in zip(axes, heights, rows, strict=True):
         plane = np.moveaxis(plane, 0, -1)
         plane = np.repeat(plane, 3, -1) if plane.shape[-1] == 1 else plane
         for axis, (name, mask) in zip(line, maps.items(), strict=True):
@@ -133,9 +174,14 @@ def draw_rows(
                     shade = of_label[..., None] * np.array(to_rgba(colour, 0.25))
                     axis.imshow(shade, interpolation="nearest", aspect=aspect)
                     axis.contour(of_label, [0.5], colors=[colour], linewidths=1.2)
+        box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 2}
+        style = {"color": "white", "fontsize": 8, "bbox": box}
         if note:
-            box = {"facecolor": "black", "alpha": 0.6, "linewidth": 0, "pad": 2}
-            line[0].text(0.02, 0.03, note, color="white", fontsize=8, transform=line[0].transAxes, bbox=box)
+            line[0].text(0.02, 0.03, note, transform=line[0].transAxes, **style)
+        for letter, (x, y, across, up) in zip(sides, EDGES if height > 0.3 else EDGES[:2], strict=False):
+            line[-1].text(x, y, letter, ha=across, va=up, transform=line[-1].transAxes, **style)
+        for row, column, on in clicks:
+            line[0].plot(column, row, "+", color="lime" if on else "red", markersize=8, markeredgewidth=1.5)
         above = list(maps)
     names = [name if "?" not in (name := legible(label)) else f"{i}: {name}" for i, label in enumerate(labels, 1)]
     # Numbers first, for matplotlib leaves out names that begin with "_" and takes "$" for mathematics.

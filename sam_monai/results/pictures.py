@@ -21,7 +21,7 @@ from ..data.names import CaseNames
 from ..distributed import first_process, gathered
 from ..inference.outputs import Outputs, picture_file
 from ..prompts.prompt_files import prompts_beside
-from ..prompts.schema import corrects
+from ..prompts.schema import corrects, read_objects
 from .drawing import Row, case_rows, draw_rows, in_words, view
 from .metrics import badness, overlap, short
 
@@ -133,7 +133,9 @@ class Pictures:
         }
         size = [float(x) for x in image.pixdim] if image.ndim == 4 else []
         title = f"{short(file.name)}{f'  ({in_words(size)}{which})' if size else ''}"
-        return title, case_rows(view(image, orientation), turned)
+        asked = read_objects(prompts_beside(file), image.ndim - 1) if self.has_prompts(file) else []
+        clicks = [click for one in asked for click in zip(one["points"], one["labels"], strict=True)]
+        return title, case_rows(view(image, orientation), turned, clicks=clicks)
 
     def write(self, file: Path, spatial_dims: int, title: str, rows: list[Row]) -> None:
         path = picture_file(self.folder, self.names(file), spatial_dims)

@@ -21,6 +21,7 @@ import sam_monai
 from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.bundle import folder as bundles
+from sam_monai.bundle import front
 from sam_monai.errors import told
 from sam_monai.networks import adapter_files
 
@@ -228,3 +229,16 @@ def test_what_the_system_refuses_is_one_line(words, tmp_path, capsys):
     assert main([word.format(tmp_path) for word in words]) == 1
     said = capsys.readouterr().err.strip()
     assert said.startswith("error: ") and "\n" not in said
+
+
+def test_an_adapter_may_be_named_by_its_bundles_folder(monkeypatch, tmp_path):
+    ran: list[str] = []
+    monkeypatch.setattr(front, "run", ran.extend)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b" / "models").mkdir(parents=True)
+    (tmp_path / "b/models/model.pt").touch()
+    assert main(["segment", ".", "--adapter", "b"]) == 0
+    assert ran[ran.index("--adapter") + 1] == "b/models/model.pt"
+    assert front.in_folder("ssam") == str(ROOT / "bundles/ssam/models/model.pt")  # a name, in a clone
+    (tmp_path / "ssam").mkdir()  # as of a training from a wheel
+    assert front.in_folder("ssam") == "ssam/models/model.pt"

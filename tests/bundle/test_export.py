@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from network_tester import LABELS, image, perturb, tiny_backbone
 from sam_monai import PTSAM, SSAM, InputError, MedSA
 from sam_monai.__main__ import main
 from sam_monai.bundle import export
+from sam_monai.networks import identity
 from sam_monai.networks.base import AdaptedSAM
 
 
@@ -47,6 +49,7 @@ def test_ssam_to_onnx_takes_any_batch_and_holds_no_decomposition(tmp_path):
     network, twin = trained(SSAM)
     said = export.export(network, tmp_path / "m.onnx", (40, 56))
     session, x = onnx_session(tmp_path / "m.onnx"), image(5, 3, 40, 56)
+    assert session.get_modelmeta().custom_metadata_map == export.metadata(network)
     assert session.get_inputs()[0].shape == ["batch", 3, 40, 56] and "opset 18" in said
     with torch.no_grad():
         same(session.run(None, {"image": x.numpy()})[0], twin(x))
@@ -76,6 +79,8 @@ def test_ptsam_to_openvino_takes_any_depth(tmp_path):
     network, twin = trained(PTSAM, encoder_prompts=2)
     export.export(network, tmp_path / "m.xml", (64, 64, 1), channels=1)
     assert {file.name for file in tmp_path.iterdir()} == {"m.xml", "m.bin"}
+    held = openvino.Core().read_model(tmp_path / "m.xml").get_rt_info()["sam_monai"]
+    assert {key: one.value for key, one in held.items()} == export.metadata(network)
     compiled = openvino.compile_model(tmp_path / "m.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     x = image(1, 1, 64, 64, 6)
     with torch.no_grad():
@@ -126,11 +131,30 @@ def test_medsa_without_a_prompt_to_pt2_with_all_slices_seeing_each_other(tmp_pat
     assert "image (1, 1, 64, 64, 11) float32" in said
 
 
+def test_a_file_says_what_it_is_and_how_a_mask_comes_of_its_channels(tmp_path):
+    images = {"spatial_dims": 2, "intensity": "ct", "ct_window": [-160.0, 240.0]}
+    network, _ = trained(PTSAM, preprocessing=images)
+    said = export.export(network, tmp_path / "m.pt2", (32, 32))
+    held = dict.fromkeys(("identity", "channels", "mask"), "")
+    torch.export.load(tmp_path / "m.pt2", extra_files=held)
+    record = identity.check(json.loads(held["identity"]))
+    assert record == network.describe() and record["preprocessing"]["ct_window"] == [-160.0, 240.0]
+    assert json.loads(held["channels"]) == ["background", *LABELS]
+    assert all(f"channel {i} of logits: {name}" in said for i, name in enumerate(["background", *LABELS]))
+    assert "largest" in held["mask"] and said.endswith(held["mask"])
+    for more, how in (({"regions": [[1, 2], [2]]}, "each label"), ({"instances": True}, "objects that touch")):
+        network.preprocessing = images | more
+        about = export.metadata(network)
+        assert how in about["mask"] and "largest" not in about["mask"]
+    about = export.metadata(network, prompted=True)
+    assert "largest" in about["mask"] and json.loads(about["channels"]) == ["background", "object"]
+
+
 def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
     network, _ = trained(PTSAM)
     off = 0.0
 
-    def writer(program, path, names, opset):
+    def writer(program, path, *_):
         path.write_bytes(b"a program")
         return lambda given: network(*given) * (1 + off)
 
@@ -155,7 +179,7 @@ import os, signal
 from network_tester import tiny_backbone
 from sam_monai import PTSAM
 from sam_monai.bundle import export
-def write(program, path, axes, opset):
+def write(program, path, *_):
     path.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 export.WRITERS[".pt2"] = write
@@ -188,7 +212,7 @@ def test_a_killed_export_leaves_no_file_and_can_be_run_again(tmp_path):
 def test_an_export_killed_between_its_two_files_can_be_run_again(tmp_path, monkeypatch):
     network, _ = trained(PTSAM)
 
-    def write(program, path, axes, opset):
+    def write(program, path, *_):
         for file in (path, path.with_suffix(".bin")):
             file.write_bytes(b"made")
         return lambda given: network(*given)

@@ -108,12 +108,13 @@ def test_a_slice_that_is_exchanged_for_an_older_one_of_its_size_is_seen(tmp_path
 
 @pytest.mark.parametrize(
     "key, value",
-    [("intensity", "ct"), ("spacing", [1, 1, 2]), ("ct_window", [0, 9]), ("spatial_dims", 2), ("scale", "patch")],
-)
+    [("intensity", "ct"), ("spacing", [1, 1, 2]), ("ct_window", [0, 9]), ("spatial_dims", 2), ("scale", "patch"),
+     ("labels", ["x", "y"]), ("image_size", 96), ("depth_attention", True)],
+)  # fmt: skip
 def test_images_that_would_be_prepared_otherwise_than_in_training_are_refused_before_the_work(
     trained, studies, tmp_path, key, value
 ):
-    with pytest.raises(InputError, match=f"model.pt: the adapter was made for images prepared with {key} "):
+    with pytest.raises(InputError, match=f"model.pt: the adapter was made for (images prepared with )?{key} "):
         run("ptsam", "inference", **settings(trained, studies, tmp_path / "out"), **{key: value})
     assert not (tmp_path / "out/manifest").exists()
 
@@ -223,6 +224,17 @@ def test_an_object_that_is_answered_with_nothing_is_listed_as_empty(trained, stu
     assert "d.nii.gz.prompts.json: is not used, for there is no d.nii.gz" in caplog.text
     assert "prompts found for 1 of 1 image" in capsys.readouterr().out
     assert [int(row["voxels"]) > 0 for row in rows] == [True, True, False] and rows[2]["ml"] == "0.0"
+
+
+def test_mistakes_in_prompts_are_all_told_once_before_the_image_is_read(trained, studies, tmp_path, capsys):
+    objects = [{"points": [[3, 4]], "labels": [1]}, {"box": [1, 1, 1, 2, 2, 2]}, {"bux": []}]
+    (studies / "broken.nii.gz.prompts.json").write_text(json.dumps({"objects": objects}))
+    where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/broken.nii.gz"}
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        run("ptsam", "inference", **{"masks#prompted": "$lambda file: True"}, **where)
+    message = str(caught.value.__cause__ or caught.value)
+    assert "object 1: its points" in message and "object 3: unknown key 'bux'" in message
+    assert message.count("write it like") == 1 and "object 1: its points" not in "".join(capsys.readouterr())
 
 
 def test_processes_share_the_studies_out(trained, studies, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -10,9 +12,11 @@ from network_tester import LABELS, NetworkTester, image, perturb, tiny_backbone
 from segment_anything.modeling import Sam
 
 from sam_monai import SSAM, InputError
+from sam_monai.__main__ import main
 from sam_monai.adaptations import ssam_singular_values as svd
 from sam_monai.backbones.backbone import build_backbone, random_backbone
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.networks import adapter_files
 
 
 class TestSSAM(NetworkTester):
@@ -224,3 +228,18 @@ def test_decompositions_are_made_once_for_a_base_and_anew_where_the_file_is_dama
     assert len(made) == 3 * len(first) and len(list(tmp_path.rglob("*.*"))) == 1
     monkeypatch.setenv("SAM_MONAI_CACHE", "/dev/null/none")
     assert len(layers("abc")) == len(first)
+
+
+def test_a_merge_that_is_killed_between_its_two_files_can_be_run_again(tmp_path, monkeypatch):
+    network = SSAM(tiny_backbone(), labels=LABELS)
+    monkeypatch.setattr(adapter_files, "load_network", lambda *_: network)
+    (tmp_path / "a.pt").touch()
+    words = ["merge", str(tmp_path / "a.pt"), str(tmp_path / "sam.pth")]
+    if (child := os.fork()) == 0:
+        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        main(words)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "sam.pth").exists()
+    assert main(words) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.pt", "sam.pth", "sam_prompts.pth"]
+    assert main(words) == 1  # and replaces nothing

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from sam_monai import PTSAM
 from sam_monai.inference.records import SEEN
 from sam_monai.networks.adapter_files import training_summary, write_adapter
-from sam_monai.results.drawing import view
+from sam_monai.results.drawing import case_rows, view
 from sam_monai.results.html_report import evaluation_report, studies_report
 from sam_monai.results.metrics import CaseTable
 from sam_monai.results.pictures import Pictures
@@ -81,15 +81,21 @@ def test_a_picture_that_somebody_changed_stays(tmp_path):
     assert (tmp_path / "out/a.png").read_bytes() == b"mine" and (tmp_path / "out/b.png").is_file()
 
 
-@pytest.mark.parametrize("flip, first", [(1, 1), (-1, 8)])
-def test_slices_are_numbered_as_in_the_file(flip, first):
+@pytest.mark.parametrize("flip, first", [(1, 0), (-1, 7)])
+def test_slices_are_numbered_as_in_the_file_and_directions_are_the_patients(flip, first):
     affine = np.diag([1.0, 2.0, 3.0 * flip, 1.0])
     volume = MetaTensor(torch.zeros(1, 16, 12, 8), affine=torch.tensor(affine))
-    volume[..., first - 1] = 1
+    volume[..., first] = 1
     seen = view(volume, "axial")
     (k,) = np.flatnonzero(seen.planes.any((0, 1, 2)))
-    assert seen.numbers[k] == first and sorted(seen.numbers) == list(range(1, 9))
+    assert seen.numbers[k] == first and sorted(seen.numbers) == list(range(8))
     assert seen.planes.shape[1:3] == (12, 16) and seen.aspect == 2  # rows are 2 mm apart, columns 1 mm
+    assert (seen.plane, seen.axis, seen.sides) == ("axial", "k", "RLAP")
+    click, maps = ([4, 9, first], 1), {"prediction": seen.planes[0]}
+    (row,) = case_rows(seen, maps, clicks=[click, ([4, 9, 3], 0)])
+    assert row.note == f"axial, k = {first} of 0 to 7" and row.sides == "RLAP"
+    assert row.clicks == [(pytest.approx(11 - 9), pytest.approx(15 - 4), 1)]  # rows from the front, columns from right
+    assert view(volume, "coronal").sides == "RLSI" and view(volume, "sagittal").sides == "APSI"
 
 
 def test_the_report_says_what_was_computed_with_and_how_sizes_agree(tmp_path, adapter):

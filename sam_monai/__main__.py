@@ -19,7 +19,7 @@ from .bundle.front import FRONTS, start
 from .errors import InputError, told
 
 DESCRIPTION = "Adapting SAM to medical images."
-ADAPTER = {"metavar": "ADAPTER", "help": "its file, as ssam/models/model.pt, a bundle's folder, or ssam: the one last trained"}
+ADAPTER = {"metavar": "ADAPTER", "help": "its file, a bundle's folder, or ssam: the one last trained"}
 CHECKPOINT = {"help": "the base weights, if not in the cache folder"}
 BUNDLE = {"metavar": "BUNDLE", "help": "ssam, ptsam, medsa, or the folder of a bundle"}
 # Each command is described by its function's docstring.

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,7 @@ def examine(
     trained_labels = names_of(labels, dataset.spatial_dims, regions) if instances else dataset.labels
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
     notes: list[str] = []
+    said: dict[str, list[str]] = defaultdict(list)
     oddities = (Rims(), Surroundings(), Gaps(orientation))
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
@@ -147,7 +148,8 @@ def examine(
         try:
             image = load_image(case)["image"]
             kind = {"spatial_dims": image.ndim - 1, "intensity": intensity, "ct_window": ct_window}
-            CheckKind(kind | {"orientation": orientation, "modality": dataset.modality})({"image": image})
+            seems = {"orientation": orientation, "modality": dataset.modality}
+            CheckKind(kind | seems, said[case["image"]].append)({"image": image})
             check_window(image, intensity, ct_window)
             notes += odd_spacing(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
@@ -219,11 +221,21 @@ def examine(
         )
     notes += [note for oddity in oddities for note in oddity.notes(dataset.labels)]
     notes += pairs.oversights(dataset.training, dataset.validation)
+    notes += alike(said)
     for note in notes:
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
     dataset = replace(dataset, labels=trained_labels)
     return Examined(dataset, notes, taker.result(len(dataset.validation), seconds), held)
+
+
+def alike(said: Mapping[str, Sequence[str]]) -> list[str]:
+    """What was said of images, by their paths, each thing once with the number of the other images."""
+    images: dict[str, list[str]] = defaultdict(list)
+    for image, messages in said.items():
+        for message in messages:
+            images[message.replace(image, "")].append(message)
+    return [each[0] + (f" (likewise {len(each) - 1} more)" if len(each) > 1 else "") for each in images.values()]
 
 
 def _given(cases: Sequence[dict], labels: Sequence[str], regions: Regions | None) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,8 @@ class CheckKind(Transform):
     Three equal channels are grey, which many programs save as RGB.
     """
 
-    def __init__(self, settings: Mapping[str, Any]) -> None:
+    def __init__(self, settings: Mapping[str, Any], warn: Callable[[str], object] = warn_once) -> None:
+        self.warn = warn
         self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
         self.window = settings.get("ct_window") or (0, FEWEST_HU)
         self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
@@ -49,7 +50,7 @@ class CheckKind(Transform):
             )
         check_size(image, self.orientation)
         if (values := values_of_labels(image)) is not None:
-            warn_once(
+            self.warn(
                 f"{file_of(image)}: looks like a label map, because it holds the values {shown(values, 6)}: if it is "
                 "one, remove it, and the mask made from it"
             )
@@ -74,24 +75,24 @@ class CheckKind(Transform):
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality}, but the key intensity ('ct') says it is CT")
         if contradicts(modality, self.modality):
-            warn_once(
+            self.warn(
                 f"{file_of(image)} says that it is {modality}, and the adapter is for {' and '.join(self.modality)}: "
                 "the mask is likely to be wrong. Take an adapter for such images (the key modality says what those of "
                 "the training are)"
             )
         elif self.intensity == "mr" and not self.modality and (modality == "CT" or not modality and is_like_ct(image)):
             what = "is a CT" if modality else "holds values like a CT's, with much air at -1000"
-            warn_once(
+            self.warn(
                 f"{file_of(image)} {what}, but it is prepared as MR (the key intensity is 'mr'): the mask is "
                 "likely to be wrong. Take an adapter for CT, or train one with the key intensity ct"
             )
         if not modality and contradicts("CT", self.modality) and is_like_ct(image):
-            warn_once(
+            self.warn(
                 f"{file_of(image)}: holds values like a CT's, with much air at -1000, and the adapter is for "
                 f"{' and '.join(self.modality)}: if it is one, the mask is likely to be wrong"
             )
         if self.intensity == "ct" and image.min() >= 0:
-            warn_once(
+            self.warn(
                 f"{file_of(image)}: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its "
                 "values are not in Hounsfield units, the mask is likely to be wrong"
             )

@@ -35,13 +35,13 @@ def refuse_folders_of_pictures(found: Mapping[str, Path]) -> None:
 
 
 def refuse_lists_beside(folder: Path, form: str, table: Listed | None) -> None:
-    """Refuse a folder of a form that states no split, beside a list that may: its test cases would be trained on."""
+    """Refuse a folder of a form beside a list that states a split: its test cases would be trained on."""
     words = [f"{split}.txt" for split in SPLITS]
-    others = [table.source] if table is not None else []
+    others = [table.source] if table is not None and (table.stated or table.content["test"]) else []
     others += [at for at in sorted(folder.iterdir()) if at.name.lower() in ("splits_final.json", *words)]
     if others:
         raise InputError(
-            f"{folder}: is {form}, and {others[0].name} beside them is not read, which may state a split; give the "
+            f"{folder}: is {form}, and {others[0].name} beside them is not read, which states a split; give the "
             "path of a list with the columns image, label and split, or move it away"
         )
 

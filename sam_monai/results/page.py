@@ -29,7 +29,7 @@ tr:nth-child(even) td { background: var(--soft) } .words td:first-child { color:
 .figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24em), 1fr)); gap: 1em 2em }
 svg { width: 100%; max-width: 36em; height: auto } img { max-width: 100%; background: #fff; border-radius: 4px }
 @media (max-width: 40em) { section img { max-width: none; width: 60em }
-  .wide::before { content: "\2194"; color: var(--quiet) } }
+  .wide::before { content: "↔"; color: var(--quiet) } }
 .note { color: var(--quiet); font-size: .9em } .error { color: var(--error) }
 section { border-top: 1px solid var(--line); margin-top: 1em }
 """

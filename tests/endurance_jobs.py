@@ -153,7 +153,7 @@ def resident() -> float:
 
 
 class Watch:
-    """Notes the process's memory at every iteration of an engine; with ``leak`` it keeps 200 KB each time."""
+    """Notes the process's memory at every iteration of an engine; with ``leak`` it keeps 400 KB each time."""
 
     def __init__(self, leak: bool) -> None:
         self.leak, self.seen, self.kept = leak, [], []
@@ -166,7 +166,7 @@ class Watch:
     def __call__(self, engine) -> None:
         self.seen.append(resident())
         if self.leak:
-            self.kept.append(torch.ones(50_000))
+            self.kept.append(torch.ones(100_000))
 
     def growth(self) -> float:
         """Megabytes from the third to the last fifth of the run."""
@@ -174,12 +174,12 @@ class Watch:
         return sum(self.seen[-fifth:]) / fifth - sum(self.seen[2 * fifth : 3 * fifth]) / fifth
 
 
-def memory(folder: Path, leak: bool = False) -> None:
+def memory(folder: Path, steps: int = 500, studies: int = 200, leak: bool = False) -> None:
     from bundle_runner import start
 
     data = volumes(folder / "data", shape=(20, 18, 4))
     where = {"dataset_dir": str(data), "ckpt_dir": f"{folder}/models", "output_dir": f"{folder}/o", "image_size": 32}
-    workflow = start("ptsam", "train", **where, epochs=250, val_interval=50, batch_size=1, embedding_cache=None)
+    workflow = start("ptsam", "train", **where, epochs=steps // 2, val_interval=steps // 10, batch_size=1, embedding_cache=None)
     workflow.initialize()
     watch = Watch(leak)
     watch.attach(workflow.parser.get_parsed_content("train#trainer"))
@@ -187,7 +187,7 @@ def memory(folder: Path, leak: bool = False) -> None:
     print(f"steps {len(watch.seen)} growth {watch.growth():.2f}")
     images = folder / "images"
     images.mkdir()
-    for i in range(200):
+    for i in range(studies):
         (images / f"{i}.nii.gz").write_bytes((data / "images/d.nii.gz").read_bytes())
     workflow = start("ptsam", "inference", dataset_dir=str(images), adapter=f"{folder}/models/model.pt", pictures=0,
                      output_dir=f"{folder}/masks")  # fmt: skip
@@ -199,7 +199,7 @@ def memory(folder: Path, leak: bool = False) -> None:
 
 
 def leaking(folder: Path) -> None:
-    memory(folder, leak=True)
+    memory(folder, 200, 80, leak=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -27,7 +27,7 @@ EPOCHS = {"ssam": 30, "ptsam": 60, "medsa": 24}
 FLIPPED = np.array([[1, -1], [0, 1], [2, -1]])  # the axes that a file's own become, and their direction
 
 
-def package(bundle: str, folder: Path, data: Path) -> Path:
+def package(bundle: str, folder: Path, data: Path, epochs: int) -> Path:
     """A bundle trained on small made volumes, ready to be loaded by others."""
     run(
         bundle,
@@ -36,8 +36,8 @@ def package(bundle: str, folder: Path, data: Path) -> Path:
         ckpt_dir=f"{folder}/{bundle}_trained",
         output_dir=f"{folder}/{bundle}_output",
         image_size=64,
-        epochs=EPOCHS[bundle],
-        val_interval=EPOCHS[bundle],
+        epochs=epochs,
+        val_interval=epochs,
         slices=4,
     )
     command = [sys.executable, "-m", "sam_monai", "package", str(ROOT / "bundles" / bundle), str(folder / bundle)]
@@ -104,10 +104,10 @@ class Server:
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def start_server(folder: Path, bundles: Sequence[str] = tuple(EPOCHS)) -> Server:
+def start_server(folder: Path, epochs: Mapping[str, int] = EPOCHS) -> Server:
     """Train and package bundles, and serve them with three images: c, d, and d with its voxels in another order."""
     data = volumes(folder / "data", SHAPE)
-    models = {bundle: package(bundle, folder, data) for bundle in bundles}
+    models = {bundle: package(bundle, folder, data, number) for bundle, number in epochs.items()}
     models["medsa_deepgrow"] = models["medsa"]
     studies = folder / "studies"
     studies.mkdir()

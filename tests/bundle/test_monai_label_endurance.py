@@ -22,7 +22,7 @@ Request = tuple[str, str, dict]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    running = start_server(tmp_path_factory.mktemp("monai_label"), ("ptsam", "medsa"))
+    running = start_server(tmp_path_factory.mktemp("monai_label"), {"ptsam": 20, "medsa": 8})
     yield running
     running.stop()
 
@@ -67,6 +67,7 @@ def test_every_answer_is_that_of_its_own_request(server, users):
     good = good_requests(server)
     alone = {repr(request): answer(server, request) for request in good}
     assert all(isinstance(mask, bytes) for mask in alone.values())
+    assert len(set(alone.values())) > 6  # so another request's answer would be seen
     with ThreadPoolExecutor(users) as pool:
         list(pool.map(lambda request: answer(server, request), mixed(good, 2 * users)))  # threads and buffers are made
         before = server.memory()

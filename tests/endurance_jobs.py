@@ -179,7 +179,8 @@ def memory(folder: Path, steps: int = 500, studies: int = 200, leak: bool = Fals
 
     data = volumes(folder / "data", shape=(20, 18, 4))
     where = {"dataset_dir": str(data), "ckpt_dir": f"{folder}/models", "output_dir": f"{folder}/o", "image_size": 32}
-    workflow = start("ptsam", "train", **where, epochs=steps // 2, val_interval=steps // 10, batch_size=1, embedding_cache=None)
+    length = {"epochs": steps // 2, "val_interval": steps // 10, "batch_size": 1}
+    workflow = start("ptsam", "train", **where, **length, embedding_cache=None)
     workflow.initialize()
     watch = Watch(leak)
     watch.attach(workflow.parser.get_parsed_content("train#trainer"))

@@ -32,8 +32,6 @@ def refuse_missing_adapter(given: Mapping[str, Any], models: Path | None) -> Pat
     if models is None:
         return None
     path = Path(given.get("adapter", models / "model.pt"))
-    if (path / "models").is_dir():
-        raise InputError(f"{path} is the folder of a bundle: give it by --bundle, or its models/model.pt by --adapter")
     if not path.is_file():
         remedy = "train one by `sam-monai train FOLDER`, or give its file by --adapter"
         raise InputError(f"there is no trained adapter at {path}: {remedy}")

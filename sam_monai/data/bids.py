@@ -56,7 +56,7 @@ def read_bids(folder: Path, channel: int | str | None) -> Listed | None:
         form += f" with the channels {', '.join(names)}"
     elif channel is not None:
         form += f", of which {names[0]} is taken"
-    if words not in (["dseg"], ["mask"]):
+    if any(word.endswith("_mask") for word in words):  # of a brain, perhaps, and not what was meant
         form += f" with the labels {shown(words, 3)}"
     modality: Any = names if len(names) > 1 else stem_of(cases[0].image).rpartition("_")[2]
     return listed(folder, form, cases, _label_names(folder), modality, tree=True)

@@ -71,7 +71,9 @@ def test_without_an_adapter_nothing_is_begun(words, monkeypatch, tmp_path, capsy
     (tmp_path / "a.pt").touch()
     assert main(["segment", ".", "--adapter", "a.pt"]) == 0
     (tmp_path / "b/models").mkdir()
-    assert main(["segment", ".", "--adapter", "b"]) == 1 and "give it by --bundle" in capsys.readouterr().err
+    assert main(["segment", ".", "--adapter", "b"]) == 1 and "b/models/model.pt: train one" in capsys.readouterr().err
+    (tmp_path / "a.pt").rename(tmp_path / "b/models/model.pt")
+    assert main(["segment", ".", "--adapter", "b"]) == 0
 
 
 def test_what_is_no_command_is_told_what_was_meant(capsys):

@@ -21,6 +21,7 @@ from sam_monai.inference.masks import SaveMasks
 from sam_monai.inference.records import fingerprint
 from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
 from sam_monai.results.html_report import evaluation_report
+from sam_monai.results.page import cell
 from sam_monai.results.tables import read_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -277,7 +278,7 @@ def test_the_report_of_an_evaluation_opens_in_a_browser_and_shows_the_tables_num
     assert rows
     for row in rows:
         _, label, dice, *_ = row.split(",")
-        assert re.search(rf"{label}\s+{float(dice):.4g}\s", text)
+        assert re.search(rf"{label}\s+{cell(float(dice))}\s", text)
     assert "Training" in text and "The case" in text and "torch" in text
     assert not re.search(r"(src|href)=\"(?!data:|#)", page.read_text())
     picture = tmp_path / "page.png"

@@ -38,6 +38,12 @@ def read_csv(file: Path) -> Listed | None:
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise InputError(f"{file}: has the column {twice[0]} twice; keep one of them")
     splitting, cases = _split_columns(columns, rows[1:], file), []
+    odd = [name for name in columns if re.fullmatch(SPLITTING, name) and name not in splitting]
+    if odd and "split" not in splitting:
+        raise InputError(
+            f"{file}: the column {odd[0]} is not read; call it split, with train, val and test in it, or fold, with "
+            "whole numbers"
+        )
     patient = next((name for name in columns if re.fullmatch(PATIENT, name)), "")
     for number, cells in enumerate(rows[1:], 2):
         if not any(cells):
@@ -61,11 +67,6 @@ def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: 
     found = [name for name in ("split", "fold") if name in columns]
     if "split" in found:
         return found
-    if odd := [name for name in columns if name != "fold" and re.fullmatch(SPLITTING, name)]:
-        raise InputError(
-            f"{file}: the column {odd[0]} is not read; call it split, with train, val and test in it, or fold, with "
-            "whole numbers"
-        )
     held = {name: {row[i].lower() for row in rows if len(row) > i and any(row)} for i, name in enumerate(columns)}
     of_cases = {name: held[name] - {""} for name in held if name not in ("fold", "image", "label")}
     for name, said in of_cases.items():

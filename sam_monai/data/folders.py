@@ -60,7 +60,12 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         return known or Listed(file, content, fold=first_fold(content))
     form = _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel)
     if form is not None:
-        refuse_lists_beside(folder, form.how.partition(":")[0], _lists(folder))
+        table = None
+        try:
+            table = _lists(folder)
+        except InputError as error:  # some other table, perhaps
+            logger.warning("%s (it is not read: %s)", error, form.how.partition(":")[0])
+        refuse_lists_beside(folder, form.how.partition(":")[0], table)
     return form or _lists(folder)
 
 

@@ -36,7 +36,7 @@ def refuse_folders_of_pictures(found: Mapping[str, Path]) -> None:
 
 def refuse_lists_beside(folder: Path, form: str, table: Listed | None) -> None:
     """Refuse a folder of a form beside a list that states a split: its test cases would be trained on."""
-    words = [f"{split}.txt" for split in SPLITS]
+    words = [f"{split}{suffix}" for split in SPLITS for suffix in (".txt", ".csv", ".json")]
     others = [table.source] if table is not None and (table.stated or table.content["test"]) else []
     others += [at for at in sorted(folder.iterdir()) if at.name.lower() in ("splits_final.json", *words)]
     if others:

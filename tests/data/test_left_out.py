@@ -44,6 +44,8 @@ def rows_of(part: str) -> list[str]:
 
 REFUSED = {
     "a list beside pairs": (lambda t: table(t, "image,label,split", *rows_of("test")), "list.csv beside them is not"),
+    "tables beside pairs": (lambda t: [(pairs(t) / f"{name}.csv").write_text("image,label\n")
+                                       for name in ("train", "test")], "test.csv beside them is not"),
     "words beside pairs": (lambda t: (pairs(t) / "test.txt").write_text("c4\nc5"), "test.txt beside them is not read"),
     "nnU-Net's splits beside pairs": (lambda t: (pairs(t) / "splits_final.json").write_text("[]"), "splits_final.json"),
     "a folder of pictures": (lambda t: [image(t / f"images/p{i}/{k}.png") and label(t / f"masks/p{i}/{k}.png")

@@ -91,6 +91,7 @@ def start(name: str, words: Sequence[str]) -> None:
         raise InputError(f"{name} reads the configuration of --bundle; for another one run python -m monai.bundle run")
     refuse_unknown([*from_file, *given], config, OPTIONS)
     alone = "dataset_dir" not in {*from_file, *given}
+    demo = alone and "demo_dataset" in str(config.get("dataset_dir"))
     if alone:
         own = bundle.parent != shipped.shipped()
         if own and read_json(bundle / "configs" / "train.json").get("dataset_dir") is None:
@@ -103,13 +104,13 @@ def start(name: str, words: Sequence[str]) -> None:
     models = models_of(from_file | given, bundle, config)
     if name != "train":
         adapter = refuse_missing_adapter(from_file | given, models)
-        if alone and adapter is not None:
+        if demo and adapter is not None:
             import_quietly()
-        if alone and adapter is not None and (labels := labels_of(adapter)) != DEMO_LABELS:
+        if demo and adapter is not None and (labels := labels_of(adapter)) != DEMO_LABELS:
             raise InputError(f"no folder is given, and {adapter} is for {', '.join(labels)}: give {wanted}")
     elif models and str((from_file | given).get("resume")) == "True" and not (models / RESUMED).exists():
         raise InputError(f"{models} holds no interrupted training: leave out --resume, or give its --ckpt_dir")
-    if alone:
+    if demo:
         print("no folder is given: the data are those of the demonstration", flush=True)
     if bundle.parent != shipped.shipped():
         print(f"MONAI runs what is in {bundle}: use only bundles that you trust")

@@ -31,10 +31,6 @@ def read_bids(folder: Path, channel: int | str | None) -> Listed | None:
     them, by its name or by its place among the sorted names."""
     images, labels = _files(folder)
     if not labels:
-        beside = [file for file in folder.rglob("sub-*.nii*") if re.search(OF_MASKS, stem_of(file).rpartition("_")[2])]
-        if beside:
-            raise InputError(f"{folder}: is a BIDS folder without labels, which end in _dseg or _mask; is "
-                             f"{beside[0].name} one? Rename such files, or list pairs in a CSV")  # fmt: skip
         return None
     chosen = _channels(folder, images) if channel is None else _one(folder, images, channel)
     names = list(next(iter(chosen.values())))

@@ -128,7 +128,8 @@ def examine(
     load_label = LoadCased("label", dataset.labels, regions=dataset.regions, frames=frames, instances=instances)
     notes: list[str] = []
     said: dict[str, list[str]] = defaultdict(list)
-    oddities = (Rims(), Surroundings(), Gaps(orientation))
+    oddities = (Rims(), Surroundings())
+    gaps = Gaps(orientation)
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
     problems += pairs.exchanged([*dataset.training, *dataset.validation], channel_names or ())
@@ -163,6 +164,7 @@ def examine(
             annotated = label != UNLABELLED
             if not annotated.any():
                 problems.append(f"{case['label']}: no voxel of it is annotated; remove the case")
+            gaps.add(label, case["label"])
             label = label.masked_fill(~annotated, 0)
             values = set(torch.bincount(label.flatten().int()).nonzero().flatten().tolist()) - {0}
             (trained if part == "training" else measured).update(values)
@@ -219,8 +221,9 @@ def examine(
         notes.append(
             f"{counted(pieces, 'mask')} with one value for all objects: each connected piece is taken for an object"
         )
-    notes += [note for oddity in oddities for note in oddity.notes(dataset.labels)]
+    notes += [note for oddity in oddities for note in oddity.notes(dataset.labels)] + gaps.notes()
     notes += pairs.oversights(dataset.training, dataset.validation)
+    notes += pairs.of_several_images([*dataset.training, *dataset.validation], channel_names or ())
     notes += alike(said)
     for note in notes:
         logger.warning(note)

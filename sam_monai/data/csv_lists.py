@@ -38,7 +38,8 @@ def read_csv(file: Path) -> Listed | None:
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise InputError(f"{file}: has the column {twice[0]} twice; keep one of them")
     splitting, cases = _split_columns(columns, rows[1:], file), []
-    odd = [name for name in columns if re.fullmatch(SPLITTING, name) and name not in splitting]
+    several = [name for i, name in enumerate(columns) if len({row[i] for row in rows[1:] if len(row) > i}) > 1]
+    odd = [name for name in several if re.fullmatch(SPLITTING, name) and name not in splitting]
     if odd and "split" not in splitting:
         raise InputError(
             f"{file}: the column {odd[0]} is not read; call it split, with train, val and test in it, or fold, with "
@@ -77,7 +78,7 @@ def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: 
                 f"{file}: the column {name} seems to name a split, and holds {word!r}; known are train, val, test and "
                 "the number of a fold: correct it, or rename those words"
             )
-    words = [name for name in held if name != "fold" and held[name] <= SPLITS.keys() and len(held[name]) > 1]
+    words = [name for name, said in of_cases.items() if said <= SPLITS.keys() and len(said) > 1]
     if len(words) > 1:
         raise InputError(f"{file}: the columns {' and '.join(words)} each name a split; keep one of them")
     return words + found

@@ -125,6 +125,9 @@ def read_dataset(
         inside = [at for at in path.iterdir() if not at.name.startswith(".")] if path.is_dir() else []
         held = shown(sorted(f"{at.name}{'/' * at.is_dir()}" for at in inside), 6)
         there = f". There is {held}; new images without labels are for sam-monai segment" if held else ""
+        there += (
+            "; the labels of BIDS end in _dseg or _mask" if any(at.name.startswith("sub-") for at in inside) else ""
+        )
         raise InputError(f"{path}: holds no dataset.json and has no other known form: {FORMS}{there}")
     return dataset_of(known, train_cases, seed, train_cases_seed, fold)
 

@@ -102,7 +102,7 @@ class Gaps:
         >>> label = torch.zeros(1, 8, 8, 13)
         >>> label[..., 2:12:3] = 1
         >>> gaps.add(label, "a.nii.gz")
-        >>> gaps.notes(["liver"])[0][:52]
+        >>> gaps.notes()[0][:52]
         'in 1 volume empty slices lie between drawn ones, as '
     """
 
@@ -111,7 +111,7 @@ class Gaps:
         self.found: list[str] = []
 
     def add(self, label: torch.Tensor, file: str) -> None:
-        """Look at a label map (1, H, W, D); of one (F, H, W, D) at the frames."""
+        """Look at a label map (1, H, W, D); of one (F, H, W, D) at the frames. What nobody annotated is not empty."""
         if label.ndim == 3:
             return
         axis = 0 if len(label) > 1 else 1 + sliced_axis(label, self.orientation)
@@ -120,7 +120,7 @@ class Gaps:
         frames = len(label) > 1 and 0 < len(drawn) < len(label)
         self.found += [file] if frames or (len(drawn) >= FEWEST and apart.float().mean() > 0.5) else []
 
-    def notes(self, names: Sequence[str]) -> list[str]:
+    def notes(self) -> list[str]:
         """A line where there are such volumes."""
         if not self.found:
             return []

@@ -30,21 +30,30 @@ def listed_twice(cases: Cases) -> list[str]:
 
 
 def exchanged(cases: Cases, channels: Sequence[str]) -> list[str]:
-    """What is wrong with lists of channel files that are named by their channels."""
+    """What is wrong with lists of channel files that are named by other channels than those they are listed for."""
     problems = []
     names = [name.casefold() for name in channels]
     for case in cases if len({*names}) == len(names) else ():
-        stems = [stem_of(Path(file)).casefold() for file in case.get(FILES, ())]
-        for stem, own, file in zip(stems, names, case.get(FILES, ()), strict=False):
+        for own, file in zip(names, case.get(FILES, ()), strict=False):
+            stem = stem_of(Path(file)).casefold()
             others = [name for name in names if re.search(rf"(^|[^a-z0-9]){re.escape(name)}$", stem)]
-            if others and own not in others:
+            if others and not re.search(rf"(^|[^a-z0-9]){re.escape(own)}([^a-z0-9]|$)", stem):
                 problems.append(f"{file}: is listed as the channel {own} of its image, and is named like {others[0]}")
-        each = {stem.removesuffix(own) for stem, own in zip(stems, names, strict=False)}
-        if len(each) > 1 and all(map(str.endswith, stems, names)):
-            problems.append(
-                f"{case['image']}: its channels are files of several images, by their names; correct the list"
-            )
     return problems
+
+
+def of_several_images(cases: Cases, channels: Sequence[str]) -> list[str]:
+    """Images whose channels are files with the numbers of different images in their names."""
+    numbers = {
+        case["image"]: [
+            re.findall(r"\d+", re.sub(rf"(?<![a-z0-9]){re.escape(own.casefold())}(?![a-z0-9])", "", stem))
+            for own, stem in zip(channels, (stem_of(Path(f)).casefold() for f in case.get(FILES, ())), strict=False)
+        ]
+        for case in cases
+    }
+    known = [each[0] for each in numbers.values() if each]
+    odd = [image for image, each in numbers.items() if any(one != each[0] and one in known for one in each)]
+    return [f"{image}: its channels are files of several images, by the numbers in their names" for image in odd[:MOST]]
 
 
 def holds_its_label(image: torch.Tensor, label: torch.Tensor) -> bool:

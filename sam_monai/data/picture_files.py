@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+from scipy.ndimage import minimum_filter
 
 from ..errors import InputError, say_once
 
@@ -26,7 +27,7 @@ def label_picture(picture: Image.Image) -> Image.Image:
     _check(picture)
     step = {"L;2": 85, "L;4": 17}.get(_raw_mode(picture))
     lossy = picture.format in ("JPEG", "MPO") or picture.info.get("compression") == "jpeg"
-    if lossy and np.asarray(picture).max() < 128:  # a mask of 0 and 255 may have come through whole, which is seen
+    if lossy and 0 < np.asarray(picture).max() < 128:  # a mask of 0 and 255 may have come through whole, which is seen
         raise InputError(f"{_name(picture)}: is a JPEG of small numbers, which JPEG changes; save the label as PNG")
     if _white_is_zero(picture):
         raise InputError(f"{_name(picture)}: is a TIFF in which white is zero; save the label as PNG")
@@ -40,7 +41,7 @@ def _without_noise(picture: Image.Image) -> Image.Image:
     """A mask of 0 and 255 that was saved as JPEG, as it was before; any other picture as it is, to be refused."""
     values = np.asarray(picture)
     between = (values > NOISE) & (values < 255 - NOISE)
-    if between.mean() > SOFT:
+    if between.mean() > SOFT or minimum_filter(between, 5).any():
         return picture
     say_once("JPEG has changed the values of masks: from 128 on they are taken for the object, below for background")
     return Image.fromarray(np.where(values < 128, 0, 255).astype(np.uint8))

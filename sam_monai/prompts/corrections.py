@@ -58,6 +58,8 @@ def labels_to_correct(network: Any, names: Sequence[str | None]) -> list[int]:
     """
     if getattr(network, "preprocessing", {}).get(INSTANCES):
         raise InputError('"correct" is for labels, and the adapter numbers the objects of one label: leave it out')
+    if getattr(network, "regions", None) is not None:
+        raise InputError('"correct" is for labels of one value each, and the adapter\'s are regions: leave it out')
     labels, found = list(network.labels), list[int]()
     for number, name in enumerate(names, 1):
         if name is None:

@@ -59,7 +59,7 @@ REFUSED = {
     "a lesion mask among BIDS": (lambda t: [image(f.with_name(f.name.replace("_T1w", "_lesion")))
                                             for f in bids(t).rglob("*_T1w.nii.gz")], "lesion is taken for an image"),
     "BIDS without labels": (lambda t: [f.rename(f.with_name(f.name.replace("_dseg", "_msk")))
-                                       for f in bids(t).rglob("*_dseg.nii.gz")], "msk.nii.gz one"),
+                                       for f in bids(t).rglob("*_dseg.nii.gz")], "labels of BIDS end in _dseg"),
 }  # fmt: skip
 
 
@@ -179,12 +179,13 @@ def test_channels_in_another_order_or_of_another_patient_are_refused(tmp_path):
         content |= {"channel_names": {"0": "T1", "1": "T2"}}
         (tmp_path / "dataset.json").write_text(json.dumps(content))
         try:
-            check_dataset(read_dataset(tmp_path))
+            return "; ".join(check_dataset(read_dataset(tmp_path)))
         except InputError as error:
             return str(error)
-        return ""
 
     assert not problems()
+    image(tmp_path / "r2_ax_T1.nii.gz"), image(tmp_path / "r2_T2_to_T1.nii.gz")
+    assert not problems(image=["r2_ax_T1.nii.gz", "r2_T2_to_T1.nii.gz"])
     assert "r2_T2.nii.gz: is listed as the channel t1" in problems(image=["r2_T2.nii.gz", "r2_T1.nii.gz"])
     assert "files of several images" in problems(image=["r2_T1.nii.gz", "r3_T2.nii.gz"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -108,3 +109,26 @@ def test_a_ct_that_was_scaled_is_found_by_the_check(tmp_path, caplog):
         check_dataset(dataset, intensity="ct")
     with pytest.raises(InputError, match=r"0\.nii\.gz: shows nothing in the window \[2000, 3000\]"):
         check_dataset(dataset, intensity="ct", ct_window=[2000, 3000])
+
+
+def test_slices_that_are_to_be_ignored_are_no_gaps(tmp_path):
+    for i in range(3):
+        array = np.full((*SHAPE[:2], 9), 2, np.uint8)
+        array[..., 1:8:3] = 0
+        array[3:6, 3:6, 1:8:3] = 1
+        scan(tmp_path / f"imagesTr/{i}.nii.gz", np.random.default_rng(i).random(array.shape).astype(np.float32))
+        scan(tmp_path / f"labelsTr/{i}.nii.gz", array)
+    cases = [{"image": f"imagesTr/{i}.nii.gz", "label": f"labelsTr/{i}.nii.gz"} for i in range(3)]
+    labels = {"0": "background", "1": "liver", "2": "ignore"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "training": cases}))
+    assert check_dataset(read_dataset(tmp_path)) == []
+
+
+def test_empty_masks_of_jpeg_are_empty_and_grey_ones_are_refused(tmp_path):
+    array = np.zeros((64, 64), np.uint8)
+    Image.fromarray(array).save(tmp_path / "empty.jpg")
+    assert not LoadCased("label", labels=1)({"label": tmp_path / "empty.jpg"})["label"].any()
+    array[8:30, 8:30], array[40:46, 40:46] = 255, 128
+    Image.fromarray(array).save(tmp_path / "two.jpg", quality=95)
+    with pytest.raises(InputError, match="JPEG"):
+        LoadCased("label", labels=1)({"label": tmp_path / "two.jpg"})

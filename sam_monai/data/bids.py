@@ -39,7 +39,9 @@ def read_bids(folder: Path, channel: int | str | None) -> Listed | None:
         for key, files in ((key, list(named.values())) for key, named in chosen.items())
     ]
     splits = stated_splits(folder / "participants.tsv", "participant_id")
-    for case in cases:
+    for case in cases if splits else ():
+        if case.patient not in splits and case.label is not None:
+            raise InputError(f"{folder / 'participants.tsv'}: states no split of {case.patient}; add it")
         case.split = splits.get(case.patient or "", case.split)
     words = sorted({_whole(labels[key]) for key in chosen if key in labels})
     form = "a BIDS folder"

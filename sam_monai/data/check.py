@@ -152,7 +152,7 @@ def examine(
             seems = {"orientation": orientation, "modality": dataset.modality}
             CheckKind(kind | seems, said[case["image"]].append)({"image": image})
             check_window(image, intensity, ct_window)
-            notes += odd_spacing(image)
+            said[case["image"]] += odd_spacing(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
             held[case["image"]] = voxels_of(image)
             same[held[case["image"]]].append(case["image"])

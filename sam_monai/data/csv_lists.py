@@ -68,6 +68,7 @@ def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: 
     found = [name for name in ("split", "fold") if name in columns]
     if "split" in found:
         return found
+    rows = [["" if cell.lower() == "n/a" else cell for cell in row] for row in rows]  # as BIDS writes it
     held = {name: {row[i].lower() for row in rows if len(row) > i and any(row)} for i, name in enumerate(columns)}
     of_cases = {name: held[name] - {""} for name in held if name not in ("fold", "image", "label")}
     for name, said in of_cases.items():
@@ -100,6 +101,7 @@ def stated_splits(file: Path, key: str) -> dict[str, str]:
         return {}
     at, of = columns.index(key), columns.index(splitting[0])
     words = {row[at].strip(): row[of].strip() for row in rows[1:] if len(row) > max(at, of) and row[at].strip()}
+    words = {case: word for case, word in words.items() if word.lower() != "n/a"}
     for case, word in words.items():
         if word.lower() not in SPLITS:
             raise InputError(f"{file}: {case} has the split {word!r}; known are train, val and test; correct it")

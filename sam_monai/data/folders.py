@@ -17,7 +17,7 @@ from .bids import read_bids
 from .csv_lists import read_csv, stated_splits
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
-from .left_out import refuse_folders_of_pictures, refuse_lists_beside, warn_of_unread
+from .left_out import masks_of_others, refuse_folders_of_pictures, refuse_lists_beside, warn_of_unread
 from .listed import (
     SPLITS,
     Case,
@@ -121,7 +121,7 @@ def _paired(
     or the like, images in `image`, and images may end in the number of a channel."""
     files = {stem: [path] for stem, path in images.items()}
     labels = entries(label_folder)
-    if images and not labels and (there := sorted(at.name for at in label_folder.iterdir() if at.name[0] != ".")):
+    if images and not labels and (there := masks_of_others(label_folder)):
         raise InputError(
             f"{label_folder}: holds no mask but {shown(there, 3)}; a mask is a picture or volume in which 0 is the "
             "background and 1, 2, ... are the labels: write such files"

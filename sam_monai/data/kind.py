@@ -19,7 +19,7 @@ SMALLEST = 8  # pixels along each axis of a picture or slice
 FEWEST_HU = 50  # from the darkest voxel of any CT to the brightest
 LOWEST_HU = -3100  # scanners write -3024 outside of what they see
 MOST_HU = 40000  # metal is 30000 at most, and -1000 saved without its sign is 64536
-THINNEST, THICKEST = 0.02, 60.0  # mm of a voxel, of micro-CT and of a thick localiser
+THINNEST, THICKEST = 0.002, 60.0  # mm of a voxel, of micro-CT and of a thick localiser
 AIR = 0.05  # of the voxels of a CT, at least, are air
 
 
@@ -151,8 +151,9 @@ def odd_spacing(image: Any) -> list[str]:
     spacing = [float(mm) for mm in image.pixdim]
     if THINNEST <= min(spacing) and max(spacing) <= THICKEST:
         return []
-    size = " x ".join(f"{mm:.3g}" for mm in spacing)
-    return [f"{file_of(image)}: has voxels of {size} mm: is its header in another unit?"]
+    return [
+        f"{file_of(image)}: has voxels of {min(spacing):.2g} to {max(spacing):.2g} mm: is its header in another unit?"
+    ]
 
 
 def file_of(image: Any) -> str:

@@ -40,8 +40,8 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
     called: dict[int, str] = {}
     numbered: set[int] = set()  # by how many values masks hold that number them from 1 on
     for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):
-        own = stated_labels(case["label"])
         held = [int(value) for value in torch.unique(load(case)["label"]).tolist()]
+        own = stated_labels(case["label"])
         numbered.add(held[-1] if held == list(range(held[-1] + 1)) else 0)
         for value in held:
             values.setdefault(value, case["label"])

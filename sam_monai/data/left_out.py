@@ -24,6 +24,13 @@ def is_image(path: Path) -> bool:
     return known and not stem_of(path).endswith(MARK) and path.is_file()
 
 
+def masks_of_others(folder: Path) -> list[str]:
+    """Names in a folder of labels that are no results of this package."""
+    if (folder / LISTS).is_dir():
+        return []
+    return sorted(at.name for at in folder.iterdir() if at.name[0] != "." and not stem_of(at).endswith(MARK))
+
+
 def refuse_folders_of_pictures(found: Mapping[str, Path]) -> None:
     """A folder among images is a DICOM series. One of pictures would be many cases, or a volume in slices."""
     for at in found.values():

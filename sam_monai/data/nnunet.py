@@ -102,9 +102,14 @@ def fold_entries(content: dict[str, Any], file: Path) -> None:
     if not os.path.isfile(file) or not isinstance(training, list) or content.get("validation"):
         return
     named = {stem_of(Path(entry["image"])): entry for entry in training if _is_entry(entry)}
+    splits = parse(file, list)
+    if len(named) < len(training) or not splits or not any(name in str(splits) for name in named):
+        logger.warning("%s: is not read, for the cases of dataset.json cannot be told by its names", file)
+        return
     cases = {name: Case(Path(entry["image"]), None) for name, entry in named.items()}
-    _set_folds(parse(file, list), cases, file)
+    _set_folds(splits, cases, file)
     content["training"] = [named[name] | {"fold": case.fold} for name, case in cases.items()]
+    content.pop("numTraining", None)  # some are left out on purpose
 
 
 def _is_entry(entry: Any) -> bool:

@@ -13,6 +13,7 @@ from .slicing import sliced_axis
 
 ALONG = 0.9  # share of a rim's pixels that touch another label, and the background at their other side
 EDGE = 0.9  # share of the edge of an image that is marked where a mask is of what lies around a structure
+REGULAR = 0.7  # share of the steps between drawn slices that are alike, where every n-th was drawn
 FEWEST = 3  # drawn slices of a volume that tell something
 LEAST = 20  # pixels; fewer may be a lesion at the edge of an organ
 
@@ -107,7 +108,7 @@ class Gaps:
     """
 
     def __init__(self, orientation: str) -> None:
-        self.orientation = orientation
+        self.orientation, self.volumes = orientation, 0
         self.found: list[str] = []
 
     def add(self, label: torch.Tensor, file: str) -> None:
@@ -116,13 +117,15 @@ class Gaps:
             return
         axis = 0 if len(label) > 1 else 1 + sliced_axis(label, self.orientation)
         drawn = (torch.as_tensor(label) > 0).movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
-        apart = drawn.diff() > 1
+        self.volumes += 1
         frames = len(label) > 1 and 0 < len(drawn) < len(label)
-        self.found += [file] if frames or (len(drawn) >= FEWEST and apart.float().mean() > 0.5) else []
+        steps = drawn.diff().tolist() if len(drawn) >= FEWEST else []
+        usual = max(set(steps), key=steps.count, default=1)  # lesions lie at no regular distance
+        self.found += [file] if frames or (usual > 1 and steps.count(usual) > REGULAR * len(steps)) else []
 
     def notes(self) -> list[str]:
         """A line where there are such volumes."""
-        if not self.found:
+        if not self.found or 2 * len(self.found) < self.volumes:
             return []
         return [
             f"in {counted(len(self.found), 'volume')} empty slices lie between drawn ones, as in {self.found[0]}: if "

@@ -87,9 +87,9 @@ def _check(picture: Image.Image) -> None:
         )
     _check_sums(picture)
     samples, read = int(_tiff(picture, TIFF_SAMPLES, 1)), len(picture.getbands())
-    if samples > read:
+    if samples > read == 1:  # further samples of colours are alpha, most likely
         raise InputError(
-            f"{_name(picture)}: holds {samples} channels, of which {read} can be read; save each channel as a file"
+            f"{_name(picture)}: holds {samples} channels, of which one can be read; save each channel as a file"
         )
     bits = _tiff(picture, TIFF_BITS, 8)
     if picture.mode in BYTES and (bits > 8 or re.search(r"^(RGB.?|LA?|CMYK);16", _raw_mode(picture))):

@@ -15,7 +15,8 @@ from dicom_maker import blob, write_series
 from folder_maker import bids, image, label, nnunet, pairs, refused_in_one_line, segmentations
 from image_files import AFFINE, volume
 
-from sam_monai.data import check_dataset, read_dataset
+from sam_monai.data import check_dataset, images_to_segment, read_dataset
+from sam_monai.data.folders import understand
 from sam_monai.errors import InputError
 
 
@@ -164,6 +165,24 @@ def test_the_folds_of_nnunet_s_splits_are_those_of_a_decathlon_list_beside_them(
     (tmp_path / "splits_final.json").write_text(json.dumps(splits))
     dataset = read_dataset(tmp_path, fold=1)
     assert sorted(Path(case["image"]).stem for case in dataset.validation) == ["c1", "c4"]
+
+
+def test_a_folder_is_segmented_again_wherever_its_masks_went(tmp_path):
+    """They are no labels of another program, nor BIDS' own."""
+    for i in range(2):
+        image(tmp_path / f"images/a{i}.nii.gz")
+        label(tmp_path / f"masks/a{i}_seg.nii.gz")
+        image(tmp_path / f"bids/sub-0{i}/anat/sub-0{i}_T1w.nii.gz")
+        label(tmp_path / f"bids/out/sub-0{i}_T1w_seg.nii.gz")
+    assert len(images_to_segment(tmp_path / "images")) == 2
+    understand(tmp_path), understand(tmp_path / "bids")
+
+
+def test_splits_of_other_names_leave_a_decathlon_list_as_it_is(tmp_path, caplog):
+    listing(tmp_path)
+    (tmp_path / "splits_final.json").write_text(json.dumps([{"train": ["x", "y"], "val": ["z"]}]))
+    dataset = read_dataset(tmp_path)
+    assert len(dataset.training) + len(dataset.validation) == 6 and "is not read" in caplog.text
 
 
 def test_channels_in_another_order_or_of_another_patient_are_refused(tmp_path):

@@ -40,7 +40,7 @@ def test_a_second_sample_of_a_tiff_is_not_dropped(tmp_path, monkeypatch):
     LoadCased("image")({"image": path})
     read = picture_files._tiff
     monkeypatch.setattr(picture_files, "_tiff", lambda p, tag, d: 2 if tag == 277 else read(p, tag, d))
-    with pytest.raises(InputError, match="holds 2 channels, of which 1 can be read"):
+    with pytest.raises(InputError, match="holds 2 channels, of which one can be read"):
         LoadCased("image")({"image": path})
 
 
@@ -88,7 +88,7 @@ def test_odd_masks_and_headers_are_noted(tmp_path, kind):
     said = {
         "inverted": "covers the edges of 6 of 6",
         "gaps": "in 6 volumes empty slices lie between drawn ones",
-        "spacing": "voxels of 0.001 x 0.001 x 0.002 mm",
+        "spacing": "voxels of 0.001 to 0.002 mm",
         "no validation": 'no validation label holds "label 2"',
     }
     notes = check_dataset(read_dataset(tmp_path))

@@ -149,8 +149,8 @@ def examine(
         try:
             image = load_image(case)["image"]
             kind = {"spatial_dims": image.ndim - 1, "intensity": intensity, "ct_window": ct_window}
-            seems = {"orientation": orientation, "modality": dataset.modality}
-            CheckKind(kind | seems, said[case["image"]].append)({"image": image})
+            # Whether a header contradicts the dataset is told where the key modality is made of both.
+            CheckKind(kind | {"orientation": orientation}, said[case["image"]].append)({"image": image})
             check_window(image, intensity, ct_window)
             said[case["image"]] += odd_spacing(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))

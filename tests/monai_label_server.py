@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -104,10 +103,10 @@ class Server:
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def start_server(folder: Path, epochs: Mapping[str, int] = EPOCHS) -> Server:
+def start_server(folder: Path) -> Server:
     """Train and package bundles, and serve them with three images: c, d, and d with its voxels in another order."""
     data = volumes(folder / "data", SHAPE)
-    models = {bundle: package(bundle, folder, data, number) for bundle, number in epochs.items()}
+    models = {bundle: package(bundle, folder, data, number) for bundle, number in EPOCHS.items()}
     models["medsa_deepgrow"] = models["medsa"]
     studies = folder / "studies"
     studies.mkdir()

@@ -34,7 +34,7 @@ def package(bundle: str, folder: Path, data: Path, epochs: int) -> Path:
         dataset_dir=str(data),
         ckpt_dir=f"{folder}/{bundle}_trained",
         output_dir=f"{folder}/{bundle}_output",
-        image_size=64,
+        image_size=32,
         epochs=epochs,
         val_interval=epochs,
         slices=4,

@@ -1,4 +1,4 @@
-"""Long work for ``tests/training/test_endurance.py``, in a process of its own: ``endurance_jobs.py JOB FOLDER``.
+"""Long work for the tests of kills and of memory, in a process of its own: ``endurance_jobs.py JOB FOLDER``.
 
 The jobs of kills fork a child for every kill, which costs no start of Python; the process itself runs no torch, whose
 threads a child would lack.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 import traceback
@@ -22,7 +23,19 @@ from tiny_training import Tiny, make_cases, tiny_training
 from sam_monai.bundle.package import package
 from sam_monai.networks.adapter_files import read_adapter, training_summary, write_adapter
 
-torch.set_num_threads(1)
+
+def job(name: str, folder: Path) -> str:
+    """Do one of the jobs below in a process of its own; what it prints."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, name, str(folder)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=1000,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def child(work: Callable[[], object], seconds: float = 400.0) -> bool:
@@ -204,4 +217,5 @@ def leaking(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     globals()[sys.argv[1]](Path(sys.argv[2]))

@@ -43,7 +43,10 @@ def client(bundle: str, site, folder) -> MonaiAlgo:
     return algo
 
 
-@pytest.mark.parametrize("bundle, most_bytes", [("ssam", 600_000), ("ptsam", 25_000), ("medsa", 10_000_000)])
+@pytest.mark.parametrize(
+    "bundle, most_bytes",
+    [("ssam", 600_000), ("ptsam", 25_000), pytest.param("medsa", 10_000_000, marks=pytest.mark.slow)],
+)
 def test_only_the_adapter_travels_and_two_sites_average_to_one(bundle, most_bytes, sites, tmp_path):
     algos = [client(bundle, site, tmp_path / site.name) for site in sites]
     weights = algos[0].get_weights().weights

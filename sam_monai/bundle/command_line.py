@@ -15,20 +15,24 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partialmethod
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, run
+from tqdm.auto import tqdm
 
 from ..errors import InputError, causes, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
+from .key_list import in_words
 from .typed import arguments, refuse_lone, refuse_unknown
 
 _python_hook = sys.excepthook
 _BEGAN = time.monotonic() - time.process_time()  # a program that imports does nothing else
 SECONDS_TO_STOP = 15.0
+SECONDS_IN_A_LOG = 30.0  # from one line of a bar to the next
 
 
 def begin() -> None:
@@ -40,9 +44,12 @@ def begin() -> None:
         sys.excepthook = print_cause
         given, others = arguments(sys.argv[1:])
         if "help" in given and parser is not None:
-            print(keys.in_words({name: parser[name] for name in keys.KEYS if name in parser}))
+            print(in_words({name: parser[name] for name in keys.KEYS if name in parser}))
             raise SystemExit(0)
         refuse_unknown_keys(sys.argv[1:])
+        if not sys.stderr.isatty():  # a log keeps every state of a bar
+            calm = {"mininterval": SECONDS_IN_A_LOG, "maxinterval": SECONDS_IN_A_LOG}
+            tqdm.__init__ = partialmethod(tqdm.__init__, **calm)
         stop_in_a_line(training=parser is not None and "record" not in parser, resumed=given.get("resume") == "True")
         if others[1:] and parser is not None and others[1] not in (*parser.get(), "None"):
             refuse_lone(others[1:])

@@ -91,12 +91,13 @@ def download(args: argparse.Namespace) -> None:
 
 def keys(args: argparse.Namespace) -> None:
     """List the keys of a bundle's configurations: default, meaning, what is allowed."""
-    from . import keys, shipped
+    from . import shipped
     from .folder import read_json
+    from .key_list import in_words
 
     bundle = shipped.find(args.bundle)
     configs = [read_json(bundle / "configs" / f"{name}.json") for name in ("evaluate", "inference", "train")]
-    print(keys.in_words({name: value for config in configs for name, value in config.items()}))
+    print(in_words({name: value for config in configs for name, value in config.items()}))
 
 
 def package(args: argparse.Namespace) -> None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from . import keys, shipped
 from .folder import AS_SHIPPED, read_json, refuse_packed
+from .key_list import in_words
 from .trained import DEMO_LABELS, RESUMED, labels_of, models_of, refuse_missing_adapter
 from .typed import arguments, is_expression, is_flag, refuse_lone, refuse_unknown, refuse_valueless
 
@@ -173,7 +174,7 @@ def usage(name: str, config: Mapping[str, Any]) -> str:
         f"{front.help}\n\nsam-monai {name} [FOLDER] [--bundle BUNDLE] [--KEY VALUE ...]\n\n"
         f"FOLDER    {front.folder}\n"
         f"--bundle  {', '.join(shipped.names())}, or the folder of a bundle (default: {BUNDLE})\n\n"
-        f"{keys.in_words(config)}"
+        f"{in_words(config)}"
     )
 
 

@@ -6,7 +6,6 @@ The command line answers a mistake before it imports torch and MONAI, so this mo
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -100,18 +99,18 @@ KEYS: dict[str, Key] = {
     "channel_names": Key(
         PREPARATION["channel_names"],
         "names of the channels of an image, in order, where they are several and no colours; others are refused",
-        "from the dataset's `channel_names` or `modality`; at inference the adapter's",
+        "from the dataset's `channel_names` or `modality`",
     ),
     "image_channels": Key(
         PREPARATION["image_channels"],
         "how many channels an image has, counted after `channels`: 1 is grey, 3 are colours where they are not named; "
         "others are refused",
-        "that of the first training image; at inference the adapter's",
+        "that of the first training image",
     ),
     "regions": Key(
         PREPARATION["regions"],
         "labels that are regions and may overlap ([Regions](your_data.md#regions))",
-        "from the dataset's `labels` and `regions_class_order`; at inference the adapter's",
+        "from the dataset's `labels` and `regions_class_order`",
     ),
     "instances": Key(
         FLAG,
@@ -127,7 +126,7 @@ KEYS: dict[str, Key] = {
     "modality": Key(
         PREPARATION["modality"],
         "which modality the images are of; a warning names DICOM whose header says another",
-        "what DICOM images say, else from the dataset's `modality`; at inference the adapter's",
+        "what DICOM images say, else from the dataset's `modality`",
     ),
     "ct_window": Key(WINDOW, "Hounsfield units that become 0 and 1, for `intensity` ct"),
     "orientation": Key(
@@ -267,29 +266,3 @@ def with_value() -> list[str]:
     """The keys that are no flags."""
     # Whether a device is there only torch can say.
     return [name for name, key in KEYS.items() if name in (*PATHS, "device") or not key.kind.fits(True)]
-
-
-def default_of(name: str, value: Any) -> str:
-    """What a configuration's value is where nothing else is said, for people."""
-    if isinstance(value, str) and (usual := re.fullmatch(r"\$\S+ if @quick else (\S+)", value)):
-        value = ast.literal_eval(usual[1])
-    if value is None:
-        return KEYS[name].default or "None"
-    if isinstance(value, str) and (otherwise := re.fullmatch(r"\$@(\w+) if @(\w+) else (\S+)", value)):
-        return f"{otherwise[3]}, with {otherwise[2]} that of {otherwise[1]}"
-    return KEYS[name].default or "as trained" if isinstance(value, str) and value[:1] in ("$", "@") else str(value)
-
-
-def in_words(config: Mapping[str, Any]) -> str:
-    """A configuration's keys, for people: default, meaning, what is allowed."""
-    return "\n".join(
-        f"--{name}  (default: {default_of(name, config[name])})\n    {unlinked(key.help)}: {key.kind.words}"
-        for name, key in KEYS.items()
-        if name in config
-    )
-
-
-def unlinked(text: str) -> str:
-    """A text of the documentation for a terminal: a page in parentheses is named, other links are their words."""
-    text = re.sub(r"\(\[[^]]*\]\(([^)#]+)[^)]*\)\)", r"(docs/\1)", text)
-    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)

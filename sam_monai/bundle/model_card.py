@@ -14,6 +14,7 @@ from ..networks.regions import numbered
 from ..networks.text import TEXT_WEIGHTS
 from ..training.room import too_few
 from . import keys
+from .key_list import default_of
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
              "channel_names", "regions", "modality")  # fmt: skip
@@ -127,7 +128,7 @@ def settings(known: Mapping[str, Any], training: Mapping[str, Any], defaults: Ma
     values |= {"epochs": training["epochs"]} if "epochs" in training else {}
     rows = []
     for key in keys.KEYS:
-        default = keys.default_of(key, defaults[key]) if key in defaults else ""
+        default = default_of(key, defaults[key]) if key in defaults else ""
         computed = default in (keys.KEYS[key].default, "as trained", "")
         said = str(values.get(key))  # None: a setting that had no part in this training
         if key in values and key not in FROM_DATA and not computed and said not in ("None", default.split(",")[0]):

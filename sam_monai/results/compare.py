@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError, counted, shown
 from ..inference.outputs import Outputs
-from .metrics import mean, short
+from .metrics import finite, mean, short
 from .report import about_cases, read_rows
 
 MOST = 10  # cases told by name
@@ -29,7 +30,8 @@ class Run(NamedTuple):
 
 
 def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> str:
-    """A table of evaluations, and a picture of it. The first is what the others are compared with.
+    """A table of evaluations, and a picture of it. The first is what the others are compared with. Evaluations of the
+    same labels that have no case in common are folds: their table ends with the mean over them.
 
     Args:
         paths: ``report.html``, ``cases.csv``, or the folder that they are in; two or more.
@@ -44,6 +46,10 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
             are named.
     """
     runs = named([Path(path) for path in paths])
+    if are_folds(runs):
+        if picture is not None:
+            raise InputError("no case is in two of these evaluations, so there is no picture of differences")
+        return folds(runs)
     refuse_others(runs)
     first, *others = runs
     keys = [key for key, dice in first.dice.items() if dice == dice]
@@ -67,6 +73,31 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
         draw(runs, keys, labels, Path(picture))
         lines += ["", f"picture: {picture}"]
     return "\n".join(lines)
+
+
+def are_folds(runs: Sequence[Run]) -> bool:
+    """Whether evaluations are of the same labels and no case is in two of them."""
+    cases, labels = ([{key[at] for key in run.dice} for run in runs] for at in (0, 1))
+    return len(set().union(*cases)) == sum(map(len, cases)) and all(one == labels[0] for one in labels)
+
+
+def folds(runs: Sequence[Run]) -> str:
+    """Dice of each evaluation by label, and at the end their mean and spread."""
+    labels = list(dict.fromkeys(label for _, label in runs[0].dice))
+    means = [[mean([d for key, d in run.dice.items() if key[1] == label]) for label in labels]
+             for run in runs]  # fmt: skip
+    columns = [*zip(*means, strict=True), [mean(one) for one in means]]
+    rows = [["", "cases", *(short(label, 20) for label in labels), "mean"]]
+    for i, run in enumerate(runs):
+        rows.append([run.name, str(len({case for case, _ in run.dice})), *(as_cell(column[i]) for column in columns)])
+    rows.append(["mean over folds", "", *(as_cell(mean(column)) for column in columns)])
+    spread = [finite(column) for column in columns]
+    rows.append(["standard deviation", "", *(as_cell(statistics.stdev(x) if x[1:] else math.nan) for x in spread)])
+    return "\n".join([f"Dice of {len(runs)} evaluations without a case in common, taken for folds", *aligned(rows)])
+
+
+def as_cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
 
 
 def read_run(path: Path) -> Run:

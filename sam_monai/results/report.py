@@ -32,6 +32,7 @@ from ..networks import identity
 from ..networks.adapter_files import BUFFERS, load_adapter, note_validation, read_adapter, read_training
 from ..networks.regions import numbered
 from ..training.checkpoints import Checkpoints
+from ..training.handlers import Cases
 from ..training.plan import Plan
 from ..training.resume import read_history
 from ..training.room import too_few
@@ -93,6 +94,7 @@ def show_result(
         table = CaseTable(tuple(labels), output_dir, regions=settings.get("regions"), instances=instances)
         evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: table.guess(calibration.guesses()))
         table.attach(evaluator)
+        Cases().attach(evaluator)
         evaluator.run(max(1, best))
         pairs = [(row.get(quality.KEY, math.nan), row["dice"]) for row in table.rows]
         found = quality.validated(pairs)

@@ -158,7 +158,8 @@ def prepared(dataset: Dataset, index: int) -> Mapping[Hashable, Any]:
 
 
 class Progress:
-    """One bar over all iterations with the time left, and a line for each validation."""
+    """One bar over all steps with the time left, which also counts a validation's cases, and a line for each
+    validation."""
 
     def __init__(self, evaluator: Engine, labels: tuple[str, ...], metric: str = "val_mean_dice") -> None:
         self.evaluator, self.labels, self.metric = evaluator, labels, metric
@@ -169,6 +170,7 @@ class Progress:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
         at_end(engine, self.close)
         self.trainer = engine
+        self.evaluator.add_event_handler(Events.ITERATION_STARTED, self.validating)
         self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, self.report)
 
     def open(self, engine: Engine) -> None:
@@ -179,7 +181,7 @@ class Progress:
                 initial=engine.state.iteration,
                 unit="step",
                 desc="training",
-                mininterval=2,
+                miniters=0,  # a validation is no step
                 disable=not first_process(),
             )
 
@@ -188,8 +190,15 @@ class Progress:
         output: Any = engine.state.output
         self.bar.total = (engine.state.max_epochs or 0) * (engine.state.epoch_length or 0)  # a clock may change it
         epoch = f"{engine.state.epoch}/{engine.state.max_epochs}"
+        self.bar.set_description("training", refresh=False)
         self.bar.set_postfix(epoch=epoch, loss=f"{output[0]['loss']:.3f}", refresh=False)
         self.bar.update()
+
+    def validating(self, engine: Engine) -> None:
+        if self.bar is not None:
+            of = f"{(engine.state.iteration - 1) % engine.state.epoch_length + 1}/{engine.state.epoch_length}"
+            self.bar.set_description(f"validating case {of}", refresh=False)
+            self.bar.update(0)
 
     def report(self, engine: Engine) -> None:
         if self.bar is None:
@@ -209,6 +218,18 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+
+class Cases:
+    """A bar over the cases of an evaluation."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.open)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.bar.update())
+        at_end(engine, lambda: self.bar.close())
+
+    def open(self, engine: Engine) -> None:
+        self.bar = tqdm(total=engine.state.epoch_length, unit="case", desc="evaluating", disable=not first_process())
 
 
 def logs_to_tensorboard() -> bool:

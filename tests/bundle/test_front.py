@@ -280,6 +280,12 @@ def test_help_lists_the_keys_of_the_bundle(ran, capsys):
     assert main(["train", "--bundle", "ptsam", "--help"]) == 0
     said = capsys.readouterr().out
     assert "--tokens  (default: 8)" in said and "--ratio" not in said and not ran
+    heads = [line for line in said.splitlines()[5:] if line.isupper()]
+    assert heads == ["DATA", "TIME", "NETWORK", "SCALE", "TRAINING", "MASKS", "DEVICE AND FOLDERS"]
+    assert main(["segment", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "TIME" not in said and said.index("RESULTS") < said.index("--mask_format")
+    assert "--image_size  (default: as trained)" in said
 
 
 def test_names_that_are_written_twice_are_the_same():

@@ -16,6 +16,7 @@ from monai_command import FILES, begun, config_files
 from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.bundle import keys
+from sam_monai.bundle.key_list import default_of
 from sam_monai.errors import input_error_in
 
 BUNDLES = ("ssam", "ptsam", "medsa")
@@ -178,7 +179,7 @@ def markdown(*kinds: list[dict]) -> str:
     their defaults are there where they differ."""
     lines = [("key", "default", "allowed", "meaning"), ("---",) * 4]
     for name, key in keys.KEYS.items():
-        every = [[keys.default_of(name, config[name]) for config in kind if name in config] for kind in kinds]
+        every = [[default_of(name, config[name]) for config in kind if name in config] for kind in kinds]
         defaults = [" / ".join(values if len({*values}) > 1 else values[:1]) for values in every if values]
         lines.append((f"`{name}`", "; ".join(dict.fromkeys(defaults)), key.kind.words, key.help))
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

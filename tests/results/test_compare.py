@@ -94,3 +94,26 @@ def test_a_table_that_is_none_or_holds_numbers_that_cannot_be_is_refused_by_a_li
         other = evaluation(tmp_path / str(number), [0.5, 0.7])
         (other / "cases.csv").write_text(content)
         assert said in (line := refused(capsys, first, other)) and str(other) in line and line.count("\n") == 1
+
+
+def test_folds_end_with_the_mean_over_them(tmp_path, capsys):
+    """Each fold counts once, however many cases it has; a label that a fold does not hold has no part in it."""
+    nan = float("nan")
+    folds = {"fold_1": [(0.2, 0.5), (0.4, 0.5)], "fold_2": [(0.8, nan)], "fold_3": [(0.7, 0.9), (0.7, nan)]}
+    for name, cases in folds.items():
+        (tmp_path / name).mkdir()
+        rows = [
+            {"case": f"{name}_{i}", "label": label, "dice": dice, "hd95": 1.0, "surface_dice": 0.5}
+            for i, case in enumerate(cases)
+            for label, dice in zip(("liver", "spleen"), case, strict=True)
+        ]
+        write_table(tmp_path / name / "cases.csv", ["case", "label", *METRICS], rows)
+    folders = [str(tmp_path / name) for name in folds]
+    assert main(["compare", *folders]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^fold_1 +2 +0\.3000 +0\.5000 +0\.4000$", said, re.M)
+    assert re.search(r"^fold_2 +1 +0\.8000 +- +0\.8000$", said, re.M)
+    assert re.search(r"^mean over folds +0\.6000 +0\.7000 +0\.6667$", said, re.M)
+    assert re.search(r"^standard deviation +0\.2646 +0\.2828 +0\.2309$", said, re.M)
+    assert main(["compare", *folders, "--picture", str(tmp_path / "all.png")]) == 1
+    assert "no case is in two" in capsys.readouterr().err

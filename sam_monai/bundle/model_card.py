@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
+from ..errors import counted
 from ..networks.regions import numbered
 from ..networks.text import TEXT_WEIGHTS
 from ..training.room import too_few
@@ -104,7 +105,9 @@ def when(training: Mapping[str, Any]) -> str:
     if not training:
         return "not recorded"
     made = f"on {training['date'][:10]} with sam_monai {training['sam_monai']}"
-    return f"{escaped(made)} for {training['epochs']} epochs, of which number {training['best_epoch']} was kept"
+    return (
+        f"{escaped(made)} for {counted(training['epochs'], 'epoch')}, of which number {training['best_epoch']} was kept"
+    )
 
 
 def results(labels: list[str], training: Mapping[str, Any]) -> str:
@@ -117,7 +120,7 @@ def results(labels: list[str], training: Mapping[str, Any]) -> str:
     cases = training["validation_cases"]
     return (
         table(("label", "Dice"), [*rows, ("mean", f"{dice:.3f}")])
-        + f"\n\nMean Dice over {cases} validation case{'s' * (cases != 1)}, which also decided which epoch was kept. "
+        + f"\n\nMean Dice over {counted(cases, 'validation case')}, which also decided which epoch was kept. "
         "So the figures are higher than those of new images."
     )
 
@@ -135,7 +138,11 @@ def settings(known: Mapping[str, Any], training: Mapping[str, Any], defaults: Ma
             rows.append((f"`{key}`", values[key], default))
     plan = {key: value for key, value in training.get("plan", {}).items() if key not in RECKONED}
     planned = [f"{key} {json.dumps(value)}" for key, value in plan.items() if value is not None]
-    said = f"Planned: {escaped(', '.join(planned))}. The training took {training['epochs']} epochs. " if planned else ""
+    said = (
+        f"Planned: {escaped(', '.join(planned))}. The training took {counted(training['epochs'], 'epoch')}. "
+        if planned
+        else ""
+    )
     if not rows:
         return f"{said}All other keys are at their defaults."
     return table(("key", "value", "default"), rows) + f"\n\n{said}All other keys are at their defaults."
@@ -152,7 +159,7 @@ def limits(metadata: Mapping[str, Any], known: Mapping[str, Any], training: Mapp
         "The base weights may have seen such images in their own training.",
     ]
     if cases is not None:
-        lines.insert(1, f"It was trained on {cases} case{'s' * (cases != 1)}. Look at every mask before you use it.")
+        lines.insert(1, f"It was trained on {counted(cases, 'case')}. Look at every mask before you use it.")
     if too_few(training):
         lines.insert(0, f"**{too_few(training)}**")
     if training.get("quick"):

@@ -77,7 +77,7 @@ def curve(history: Sequence[Mapping[str, float]]) -> str:
     """Loss of every epoch and validation Dice of some."""
     with rc_context(STYLE):
         figure, left = blank(3.0)
-        left.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="C0")
+        left.plot([h["epoch"] for h in history], [h["loss"] for h in history], color="C0", marker="o", ms=2)
         left.set(xlabel="epoch")
         left.xaxis.get_major_locator().set_params(integer=True)
         left.set_ylabel("training loss", color="C0")

@@ -142,8 +142,8 @@ def with_spread(values: Sequence[float]) -> str:
         return cell(None)
     middle = mean(known)
     digits = 3 if abs(middle) < 1 else 2 if abs(middle) < 100 else 0
-    spread = f"\u00a0±\u00a0{statistics.stdev(known):.{digits}f}" if len(known) > 1 else ""
-    return f"{middle:.{digits}f}{spread}"
+    spread = f"\u00a0±\u00a0{statistics.stdev(known):,.{digits}f}" if len(known) > 1 else ""
+    return f"{middle:,.{digits}f}{spread}"
 
 
 def figures(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], unit: str, surface: str) -> str:

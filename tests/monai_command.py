@@ -8,6 +8,7 @@ from pathlib import Path
 import fire
 import monai.bundle
 from bundle_runner import ROOT
+from tqdm import tqdm
 
 from sam_monai.bundle import command_line
 
@@ -31,6 +32,7 @@ def begun(monkeypatch, bundle: str, config: str, *words: str, component=monai.bu
     words = ("run", "--config_file", str(config_files(bundle, *FILES[config])), *BEGIN, *words)
     monkeypatch.setattr(sys, "argv", [str(Path(monai.bundle.__file__).with_name("__main__.py")), *words])
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # put back afterwards
+    monkeypatch.setattr(tqdm, "__init__", tqdm.__init__)
     monkeypatch.setattr(command_line, "stop_in_a_line", lambda **_: None)
     made = []
     fire.Fire({"run": lambda **given: made.append(component(**given))}, command=list(words))

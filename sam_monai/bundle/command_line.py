@@ -21,7 +21,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from monai.bundle import ConfigParser, run
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from ..errors import InputError, causes, told
 from ..memory import keep_freed_memory

@@ -196,8 +196,9 @@ class Progress:
 
     def validating(self, engine: Engine) -> None:
         if self.bar is not None:
-            of = f"{(engine.state.iteration - 1) % engine.state.epoch_length + 1}/{engine.state.epoch_length}"
-            self.bar.set_description(f"validating case {of}", refresh=False)
+            cases = engine.state.epoch_length or 1
+            case = (engine.state.iteration - 1) % cases + 1
+            self.bar.set_description(f"validating case {case}/{cases}", refresh=False)
             self.bar.update(0)
 
     def report(self, engine: Engine) -> None:

@@ -201,7 +201,7 @@ def tune(layer: nn.Linear | nn.Conv2d, known: Mapping[str, Tensor] | None = None
     """
     like = layer.weight.detach()
     if known is None:
-        matrix = like.flatten(1).double().cpu()
+        matrix = like.flatten(1).cpu().double()  # MPS has no float64
         known = dict(zip(FACTORS, torch.linalg.svd(matrix, full_matrices=False), strict=True))
     layer.__class__ = SVDLinear if isinstance(layer, nn.Linear) else SVDConv2d
     for name in FACTORS:

@@ -215,8 +215,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """Print what a training of a folder would be, why, and how long it would take; nothing is trained. Takes all keys
-    of the training too, as in --minutes 60 --image_size 256."""
+    """Print how a folder would be trained, why, and in what time. Takes all keys of train, as --minutes 60."""
     from ..files import refuse_existing, write_json
     from . import shipped
     from .folder import read_json

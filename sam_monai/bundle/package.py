@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from .. import __version__
+from ..backbones.weights import file_sha256
 from ..distributed import first_process
 from ..errors import InputError
 from ..files import write_aside, write_json
@@ -23,6 +24,7 @@ from .model_card import PICTURE, images, joined, model_card, needed
 from .shipped import copy, default_root, new_folder, shipped
 
 MONAI_NAMES = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}  # which metadata.json names by themselves
+LARGE = 25 * 2**20  # bytes of a file that the model zoo does not take
 TEXT_LIBRARIES = {"minilm": ["tokenizers"], "clip": ["open-clip-torch"]}
 
 
@@ -73,7 +75,21 @@ def package(
         if picture is not None:
             add_picture(picture, part / "docs" / PICTURE)
         write_adapter(state, part / "models" / "model.pt", training)
+        if large := [file for file in sorted((part / "models").iterdir()) if file.stat().st_size > LARGE]:
+            write_aside(listed(large), part / "large_files.yml")
     return output
+
+
+def listed(files: Sequence[Path]) -> str:
+    """The ``large_files.yml`` of weights that the zoo does not take, but downloads. Where from, only its user knows."""
+    lines = [
+        "# MONAI's model zoo takes no file above 25 MB. Upload these, and say by url where they are.",
+        "large_files:",
+    ]
+    for file in files:
+        lines += [f"  - path: models/{file.name}", '    url: ""', f"    hash_val: {file_sha256(file)}"]
+        lines += ["    hash_type: sha256"]
+    return "\n".join([*lines, ""])
 
 
 def add_picture(source: str | Path, target: Path) -> None:

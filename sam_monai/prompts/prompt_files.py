@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ..data.frames import frames_of
-from ..errors import InputError
+from ..errors import InputError, several
 from .rough_masks import signed_distance
 from .schema import Object, corrects, read_objects
 
@@ -27,6 +27,20 @@ LASSO_SLOPE = 2.0  # logits a voxel, from the line inwards
 def prompts_beside(path: str | Path) -> Path:
     """Where an image's prompts are looked for: ``scan.nii.gz`` has them in ``scan.nii.gz.prompts.json``."""
     return Path(f"{path}{SUFFIX}")
+
+
+def check_prompts(cases: Iterable[Mapping[str, Any]], dims: int) -> None:
+    """Refuse, before a network is loaded, prompts beside the images of ``cases`` that make no sense. Whether they lie
+    in their image is known when that is read."""
+    wrong = []
+    for path in (prompts_beside(case["image"]) for case in cases):
+        try:
+            if os.path.lexists(path):
+                read_objects(path, dims)
+        except InputError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise several(wrong)
 
 
 def with_prompts(batch: dict[str, Any], device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple:

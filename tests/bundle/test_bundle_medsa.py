@@ -9,12 +9,14 @@ import sys
 
 import nibabel as nib
 import numpy as np
+import pytest
 import torch
 from bundle_runner import ROOT, run
 from bundle_tester import BundleTester
 from network_tester import tiny_backbone
 
-from sam_monai import MedSA
+from sam_monai import InputError, MedSA
+from sam_monai.errors import told
 from sam_monai.results import pictures
 from sam_monai.results.prompted import evaluate_prompts
 
@@ -37,6 +39,17 @@ class TestMedSABundle(BundleTester):
         assert prompted.shape == shape and np.allclose(prompted.affine, nib.load(file).affine, atol=1e-5)
         assert not np.array_equal(np.asarray(prompted.dataobj), np.asarray(automatic.dataobj))
         assert (tmp_path / "prompted/d.png").is_file()
+
+    def test_prompts_that_make_no_sense_are_all_told_before_the_network_is_loaded(self, trained, tmp_path):
+        for name in ("a", "b", "c"):
+            (tmp_path / f"{name}.nii.gz").write_bytes((trained / "data/images/d.nii.gz").read_bytes())
+        (tmp_path / "a.nii.gz.prompts.json").write_text('{"objects": [{"points": [[1, 2]], "labels": [1]}]}')
+        (tmp_path / "b.nii.gz.prompts.json").write_text("{")
+        with pytest.raises(InputError) as caught:
+            run("medsa", "inference", dataset_dir=str(tmp_path), adapter=f"{trained}/models/model.pt",
+                checkpoint=f"{tmp_path}/none.pth", output_dir=f"{tmp_path}/masks")  # fmt: skip
+        first, second = str(told(caught.value)).split("\nerror: ")
+        assert "a.nii.gz.prompts.json: object 1" in first and "b.nii.gz.prompts.json: cannot be read" in second
 
     def test_a_correction_gives_a_mask_of_the_labels(self, trained, tmp_path, monkeypatch):
         file, prompts = trained / "data/images/d.nii.gz", tmp_path / "images/d.nii.gz.prompts.json"

@@ -9,6 +9,8 @@ from importlib.metadata import requires
 import numpy as np
 import pytest
 from bundle_runner import ROOT
+from monai.apps.utils import HashCheckError
+from monai.bundle import download_large_files
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -103,6 +105,18 @@ def test_a_label_cannot_write_markdown_or_html(made):
     assert all(
         line.replace(r"\|", "").count("|") == 3 for line in said.splitlines() if "img" in line and line[0] == "|"
     )
+
+
+def test_weights_that_the_zoo_does_not_take_are_listed_with_their_hashes(made, monkeypatch):
+    assert not (made() / "large_files.yml").exists()
+    monkeypatch.setattr(package, "LARGE", 0)
+    bundle = made(name="large")
+    assert (bundle / "large_files.yml").read_text().count("path: models/model.") == 2
+    download_large_files(str(bundle))  # nothing to do: what is there is what is listed
+    with open(bundle / "models/model.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(HashCheckError):
+        download_large_files(str(bundle))
 
 
 @pytest.mark.parametrize("method", list(NETWORKS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import ignite.distributed as idist
@@ -39,7 +39,8 @@ ASKED: dict[str, Callable[[Tensor, Rng], Prompts]] = {
 }
 ONE_SLICE = "1 click on one slice, followed"
 NAMED = f"{ONE_SLICE}, its label named"
-CORRECTIONS = (0, 1, 2, 3, 5)
+MOST = 10  # corrective clicks
+WANTED = (0.85, 0.90)  # Dice to which clicks are counted
 DRAWS = {name: 9 if name == "box 50 %" else 3 for name in ASKED}  # answers to loose boxes differ by a hundredth
 
 
@@ -77,10 +78,9 @@ def answers(
         yield ONE_SLICE, (ask(click) > 0) & known
         yield NAMED, (ask(click, label) > 0) & known
     prompts = draw_box(mask, rng, 0.5)
-    for clicks in range(max(CORRECTIONS) + 1):
+    for clicks in range(MOST + 1):
         answer = (ask(prompts) > 0) & known
-        if clicks in CORRECTIONS:
-            yield correction_name(clicks), answer
+        yield correction_name(clicks), answer
         prompts = corrective_click(mask, answer, prompts)
 
 
@@ -97,10 +97,14 @@ def evaluate_prompts(
     ``corrective_clicks.png`` go to ``folder``.
 
     In a volume "1 click" is one on every slice that shows the object, and a corrective click one in the whole volume.
+    Corrective clicks follow a box, up to :data:`MOST` of them, each where the answer was most wrong. How many an object
+    needs is counted too: :func:`number_of_clicks`.
+
     Networks that see patches or number objects are not asked.
 
     Returns:
-        Mean Dice by prompt: over the cases, or parts of frames, that show a label, then over the labels.
+        Mean Dice by prompt: over the cases, or parts of frames, that show a label, then over the labels. Likewise the
+        mean numbers of clicks.
     """
     images, outputs = network.preprocessing, Outputs(folder)
     if images.get("scale") == "patch" or images.get(INSTANCES):
@@ -135,31 +139,45 @@ def evaluate_prompts(
     if not rows:
         raise InputError("no validation case shows any label: there is nothing to prompt for")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
-    means = {prompt: mean_dice([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
+    means = {prompt: mean_over_labels([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
+    counts = {f"clicks to Dice {wanted:.2f}": number_of_clicks(rows, labels, wanted) for wanted in WANTED}
     if not first_process():
-        return means
+        return {**means, **counts}
     folder, names = Path(folder), CaseNames()
     rows = [{**row, "case": names(row["case"])} for row in rows]  # as in cases.csv
     with outputs.writing(folder / ANSWERS) as part:
         write_table(part, ["case", "label", "prompt", "dice"], rows)
     with outputs.writing(folder / CURVE) as part:
-        draw_curve([means[correction_name(clicks)] for clicks in CORRECTIONS], part)
+        draw_curve([means[correction_name(clicks)] for clicks in range(MOST + 1)], counts, part)
     width = max(map(len, means))
     print("\n".join([f"{'prompt':{width}}  mean Dice", *(f"{p:{width}}  {dice:9.4f}" for p, dice in means.items())]))
+    print(*(f"{name}, on average: {clicks:.1f}" for name, clicks in counts.items()), sep="\n")
     print(f"every answer: {folder / ANSWERS}", flush=True)
-    return means
+    return {**means, **counts}
 
 
-def mean_dice(rows: Sequence[dict], labels: Sequence[str]) -> float:
-    each = [[row["dice"] for row in rows if row["label"] == name] for name in labels]
+def number_of_clicks(rows: Sequence[dict], labels: Sequence[str], wanted: float) -> float:
+    """Corrective clicks until the Dice of an object, in a volume that of the whole, is ``wanted``; :data:`MOST` where
+    it is not reached by then. The mean over the objects, then over the labels: NoC in papers on interactive
+    segmentation. They mostly begin with a click, which counts. Here the first answer is that to a box, which does not.
+    """
+    curves = [[row for row in rows if row["prompt"] == correction_name(clicks)] for clicks in range(MOST + 1)]
+    each = [(curve[0]["label"], [row["dice"] >= wanted for row in curve]) for curve in zip(*curves, strict=True)]
+    counted = [{"label": label, "clicks": there.index(True) if any(there) else MOST} for label, there in each]
+    return mean_over_labels(counted, labels, "clicks")
+
+
+def mean_over_labels(rows: Sequence[dict], labels: Sequence[str], key: str = "dice") -> float:
+    each = [[row[key] for row in rows if row["label"] == name] for name in labels]
     return float(np.mean([np.mean(values) for values in each if values]))
 
 
-def draw_curve(dice: Sequence[float], path: Path) -> None:
-    """Mean Dice against corrective clicks."""
+def draw_curve(dice: Sequence[float], counts: Mapping[str, float], path: Path) -> None:
+    """Mean Dice against corrective clicks, with the mean numbers of clicks above."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(CORRECTIONS, dice, marker="o")
-    axes.set(xlabel="corrective clicks after a box", ylabel="mean Dice", xticks=CORRECTIONS)
+    axes.plot(dice, marker="o")
+    axes.set(xlabel="corrective clicks after a box", ylabel="mean Dice", xticks=range(len(dice)))
+    axes.set_title("; ".join(f"{name}: {clicks:.1f}" for name, clicks in counts.items()), fontsize="small")
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=150, format="png")

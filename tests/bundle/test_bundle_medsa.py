@@ -92,7 +92,7 @@ class TestMedSABundle(BundleTester):
         where = {"dataset_dir": f"{trained}/data", "ckpt_dir": f"{trained}/models", "output_dir": str(out)}
         run("medsa", "train", "evaluate", **where)
         rows = list(csv.DictReader((out / "prompts.csv").open()))
-        assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 12
+        assert {row["label"] for row in rows} == {"bright", "dark"} and len({row["prompt"] for row in rows}) == 18
         with (out / "cases.csv").open() as file:
             assert {row["case"] for row in rows} == {row["case"] for row in csv.DictReader(file)}
         assert all(0 <= float(row["dice"]) <= 1 for row in rows) and (out / "corrective_clicks.png").is_file()

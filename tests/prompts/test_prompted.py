@@ -20,6 +20,7 @@ from sam_monai.prompts.answering import by_parts
 from sam_monai.prompts.prompt_files import prompts_beside, read_prompts, with_prompts
 from sam_monai.prompts.prompted_inference import PromptedInference
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
+from sam_monai.results.prompted import MOST, correction_name, number_of_clicks
 from sam_monai.training.losses import SoftmaxDiceFocalLoss
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,
@@ -131,3 +132,15 @@ def test_prompts_of_a_file_mean_the_same_voxels_after_turning_and_resampling(tmp
 
 def test_an_image_without_a_file_of_prompts_has_none(tmp_path):
     assert read_prompts(tmp_path / "none.json", torch.zeros(1, 5, 5)) == {}
+
+
+def test_clicks_are_counted_until_the_dice_is_reached_first_and_all_where_it_never_is():
+    after = {"one": [0.9], "two": [0.5, 0.6, 0.86, 0.7, 0.9], "never": [0.84]}
+    rows = []
+    for clicks in range(MOST + 1):
+        for name, dice in after.items():
+            row = {"label": "b" if name == "two" else "a", "dice": dice[min(clicks, len(dice) - 1)]}
+            rows.append({**row, "case": name, "prompt": correction_name(clicks)})
+    assert number_of_clicks(rows, ["a", "b"], 0.85) == ((0 + MOST) / 2 + 2) / 2
+    assert number_of_clicks(rows, ["a", "b"], 0.88) == ((0 + MOST) / 2 + 4) / 2
+    assert number_of_clicks(rows, ["a", "b", "absent"], 0.91) == MOST

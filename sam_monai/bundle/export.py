@@ -219,9 +219,9 @@ def write_pt2(
 def write_onnx(
     program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
 ) -> Run:
-    save_onnx(program, path, axes, opset, about)
     import onnxruntime
 
+    save_onnx(program, path, axes, opset, about, fold=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -249,9 +249,14 @@ def write_openvino(
 
 
 def save_onnx(
-    program: torch.export.ExportedProgram, path: Path, axes: Axes, opset: int, about: Mapping[str, str]
+    program: torch.export.ExportedProgram,
+    path: Path,
+    axes: Axes,
+    opset: int,
+    about: Mapping[str, str],
+    fold: bool = False,
 ) -> None:
-    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    large = sum(tensor.nbytes for tensor in program.state_dict.values()) > 1.8e9  # a protobuf ends at 2 GB
     made: Any = torch.onnx.export(
         program,
         input_names=list(axes),
@@ -260,9 +265,30 @@ def save_onnx(
         dynamic_shapes=tuple(axes.values()),  # their names alone: the program has the axes
         dynamo=True,
         verbose=False,
+        optimize=False,  # takes a third of the whole export, and a runtime does the same in a second
     )
+    if fold and not large:
+        made.model = folded(made.model)
     made.model.metadata_props.update(about)
-    made.save(path, external_data=size > 1.8e9)  # a protobuf ends at 2 GB
+    made.save(path, external_data=large)
+
+
+def folded(model: Any) -> Any:
+    """An onnx_ir model whose constants onnxruntime computed, still of standard operators alone."""
+    import onnx_ir
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.intra_op_num_threads = torch.get_num_threads()
+    with tempfile.TemporaryDirectory() as folder:
+        options.optimized_model_filepath = f"{folder}/folded.onnx"
+        onnx_ir.save(model, f"{folder}/model.onnx")
+        onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+        found = onnx_ir.load(options.optimized_model_filepath)
+    for domain in set(found.opset_imports) - {""}:  # it names its own, which no operator is of
+        del found.opset_imports[domain]
+    return found
 
 
 WRITERS = {".onnx": write_onnx, ".xml": write_openvino, ".pt2": write_pt2}

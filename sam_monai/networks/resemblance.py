@@ -25,8 +25,8 @@ def resemblances(
     prompted: Tensor, automatic: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
 ) -> Tensor:
     """Sums (R, L, 5) that say how much objects are like labels: over voxels what both hold, what the object holds and
-    what the label holds, over positive clicks beside no box how surely the label holds them, and their number. Sums of
-    a volume's parts add up to the volume's. No gradient.
+    what the label holds, how surely the label holds the first positive click beside no box, and 1 if there is one. Sums
+    of a volume's parts add up to the volume's. No gradient.
 
     Args:
         prompted: logits (R, *spatial).
@@ -42,7 +42,8 @@ def resemblances(
         return torch.stack([*sums, torch.zeros_like(common), torch.zeros_like(common)], 2)
     size = torch.tensor(there.shape[2:], device=there.device)
     inside = ((point_coords.round() >= 0) & (point_coords.round() < size)).all(2)
-    on = ((point_labels == 1) & inside).float()[:, None]  # (R, 1, N)
+    first = (point_labels == 1) & ((point_labels == 1).cumsum(1) == 1)  # later ones correct what is wrong
+    on = (first & inside).float()[:, None]  # (R, 1, N)
     if boxes is not None:
         on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
     share = (at_clicks(there, point_coords) * on).sum(2)
@@ -51,7 +52,7 @@ def resemblances(
 
 def likeness(resemblance: Tensor) -> Tensor:
     """How much objects are like labels (R, L), from 0 to 1, by the sums of :func:`resemblances`: the soft Dice of the
-    two, and where there are clicks and no box its mean with the label's share in the positive clicks."""
+    two, and where there is a positive click and no box its mean with how surely the label holds the first one."""
     common, found, there, held, clicks = resemblance.unbind(2)
     dice = 2 * common / (found + there).clamp(min=1e-5)
     return torch.where(clicks > 0, (dice + held / clicks.clamp(min=1)) / 2, dice)

@@ -80,11 +80,11 @@ def as_label(
     def known(here: slice) -> Tensor:
         return network(image[..., here], embedding[..., here]) if automatic is None else automatic[..., here]
 
-    alike, (at, _) = prompts.get("meant"), clicks_of(prompts)
+    alike, (at, kinds) = prompts.get("meant"), clicks_of(prompts)
     if alike is None:
-        sums = []
+        sums, first = [], [i for i, kind in enumerate(kinds) if kind == 1][:1]
         for k in seeds:
-            clicks, here = clicks_in(prompts, [i for i, place in enumerate(at) if place == k]), slice(k, k + 1)
+            clicks, here = clicks_in(prompts, first if first and at[first[0]] == k else []), slice(k, k + 1)
             points = clicks.get("point_coords"), clicks.get("point_labels")
             sums.append(resemblances(logits[None, ..., here], known(here), *points, None))
         alike = likeness(torch.stack(sums).sum(0))

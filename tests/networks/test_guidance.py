@@ -8,7 +8,7 @@ from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import MedSA
 from sam_monai.networks.click_tokens import obey_clicks
-from sam_monai.networks.medsa import resemblances
+from sam_monai.networks.resemblance import likeness, resemblances
 
 
 @pytest.fixture
@@ -48,6 +48,14 @@ def test_a_click_says_which_label_is_meant(network, on, label):
         answer = network.guided(unsure, automatic, alike, *prompts)[0]
         halves = answer[:, :6].mean(), answer[:, 6:].mean()
         assert halves[label - 1] > 0 > halves[2 - label]
+
+
+def test_a_correcting_click_in_another_label_leaves_the_object_the_label_of_the_first_click():
+    automatic = torch.full((1, 3, 8, 12), -4.0)
+    automatic[:, 0], automatic[:, 1, :, :6], automatic[:, 2, :, 6:] = 0.0, 4.0, 4.0
+    unsure, clicks = torch.full((1, 8, 12), -0.5), torch.tensor([[[0.0, 0.0], [4.0, 2.0], [4.0, 9.0]]])
+    one, two = (resemblances(unsure, automatic, clicks, torch.tensor([v]), None) for v in ([-1, 1, 0], [-1, 1, 1]))
+    assert torch.equal(one, two) and likeness(two)[0, 0] > 1.5 * likeness(two)[0, 1]
 
 
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 7)])

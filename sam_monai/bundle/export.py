@@ -280,6 +280,7 @@ def folded(model: Any) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3  # it warns of each constant that it leaves
     options.intra_op_num_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
         options.optimized_model_filepath = f"{folder}/folded.onnx"

@@ -240,8 +240,8 @@ class MedSA(AdaptedSAM):
         The margin of the label that the object is most like (its logit over the largest of the others, the
         background's included) is added, times a trained gain, which starts at 0. How much the object is like a label is
         the soft Dice of the two over the image or volume and, where there is no box, of the same weight how surely the
-        label holds the first positive click. Other clicks and those beside a box do not count, as corrections are made
-        where the label's own answer tends to be wrong. An object that is no label's is left as it
+        label holds the first positive click of each slice. Other clicks and those beside a box do not count, as
+        corrections are made where the label's own answer tends to be wrong. An object that is no label's is left as it
         is.
         Other labels take part by the fourth power of how much less the object is like them. The labels' answers get no
         gradient from this. In eval mode the gain counts :data:`GAIN_ON_NEW_IMAGES` times: on the images that it was

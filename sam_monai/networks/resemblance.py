@@ -25,8 +25,8 @@ def resemblances(
     prompted: Tensor, automatic: Tensor, point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
 ) -> Tensor:
     """Sums (R, L, 5) that say how much objects are like labels: over voxels what both hold, what the object holds and
-    what the label holds, how surely the label holds the first positive click beside no box, and 1 if there is one. Sums
-    of a volume's parts add up to the volume's. No gradient.
+    what the label holds, over the first positive clicks of slices, beside no box, how surely the label holds them, and
+    their number. Sums of a volume's parts add up to the volume's. No gradient.
 
     Args:
         prompted: logits (R, *spatial).
@@ -42,17 +42,23 @@ def resemblances(
         return torch.stack([*sums, torch.zeros_like(common), torch.zeros_like(common)], 2)
     size = torch.tensor(there.shape[2:], device=there.device)
     inside = ((point_coords.round() >= 0) & (point_coords.round() < size)).all(2)
-    first = (point_labels == 1) & ((point_labels == 1).cumsum(1) == 1)  # later ones correct what is wrong
-    on = (first & inside).float()[:, None]  # (R, 1, N)
+    on = (first_in_slice(point_coords, point_labels) & inside).float()[:, None]  # (R, 1, N)
     if boxes is not None:
         on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
     share = (at_clicks(there, point_coords) * on).sum(2)
     return torch.stack([*sums, share, on.sum(2).expand_as(common)], 2)
 
 
+def first_in_slice(point_coords: Tensor, point_labels: Tensor) -> Tensor:
+    """Which positive clicks (R, N) are the first of their slice, or picture: later ones correct what is wrong there."""
+    positive, slices = point_labels == 1, point_coords[..., 2:].round()  # of pictures there is nothing to compare
+    same = (slices[:, :, None] == slices[:, None]).all(3)
+    return positive & ~(same & positive[:, None]).tril(-1).any(2)
+
+
 def likeness(resemblance: Tensor) -> Tensor:
     """How much objects are like labels (R, L), from 0 to 1, by the sums of :func:`resemblances`: the soft Dice of the
-    two, and where there is a positive click and no box its mean with how surely the label holds the first one."""
+    two, and where there is a positive click and no box its mean with how surely the label holds the first ones."""
     common, found, there, held, clicks = resemblance.unbind(2)
     dice = 2 * common / (found + there).clamp(min=1e-5)
     return torch.where(clicks > 0, (dice + held / clicks.clamp(min=1)) / 2, dice)

@@ -58,6 +58,19 @@ def test_a_correcting_click_in_another_label_leaves_the_object_the_label_of_the_
     assert torch.equal(one, two) and likeness(two)[0, 0] > 1.5 * likeness(two)[0, 1]
 
 
+def test_in_a_volume_the_first_click_of_each_slice_says_what_is_meant_there():
+    automatic = torch.full((1, 3, 8, 12, 3), -4.0)
+    automatic[:, 0], automatic[:, 1, :, :6], automatic[:, 2, :, 6:] = 0.0, 4.0, 4.0
+    clicks = torch.tensor([[[4.0, 2.0, 0.0], [4.0, 9.0, 1.0], [4.0, 9.0, 0.0], [4.0, 2.0, 1.0]]])
+    sums = resemblances(torch.full((1, 8, 12, 3), -0.5), automatic, clicks, torch.tensor([[1, 1, 1, 1]]), None)
+    assert (sums[0, :, 4] == 2).all() and torch.allclose(sums[0, 0, 3], sums[0, 1, 3])  # one for each label
+    alone = [resemblances(torch.full((1, 8, 12, 1), -0.5), automatic[..., k : k + 1],
+                          clicks - torch.tensor([0, 0, k]), torch.tensor([[1, 1, 1, 1]]), None)
+             for k in range(3)]  # fmt: skip
+    torch.testing.assert_close(sum(alone), sums)  # a slice by itself knows its own first click
+    assert likeness(alone[0])[0].argmax() == 0 and likeness(alone[1])[0].argmax() == 1
+
+
 @pytest.mark.parametrize("shape", [(20, 24), (20, 24, 7)])
 def test_a_correction_counts_where_it_was_made_against_the_labels_answer(network, shape):
     network.label_gains.data.fill_(1.0)

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.__main__ import main
-from sam_monai.bundle import keys, package
+from sam_monai.bundle import key_list, package
 from sam_monai.networks.adapter_files import training_summary, write_adapter
 
 NETWORKS = {"ssam": SSAM, "ptsam": PTSAM, "medsa": MedSA}
@@ -67,7 +67,7 @@ def test_settings_are_listed_where_they_are_not_the_defaults(method, made):
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", said, re.M))
     train = json.loads((ROOT / f"bundles/{method}/configs/train.json").read_text())
     for key, value in {"image_size": 32, "epochs": 40}.items():
-        default = keys.default_of(key, train[key])
+        default = key_list.default_of(key, train[key])
         assert rows.get(key) == (None if default == keys.KEYS[key].default else f"{value} | {default}")
     assert rows["learning_rate"].startswith("0.125 | ")
     assert not {"labels", "augment", "slices_per_batch", "backbone", "seed", "text_encoder"} & rows.keys()

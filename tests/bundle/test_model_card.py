@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.__main__ import main
-from sam_monai.bundle import key_list, package
+from sam_monai.bundle import key_list, keys, package
 from sam_monai.networks.adapter_files import training_summary, write_adapter
 
 NETWORKS = {"ssam": SSAM, "ptsam": PTSAM, "medsa": MedSA}

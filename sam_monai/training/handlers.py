@@ -222,15 +222,15 @@ class Progress:
 
 
 class Cases:
-    """A bar over the cases of an evaluation."""
+    """A bar over the cases of an evaluation. One that ends before its start, as where an adapter is refused, has none."""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.open)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self.bar.update())
-        at_end(engine, lambda: self.bar.close())
 
     def open(self, engine: Engine) -> None:
-        self.bar = tqdm(total=engine.state.epoch_length, unit="case", desc="evaluating", disable=not first_process())
+        bar = tqdm(total=engine.state.epoch_length, unit="case", desc="evaluating", disable=not first_process())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: bar.update())
+        at_end(engine, bar.close)
 
 
 def logs_to_tensorboard() -> bool:

@@ -7,11 +7,13 @@ import re
 import sys
 import time
 
-from ignite.engine import Engine
+import pytest
+from ignite.engine import Engine, Events
 from monai_command import begun
 from tiny_training import make_cases, tiny_training
 from tqdm import tqdm
 
+from sam_monai import InputError
 from sam_monai.training import handlers
 
 
@@ -37,6 +39,17 @@ def test_an_evaluation_counts_its_cases(capsys):
     handlers.Cases().attach(engine)
     engine.run(range(3))
     assert "evaluating: 100%" in (said := capsys.readouterr().err) and "3/3" in said
+
+
+def test_an_evaluation_that_is_refused_at_its_start_says_why():
+    def refuse(_: Engine) -> None:
+        raise InputError("not this adapter")
+
+    engine = Engine(lambda *_: None)
+    engine.add_event_handler(Events.STARTED, refuse)
+    handlers.Cases().attach(engine)
+    with pytest.raises(InputError, match="not this adapter"):
+        engine.run(range(3))
 
 
 def test_a_log_keeps_few_states_of_a_bar(monkeypatch):

@@ -222,7 +222,7 @@ class Progress:
 
 
 class Cases:
-    """A bar over the cases of an evaluation. One that ends before its start, as where an adapter is refused, has none."""
+    """A bar over the cases of an evaluation, from its start on: where an adapter is refused there is none."""
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.open)

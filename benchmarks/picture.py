@@ -41,7 +41,7 @@ def draw_dice(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     others = sorted({name for row in means.values() for name in row if not name.startswith("U-Net")})
     best = {d: max((v for n, v in row.items() if n.startswith("U-Net")), default=0.0) for d, row in means.items()}
     order = sorted(means, key=lambda d: max((means[d].get(name, 0.0) for name in others), default=0.0))
-    figure = Figure(figsize=(8, 0.36 * len(order) + 1), layout="constrained")
+    figure = Figure(figsize=(8, 0.24 * len(order) + 0.6), layout="constrained")
     axes = figure.subplots()
     for row, dataset in enumerate(order):
         found = [means[dataset][name] for name in others if name in means[dataset]]
@@ -50,7 +50,7 @@ def draw_dice(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     for name in others:
         there = [(means[d][name], row) for row, d in enumerate(order) if name in means[d]]
         axes.scatter(*zip(*there, strict=True), label=name, zorder=3)
-    axes.set_yticks(range(len(order)), [dataset.replace("_", " ") for dataset in order])
+    axes.set_yticks(range(len(order)), [dataset.replace("_", " ") for dataset in order], fontsize=9)
     axes.set(xlim=(0, 1), xlabel="Dice")
-    axes.legend(loc="lower left")
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=120)

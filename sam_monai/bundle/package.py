@@ -165,7 +165,7 @@ def named(
     day = f" on {training['date'][:10]}" if training else ""
     metadata["changelog"][metadata["version"]] = f"trained{day}: {labels}"
     short = method.partition(":")[0]
-    metadata["description"] = f"Segments {labels} in {what.split(',')[0]}. An {short} adapter of {known['backbone']}."
+    metadata["description"] = f"Segments {labels} in {what.split(',')[0]}. Method: {short}, base: {known['backbone']}."
     metadata["image_classes"] = f"{what}; values in [0, 1]"
     dice = {str(channel): one for channel, one in enumerate(training.get("dice_by_label", ()), 1) if one is not None}
     measured = {"val_mean_dice": training.get("validation_dice"), "val_dice_by_channel": dice}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from monai.inferers import Inferer, SlidingWindowInferer
@@ -28,6 +28,20 @@ ANSWERED = "answers_prompts"  # an attribute of logits
 PROMPTS = ("point_coords", "point_labels", "boxes", "masks", "lasso")
 
 
+class Kept(NamedTuple):
+    """What is kept of the last image."""
+
+    image: Tensor
+    state: list[Any]
+    parts: list[weakref.ref[Any]]
+    embedding: Tensor
+    automatic: Tensor | None
+
+    def __repr__(self) -> str:
+        """Without the values of the image: MONAI Label logs the attributes of its inferer at each request."""
+        return f"embedding of an image {tuple(self.image.shape)}"
+
+
 class PromptedInference(Inferer):
     """Segments by the prompts given, or without, by another inferer.
 
@@ -46,7 +60,7 @@ class PromptedInference(Inferer):
 
     def __init__(self, automatic: Inferer) -> None:
         self.automatic = automatic
-        self.last: tuple[Tensor, list[Any], list[weakref.ref[Any]], Tensor, Tensor | None] | None = None
+        self.last: Kept | None = None
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **prompts: Any) -> Tensor:
         """An image (1, C, *spatial), and prompts of K objects, to logits (1, K + 1, *spatial). Of a volume whose logits
@@ -145,7 +159,7 @@ class PromptedInference(Inferer):
         automatic = None if large else network(image, embedding)
         made = (embedding, automatic)
         followed = any(x is not None and x.requires_grad for x in made)  # a backward pass leaves no graph of it
-        self.last = None if state is None or followed else (plain.detach().clone(), state, parts, *made)
+        self.last = None if state is None or followed else Kept(plain.detach().clone(), state, parts, *made)
         return embedding, automatic
 
 

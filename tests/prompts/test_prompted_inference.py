@@ -152,3 +152,10 @@ def test_whole_numbers_lists_and_boxes_that_reach_beyond_mean_what_they_say(netw
             {**{key: value.numpy() for key, value in CLICK.items()}, "boxes": box.long(), "masks": NOTHING},
         ):
             assert torch.equal(inferer(x, network, **same), expected)
+
+
+def test_what_is_logged_of_an_inferer_has_no_value_of_the_image(network):
+    inferer, x = PromptedInference(SimpleInferer()), image(1, 1, 30, 30)
+    with torch.no_grad():
+        inferer(x, network, **CLICK)  # MONAI Label logs the attributes before each request
+    assert inferer.last is not None and "tensor" not in str(vars(inferer)) and len(str(vars(inferer))) < 300

@@ -84,15 +84,26 @@ class EncoderEngine:
 
 
 def convert(encoder: nn.Module, image_size: int, path: Path) -> None:
-    """Write an encoder (N, 3, S, S) -> (N, 256, h, w) of any N as OpenVINO's .xml and .bin, aside and renamed."""
-    import openvino
+    """Write an encoder (N, 3, S, S) -> (N, 256, h, w) of any N as OpenVINO's .xml and .bin, aside and renamed.
+
+    Raises:
+        InputError: OpenVINO does not know how this torch writes the encoder.
+    """
+    import openvino.frontend
 
     path.parent.mkdir(parents=True, exist_ok=True)
     axes: Any = ({0: torch.export.Dim("batch", min=1)},)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder, torch.no_grad(), quiet():
         example = torch.rand(2, 3, image_size, image_size)
         program = torch.export.export(encoder.eval(), (example,), dynamic_shapes=axes, strict=False)
-        openvino.save_model(openvino.convert_model(program), Path(folder) / path.name, compress_to_fp16=False)
+        try:
+            model = openvino.convert_model(program)
+        except openvino.frontend.OpConversionFailure as error:
+            raise InputError(
+                f"OpenVINO {openvino.__version__.split('-')[0]} cannot convert the encoder as torch "
+                f"{torch.__version__} writes it: install a newer torch, or leave engine out"
+            ) from error
+        openvino.save_model(model, Path(folder) / path.name, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             os.replace((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
 

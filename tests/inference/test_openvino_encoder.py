@@ -47,3 +47,15 @@ def test_with_depth_attention_the_encoder_stays_in_torch(capsys):
 def test_an_unknown_engine_is_refused():
     with pytest.raises(InputError, match="torch, openvino"):
         EncoderEngine(MedSA(tiny_backbone(), labels=LABELS), "onnx")
+
+
+def test_an_encoder_that_openvino_cannot_convert_is_one_line(tmp_path, monkeypatch):
+    import openvino.frontend
+
+    def fail(_):
+        raise openvino.frontend.OpConversionFailure("aten.slice.Tensor")
+
+    monkeypatch.setattr(openvino, "convert_model", fail)
+    with pytest.raises(InputError, match=r"OpenVINO [\d.]+ cannot convert .* torch .*: install a newer torch"):
+        engine.convert(torch.nn.Identity(), 32, tmp_path / "encoder.xml")
+    assert not list(tmp_path.iterdir())

@@ -221,10 +221,11 @@ class MedSA(AdaptedSAM):
         boxes: Tensor | None = None,
         part: tuple[int, int] | None = None,
         masks: Tensor | None = None,
+        automatic: Tensor | None = None,
     ) -> Tensor:
         """:func:`resemblances` of prompted objects in a part of a volume, to be added to those of its other parts.
         Arguments as in :meth:`forward`."""
-        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, None, part, masks)
+        objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         return resemblances(objects, automatic, in_part(point_coords, part), point_labels, boxes)
 
     def guided(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from ..networks.resemblance import named
 from .drawn import Prompts
-from .following import PART, Network, clicks_of, follow
+from .following import ABSENT, Network, answered_without, clicks_of, compared, connected, follow, label_margin, parts_of
 
 
 def answered(
@@ -25,8 +25,9 @@ def answered(
     """Logits (*spatial) of one object. They depend on the image and the list of the object's prompts alone.
 
     In a picture, and in a slice of a volume, a click refines what is there: :func:`click_by_click`. In a volume an
-    object with a box is answered in all slices. Without a box it is followed from the slices with a positive click or a
-    mask: :func:`follow`.
+    object with a box is answered in all slices. Without a box it is answered in the slices with a positive click or a
+    mask, and followed from there: :func:`follow`. Where it is one of the labels, clicks that contradict the label's own
+    answer in another slice than the first refine that.
 
     A network that was trained without mask prompts answers all of the prompts at once.
 
@@ -52,28 +53,47 @@ def answered(
 
         return click_by_click(network, ask_picture, prompts, numbers, boxed or "masks" in prompts)[0, 0]
     depth = image.shape[4]
-    logits = on_slices(network, image, embedding, automatic, prompts, 0, depth)
     masks, drawn = prompts.get("masks"), set[int]()
     if masks is not None:
         drawn = set((~masks[0, 0, 0, 0].isnan()).nonzero().flatten().tolist())
     at, kinds = clicks_of(prompts)
+    seeds = drawn | {k for k, kind in zip(at, kinds, strict=True) if kind == 1 and 0 <= k < depth}
+    known = partial(answered_without, network, image, embedding, automatic)
     clicked = [k for k, kind in zip(at, kinds, strict=True) if kind != -1 and 0 <= k < depth]
-    for k in sorted(set(clicked)):
-        alone = boxed or k in drawn
-        if clicked.count(k) + alone < 2 or not takes_masks(network):
-            continue
+    followed = bool(seeds) and not boxed
+    parts = [slice(k, k + 1) for k in sorted(seeds)] if followed else parts_of(0, depth)
+    resemblance = base = None
+    if len(seeds) > 1 if followed else clicked or automatic is None:
+        shown = {**prompts, **first_clicks(prompts, numbers, 1)}
+        resemblance = compared(network, image, embedding, known, shown, parts)
 
-        def ask_slice(shown: Prompts, k: int = k) -> Tensor:
-            return on_slices(network, image, embedding, automatic, shown, k, k + 1)[None, None]
+    def refine(k: int) -> None:
+        def ask_slice(shown: Prompts) -> Tensor:
+            return on_slices(network, image, embedding, automatic, shown, k, k + 1, resemblance)[None, None]
 
         own = {key: value for key, value in prompts.items() if key != "masks"}
+        here = numbers * (torch.tensor(at) == k)  # the clicks of other slices are shown from the first
         if masks is not None and k in drawn:
             own["masks"] = masks[..., k : k + 1]
-        here = numbers * (torch.tensor(at) == k)  # the clicks of other slices are shown from the first
-        logits[..., k] = click_by_click(network, ask_slice, own, here, alone)[0, 0, ..., 0]
-    seeds = drawn | {k for k, kind in zip(at, kinds, strict=True) if kind == 1 and 0 <= k < depth}
-    if seeds and not boxed:
-        follow(network, image, embedding, automatic, logits, seeds, prompts)
+        elif base is not None and not obeyed(base, prompts, int(here.nonzero()[0])) and takes_masks(network):
+            own["masks"] = base[None, None, ..., k : k + 1]
+        logits[..., k] = click_by_click(network, ask_slice, own, here, boxed or k in drawn)[0, 0, ..., 0]
+
+    if not followed:
+        logits = on_slices(network, image, embedding, automatic, prompts, 0, depth, resemblance)
+        for k in sorted({k for k in clicked if clicked.count(k) + boxed > 1 and takes_masks(network)}):
+            refine(k)
+        return logits
+    logits = torch.full(image.shape[2:], ABSENT, device=image.device)
+    first = [k for k, kind in zip(at, kinds, strict=True) if kind == 1 and k in seeds][:1]
+    for k in sorted(starts := drawn | {*first}):
+        refine(k)
+    margin = label_margin(known, logits, sorted(seeds), prompts, resemblance)
+    if margin is not None and starts < seeds:
+        base = connected(margin, logits, sorted(starts), prompts)
+    for k in sorted(seeds - starts):
+        refine(k)
+    follow(network, image, embedding, automatic, logits, seeds, prompts, margin)
     return logits
 
 
@@ -99,6 +119,13 @@ def click_by_click(
         answer = masks = ask(shown if masks is None else {**shown, "masks": masks})
     assert answer is not None
     return answer
+
+
+def obeyed(logits: Tensor, prompts: Prompts, click: int) -> bool:
+    """Whether logits (H, W, D) are on a click's side; clicks beside the image have none."""
+    place = prompts["point_coords"][0, click].round().long().tolist()
+    inside = all(0 <= i < size for i, size in zip(place, logits.shape, strict=True))
+    return not inside or bool(logits[tuple(place)] > 0) == bool(prompts["point_labels"][0, click] == 1)
 
 
 def takes_masks(network: Network) -> bool:
@@ -144,40 +171,18 @@ def on_slices(
     prompts: Prompts,
     first: int,
     last: int,
+    resemblance: Tensor | None,
 ) -> Tensor:
-    """Logits (H, W, last - first) of an object in some slices of a volume. ``masks`` are of these slices alone, the
-    other prompts of the whole volume."""
-    depth, here = image.shape[4], slice(first, last)
-    if automatic is None:
-        return by_parts(network, image[..., here], embedding[..., here], prompts, (first, depth))
-    known = {"automatic": automatic[..., here], "part": (first, depth)}
-    return network(image[..., here], embedding[..., here], **known, **prompts)[0, 1]
-
-
-def by_parts(
-    network: Network, image: Tensor, embedding: Tensor, prompts: Prompts, part: tuple[int, int] | None = None
-) -> Tensor:
-    """Logits (H, W, D) of one object, the same as from all slices at once, made of :data:`PART` slices a time.
-
-    ``part``: (first, depth) where the slices given are only a part of a volume, as in :meth:`MedSA.forward`.
-    """
-    module: Any = getattr(network, "module", network)
-    start, depth = part or (0, image.shape[4])
-    parts = [slice(first, first + PART) for first in range(0, image.shape[4], PART)]
-
-    meant = {"meant": prompts["meant"]} if "meant" in prompts else {}
-    prompts = {key: value for key, value in prompts.items() if key != "meant"}
-
-    def asked(here: slice) -> dict[str, Any]:
-        masks = {"masks": prompts["masks"][..., here]} if "masks" in prompts else {}
-        return {**prompts, **masks, "part": (start + here.start, depth)}
-
-    resemblance = sum(
-        module.resemblance(image[..., here], embedding[..., here], **asked(here))
-        for here in tqdm(parts, desc="comparing with the labels", unit="part", leave=False)
-    )
-    logits = torch.empty(image.shape[2:], device=image.device)
-    for here in tqdm(parts, desc="answering the prompt", unit="part", leave=False):
-        answer = network(image[..., here], embedding[..., here], resemblance=resemblance, **meant, **asked(here))
-        logits[..., here] = answer[0, 1]
+    """Logits (H, W, last - first) of an object in some slices of a volume, the same as from all of them at once.
+    ``masks`` are of these slices alone, the other prompts of the whole volume."""
+    logits = torch.empty(*image.shape[2:4], last - first, device=image.device)
+    parts = [slice(first, last)] if automatic is not None else parts_of(first, last)
+    for here in tqdm(parts, desc="answering the prompt", unit="part", leave=False, delay=2):
+        asked = {**prompts, "part": (here.start, image.shape[4]), "resemblance": resemblance}
+        own = slice(here.start - first, here.stop - first)
+        if "masks" in prompts:
+            asked["masks"] = prompts["masks"][..., own]
+        if automatic is not None:
+            asked["automatic"] = automatic[..., here]
+        logits[..., own] = network(image[..., here], embedding[..., here], **asked)[0, 1]
     return logits

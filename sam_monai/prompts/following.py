@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from ..networks.resemblance import likeness, margins, resemblances
 from .drawn import Prompts
@@ -28,16 +30,18 @@ def follow(
     logits: Tensor,
     seeds: set[int],
     prompts: Prompts,
+    margin: Tensor | None,
 ) -> None:
     """In the logits (H, W, D) of one object, answer the slices beyond the ``seeds`` anew, in place.
 
-    An object that is a label, by name or in the seeds, has the label's own answer: :func:`as_label`. Any other is
-    followed from the nearest seed outwards, each slice by the box about its neighbour's mask. Negative clicks count in
-    their slice.
+    An object that is a label has the label's own answer, as far as it is :func:`connected`; ``margin`` is what
+    :func:`label_margin` gives. Any other is followed from the nearest seed outwards, each slice by the box about its
+    neighbour's mask. Negative clicks count in their slice.
     """
     at, kinds = clicks_of(prompts)
     nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
-    label = as_label(network, image, embedding, automatic, logits, sorted(seeds), prompts)
+    known_in = partial(answered_without, network, image, embedding, automatic)
+    label = None if margin is None else connected(margin, logits, sorted(seeds), prompts)
     for k in sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k])):
         here = slice(k, k + 1)
         known = None if automatic is None else automatic[..., here]
@@ -46,7 +50,7 @@ def follow(
             logits[..., k] = label[..., k]
             if clicks:
                 module: Any = getattr(network, "module", network)
-                known = network(image[..., here], embedding[..., here]) if known is None else known
+                known = known_in(here)
                 alone = torch.zeros(1, known.shape[1] - 1, 5, device=image.device)  # like no label: the clicks' part
                 logits[..., here] = module.guided(label[None, ..., here], known, alone, **clicks)[0]
             continue
@@ -61,38 +65,42 @@ def follow(
         logits[..., k] = answer[0, 1, ..., 0]
 
 
-def as_label(
-    network: Network,
-    image: Tensor,
-    embedding: Tensor,
-    automatic: Tensor | None,
-    logits: Tensor,
-    seeds: list[int],
-    prompts: Prompts,
+def label_margin(
+    known: Callable[[slice], Tensor], logits: Tensor, seeds: list[int], prompts: Prompts, resemblance: Tensor | None
 ) -> Tensor | None:
-    """Logits (H, W, D) of an object that is one of the labels, by its name or in the ``seeds``: there its own, in the
-    other slices the label's margin over the other labels, as far as the label is connected to the object; all of it
-    where the object is named and nothing is connected. ``None``: it is no label.
+    """The margin over all others (H, W, D) of the label that an object is, by its name or by its likeness. ``None``: it
+    is no label.
 
-    One prompted slice tells its neighbours less than the network knows of them without a prompt.
+    Args:
+        known: gives the network's answer without a prompt in some slices.
+        logits: of the object (H, W, D), where there is one seed.
+        seeds: the prompted slices.
+        prompts: of the object.
+        resemblance: of several seeds, what :func:`compared` gives.
     """
-
-    def known(here: slice) -> Tensor:
-        return network(image[..., here], embedding[..., here]) if automatic is None else automatic[..., here]
-
-    alike, (at, kinds) = prompts.get("meant"), clicks_of(prompts)
-    if alike is None:
-        sums, first = [], [i for i, kind in enumerate(kinds) if kind == 1][:1]
-        for k in seeds:
-            clicks, here = clicks_in(prompts, first if first and at[first[0]] == k else []), slice(k, k + 1)
-            points = clicks.get("point_coords"), clicks.get("point_labels")
-            sums.append(resemblances(logits[None, ..., here], known(here), *points, None))
-        alike = likeness(torch.stack(sums).sum(0))
+    if "meant" in prompts:
+        alike = prompts["meant"]
+    elif resemblance is not None:
+        alike = likeness(resemblance)
+    else:
+        here, kinds = slice(seeds[0], seeds[0] + 1), clicks_of(prompts)[1]
+        clicks = clicks_in(prompts, [i for i, kind in enumerate(kinds) if kind == 1][:1])
+        points = clicks.get("point_coords"), clicks.get("point_labels")
+        alike = likeness(resemblances(logits[None, ..., here], known(here), *points, None))
     most, label = alike[0].max(0)
     if most < LIKE:
         return None
-    parts = [slice(first, first + PART) for first in range(0, image.shape[4], PART)]
-    answer = torch.cat([margins(known(here))[0, label] for here in parts], 2)
+    return torch.cat([margins(known(here))[0, label] for here in parts_of(0, logits.shape[2])], 2)
+
+
+def connected(margin: Tensor, logits: Tensor, seeds: list[int], prompts: Prompts) -> Tensor:
+    """Logits (H, W, D) of an object that is one of the labels: in the ``seeds`` its own, in the other slices the
+    label's margin, as far as the label is connected to the object; all of it where the object is named and nothing is
+    connected.
+
+    One prompted slice tells its neighbours less than the network knows of them without a prompt.
+    """
+    answer = margin.clone()
     answer[..., seeds] = logits[..., seeds]
     there = (answer > 0).cpu().numpy()
     started = np.zeros_like(there)
@@ -101,6 +109,54 @@ def as_label(
     if "meant" in prompts and not np.delete(held, seeds, 2).any():
         held = there
     return answer.masked_fill(torch.as_tensor(there & ~held, device=answer.device), ABSENT)
+
+
+def compared(
+    network: Network,
+    image: Tensor,
+    embedding: Tensor,
+    known: Callable[[slice], Tensor],
+    prompts: Prompts,
+    parts: list[slice],
+) -> Tensor:
+    """How much an object is like each label, as :meth:`MedSA.resemblance` says it, over parts of a volume together. One
+    slice alone is easily taken for another label.
+
+    Of the clicks the very first counts, as others may correct what the label's own answer has wrong. Where that is like
+    no label, the first positive click of each slice counts.
+
+    Args:
+        network, image, embedding: of the object.
+        known: gives the network's answer without a prompt in some slices.
+        prompts: the object's, as far as they are to be shown.
+        parts: the prompted slices, or the whole volume.
+    """
+    module: Any = getattr(network, "module", network)
+    first = next((k for k, kind in zip(*clicks_of(prompts), strict=True) if kind == 1), None)
+    every, alone = torch.zeros((), device=image.device), torch.zeros((), device=image.device)
+    for here in tqdm(parts, desc="comparing with the labels", unit="part", leave=False, delay=2):
+        shown = {key: value for key, value in prompts.items() if key not in ("masks", "meant")}
+        if "masks" in prompts:
+            shown["masks"] = prompts["masks"][..., here]
+        part = {"part": (here.start, image.shape[4]), "automatic": known(here)}
+        sums = module.resemblance(image[..., here], embedding[..., here], **shown, **part)
+        every = every + sums
+        if first is None or not here.start <= first < here.stop:
+            sums = torch.cat([sums[..., :3], torch.zeros_like(sums[..., 3:])], 2)
+        alone = alone + sums
+    return alone if likeness(alone).max() >= LIKE else every
+
+
+def parts_of(first: int, last: int) -> list[slice]:
+    """Slices of a volume, at most :data:`PART` at a time."""
+    return [slice(start, min(start + PART, last)) for start in range(first, last, PART)]
+
+
+def answered_without(
+    network: Network, image: Tensor, embedding: Tensor, automatic: Tensor | None, here: slice
+) -> Tensor:
+    """What the network answers in some slices without a prompt: ``automatic``, where that is known."""
+    return network(image[..., here], embedding[..., here]) if automatic is None else automatic[..., here]
 
 
 def clicks_of(prompts: Prompts) -> tuple[list[int], list[int]]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import MedSA
+from sam_monai.networks.click_tokens import in_part
+from sam_monai.networks.resemblance import resemblances
 from sam_monai.prompts import following
-from sam_monai.prompts.answering import answered, follow, numbered, stages
+from sam_monai.prompts.answering import answered, numbered, stages
+from sam_monai.prompts.following import answered_without, compared, follow, label_margin
 from sam_monai.prompts.prompted_inference import PromptedInference
 
 
@@ -50,6 +55,10 @@ class Bright:
         mask = torch.where(inside & (image > 0.5), 5.0, -5.0)
         return torch.cat([torch.zeros_like(mask), mask], 1)
 
+    def resemblance(self, image, embedding, point_coords, point_labels, part, automatic):
+        objects = self(image, embedding, point_coords, point_labels, part=part)[:, 1]
+        return resemblances(objects, automatic, in_part(point_coords, part), point_labels, None)
+
     def encode(self, image):
         return image
 
@@ -71,7 +80,7 @@ def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends(mask_pr
     network = Bright(mask_prompts)
     logits = torch.where(mask, 5.0, -5.0)
     logits[..., [k for k in range(9) if k != 4]] = 3.0  # to be answered anew
-    follow(network, volume, volume, network(volume), logits, {4}, prompts)
+    follow(network, volume, volume, network(volume), logits, {4}, prompts, None)
     assert torch.equal(logits > 0, mask)
     assert [call["clicks"] for call in network.asked].count(1) == 1  # the negative click, in its slice
     answer = PromptedInference(SimpleInferer())(volume, Bright(mask_prompts), **prompts)
@@ -88,8 +97,40 @@ def test_an_object_that_is_a_label_has_the_labels_answer_but_not_that_of_others_
     logits[8, 9, 4] = -5.0  # what the prompt says of its own slice counts there
     expected = logits > 0
     logits[..., [k for k in range(9) if k != 4]] = 3.0
-    follow(network, volume, volume, automatic, logits, {4}, click)
+    known = partial(answered_without, network, volume, volume, automatic)
+    margin = label_margin(known, logits, [4], click, None)
+    follow(network, volume, volume, automatic, logits, {4}, click, margin)
     assert torch.equal(logits > 0, expected) and not network.asked  # no slice was asked for by a box
+
+
+@pytest.mark.parametrize("wrong", [True, False])
+def test_a_click_in_a_further_slice_refines_the_labels_own_answer_where_that_is_wrong(wrong):
+    volume, mask = bar()
+    network = Bright(True, sure=True)
+    automatic = network(volume)
+    if wrong:
+        automatic[:, 1, 8:, :, 5] = -5.0  # the label lacks a part of the object in slice 5
+    clicks = torch.tensor([[[9.0, 9.0, 4.0], [10.0, 9.0, 5.0]]])
+    prompts = {"point_coords": clicks, "point_labels": torch.tensor([[1, 1]])}
+    answer = answered(network, volume, volume, automatic, prompts)
+    masks = [call["masks"] for call in network.asked if call["masks"] is not None]
+    assert len(masks) == wrong and not any((given[..., :3, :3, :] > 0).any() for given in masks)
+    assert answer[10, 9, 5] > 0 and torch.equal(answer[..., 6] > 0, mask[..., 6])
+
+
+def test_several_prompted_slices_are_compared_with_the_labels_together(network, monkeypatch):
+    x, numbers = image(1, 1, 24, 20, 5), []
+    prompts = {"point_coords": torch.tensor([[[9.0, 9, 2], [4, 5, 3]]]), "point_labels": torch.tensor([[1, 1]])}
+    guided = network.guided
+    monkeypatch.setattr(network, "guided", lambda *args: numbers.append(args[2]) or guided(*args))
+    with torch.no_grad():
+        embedding, automatic = network.encode(x), network(x)
+        answered(network, x, embedding, automatic, prompts)
+        known = lambda here: automatic[..., here]  # noqa: E731
+        one, other = (compared(network, x, embedding, known, prompts, [slice(k, k + 1)]) for k in (2, 3))
+        both = compared(network, x, embedding, known, prompts, [slice(2, 3), slice(3, 4)])
+    torch.testing.assert_close(both[..., :3], (one + other)[..., :3])
+    assert all(torch.equal(each, both) for each in numbers[:2])
 
 
 def test_a_negative_click_beyond_the_prompted_slice_is_obeyed_where_the_label_answers(network, monkeypatch):

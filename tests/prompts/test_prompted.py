@@ -15,8 +15,8 @@ from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import MedSA
 from sam_monai.inference import pipeline
-from sam_monai.prompts import answering, prompted_inference
-from sam_monai.prompts.answering import by_parts
+from sam_monai.prompts import following, prompted_inference
+from sam_monai.prompts.answering import answered
 from sam_monai.prompts.prompt_files import prompts_beside, read_prompts, with_prompts
 from sam_monai.prompts.prompted_inference import PromptedInference
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
@@ -89,14 +89,15 @@ VOLUME_PROMPTS = {
 @pytest.mark.parametrize("prompts", VOLUME_PROMPTS.values(), ids=VOLUME_PROMPTS)
 def test_a_volume_answered_in_parts_has_the_same_answer(network, monkeypatch, prompts):
     volume = image(1, 1, 30, 28, 8)
+    objects = [{key: value[k : k + 1] for key, value in prompts.items()} for k in range(2)]
     with torch.no_grad():
-        embedding = network.encode(volume)
-        whole = network(volume, embedding, **prompts)[:, 1]
+        embedding, automatic = network.encode(volume), network(volume)
+        whole = [answered(network, volume, embedding, automatic, one) for one in objects]
         followed = PromptedInference(SimpleInferer())(volume, network, **prompts).argmax(1, keepdim=True)
-        monkeypatch.setattr(answering, "PART", 3)
-        for k, one in enumerate(whole):
-            parts = by_parts(network, volume, embedding, {key: value[k : k + 1] for key, value in prompts.items()})
-            torch.testing.assert_close(parts, one, atol=1e-4, rtol=1e-4)
+        monkeypatch.setattr(following, "PART", 3)
+        for one, expected in zip(objects, whole, strict=True):
+            parts = answered(network, volume, embedding, None, one)
+            torch.testing.assert_close(parts, expected, atol=1e-4, rtol=1e-4)
         monkeypatch.setattr(prompted_inference, "MOST_BYTES", 0)
         labels = PromptedInference(SimpleInferer())(volume, network, **prompts)
     assert labels.dtype == torch.int16 and followed.any()

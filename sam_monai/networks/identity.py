@@ -127,7 +127,7 @@ def check(record: Any) -> dict[str, Any]:
     if not isinstance(method, str) or method not in known:
         known = methods()
     if not isinstance(method, str) or method not in known:
-        raise InputError(f"the adapter's method is {short(method)}; this sam_monai has {', '.join(known)}")
+        raise InputError(f"the adapter's method is {short(method)}; this sam_monai has {', '.join(sorted(known))}")
     if record.get("detail") is False:  # an option of before, which few adapters have
         record = {key: value for key, value in record.items() if key != "detail"}
     record = checked(record, COMMON | known[method].own, "the adapter's record")

@@ -135,7 +135,7 @@ def raw(record):
         ("shape", "size mismatch for prompts"),
         ("nan", "NaN.*prompts"),
         ("base", "weights 000000000000"),
-        ("method", "'lora'.*ssam, ptsam, medsa"),
+        ("method", "'lora'.*medsa, ptsam, ssam"),
         ("labels", "size mismatch for prompts"),
         ("a key of no network", "'rank', which is not known"),
         ("a key that is not recorded", "'amp', which is not known"),

@@ -143,6 +143,7 @@ def check_properties(root: Path, files: Sequence[str]) -> None:
             "scale": "whole",
             "spacing": None,
             "image_size": 64,
+            "batch_size": 1,
             "epochs": 1,
             "val_interval": 1,
             "mirror": "none",

@@ -206,7 +206,7 @@ KEYS: dict[str, Key] = {
         "pictures also upside down (`flips`, four times). For data that were mirrored in training ([what it "
         "gives](evidence.md#what-helps-and-what-does-not))",
     ),
-    "batch_size": Key(whole(1), "cases in a step"),
+    "batch_size": Key(optional(whole(1), PLANNED), "cases in a step", "planned"),
     "slices": Key(whole(1), "consecutive slices taken from a volume"),
     "samples": Key(whole(1), "samples taken at each visit of a volume or, with patch, of a picture"),
     "augment": Key(

@@ -71,6 +71,7 @@ PLAN: dict[str, Field] = {
     "scale": PREPARATION["scale"],
     "spacing": PREPARATION["spacing"]._replace(absent=None),
     "image_size": IMAGE_SIZE,
+    "batch_size": COUNT._replace(needed=False),  # planned later than the others
     "epochs": COUNT,
     "mirror": one_of(*MIRROR)._replace(absent="turns"),
     "val_interval": number(1, 1e9),

@@ -141,11 +141,11 @@ def make_plan(
 
     Args:
         examined: the cases.
-        given: ``scale``, ``spacing``, ``image_size``, ``epochs``, ``mirror``, ``val_interval`` and ``checkpointing``,
-            ``None`` each where it is to be planned.
+        given: ``scale``, ``spacing``, ``image_size``, ``batch_size``, ``epochs``, ``mirror``, ``val_interval`` and
+            ``checkpointing``, ``None`` each where it is to be planned.
         method: of the network.
         network: arguments of its constructor, but labels, image size and checkpointing.
-        sample: cases in a step, and of volumes the slices of each.
+        sample: cases in a step, unless fewer are planned, and of volumes the slices of each.
         inferer, loss: the trainer's, to time a step.
         device: to train on.
         otherwise: values where there is no data to plan from, as when a server gives the cases.
@@ -163,7 +163,8 @@ def make_plan(
     passed = 0.0 if begun is None else time.monotonic() - begun
     if resume and Path(resume).is_file() and (old := plan_kept_in(Path(resume))):
         timed = old["minutes"] if "epochs" not in asked else None
-        return Plan({**{key: old[key] for key in given}, **asked}, {}, "", timed, passed, old["validation"])
+        kept = {key: old.get(key, otherwise.get(key)) for key in given}  # none of a batch in states of before
+        return Plan({**kept, **asked}, {}, "", timed, passed, old["validation"])
     if data is None:
         values = {"spacing": None, **otherwise, **asked}
         return Plan({"val_interval": validation_interval(values["epochs"]), **values})
@@ -195,7 +196,8 @@ def make_plan(
         _ = costs.measured  # which takes a part of the time
         passed = 0.0 if begun is None else time.monotonic() - begun
     fixed = "spacing" in asked or "spacing" not in given  # in bundles packaged before it was planned
-    room = Room(data, costs, budget - passed - REPORT, sample[0], steps, size, follows, free, mirror, slices, fixed)
+    left, on_gpu = budget - passed - REPORT, device.type != "cpu"
+    room = Room(data, costs, left, sample[0], steps, size, follows, free, mirror, slices, fixed, on_gpu=on_gpu)
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

@@ -32,9 +32,10 @@ def too_few(training: Mapping[str, Any]) -> str:
 class Room:
     """What fits into a budget of seconds.
 
-    ``batch``: cases in a step. ``slices``: of each, in volumes. ``given_steps``: in place of the budget.
-    ``given_size``: of the image. ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes
-    of memory, if known. ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have.
+    ``batch``: cases in a step; ``timed``: in the steps that were timed, if others. ``slices``: of each, in volumes.
+    ``on_gpu``: which does small steps no faster. ``given_steps``: in place of the budget. ``given_size``: of the image.
+    ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
+    ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have.
     """
 
     data: Fingerprint
@@ -48,15 +49,18 @@ class Room:
     mirror: str | None = None
     slices: int = 1
     given_spacing: bool = False
+    timed: int | None = None
+    on_gpu: bool = False
 
     def fits(self, size: int) -> bool:
         """Whether a step of this size, with checkpointing, leaves some of the free memory."""
         return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
 
     def step(self, size: int, scale: str) -> float:
-        """Seconds of a step. Embeddings are not kept of patches, of which no two are the same."""
-        cost = self.costs(size)
-        return cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
+        """Seconds of a step, in proportion to its cases, as on a CPU. Embeddings are not kept of patches, of which no
+        two are the same."""
+        cost, share = self.costs(size), self.batch / (self.timed or self.batch)
+        return share * cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
 
     def validation(self, size: int, scale: str) -> float:
         """Seconds of one validation of all cases."""

@@ -22,6 +22,8 @@ STEPS = 300  # that a size above SQUARE must leave: with fewer, what it shows is
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
+MANY = 200  # steps: with fewer, more and smaller ones taught more on four sets of four, in the same time
+SMALL_BATCH = 2  # cases in such a step
 HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
 
 
@@ -155,6 +157,15 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
     return int(interval) if interval == int(interval) else round(interval, 3), why
 
 
+def chosen_batch(room: Room, size: int, scale: str) -> tuple[int, str]:
+    """:data:`SMALL_BATCH` cases in a step where the time allows fewer than :data:`MANY` steps of more. A smaller step
+    takes a CPU the less time, and a GPU almost as much."""
+    steps, why = room.steps(size, scale), "cases in a step"
+    if room.on_gpu or room.given_steps is not None or room.batch <= SMALL_BATCH or steps >= MANY:
+        return room.batch, why
+    return SMALL_BATCH, f"{why}; {steps} steps of {room.batch} would be few"
+
+
 def rules(
     room: Room, asked: Mapping[str, Any], largest: int, budget: float | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -171,6 +182,11 @@ def rules(
     if "image_size" not in asked:
         values["image_size"], why["image_size"] = chosen_size(room, scale, largest)
     size = values["image_size"]
+    if "batch_size" not in asked:
+        values["batch_size"], why["batch_size"] = room.batch, "cases in a step"
+        if "epochs" not in asked:
+            values["batch_size"], why["batch_size"] = chosen_batch(room, size, scale)
+        room = replace(room, batch=values["batch_size"], timed=room.batch)
     if "epochs" not in asked:
         values["epochs"] = room.epochs(size, scale)
         many = "s" * (values["epochs"] != 1)
@@ -186,7 +202,7 @@ def rules(
         values["checkpointing"] = free is not None and kept > FULL * free
         there = "" if free is None else f" of {free / 1e9:.1f} GB free"
         why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
-    order = ("scale", "spacing", "image_size", "epochs", "mirror", "val_interval", "checkpointing")
+    order = ("scale", "spacing", "image_size", "batch_size", "epochs", "mirror", "val_interval", "checkpointing")
     return {key: values[key] for key in order}, {key: why[key] for key in order if key in why}
 
 

@@ -28,10 +28,9 @@ NOT_A_NUMBER = (-1, NAN, INF, "abc", None, True, [0.1])
 NOT_A_PATH = (1, 2.5, True, [], ["a"], {"a": 1}, "", "a\0b")
 BAD: dict[str, tuple] = {
     **dict.fromkeys(keys.PATHS, NOT_A_PATH),
-    **dict.fromkeys(("epochs", "steps"), (0, *NOT_WHOLE_OR_PLANNED)),
+    **dict.fromkeys(("batch_size", "epochs", "steps"), (0, *NOT_WHOLE_OR_PLANNED)),
     "minutes": (0, -1, "x", NAN, INF, True, [1]),
-    **dict.fromkeys(("batch_size", "slices", "samples", "slices_per_batch", "tokens"),
-                    (0, *NOT_WHOLE)),
+    **dict.fromkeys(("slices", "samples", "slices_per_batch", "tokens"), (0, *NOT_WHOLE)),
     **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
     **dict.fromkeys(("quick", "resume", "amp", "augment", "largest_component", "fill_holes", "probabilities",
                      "frames", "frames_together", "instances", "depth_attention", "thaw_decoder"), NOT_A_FLAG),
@@ -130,7 +129,7 @@ def test_every_bundle_and_overlay_checks(bundle, config, monkeypatch):
     [
         (["--epochs", "$0"], "epochs is 0"), (["--epochs", "$1 / 0"], r"epochs is '\$1 / 0', an expression that fails"),
         (["--val_interval", "$@epochs - 99", "--epochs", "9"], "val_interval is -90"), (["--epochs"], "epochs is True"),
-        (["--batch_size", "None"], "batch_size is None"),
+        (["--samples", "None"], "samples is None"),
         (["--train#trainer#max_epochs", "0"], "train#trainer#max_epochs is 0"),
         (["--train::dataloader::batch_size", "0"], "train#dataloader#batch_size is 0"),
         (["--network_def#image_size", "7"], "network_def#image_size is 7"), (["--seed=-1"], "seed is -1"),

@@ -19,7 +19,7 @@ from sam_monai.training import clock, rules
 from sam_monai.training import plan as planning
 from sam_monai.training.machine import Cost
 
-KEYS = {"scale", "image_size", "epochs", "mirror", "val_interval", "checkpointing"}
+KEYS = {"scale", "image_size", "batch_size", "epochs", "mirror", "val_interval", "checkpointing"}
 
 
 @pytest.fixture

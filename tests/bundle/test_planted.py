@@ -111,6 +111,7 @@ def resolve(bundle) -> None:
             "scale": "whole",
             "spacing": None,
             "image_size": 64,
+            "batch_size": 1,
             "epochs": 1,
             "val_interval": 1,
             "mirror": "none",

@@ -51,7 +51,8 @@ def seconds(data: Fingerprint, costs: Costs, plan: dict) -> float:
     room = Room(data if plan["spacing"] is None else data.resampled(plan["spacing"]), costs, 0, 4)
     validation = room.validation(plan["image_size"], plan["scale"])
     number = round(plan["epochs"] / plan["val_interval"]) + 1
-    return plan["epochs"] * -(-data.training // 4) * costs(plan["image_size"]).step + number * validation
+    batch, step = plan["batch_size"], costs(plan["image_size"]).step
+    return plan["epochs"] * -(-data.training // batch) * step * batch / 4 + number * validation
 
 
 LARGE, SMALL, THIN, MIXED = ((200, 300),), ((30, 32),), ((200, 400), (12, 30)), ((20, 40), (30, 50))
@@ -105,14 +106,14 @@ def test_where_one_visit_of_each_case_takes_too_long_the_plan_says_so():
 
 
 @pytest.mark.parametrize("training", [4, 16, 90, 160])
-@pytest.mark.parametrize("step", [10.0, 40.0, 100.0])
+@pytest.mark.parametrize("step", [20.0, 40.0, 100.0])
 def test_where_few_steps_fit_the_plan_names_a_time_for_enough(training, step):
     case, costs = data(512, *LARGE, training=training), machine(step)
     values, why = rules(Room(case, costs, 180, 4), {}, 256, 180)
-    assert values["epochs"] * -(-training // 4) < FEW
+    assert values["epochs"] * -(-training // values["batch_size"]) < FEW
     minutes = int(re.search(r"(?:try|give about) --minutes (\d+)", why["epochs"])[1])
     values, why = rules(Room(case, costs, 60 * minutes, 4), {}, 256, 60 * minutes)
-    assert values["epochs"] * -(-training // 4) >= FEW and "--minutes" not in why["epochs"]
+    assert values["epochs"] * -(-training // values["batch_size"]) >= FEW and "--minutes" not in why["epochs"]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -184,7 +185,18 @@ def test_nothing_is_timed_where_size_and_epochs_are_given():
 
     plan = planned(data(512, *LARGE), Costs(never), image_size=64, epochs=12)
     fixed = {"scale": "whole", "image_size": 64, "epochs": 12, "val_interval": 2, "checkpointing": False}
-    assert plan == fixed | {"mirror": "turns", "spacing": None}
+    assert plan == fixed | {"mirror": "turns", "spacing": None, "batch_size": 4}
+
+
+def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
+    slow, quick = (planned(data(512, *LARGE), machine(step)) for step in (6.0, 1.0))
+    assert (slow["batch_size"], quick["batch_size"]) == (2, 4)
+    assert slow["epochs"] * 8 > 1.9 * Room(data(512, *LARGE), machine(6.0), 890, 4).steps(slow["image_size"], "whole")
+    for more in ({"on_gpu": True}, {"given_steps": 50}):
+        room = Room(data(512, *LARGE), machine(6.0), 900, 4, **more)
+        assert rules(room, {}, 256, 900)[0]["batch_size"] == 4
+    assert rules(Room(data(512, *LARGE), machine(6.0), 900, 1), {}, 256, 900)[0]["batch_size"] == 1
+    assert planned(data(512, *LARGE), machine(6.0), batch_size=4)["batch_size"] == 4
 
 
 def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():

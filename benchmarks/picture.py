@@ -1,4 +1,4 @@
-"""The results as pictures: how many times faster than the yardstick, and Dice beside a U-Net's."""
+"""The results as pictures: how many times faster than the yardstick, Dice beside a U-Net's, and Dice against time."""
 
 from __future__ import annotations
 
@@ -53,4 +53,22 @@ def draw_dice(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(order)), [dataset.replace("_", " ") for dataset in order], fontsize=9)
     axes.set(xlim=(0, 1), xlabel="Dice")
     axes.legend(loc="lower right")
+    figure.savefig(path, dpi=120)
+
+
+def draw_curves(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """A panel a dataset: Dice of each contender against minutes, the U-Nets in grey."""
+    datasets = list(dict.fromkeys(cell["dataset"] for cell in cells))
+    methods = dict.fromkeys(cell["contender"] for cell in cells if not cell["contender"].startswith("U-Net"))
+    colours = {name: f"C{number}" for number, name in enumerate(sorted(methods, reverse=True))}
+    figure = Figure(figsize=(4 * len(datasets), 3), layout="constrained")
+    for panel, dataset in zip(figure.subplots(1, len(datasets), squeeze=False)[0], datasets, strict=True):
+        for cell in (cell for cell in cells if cell["dataset"] == dataset):
+            name, (seconds, dice) = cell["contender"], zip(*cell["points"], strict=True)
+            colour = colours.get(name, "grey")
+            style = {"color": colour, "linestyle": "-" if name in colours else "--" if "patch" in name else "-"}
+            panel.plot([second / 60 for second in seconds], dice, marker=".", label=name, **style)
+        panel.set(title=dataset.replace("_", " "), xlabel="minutes since the command", ylim=(0, 1), xlim=(0, None))
+        panel.legend(loc="lower right", fontsize=8)
+    figure.axes[0].set_ylabel("validation Dice")
     figure.savefig(path, dpi=120)

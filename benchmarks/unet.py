@@ -1,17 +1,18 @@
 """The rival: MONAI's U-Net from scratch on the same training cases, judged on the same validation cases.
 
-    python -m benchmarks.unet FOLDER OUTPUT.json [--patch] [--seed 0] [--epochs 150] [--size 128]
+    python -m benchmarks.unet FOLDER OUTPUT.json [--patch] [--seed 0] [--epochs 150] [--size 128] [--judge_every N]
 
 Pictures and volumes are resized to a square or cube of ``size``; ``--patch``: crops of that size at the file's own
 resolution, two of three around labels, and a sliding window at the end. Flips and quarter turns unless a label has a
-side, brightness. AdamW 1e-3 with cosine decay, Dice and cross-entropy. The weights of the last epoch count.
+side, brightness. AdamW 1e-3 with cosine decay, Dice and cross-entropy. The weights of the last epoch count;
+``--judge_every``: Dice is printed every so many epochs, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,11 @@ from monai.utils import set_determinism
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from sam_monai.data import LoadCased, has_sides, read_dataset
+from sam_monai.data import Dataset, LoadCased, has_sides, read_dataset
 from sam_monai.files import write_json
 from sam_monai.results.metrics import case_metrics
+
+from .accuracy import mean_dice
 
 KEYS = ("image", "label")
 
@@ -64,17 +67,18 @@ def network(channels: int, labels: int, dims: int) -> UNet:
     return UNet(dims, channels, labels + 1, widths, (2,) * (len(widths) - 1), num_res_units=2)
 
 
-def train(net: nn.Module, loader: DataLoader, epochs: int, device: torch.device) -> None:
+def train(net: nn.Module, loader: DataLoader, epochs: int, device: torch.device, judged: Callable[[int], None]) -> None:
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
     optimizer = torch.optim.AdamW(net.parameters(), 1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(loader))
     net.train()
-    for _ in tqdm(range(epochs), desc="training the U-Net", unit="epoch"):
+    for epoch in tqdm(range(1, epochs + 1), desc="training the U-Net", unit="epoch"):
         for batch in loader:
             optimizer.zero_grad()
             loss(net(batch["image"].to(device)), batch["label"].to(device)).backward()
             optimizer.step()
             schedule.step()
+        judged(epoch)
     net.eval()
 
 
@@ -88,7 +92,27 @@ def answer(net: nn.Module, image: Tensor, size: int, patch: bool) -> Tensor:
     return F.interpolate(net(small), image.shape[1:], mode=mode).argmax(1)
 
 
-def run(folder: str, seed: int, size: int, epochs: int, patch: bool, cases: int | None = None) -> dict[str, Any]:
+def judge(
+    net: nn.Module, data: Dataset, loading: Sequence, size: int, patch: bool, device: torch.device
+) -> list[dict[str, Any]]:
+    """Dice and other metrics of each validation case and label."""
+    rows, training = [], net.training
+    net.eval()
+    with torch.no_grad():
+        for case in data.validation:
+            whole: Any = Compose(loading)(dict(case))
+            found = answer(net, torch.as_tensor(whole["image"]).to(device), size, patch).cpu()
+            metrics = case_metrics(found, whole["label"], len(data.labels), [1.0] * data.spatial_dims, 2.0)
+            rows += [
+                {"case": Path(case["image"]).name, "label": n, **m} for n, m in zip(data.labels, metrics, strict=True)
+            ]
+    net.train(training)
+    return rows
+
+
+def run(
+    folder: str, seed: int, size: int, epochs: int, patch: bool, cases: int | None = None, judge_every: int = 0
+) -> dict[str, Any]:
     """Train and judge; Dice of every validation case and label."""
     set_determinism(seed, use_deterministic_algorithms=None)
     data = read_dataset(folder, cases)
@@ -99,17 +123,15 @@ def run(folder: str, seed: int, size: int, epochs: int, patch: bool, cases: int 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net = network(next(iter(loader))["image"].shape[1], len(data.labels), dims).to(device)
     started = time.monotonic()
-    train(net, loader, epochs, device)
+
+    def judged(epoch: int) -> None:
+        if judge_every and (epoch % judge_every == 0 or epoch == epochs):
+            dice = mean_dice(judge(net, data, loading, size, patch, device))
+            tqdm.write(f"epoch {epoch}: validation Dice {dice:.4f}")
+
+    train(net, loader, epochs, device, judged)
     seconds = time.monotonic() - started
-    rows = []
-    with torch.no_grad():
-        for case in data.validation:
-            whole: Any = Compose(loading)(dict(case))
-            found = answer(net, torch.as_tensor(whole["image"]).to(device), size, patch).cpu()
-            metrics = case_metrics(found, whole["label"], len(data.labels), [1.0] * dims, 2.0)
-            rows += [
-                {"case": Path(case["image"]).name, "label": n, **m} for n, m in zip(data.labels, metrics, strict=True)
-            ]
+    rows = judge(net, data, loading, size, patch, device)
     return {"seconds": seconds, "cases": rows, "parameters": sum(p.numel() for p in net.parameters())}
 
 
@@ -122,8 +144,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--cases", type=int, help="only the first of the training list")
+    parser.add_argument("--judge_every", type=int, default=0, metavar="EPOCHS")
     words = parser.parse_args()
-    found = run(words.folder, words.seed, words.size, words.epochs, words.patch, words.cases)
+    found = run(words.folder, words.seed, words.size, words.epochs, words.patch, words.cases, words.judge_every)
     write_json(found, words.output)
 
 

@@ -36,10 +36,9 @@ class Calibration:
         """Logits (L + 1, N) and masks (L, N) of each; None: the logits were not kept."""
         self.temperature, self.errors = 1.0, (math.nan, math.nan)
 
-    def attach(self, engine: Engine) -> None:
+    def collect_from(self, engine: Engine) -> None:
         engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.cases.clear())
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.fit)
 
     def collect(self, engine: Engine) -> None:
         most = min(MOST, TOTAL // (engine.state.epoch_length or 1))
@@ -58,7 +57,7 @@ class Calibration:
             masks = masks_of(label[None], len(logits) - 1, self.regions)
             self.cases.append((logits[:, known], masks[:, known]))
 
-    def fit(self, engine: Engine | None = None) -> None:
+    def fit(self) -> None:
         """The temperature of the least negative log likelihood, and the expected calibration errors before and with it.
         Of all processes' cases; 1 where there are none."""
         kept = [case for case in self.cases if case is not None]

@@ -129,9 +129,13 @@ class CaseTable:
         self.rows: list[dict[str, Any]] = []
 
     def attach(self, engine: Engine) -> None:
+        self.collect_from(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
+
+    def collect_from(self, engine: Engine) -> None:
+        """Without printing or writing at the end of a run."""
         engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.rows.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
     def collect(self, engine: Engine) -> None:
         cases: Any = engine.state.output
@@ -161,7 +165,7 @@ class CaseTable:
         for row, value in zip(self.rows, each, strict=True):
             row[GUESS] = value
 
-    def finish(self, engine: Engine) -> None:
+    def finish(self) -> None:
         cases = [self.rows[i : i + len(self.labels)] for i in range(0, len(self.rows), len(self.labels))]
         # Where there are fewer cases than processes, all evaluated the same.
         rows = {(row["file"], row["label"]): row for case in gathered(cases) for row in case}

@@ -61,9 +61,13 @@ class Pictures:
         self.worst: list[tuple[tuple[float, float], Path, str, list[Row]]] = []
 
     def attach(self, engine: Engine) -> None:
+        self.collect_from(engine)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.draw_worst)
+
+    def collect_from(self, engine: Engine) -> None:
+        """Without drawing the worst at the end of a run."""
         engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self.draw_worst)
 
     def begin(self) -> None:
         self.seen.clear()

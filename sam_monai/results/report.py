@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 
 import ignite.distributed as idist
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Engine
 from torch import nn
 
 from ..data.dataset import is_picture
@@ -25,11 +24,10 @@ from ..distributed import first_process
 from ..errors import InputError, shown
 from ..files import check_writable
 from ..inference import quality
-from ..inference.calibration import Calibration
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..locks import release
 from ..networks import identity
-from ..networks.adapter_files import BUFFERS, load_adapter, note_validation, read_adapter, read_training
+from ..networks.adapter_files import BUFFERS, load_adapter, read_adapter, read_training
 from ..networks.regions import numbered
 from ..training.checkpoints import Checkpoints
 from ..training.handlers import Cases
@@ -37,8 +35,8 @@ from ..training.plan import Plan
 from ..training.resume import read_history
 from ..training.room import too_few
 from .html_report import evaluation_report
-from .metrics import ABOUT, METRICS, SIZES, TOLERANCE, CaseTable
-from .pictures import Pictures
+from .last_validation import LastValidation
+from .metrics import ABOUT, METRICS, SIZES, TOLERANCE
 from .tables import read_table
 
 FILES = ("plan.json", "cases.csv", ABOUT, "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
@@ -72,42 +70,26 @@ def show_result(
     training: Sequence[Mapping[str, Any]],
     pictures: int = 4,
     run: Mapping[str, Any] | None = None,
+    last: LastValidation | None = None,
 ) -> None:
-    """Evaluate the best adapter once more: Dice per label as a table, pictures of the worst validation cases, a report,
+    """Show what the best adapter does: Dice per label as a table, pictures of the worst validation cases, a report,
     and the names of the cases that were trained on. Without validation cases only the names.
 
     The network gets the best adapter of those in ``folder``; tables and pictures go to ``output_dir``. ``settings`` say
     how the images were prepared, ``training`` lists the cases trained on, ``pictures`` says how many cases to draw, and
-    ``run`` is what :func:`of_run` takes.
+    ``run`` is what :func:`of_run` takes. The adapter is evaluated, unless it is that of the ``last`` validation.
     """
     path = Path(folder) / Checkpoints.BEST
     idist.barrier()  # until the first process has written it
     load_adapter(getattr(network, "module", network), path)
     best = evaluator.state.best_metric_epoch
-    drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)
+    found = last or LastValidation(evaluator, labels, output_dir, settings, pictures)
     if evaluator.data_loader:
-        drawing.attach(evaluator)
-        dataset: Any = evaluator.data_loader.dataset
-        instances = settings.get("instances", False)
-        calibration = Calibration(dataset.transform, settings.get("regions"), instances)
-        calibration.attach(evaluator)
-        table = CaseTable(tuple(labels), output_dir, regions=settings.get("regions"), instances=instances)
-        evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda: table.guess(calibration.guesses()))
-        table.attach(evaluator)
-        Cases().attach(evaluator)
-        evaluator.run(max(1, best))
-        pairs = [(row.get(quality.KEY, math.nan), row["dice"]) for row in table.rows]
-        found = quality.validated(pairs)
-        if first_process():
-            before, after = (round(error, 4) for error in calibration.errors)
-            more = {} if math.isnan(before) else {"calibration_error": [before, after]}
-            more |= {quality.KEY: found} if found else {}
-            note_validation(path, calibration.temperature, **more | length_of(path))
-            if not math.isnan(before):
-                print(f"probabilities: temperature {calibration.temperature:g}, expected calibration error {after:.4f} "
-                      f"(before {before:.4f})")  # fmt: skip
-            if found:
-                print(f"guessed Dice: {quality.in_words(found, pairs)}")
+        if not found.is_of(best):
+            found.collect()
+            Cases().attach(evaluator)
+            evaluator.run(max(1, best))
+        found.finish(path)
     else:
         print("there are no validation cases: nothing was measured, the adapter is that of the last epoch")
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -120,18 +102,9 @@ def show_result(
     size = path.stat().st_size
     print(f"adapter: {path} ({size / 1024:.0f} KB), {f'best after epoch {best}' if best > 0 else 'of the last epoch'}")
     if evaluator.data_loader:
-        print("pictures: " + ", ".join(str(file) for file in drawing.written), flush=True)
+        print("pictures: " + ", ".join(str(file) for file in found.drawing.written), flush=True)
         write_report(output_dir, folder, settings, Path(output_dir) / "validation", path, run, "Training")
     release(output_dir)
-
-
-def length_of(adapter: Path) -> dict[str, int]:
-    """Epochs and steps of a training as it ended; when the adapter was written, the clock may have expected others."""
-    training, history = read_training(adapter), read_history(adapter, Checkpoints.RESUME)
-    if not training or not history or not training.get("steps"):
-        return {}
-    epochs = int(history[-1]["epoch"])
-    return {"epochs": epochs, "steps": epochs * (training["steps"] // training["epochs"])}
 
 
 def write_report(

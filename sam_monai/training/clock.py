@@ -176,20 +176,20 @@ class Clock:
         return fitting
 
     def expected(self, done: int, epochs: int) -> float:
-        """Seconds that the command will have taken, where ``done`` of ``epochs`` are done. The evaluation of the best
-        adapter, for tables and pictures, is one more validation.
+        """Seconds that the command will have taken, where ``done`` of ``epochs`` are done. Tables and pictures are made
+        of the last validation; where another epoch was better, one more makes the command late.
 
         Where epochs are faster than planned, steps were timed while the machine was busy, and a validation that has not
         been yet is faster too."""
         each = sum(self.epochs) / len(self.epochs)
-        validations = 1 + sum(is_due(self.interval, epoch, epochs) for epoch in range(done + 1, epochs + 1))
+        validations = sum(is_due(self.interval, epoch, epochs) for epoch in range(done + 1, epochs + 1))
         faster = 1.0 if self.validated else min(1.0, each / self.planned_epoch())
         return self.elapsed() + each * (epochs - done) + faster * self.validation * validations + REPORT
 
     def planned_epoch(self) -> float:
         """Seconds of an epoch by the plan: what it left beside validations, in equal parts."""
         epochs = self.schedule.planned
-        validations = 1 + sum(is_due(self.interval, epoch, epochs) for epoch in range(1, epochs + 1))
+        validations = sum(is_due(self.interval, epoch, epochs) for epoch in range(1, epochs + 1))
         known = self.plan.get("seconds", 0.0) + validations * self.plan.get("validation", 0.0) + REPORT
         return max(1e-3, (self.budget - known) / epochs)
 

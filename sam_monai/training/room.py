@@ -69,7 +69,7 @@ class Room:
         return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * each)
 
     def validations(self, size: int, scale: str) -> int:
-        """How many of them, besides that of the best adapter at the end, take their share of the budget."""
+        """How many of them take their share of the budget. The last is of the adapter that is kept, almost always."""
         each = self.validation(size, scale)
         return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
 
@@ -85,7 +85,7 @@ class Room:
     def left(self, size: int, scale: str) -> float:
         """Seconds of the budget that remain for steps and for reading what they are made of; below 0 where none do."""
         data, read = self.data, 2 * self.data.seconds
-        left = self.budget - read * data.validation - (self.validations(size, scale) + 1) * self.validation(size, scale)
+        left = self.budget - read * data.validation - self.validations(size, scale) * self.validation(size, scale)
         if scale == "whole":
             left -= self.costs(size).encode * data.slices * (self.views(scale) * data.training + data.validation)
         return left

@@ -100,7 +100,7 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
         return "whole", f"{shown}, but a patch of {patch} px {held}"
     if room.given_steps is not None or shrunk.steps(patch, "patch") >= FEW:
         return "patch", shown
-    needed = FEW * room.step(patch, "patch") + 2 * shrunk.validation(patch, "patch")
+    needed = FEW * room.step(patch, "patch") + shrunk.validation(patch, "patch")
     return "whole", f"{shown}; patches would be better, and take longer: try --minutes {needed / 30:.0f}"
 
 
@@ -148,7 +148,7 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
         return validation_interval(epochs), "six validations"
     number, each = room.validations(size, scale), room.validation(size, scale)
     interval = max(1.0, epochs / number)
-    why, validations = f"a validation takes {in_time(each)}", (number + 1) * each
+    why, validations = f"a validation takes {in_time(each)}", number * each
     steps = room.given_steps
     whole = room.budget if steps is None else steps * room.step(size, scale) + validations
     if validations > 2 * VALIDATIONS * whole:

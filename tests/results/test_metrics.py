@@ -73,7 +73,7 @@ class Engine:
 def evaluated(tmp_path, *cases) -> tuple[CaseTable, list[dict[str, str]], str]:
     table = CaseTable(("a", "b"), tmp_path)
     table.collect(Engine(*cases))
-    table.finish(Engine())
+    table.finish()
     with (tmp_path / "cases.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     page = evaluation_report([{**row} for row in table.rows], {}, {}, [], tmp_path / "report.html").read_text()

@@ -51,7 +51,7 @@ def test_tables_and_pages_hold_any_name(tmp_path):
     table = CaseTable(tuple(NAMES), tmp_path)
     values = {"dice": 0.5, "hd95": 1.0, "surface_dice": 1.0, "false_positive": float("nan")}
     table.rows = [{"file": "/d/case", "label": name, **values} for name in NAMES]
-    table.finish(None)
+    table.finish()
     lines = table.table().splitlines()
     assert len(lines) == len(NAMES) + 1 and max(map(len, lines)) < 140
     assert [row["label"] for row in read_table(tmp_path / "cases.csv")] == NAMES

@@ -48,7 +48,7 @@ def evaluated(folder, shifts, most=2, labels=("ball",)):
         engine = SimpleNamespace(state=SimpleNamespace(output=[case]))
         table.collect(engine)
         pictures.draw(engine)
-    table.finish(engine)
+    table.finish()
     pictures.draw_worst()
     return table, pictures
 

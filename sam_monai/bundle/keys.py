@@ -226,7 +226,10 @@ KEYS: dict[str, Key] = {
     "weight_decay": Key(NOT_NEGATIVE, "for the prompt"),
     "focal_gamma": Key(NOT_NEGATIVE, "exponent of the focal loss"),
     "val_interval": Key(
-        optional(number(1), PLANNED), "epochs between validations; the last epoch is always validated", "planned"
+        optional(number(1), PLANNED),
+        "epochs between validations; the last epoch is always validated, and no other less than half an interval "
+        "before it",
+        "planned",
     ),
     "num_workers": Key(whole(0), "worker processes that load data"),
     "cache_rate": Key(SHARE, "share of the prepared images kept in memory, as far as the free memory allows"),

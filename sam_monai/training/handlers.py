@@ -51,8 +51,10 @@ def validation_interval(epochs: int) -> float:
 
 
 def is_due(interval: float, epoch: int, epochs: int) -> bool:
-    """Whether an epoch is validated: a multiple of the interval lies in (epoch - 1, epoch], or it is the last."""
-    return epoch == epochs or math.floor(epoch / interval) > math.floor((epoch - 1) / interval)
+    """Whether an epoch is validated: a multiple of the interval lies in (epoch - 1, epoch], and the last epoch, which
+    always is, is at least half an interval away."""
+    multiple = math.floor(epoch / interval) > math.floor((epoch - 1) / interval)
+    return epoch == epochs or (multiple and epochs - epoch >= interval / 2)
 
 
 class ClipGradients:

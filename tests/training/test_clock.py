@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sam_monai.training import clock
 from sam_monai.training.clock import Clock, Schedule
+from sam_monai.training.handlers import is_due
 from sam_monai.training.room import REPORT
 
 
@@ -40,7 +41,7 @@ class Machine:
         self.wait(self.seconds(self.time))
 
     def validate(self, engine: Engine) -> None:
-        if engine.state.epoch % self.interval == 0 or engine.state.epoch == engine.state.max_epochs:
+        if is_due(self.interval, engine.state.epoch, engine.state.max_epochs or 0):
             self.evaluator.run([0])
 
     def run(self, steps: int = 1) -> float:
@@ -75,6 +76,13 @@ def test_first_steps_that_choose_a_gpus_programs_shorten_nothing():
     machine = Machine(28, 1, lambda t: 4.4 if t == 0 else 0.16, validation=6.0, interval=28)
     assert machine.run(steps=8) == pytest.approx(60, rel=0.15)
     assert len(machine.rates) > 20 * 8
+
+
+def test_a_training_that_became_longer_is_not_validated_just_before_its_end():
+    machine, validated = Machine(24, 10, lambda t: 20.0, validation=60.0, interval=24), []
+    machine.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda _: validated.append(machine.trainer.state.epoch))
+    machine.run()
+    assert 24 < machine.schedule.epochs < 36 and validated == [machine.schedule.epochs]
 
 
 def test_of_changes_to_and_fro_only_the_first_is_told(capsys):

@@ -50,6 +50,8 @@ def begin() -> None:
         if not sys.stderr.isatty():  # a log keeps every state of a bar
             calm = {"mininterval": SECONDS_IN_A_LOG, "maxinterval": SECONDS_IN_A_LOG}
             tqdm.__init__ = partialmethod(tqdm.__init__, **calm)
+        for handler in logging.getLogger().handlers:  # of an error that is told at the end; each engine tells it before
+            handler.addFilter(lambda record: "is terminating due to exception" not in record.getMessage())
         stop_in_a_line(training=parser is not None and "record" not in parser, resumed=given.get("resume") == "True")
         if others[1:] and parser is not None and others[1] not in (*parser.get(), "None"):
             refuse_lone(others[1:])

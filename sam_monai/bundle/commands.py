@@ -234,11 +234,14 @@ def plan(args: argparse.Namespace) -> None:
     from monai.bundle import ConfigParser
 
     from ..results.report import show_plan
+    from .configuration import check_weights
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sam_monai").setLevel(logging.INFO)  # how the folder was understood
 
-    found = ConfigParser(config | given | {"dataset_dir": args.folder}).get_parsed_content("plan")
+    parser = ConfigParser(config | given | {"dataset_dir": args.folder})
+    check_weights(parser)
+    found = parser.get_parsed_content("plan")
     show_plan(found)
     if args.json:
         write_json(found.as_dict(), Path(args.json))

@@ -11,6 +11,7 @@ from typing import Any
 from .. import __version__
 from ..backbones.weights import KNOWN_WEIGHTS, KnownFile
 from ..errors import counted
+from ..networks import identity
 from ..networks.regions import numbered
 from ..networks.text import TEXT_WEIGHTS
 from ..training.room import too_few
@@ -19,7 +20,6 @@ from .key_list import default_of
 
 FROM_DATA = ("labels", "spatial_dims", "intensity", "ct_window", "orientation", "spacing", "channels", "image_channels",
              "channel_names", "regions", "modality")  # fmt: skip
-RECKONED = ("seconds", "validation", "epochs", "val_interval")  # of a plan: how it was to end, not how it ended
 PICTURE = "validation.png"
 FILES = {
     "configs/inference.json": "masks of new images",
@@ -65,8 +65,8 @@ def model_card(
         f"repository. Then\n\n```bash\nsam-monai segment new_scans --bundle {folder}\n```\n\n"
         "writes the masks of `new_scans`, a folder of images or of DICOM studies, or one file. `sam-monai evaluate "
         f"my_scans --bundle {folder}` measures it on labelled images, and `sam-monai train my_scans --bundle {folder}` "
-        f"trains a new one with the same settings. `sam-monai keys {folder}` lists the keys. In the bundle's folder, "
-        "MONAI's own line is\n\n"
+        "trains a new one of the same kind and size, in the time that you give it. "
+        f"`sam-monai keys {folder}` lists the keys. In the bundle's folder, MONAI's own line is\n\n"
         "```bash\npython -m monai.bundle run --config_file configs/inference.json --dataset_dir new_scans\n```",
         f"## Intended use and limits\n\n{limits(metadata, known, training)}",
         f"## Licence\n\n{licence(known)}",
@@ -136,7 +136,7 @@ def settings(known: Mapping[str, Any], training: Mapping[str, Any], defaults: Ma
         said = str(values.get(key))  # None: a setting that had no part in this training
         if key in values and key not in FROM_DATA and not computed and said not in ("None", default.split(",")[0]):
             rows.append((f"`{key}`", values[key], default))
-    plan = {key: value for key, value in training.get("plan", {}).items() if key not in RECKONED}
+    plan = {key: value for key, value in training.get("plan", {}).items() if key not in identity.RECKONED}
     planned = [f"{key} {json.dumps(value)}" for key, value in plan.items() if value is not None]
     said = (
         f"Planned: {escaped(', '.join(planned))}. The training took {counted(training['epochs'], 'epoch')}. "

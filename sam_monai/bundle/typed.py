@@ -27,6 +27,8 @@ def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if not is_flag(word):
             others.append(word)
             continue
+        if word[1] != "-" and word != "-h":  # fire would take it
+            raise InputError(f"{word}: keys begin with two dashes: -{word}")
         key, has_value, value = word.lstrip("-").partition("=")
         if not has_value:
             value, at = ("True", at) if is_flag(following) else (following, at + 1)

@@ -114,7 +114,8 @@ def examine(
     if tuple(labels) != dataset.labels:
         raise InputError(
             f"{dataset.folder}: its dataset.json has the labels {', '.join(dataset.labels)}, the key labels is "
-            f"{', '.join(labels)}: give both the same, in one order"
+            f"{', '.join(labels)}: give both the same, in one order. A packaged bundle has the labels of its adapter; "
+            "for others train with --bundle ssam, ptsam or medsa"
         )
     if values_in_words(regions) != values_in_words(dataset.regions):
         raise InputError(

@@ -84,7 +84,10 @@ def images_to_segment(
         if not known.how:
             dataset = dataset_of(known, seed=seed, overlaps=False)
             refuse_others(dataset.channels, channels, channel_names, known.source)
-            return Images([case_of(case.get(FILES, case["image"])) for case in dataset.test or dataset.validation])
+            part = "test" if dataset.test else "validation"
+            chosen = dataset.test or dataset.validation
+            logger.info("%s: the %d images of its %s are segmented", path, len(chosen), part)
+            return Images([case_of(case.get(FILES, case["image"])) for case in chosen])
         cases = known.to_segment()
         if not cases:
             raise InputError(

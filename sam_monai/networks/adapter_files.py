@@ -23,7 +23,6 @@ from .base import AdaptedSAM
 from .regions import numbered
 
 LOADED = ("method", "base", "resize", "labels", "temperature")  # of a record, what no constructor takes
-PLAN_UNITS = {"seconds": "planned after, in s,", "validation": "a validation, in s,"}  # of a plan, for people
 BUFFERS = ("identity", "label_vectors")  # in an adapter, and not trained
 
 
@@ -137,7 +136,7 @@ def describe(path: str | Path) -> str:
     hashes = ("_hashes", "_voxels")
     training = {key: value for key, value in (read_training(path) or {}).items() if not key.endswith(hashes)}
     dice, settings, plan = training.pop("dice_by_label", []), training.pop("settings", {}), training.pop("plan", None)
-    plan = {PLAN_UNITS.get(key, key): value for key, value in (plan or {}).items()}
+    plan = {key: value for key, value in (plan or {}).items() if key not in identity.RECKONED}
     guess, errors = training.pop("guess", None), training.pop("calibration_error", None)
     if guess:
         means = f"{guess['guess']:.3f} on average and Dice {guess['dice']:.3f}"

@@ -67,7 +67,10 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
             was, now = (", ".join(r[key] or ["grey or colours"]) for r in (theirs, ours))
         else:
             was, now = theirs[key], ours[key]
-        raise InputError(f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same")
+        raise InputError(
+            f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same, "
+            "or leave the key out"
+        )
     was, now = theirs["preprocessing"], plain(ours["preprocessing"])
     refuse_other_images(was, now)
     old, new = was.get("regions"), now.get("regions")  # adapters without the key are older than regions

@@ -80,6 +80,7 @@ PLAN: dict[str, Field] = {
     "seconds": number(0, 1e9),
     "validation": number(0, 1e9),
 }
+RECKONED = ("seconds", "validation", "epochs", "val_interval")  # of a plan: how it was to end, not how it ended
 GUESS: dict[str, Field] = {  # see sam_monai.inference.quality
     "masks": whole(1, 10**9),
     "guess": SHARE,

@@ -126,8 +126,9 @@ def write_report(
     shown = {row["case"]: picture_file(Path(pictures or folder), row["case"], settings["spatial_dims"]) for row in rows}
     file = Path(adapter) if adapter else Path(ckpt_dir) / Checkpoints.BEST
     history = read_history(file, Checkpoints.RESUME)
-    planned = ("seconds", "validation", "epochs", "val_interval")  # of which the training tells what became of them
-    images = {key: value for key, value in settings.items() if key not in planned}
+    images = {key: value for key, value in settings.items() if key not in identity.RECKONED and value is not None}
+    if "ct" not in str(images.get("intensity")):
+        images.pop("ct_window", None)
     said = {**of_adapter(file), "Images and sizes": images, "This run": of_run(**run or {})}
     data = said["This run"]["data"]
     title = f"{title} on {data}" if data else title

@@ -161,7 +161,9 @@ class Clock:
             if self.said is None or abs(fitting - self.said) > max(1.0, 0.1 * self.said):
                 before = planned if self.said is None else self.said
                 why = "faster" if fitting > before else "slower"
-                tqdm.write(f"epochs are {why} than planned: to end on time there will be {fitting} and not {before}")
+                tqdm.write(
+                    f"epochs are {why} than planned: to end on time there will be about {fitting} and not {before}"
+                )
                 self.said = fitting
 
     def judged(self, done: int, planned: int) -> int:

@@ -158,6 +158,8 @@ def make_plan(
         InputError: the state to resume from is none, or holds no plan of ours.
     """
     asked = {key: value for key, value in given.items() if value is not None}
+    if "batch_size" not in given:  # in bundles packaged before it was planned
+        asked["batch_size"] = sample[0]
     device = torch.device(device)
     data = examined.fingerprint
     passed = 0.0 if begun is None else time.monotonic() - begun

@@ -76,12 +76,13 @@ def resampled(room: Room, spacing: list[float] | None) -> Room:
     return room if spacing is None else replace(room, data=room.data.resampled(spacing))
 
 
-def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
+def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, str]:
     """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices.
 
     Where a patch does not hold the largest structure, slices are shrunk until it does (:func:`spacing_of_patches`).
     That is for large pictures of small structures: ones that whole slices :data:`HARDLY` show, and that are then
-    :data:`LARGER` times as large.
+    :data:`LARGER` times as large. ``advise``: where the time does not allow patches, name one in which they would be
+    planned, if there is any.
     """
     data, size = room.data, affordable_size(room, "whole", largest)
     smallest = max(data.labels, key=lambda label: needed_by(label, data), default=None)
@@ -100,8 +101,10 @@ def chosen_scale(room: Room, largest: int) -> tuple[str, str]:
         return "whole", f"{shown}, but a patch of {patch} px {held}"
     if room.given_steps is not None or shrunk.steps(patch, "patch") >= FEW:
         return "patch", shown
-    needed = FEW * room.step(patch, "patch") + shrunk.validation(patch, "patch")
-    return "whole", f"{shown}; patches would be better, and take longer: try --minutes {needed / 30:.0f}"
+    needed = math.ceil((FEW * room.step(patch, "patch") + shrunk.validation(patch, "patch")) / 30)
+    if advise and chosen_scale(replace(room, budget=60.0 * needed), largest, advise=False)[0] == "patch":
+        shown += f"; patches would be better, and take longer: try --minutes {needed}"
+    return "whole", shown
 
 
 def patch_size(room: Room, largest: int) -> int:
@@ -131,7 +134,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
         wanted = next_size(max([SQUARE[2], *(extent / PATCH_HOLDS for extent in held)]))
         most = max(most, SQUARE[2])
     size = min(wanted, most, largest)
-    step = f"one step takes {room.step(size, scale):.2g} s here"
+    step = f"a step of {room.batch} case{'s' * (room.batch != 1)} takes {room.step(size, scale):.2g} s here"
     if scale == "whole" and size == wanted == largest and room.costs(size).encode:
         step += "; the frozen encoder was trained on images of this size"
     if size < wanted and room.given_steps is not None:
@@ -153,7 +156,7 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
     whole = room.budget if steps is None else steps * room.step(size, scale) + validations
     if validations > 2 * VALIDATIONS * whole:
         why += f"; fewer validation cases would {'leave more time to train' if steps is None else 'make it shorter'}: "
-        why += "list them as `validation` in dataset.json"
+        why += "list fewer as `validation` in dataset.json"
     return int(interval) if interval == int(interval) else round(interval, 3), why
 
 
@@ -163,7 +166,8 @@ def chosen_batch(room: Room, size: int, scale: str) -> tuple[int, str]:
     steps, why = room.steps(size, scale), "cases in a step"
     if room.on_gpu or room.given_steps is not None or room.batch <= SMALL_BATCH or steps >= MANY:
         return room.batch, why
-    return SMALL_BATCH, f"{why}; {steps} steps of {room.batch} would be few"
+    few = f"only {steps} step{'s' * (steps != 1)} of {room.batch} would fit"
+    return SMALL_BATCH, f"{why}; {few}"
 
 
 def rules(

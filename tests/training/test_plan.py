@@ -87,11 +87,13 @@ def test_a_method_whose_prompts_need_whole_slices_gets_them():
         assert rules(room, {}, 256, 900)[0]["scale"] == ("whole" if only else "patch")
 
 
-def test_patches_that_the_time_does_not_allow_are_not_planned_and_the_time_is_told():
-    deep = dataclasses.replace(data(512, (12, 14), dims=3), shape=(512, 512, 300))
+@pytest.mark.parametrize("labels, helps", [(((12, 14),), True), (((12, 14), (60, 119)), False)])
+def test_patches_that_the_time_does_not_allow_are_not_planned_and_a_time_is_told_that_does(labels, helps):
+    deep = dataclasses.replace(data(512, *labels, dims=3), shape=(512, 512, 300))
     values, why = rules(Room(deep, machine(), 900, 4), {}, 256, 900)
-    assert values["scale"] == "whole" and (told := re.search(r"try --minutes (\d+)", why["scale"]))
-    assert planned(deep, machine(), minutes=int(told[1]))["scale"] == "patch"
+    told = re.search(r"try --minutes (\d+)", why["scale"])
+    assert values["scale"] == "whole" and bool(told) == helps
+    assert not told or planned(deep, machine(), minutes=int(told[1]))["scale"] == "patch"
 
 
 def test_where_one_visit_of_each_case_takes_too_long_the_plan_says_so():

@@ -42,6 +42,7 @@ class LastValidation:
         pictures: int = 4,
     ) -> None:
         self.evaluator, self.collecting = evaluator, False
+        vars(evaluator)["last_validation"] = self
         regions, instances = settings.get("regions"), settings.get("instances", False)
         dataset: Any = evaluator.data_loader.dataset  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
         self.drawing = Pictures(labels, Path(output_dir) / "validation", settings, most=pictures)

@@ -70,20 +70,19 @@ def show_result(
     training: Sequence[Mapping[str, Any]],
     pictures: int = 4,
     run: Mapping[str, Any] | None = None,
-    last: LastValidation | None = None,
 ) -> None:
     """Show what the best adapter does: Dice per label as a table, pictures of the worst validation cases, a report,
     and the names of the cases that were trained on. Without validation cases only the names.
 
     The network gets the best adapter of those in ``folder``; tables and pictures go to ``output_dir``. ``settings`` say
     how the images were prepared, ``training`` lists the cases trained on, ``pictures`` says how many cases to draw, and
-    ``run`` is what :func:`of_run` takes. The adapter is evaluated, unless it is that of the ``last`` validation.
+    ``run`` is what :func:`of_run` takes. The adapter is evaluated, unless it is that of the :class:`LastValidation`.
     """
     path = Path(folder) / Checkpoints.BEST
     idist.barrier()  # until the first process has written it
     load_adapter(getattr(network, "module", network), path)
     best = evaluator.state.best_metric_epoch
-    found = last or LastValidation(evaluator, labels, output_dir, settings, pictures)
+    found = vars(evaluator).get("last_validation") or LastValidation(evaluator, labels, output_dir, settings, pictures)
     if evaluator.data_loader:
         if not found.is_of(best):
             found.collect()

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import inference, job, measure
+from benchmarks import inference, job, measure, time_to_dice
 from sam_monai.backbones import onednn
 
 ROOT = Path(__file__).parents[1]
@@ -80,3 +80,19 @@ def test_the_command_writes_table_json_and_picture(tmp_path):
     table = (tmp_path / "benchmarks.md").read_text()
     assert "segment-anything" in table and "sam_monai S-SAM, 16 labels" in table
     assert (tmp_path / "benchmarks.png").stat().st_size > 1000
+
+
+def test_each_dice_is_noted_with_the_time_at_which_it_was_printed():
+    lines = "".join(f"time.sleep(0.5); print('\\rtraining: 1%', 'epoch {i}: validation Dice 0.{i}');" for i in (2, 7))
+    points = time_to_dice.curve(["-c", f"import time; {lines}"], threads=1)
+    assert [dice for _, dice in points] == [0.2, 0.7] and 0.4 < points[1][0] - points[0][0] < 5
+    with pytest.raises(RuntimeError, match="ended with 3: so it is"):
+        time_to_dice.curve(["-c", "print('so it is'); raise SystemExit(3)"], threads=1)
+
+
+def test_a_method_is_judged_by_when_it_had_what_the_better_u_net_ends_with():
+    rivals = [("U-Net whole", [(60, 0.9), (90, 0.6)]), ("U-Net patch", [(200, 0.5)])]
+    methods = [("S-SAM", [(30, 0.4), (45, 0.6), (60, 0.8)]), ("PTSAM", [(30, 0.5)])]
+    cells = [{"dataset": "a", "contender": name, "points": points} for name, points in (*rivals, *methods)]
+    rows = {row.split(" | ")[1]: row.split(" | ")[2:] for row in time_to_dice.table(cells).splitlines()[2:]}
+    assert rows["S-SAM"] == ["0.800", "1.0", "0.8 |"] and rows["PTSAM"] == ["0.500", "0.5", " |"]

@@ -27,7 +27,7 @@ from ..errors import InputError, causes, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
 from .key_list import in_words
-from .typed import arguments, refuse_lone, refuse_unknown
+from .typed import arguments, refuse_lone, refuse_single_dash, refuse_unknown
 
 _python_hook = sys.excepthook
 _BEGAN = time.monotonic() - time.process_time()  # a program that imports does nothing else
@@ -153,6 +153,7 @@ def stop_in_a_line(training: bool, resumed: bool) -> None:
 
 def refuse_unknown_keys(words: Sequence[str]) -> None:
     """MONAI adds an unknown ``--key`` to the configuration in silence, so a misspelt one would do nothing."""
+    refuse_single_dash(words)
     given: dict[str, Any] = dict(arguments(words)[0])
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}

@@ -22,7 +22,7 @@ from . import keys, shipped
 from .folder import AS_SHIPPED, read_json, refuse_packed
 from .key_list import in_words
 from .trained import DEMO_LABELS, RESUMED, labels_of, models_of, refuse_missing_adapter
-from .typed import arguments, is_expression, is_flag, refuse_lone, refuse_unknown, refuse_valueless
+from .typed import arguments, is_expression, is_flag, refuse_lone, refuse_single_dash, refuse_unknown, refuse_valueless
 
 BUNDLE = "ssam"
 # Of MONAI's run. Which configuration it reads is decided here.
@@ -64,6 +64,7 @@ def start(name: str, words: Sequence[str]) -> None:
     """Check a command, print the line of MONAI's program that it stands for, and run that."""
     if "--" in words:
         raise InputError("-- stands alone: keys are given as --key value")
+    refuse_single_dash(words)
     refuse_valueless(words, ["bundle", *OPTIONS, *keys.with_value()])
     given, others = arguments(words)
     bundle = shipped.find(given.pop("bundle", BUNDLE))
@@ -122,6 +123,7 @@ def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a command line, with values as MONAI takes them."""
     from fire.parser import DefaultParseValue
 
+    refuse_single_dash(words)
     refuse_valueless(words, keys.with_value())
     given, others = arguments(words)
     refuse_lone(others)

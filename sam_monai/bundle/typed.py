@@ -27,8 +27,6 @@ def arguments(words: Sequence[str]) -> tuple[dict[str, str], list[str]]:
         if not is_flag(word):
             others.append(word)
             continue
-        if word[1] != "-" and word != "-h":  # fire would take it
-            raise InputError(f"{word}: keys begin with two dashes: -{word}")
         key, has_value, value = word.lstrip("-").partition("=")
         if not has_value:
             value, at = ("True", at) if is_flag(following) else (following, at + 1)
@@ -42,6 +40,13 @@ def refuse_valueless(words: Sequence[str], keys: Collection[str]) -> None:
         key = word.lstrip("-").replace("-", "_")
         if is_flag(word) and is_flag(following) and key in keys:
             raise InputError(f"--{key} needs a value: give it as --{key} VALUE")
+
+
+def refuse_single_dash(words: Sequence[str]) -> None:
+    """Refuse a key behind a single dash, which fire would take in silence for one behind two."""
+    for word in words:
+        if is_flag(word) and word[1] != "-" and word != "-h":
+            raise InputError(f"{word}: keys begin with two dashes: -{word}")
 
 
 def is_flag(word: str) -> bool:

@@ -203,6 +203,7 @@ def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path
         (["segment", ".", "--adapter", "--quick", "True"], "--adapter needs a value"),
         (["train", ".", "--bundle", "unet"], "medsa, ptsam, ssam"),
         (["train", ".", "--val_intervals", "1"], "--val_interval?"),
+        (["train", ".", "-minutes", "6"], "keys begin with two dashes: --minutes"),
         (["train", ".", "--args_file", "none.json"], "none.json: cannot be read (No such file"),
         (["train", ".", "--args_file", "broken.json"], "broken.json: cannot be read"),
         (["train", ".", "--args_file", "broken.yaml"], "broken.yaml: cannot be read"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
 from monai.engines.utils import IterationEvents
 from monai.transforms import Compose, Decollated
 from torch import Tensor
@@ -36,9 +37,10 @@ class Calibration:
         """Logits (L + 1, N) and masks (L, N) of each; None: the logits were not kept."""
         self.temperature, self.errors = 1.0, (math.nan, math.nan)
 
-    def collect_from(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.cases.clear())
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)
+    def collect_from(self, engine: Engine) -> list[RemovableEventHandle]:
+        """From each of its runs. Removing what is returned ends it."""
+        begin = engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.cases.clear())
+        return [begin, engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.collect)]
 
     def collect(self, engine: Engine) -> None:
         most = min(MOST, TOTAL // (engine.state.epoch_length or 1))

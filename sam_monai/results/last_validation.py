@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
 
 from ..distributed import first_process
 from ..inference import quality
@@ -22,8 +23,9 @@ from .pictures import Pictures
 class LastValidation:
     """Keeps what table, pictures and calibration are made of, from the validation after a training's last epoch on.
 
-    Where that epoch is the best, nothing has to be evaluated once more. A handler of the trainer, before the one that
-    validates.
+    Where that epoch is the best, nothing has to be evaluated once more. A training in rounds, as a server's, shows none
+    of them: the next round ends the keeping, which costs each validation time. A handler of the trainer, before the one
+    that validates.
 
     Args:
         evaluator: of the validation.
@@ -41,7 +43,7 @@ class LastValidation:
         settings: Mapping[str, Any],
         pictures: int = 4,
     ) -> None:
-        self.evaluator, self.collecting = evaluator, False
+        self.evaluator, self.collecting = evaluator, list[RemovableEventHandle]()
         vars(evaluator)["last_validation"] = self
         regions, instances = settings.get("regions"), settings.get("instances", False)
         dataset: Any = evaluator.data_loader.dataset  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue]
@@ -50,6 +52,7 @@ class LastValidation:
         self.calibration = Calibration(dataset.transform, regions, instances)
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, self.end)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.begin)
 
     def begin(self, engine: Engine) -> None:
@@ -59,13 +62,17 @@ class LastValidation:
     def collect(self) -> None:
         """From now on, of every run of the evaluator."""
         if not self.collecting:
-            self.collecting = True
             for part in (self.drawing, self.table, self.calibration):
-                part.collect_from(self.evaluator)
+                self.collecting += part.collect_from(self.evaluator)
+
+    def end(self) -> None:
+        for handle in self.collecting:
+            handle.remove()
+        self.collecting.clear()
 
     def is_of(self, epoch: int) -> bool:
         """Whether what was kept is of this epoch's adapter; with 0 or less, of the last one's."""
-        return self.collecting and epoch in (self.evaluator.state.epoch, -1, 0)
+        return bool(self.collecting) and epoch in (self.evaluator.state.epoch, -1, 0)
 
     def finish(self, adapter: Path) -> None:
         """Print and write the table, draw the pictures, and note in the adapter's file the temperature and how good

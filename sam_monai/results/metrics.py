@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
 from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
 from torch import Tensor
 
@@ -132,10 +133,10 @@ class CaseTable:
         self.collect_from(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.finish)
 
-    def collect_from(self, engine: Engine) -> None:
-        """Without printing or writing at the end of a run."""
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.rows.clear())
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)
+    def collect_from(self, engine: Engine) -> list[RemovableEventHandle]:
+        """Without printing or writing at the end of a run. Removing what is returned ends it."""
+        begin = engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.rows.clear())
+        return [begin, engine.add_event_handler(Events.ITERATION_COMPLETED, self.collect)]
 
     def collect(self, engine: Engine) -> None:
         cases: Any = engine.state.output

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.engine.events import RemovableEventHandle
 from monai.data import MetaTensor
 
 from ..data.channels import SHOWN
@@ -64,10 +65,10 @@ class Pictures:
         self.collect_from(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.draw_worst)
 
-    def collect_from(self, engine: Engine) -> None:
-        """Without drawing the worst at the end of a run."""
-        engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)
+    def collect_from(self, engine: Engine) -> list[RemovableEventHandle]:
+        """Without drawing the worst at the end of a run. Removing what is returned ends it."""
+        begin = engine.add_event_handler(Events.EPOCH_STARTED, self.begin)
+        return [begin, engine.add_event_handler(Events.ITERATION_COMPLETED, self.draw)]
 
     def begin(self) -> None:
         self.seen.clear()

@@ -6,7 +6,7 @@ import csv
 import json
 
 import pytest
-from bundle_runner import SMALL, run, volumes
+from bundle_runner import SMALL, run, start, volumes
 
 from sam_monai.networks.adapter_files import read_training
 from sam_monai.results.metrics import CaseTable
@@ -54,3 +54,15 @@ def test_the_figures_are_of_the_adapter_that_is_kept_and_the_last_epoch_is_evalu
     assert cases(tmp_path / "trained") == cases(tmp_path / "evaluated")
     about = [json.loads((tmp_path / folder / "evaluation.json").read_text()) for folder in ("trained", "evaluated")]
     assert about[0] == about[1] and list((tmp_path / "trained/validation").glob("*.png"))
+
+
+def test_a_training_in_rounds_measures_no_surfaces_in_its_later_validations(tmp_path, seen):
+    where = {"dataset_dir": str(volumes(tmp_path / "data")), "ckpt_dir": f"{tmp_path}/m", "device": "cpu", **SMALL}
+    workflow = start("ssam", "train", output_dir=f"{tmp_path}/o", **where | {"epochs": 1})
+    workflow.initialize()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    trainer.run()
+    assert len(seen) == 1  # it may have been all of the training
+    trainer.state.max_epochs = 3
+    trainer.run()
+    assert trainer.state.epoch == 3 and len(seen) == 2

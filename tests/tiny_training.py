@@ -80,6 +80,7 @@ def tiny_training(
     record: dict[str, Any] | None = None,
     loss: Callable[..., torch.Tensor] | None = None,
     network: nn.Module | None = None,
+    report: Path | None = None,
     **settings: Any,
 ) -> SupervisedTrainer:
     """A trainer whose ``run`` writes to ``folder``; ``settings`` are further keys that decide the result."""
@@ -106,9 +107,7 @@ def tiny_training(
         LrScheduleHandler(schedule, print_lr=False),
         Progress(evaluator, ("bright",)),
         Validate(evaluator, interval or validation_interval(epochs)),
-        Checkpoints(
-            folder, network, optimizer, schedule, evaluator, resume, {"seed": seed, "learning_rate": lr} | settings
-        ),
+        Checkpoints(folder, network, optimizer, schedule, evaluator, resume, settings, report=report),
     ]
     return SupervisedTrainer(
         torch.device("cpu"),

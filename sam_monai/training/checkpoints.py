@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime
@@ -40,8 +41,8 @@ class Checkpoints:
     ``folder/model_resume.pt``: adapter, optimiser, schedule, epoch and best metric after the last epoch, with the
     settings and cases that decided them.
 
-    A training that does not go on from these files moves them into a folder of their own before it writes the first of
-    its own. While it runs, no other training can use the folder.
+    A training that does not go on from these files moves them, and the report about them, into a folder of their own
+    before it writes the first of its own. While it runs, no other training can use the folder.
 
     Args:
         folder: where the files go.
@@ -51,6 +52,7 @@ class Checkpoints:
         settings: of the training, by the names of the keys that a user gives; what is resumed must have had the same.
             What the network records need not be among them.
         voxels: what images show, by their paths, of :func:`sam_monai.data.examine`.
+        report: file of the report that will be written at the end.
     """
 
     BEST, RESUME = "model.pt", "model_resume.pt"
@@ -65,8 +67,9 @@ class Checkpoints:
         resume: bool = False,
         settings: Mapping[str, Any] | None = None,
         voxels: Mapping[str, str] | None = None,
+        report: str | Path | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self.report = Path(folder), report
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.network: Any = getattr(network, "module", network)
         images = getattr(self.network, "preprocessing", {})
@@ -201,13 +204,14 @@ class Checkpoints:
         names = (self.RESUME, self.BEST, str(Path(self.BEST).with_suffix(".safetensors")))
         there = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
         if there and not self.ours:
+            reports = [Path(self.report)] if self.report is not None and os.path.isfile(self.report) else []
             stem = f"replaced_{datetime.now():%Y-%m-%d_%H%M%S}"
             taken = [file.name for file in self.folder.glob(f"{stem}*")]
             old = self.folder / next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 1000))) if n not in taken)
             old.mkdir()
-            for file in there:
-                file.rename(old / file.name)
-            tqdm.write(f"the adapter that was in {self.folder} is now in {old}")
+            for file in (*there, *reports):
+                shutil.move(file, old / file.name)
+            tqdm.write(f"the adapter that was in {self.folder} is now in {old}{', with its report' * len(reports)}")
         self.ours = True
 
     def summary(self, engine: Engine) -> dict[str, Any]:

@@ -41,6 +41,18 @@ def test_a_new_training_moves_every_older_adapter_aside_and_says_where(tmp_path,
     assert all(str(old) in said for old in replaced)
 
 
+def test_the_report_about_an_older_adapter_stays_beside_it(tmp_path):
+    cases, folder, report = make_cases(tmp_path / "data"), tmp_path / "models", tmp_path / "output" / "report.html"
+    report.parent.mkdir()
+    tiny_training(folder, cases, report=report).run()
+    report.write_text("about the first")
+    tiny_training(folder, cases, report=report, epochs=8, resume=True).run()
+    assert report.is_file()  # of the same training
+    tiny_training(folder, cases, report=report, seed=1).run()
+    (old,) = folder.glob("replaced_20*")
+    assert (old / "report.html").read_text() == "about the first" and not report.exists()
+
+
 def test_a_training_that_fails_before_its_first_epoch_ends_moves_nothing(tmp_path):
     cases, folder = make_cases(tmp_path / "data"), tmp_path / "models"
     tiny_training(folder, cases).run()

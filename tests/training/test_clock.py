@@ -95,7 +95,9 @@ def test_of_changes_to_and_fro_only_the_first_is_told(capsys):
 def test_a_large_change_is_told_though_another_was(capsys):
     machine = Machine(100, 10, lambda t: 12.0 if t < 120 else 3.0, validation=5.0)
     machine.run()
-    told = re.findall(r"epochs are (\w+) than planned: to end on time there will be about (\d+)", capsys.readouterr().out)
+    told = re.findall(
+        r"epochs are (\w+) than planned: to end on time there will be about (\d+)", capsys.readouterr().out
+    )
     numbers = [int(number) for _, number in told]
     assert {why for why, _ in told} == {"slower", "faster"}
     assert all(abs(b - a) > max(1, 0.1 * a) for a, b in itertools.pairwise(numbers))

@@ -39,6 +39,7 @@ def evaluation_report(
     curves: Sequence[Path] = (),
     tolerance: float = TOLERANCE,
     title: str = "Evaluation",
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write what an evaluation found, the worst cases first.
 
@@ -51,6 +52,7 @@ def evaluation_report(
         curves: further pictures, as far as they are there.
         tolerance: of the surface Dice, in the unit of distances.
         title: of the page.
+        notes: what the check of the data said.
     """
     unit = unit_of(rows)
     length = LENGTHS[unit]
@@ -76,7 +78,11 @@ def evaluation_report(
     def values(row: Mapping[str, Any]) -> list[Any]:
         return [row["label"], *(row.get(key) for key in keys)]
 
-    body = [f"<p>{html.escape(in_short(rows, labels, len(cases)))}</p>", means(rows, labels, heads, unit)]
+    body = [f"<p>{html.escape(in_short(rows, labels, len(cases)))}</p>"]
+    if notes:
+        said = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+        body += [f"<p>What the check of the data says about these figures:</p><ul>{said}</ul>"]
+    body += [means(rows, labels, heads, unit)]
     body += [f"<p>{matched_in_all(rows)}</p>"] if OBJECTS[0] in rows[0] else []
     body += [figures(rows, labels, unit, heads["surface_dice"])]
     body += [f'<h2>Training</h2><div class="figures">{curve(history)}</div>'] if history else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -129,11 +130,12 @@ def write_report(
     if "ct" not in str(images.get("intensity")):
         images.pop("ct_window", None)
     said = {**of_adapter(file), "Images and sizes": images, "This run": of_run(**run or {})}
+    notes = said["This run"].pop("notes")
     data = said["This run"]["data"]
     title = f"{title} on {data}" if data else title
     tolerance = about_cases(folder).get("surface_tolerance", TOLERANCE)
     curves = [folder / "corrective_clicks.png"]
-    path = evaluation_report(rows, shown, said, history, folder / "report.html", curves, tolerance, title)
+    path = evaluation_report(rows, shown, said, history, folder / "report.html", curves, tolerance, title, notes)
     print(f"report: {path}", flush=True)
     release(folder)
     return path
@@ -200,15 +202,19 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
     return {"Adapter": about | numbers, "Its training": trained, "Keys of its training": chosen}
 
 
-def of_run(dataset_dir: str | Path | None = None, device: Any = None, begun: float | None = None) -> dict[str, Any]:
-    """What a report says of the run that wrote it, which ``begun`` by ``time.monotonic``. Of its data's folder the name
-    alone is told."""
+def of_run(
+    dataset_dir: str | Path | None = None, device: Any = None, begun: float | None = None, notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a report says of the run that wrote it, which ``begun`` by ``time.monotonic``. Of its data's folder, also in
+    the ``notes`` of :func:`sam_monai.data.examine`, the name alone is told."""
     said: dict[str, Any] = {"date": datetime.now().astimezone().isoformat(" ", "minutes")}
     said["data"] = Path(dataset_dir).resolve().name if dataset_dir else ""
     if device is not None:
         said["device"] = in_full(torch.device(device))
     if begun is not None:
         said["time"] = str(timedelta(seconds=round(time.monotonic() - begun)))
+    above = os.path.dirname(os.path.abspath(Path(dataset_dir or ".").expanduser())) + os.sep
+    said["notes"] = [note.replace(above, "") for note in notes]
     return said
 
 

@@ -101,12 +101,19 @@ def test_slices_are_numbered_as_in_the_file_and_directions_are_the_patients(flip
 def test_the_report_says_what_was_computed_with_and_how_sizes_agree(tmp_path, adapter):
     table, _ = evaluated(tmp_path, {"a": 0, "b": 3, "c": 1, "d": None})
     settings = SETTINGS | {"spacing": [1.0, 1.0, 3.0]}
-    run = {"dataset_dir": "/somewhere/private/my_scans", "device": "cpu", "begun": time.monotonic() - 75}
+    notes = ['in 9 of the 33 masks that hold "x" it is only a rim, as in /somewhere/private/my_scans/labelsTr/a.png']
+    run = {
+        "dataset_dir": "/somewhere/private/my_scans",
+        "device": "cpu",
+        "begun": time.monotonic() - 75,
+        "notes": notes,
+    }
     page = write_report(tmp_path / "out", adapter.parent, settings, adapter=adapter, run=run)
     said, volume = words(page), 5 * 5 * 4 * 3 / 1000
     for text in ("lite_medsam", "image_size 64", "epochs 40", "epoch 30", "seed 11", "learning_rate 0.0075",
                  "training cases 7", "Evaluation on my_scans", "device cpu", "0:01:1", "surface Dice at 2 mm",
-                 "HD95, mm", "1 was missed", "mean of reference and prediction, ml", "4 of 4"):  # fmt: skip
+                 "HD95, mm", "1 was missed", "mean of reference and prediction, ml", "4 of 4",
+                 "only a rim, as in my_scans/labelsTr/a.png"):  # fmt: skip
         assert text in said, text
     assert "private" not in said and "inf" not in said.replace("information", "")
     assert [row["reference_ml"] for row in table.rows] == [pytest.approx(volume)] * 4

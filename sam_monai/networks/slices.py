@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-from monai.data import MetaTensor
 from torch import Tensor
 
 from ..errors import InputError
@@ -40,7 +39,7 @@ def as_slices(image: Tensor, names: Sequence[str] | None = None) -> Tensor:
         )
     if not all(image.shape):
         raise InputError(f"the image is empty: it has the shape {tuple(image.shape)}")
-    if isinstance(image, MetaTensor):
+    if hasattr(image, "as_tensor"):  # a MetaTensor
         image = image.as_tensor()
     slices = slices_of(image)
     return slices if names is not None else slices.expand(-1, 3, -1, -1)
@@ -84,8 +83,10 @@ def from_slices(slices: Tensor, image: Tensor) -> Tensor:
 
 def of_image(logits: Tensor, image: Tensor) -> Tensor:
     """Logits as a MetaTensor where the image is one, with its affine and file, as MONAI's own networks give them."""
-    if not isinstance(image, MetaTensor) or torch.compiler.is_compiling():
+    if not hasattr(image, "as_tensor") or torch.compiler.is_compiling():
         return logits
+    from monai.data import MetaTensor  # half of the start of a command that shows an adapter
+
     return MetaTensor(logits).copy_meta_from(image, copy_attr=False)
 
 

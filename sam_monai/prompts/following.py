@@ -17,6 +17,8 @@ from .drawn import Prompts
 
 ABSENT = -20.0  # logit of an object that was followed to its end
 LIKE = 0.5  # as an object that is a label is like it in the prompted slices, from 0 to 1
+LOOSE = 0.1  # of a box's sides, that it reaches farther on each side, where SAM follows by it: its answers stay inside
+SAME = 0.5  # Dice of an object in two neighbouring slices at least
 PART = 16  # slices of a volume that a prompt is answered for at a time, where the whole would be large
 
 Network = Callable[..., Tensor]
@@ -31,12 +33,14 @@ def follow(
     seeds: set[int],
     prompts: Prompts,
     margin: Tensor | None,
+    trained: bool = True,
 ) -> None:
     """In the logits (H, W, D) of one object, answer the slices beyond the ``seeds`` anew, in place.
 
     An object that is a label has the label's own answer, as far as it is :func:`connected`; ``margin`` is what
     :func:`label_margin` gives. Any other is followed from the nearest seed outwards, each slice by the box about its
-    neighbour's mask. Negative clicks count in their slice.
+    neighbour's mask. Negative clicks count in their slice. A network that was not ``trained`` answers within a box, and
+    something in every box: the boxes are a little looser, and the object ends where two slices differ too much.
     """
     at, kinds = clicks_of(prompts)
     nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
@@ -59,10 +63,20 @@ def follow(
         if not len(inside):
             logits[..., k] = ABSENT
             continue
-        corners = [*inside.amin(0).tolist(), 0, *inside.amax(0).tolist(), 0]
+        low, high = inside.amin(0).float(), inside.amax(0).float()
+        if not trained:
+            more = LOOSE * (high - low + 1)
+            low, high = (low - more).clamp(min=0), torch.minimum(high + more, high.new_tensor(image.shape[2:4]) - 1)
+        corners = [*low.tolist(), 0, *high.tolist(), 0]
         box = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
         answer = network(image[..., here], embedding[..., here], automatic=known, boxes=box, **clicks)
         logits[..., k] = answer[0, 1, ..., 0]
+        if not trained and dice(logits[..., k] > 0, logits[..., neighbour] > 0) < SAME:
+            logits[..., k] = ABSENT
+
+
+def dice(first: Tensor, second: Tensor) -> float:
+    return 2 * int((first & second).sum()) / max(1, int(first.sum()) + int(second.sum()))
 
 
 def label_margin(

@@ -1,0 +1,137 @@
+"""An object that is none of the labels is answered as the network answered it before training."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from network_tester import LABELS, tiny_backbone
+
+from sam_monai import MedSA
+from sam_monai.prompts import untrained
+from sam_monai.prompts.answering import answered
+from sam_monai.prompts.following import ABSENT
+from sam_monai.prompts.untrained import finds
+
+BOX, BOX_3D = torch.tensor([[[10.0, 20, 40, 50]]]), torch.tensor([[[10.0, 20, 1, 40, 50, 3]]])
+
+
+class Answers:
+    """Answers each prompt by a rectangle, or by nothing; says of its base whether it knows clicks."""
+
+    def __init__(self, rows, columns, clicks=True):
+        self.rows, self.columns = rows, columns
+        self.backbone = SimpleNamespace(weights=SimpleNamespace(clicks=clicks))
+
+    def unguided(self, image, *others, automatic, **prompts):
+        logits = torch.full((1, *image.shape[2:]), -5.0)
+        logits[:, self.rows, self.columns] = 5.0
+        return logits, automatic
+
+
+def nothing_known(_):
+    return torch.tensor([5.0, -5.0]).view(1, 2, 1, 1).expand(1, 2, 60, 70)
+
+
+def found_by(rows, columns, prompts, x=None, clicks=True):
+    x = torch.rand(1, 1, 60, 70) if x is None else x
+    known = nothing_known if x.ndim == 4 else lambda here: nothing_known(here)[..., None]
+    return finds(Answers(slice(*rows), slice(*columns), clicks), x, x, known, prompts)
+
+
+@pytest.mark.parametrize(
+    "rows, columns, there",
+    [
+        ((12, 38), (22, 49), True),
+        ((8, 44), (18, 50), True),  # a loose answer to a loose box
+        ((0, 0), (0, 0), False),  # nothing
+        ((12, 20), (22, 30), False),  # a corner of the box
+        ((12, 58), (22, 69), False),  # most of it beside the box
+    ],
+)
+def test_an_answer_that_leaves_its_box_empty_is_none(rows, columns, there):
+    assert found_by(rows, columns, {"boxes": BOX}) == there
+    volume = torch.rand(1, 1, 60, 70, 6)
+    assert found_by(rows, columns, {"boxes": BOX_3D}, volume) == there
+    lasso = torch.full((1, 1, 60, 70, 6), torch.nan)
+    lasso[..., 2] = -1
+    lasso[..., 10:41, 20:51, 2] = 1
+    assert found_by(rows, columns, {"masks": lasso}, volume) == there
+
+
+def test_a_click_that_the_network_denies_is_none_where_the_base_knows_clicks():
+    click = {"point_coords": torch.tensor([[[20.0, 30.0]]]), "point_labels": torch.tensor([[1]])}
+    assert found_by((12, 38), (22, 49), click)
+    assert not found_by((30, 38), (22, 49), click)
+    assert found_by((30, 38), (22, 49), click, clicks=False)
+
+
+def test_corrections_do_not_change_who_answers():
+    box = {"boxes": BOX, "point_coords": torch.tensor([[[20.0, 30.0], [2, 2]]]), "point_labels": torch.tensor([[1, 0]])}
+    assert found_by((12, 38), (22, 49), box) and not found_by((0, 0), (0, 0), box)
+
+
+@pytest.fixture(scope="module")
+def blind():
+    """A LiteMedSAM that was trained to find nothing, whatever the prompt."""
+    network = MedSA("lite_medsam", labels=LABELS, image_size=64, amp=False).eval()
+
+    def unguided(image, embedding, point_coords, point_labels, boxes, automatic=None, part=None, masks=None):
+        return torch.full((1, *image.shape[2:]), -5.0), automatic
+
+    network.unguided = unguided
+    return network
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return MedSA("lite_medsam", labels=["object"], amp=False).eval()
+
+
+def asked(network, x, prompts, label=None):
+    with torch.no_grad():
+        embedding = network.encode(x)
+        return answered(network, x, embedding, network(x, embedding), prompts, label)
+
+
+def test_an_object_that_is_no_label_is_answered_by_the_base_at_its_own_size(blind, plain):
+    x = torch.rand(1, 1, 60, 70)
+    assert torch.equal(asked(blind, x, {"boxes": BOX}), asked(plain, x, {"boxes": BOX}))
+    named = asked(blind, x, {"boxes": BOX}, LABELS[0])
+    assert not torch.equal(named, asked(plain, x, {"boxes": BOX}))
+
+
+def test_a_box_in_a_volume_ends_the_object_and_a_click_corrects_its_slice_alone(blind, plain, monkeypatch):
+    volume = torch.rand(1, 1, 60, 70, 6)
+    found = asked(blind, volume, {"boxes": BOX_3D})
+    for k in range(1, 4):
+        assert torch.allclose(found[..., k], asked(plain, volume[..., k], {"boxes": BOX}), atol=1e-4)
+    assert (found[..., [0, 4, 5]] == ABSENT).all()
+    encoded, encode = [], MedSA.encode
+    monkeypatch.setattr(MedSA, "encode", lambda self, x: encoded.append(self.backbone.image_size) or encode(self, x))
+    click = {"point_coords": torch.tensor([[[30.0, 40.0, 2.0]]]), "point_labels": torch.tensor([[0]])}
+    after = asked(blind, volume, {"boxes": BOX_3D, **click})
+    assert 256 not in encoded  # its slices' embeddings were kept
+    assert after[30, 40, 2] < 0
+    assert torch.allclose(after[..., [0, 1, 3, 4, 5]], found[..., [0, 1, 3, 4, 5]], atol=1e-3)
+    assert not torch.equal(after[..., 2], found[..., 2])
+    assert torch.equal(asked(blind, volume, {"boxes": BOX_3D}), found)  # the click undone
+
+
+def test_a_box_in_one_slice_is_followed(blind):
+    volume = torch.zeros(1, 1, 60, 70, 5)
+    volume[:, :, 15:36, 25:46, 1:4] = 1
+    found = asked(blind, volume, {"boxes": torch.tensor([[[14.0, 24, 2, 36, 46, 2]]])}) > 0
+    disc = volume[0, 0] > 0
+    for k in (1, 2, 3):
+        assert 2 * (found & disc)[..., k].sum() > 0.7 * (found[..., k].sum() + disc[..., k].sum())
+
+
+def test_a_base_that_no_file_holds_cannot_be_asked(monkeypatch):
+    network = MedSA(tiny_backbone(), labels=LABELS, amp=False).eval()
+    monkeypatch.setattr(untrained, "finds", lambda *_: False)
+    x = torch.rand(1, 1, 60, 70)
+    with torch.no_grad():
+        one = answered(network, x, network.encode(x), network(x), {"boxes": BOX})
+    assert one.shape == (60, 70)

@@ -115,11 +115,14 @@ def results(labels: list[str], training: Mapping[str, Any]) -> str:
     if dice is None:
         return "Not measured: there was no validation case, or none that holds a label. Run `sam-monai evaluate`."
     by_label = training.get("dice_by_label") or []
-    rows = [(escaped(label), "not in the cases" if one is None else f"{one:.3f}")
-            for label, one in zip(labels, by_label, strict=False)]  # fmt: skip
+    missed = training.get("missed_by_label") or []
+    heads = ("label", "Dice", *["missed, of the cases that hold it"] * bool(missed))
+    counts = [[f"{n} of {of}"] for n, of in missed] or [[]] * len(labels)
+    rows = [(escaped(label), "not in the cases" if one is None else f"{one:.3f}", *count)
+            for label, one, count in zip(labels, by_label, counts, strict=False)]  # fmt: skip
     cases = training["validation_cases"]
     return (
-        table(("label", "Dice"), [*rows, ("mean", f"{dice:.3f}")])
+        table(heads, [*rows, ("mean", f"{dice:.3f}", *[""] * bool(missed))])
         + f"\n\nMean Dice over {counted(cases, 'validation case')}, which also decided which epoch was kept. "
         "So the figures are higher than those of new images."
     )

@@ -103,6 +103,9 @@ TRAINING: dict[str, Field] = {  # the summary beside a record
     "quick": FLAG._replace(needed=False),
     "plan": mapping(PLAN)._replace(needed=False),
     "dice_by_label": listed(optional(SHARE), 1, 9999)._replace(needed=False),
+    "missed_by_label": listed(listed(COUNT, 2, 2), 1, 9999)._replace(
+        needed=False
+    ),  # and of how many cases that hold it
     "calibration_error": listed(SHARE, 2, 2)._replace(needed=False),  # at temperature 1, and at the adapter's
     "guess": mapping(GUESS, every=True)._replace(needed=False),
     "settings": Field("a dict of keys and numbers", are_settings, needed=False),

@@ -16,7 +16,7 @@ from ..inference.calibration import Calibration
 from ..networks.adapter_files import note_validation, read_training
 from ..training.checkpoints import Checkpoints
 from ..training.resume import read_history
-from .metrics import CaseTable
+from .metrics import CaseTable, summary
 from .pictures import Pictures
 
 
@@ -89,6 +89,8 @@ class LastValidation:
         before, after = (round(error, 4) for error in calibration.errors)
         more = {} if math.isnan(before) else {"calibration_error": [before, after]}
         more |= {quality.KEY: guesses} if guesses else {}
+        means = [summary([row for row in table.rows if row["label"] == label]) for label in table.labels]
+        more["missed_by_label"] = [[found["missed"], found["held"]] for found in means]
         note_validation(adapter, calibration.temperature, **more | length_of(adapter))
         if not math.isnan(before):
             print(f"probabilities: temperature {calibration.temperature:g}, expected calibration error {after:.4f} "

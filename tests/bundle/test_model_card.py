@@ -51,6 +51,13 @@ def metadata(bundle) -> dict:
     return json.loads((bundle / "configs/metadata.json").read_text())
 
 
+def test_the_document_says_which_labels_were_missed(made):
+    said = card(made(training=MEASURED | {"missed_by_label": [[0, 12], [0, 0], [3, 9]]}))
+    for fact in ("| label | Dice | missed, of the cases that hold it |", "| liver | 0.900 | 0 of 12 |",
+                 "| left lung | 0.725 | 3 of 9 |", "| mean | 0.812 |  |"):  # fmt: skip
+        assert fact in said, fact
+
+
 def test_the_document_says_what_the_adapter_is(made):
     said = card(made())
     for fact in ("# my bundle", "1 liver", "3 left lung", "MR volumes", "slices axial", "| training cases | 24 |",

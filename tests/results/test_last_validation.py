@@ -46,7 +46,12 @@ def test_the_figures_are_of_the_adapter_that_is_kept_and_the_last_epoch_is_evalu
     monkeypatch.setattr(Best, "update", only)
     where = {"dataset_dir": str(volumes(tmp_path / "data")), "ckpt_dir": f"{tmp_path}/m", "device": "cpu", **SMALL}
     run("ssam", "train", output_dir=f"{tmp_path}/trained", learning_rate=0.05, **where)
-    assert read_training(tmp_path / "m/model.pt")["best_epoch"] == best
+    training = read_training(tmp_path / "m/model.pt")
+    assert training["best_epoch"] == best
+    rows = cases(tmp_path / "trained")
+    for label, missed in zip(dict.fromkeys(row["label"] for row in rows), training["missed_by_label"], strict=True):
+        held = [row for row in rows if row["label"] == label and row["dice"]]
+        assert missed == [sum(row["hd95"] == "inf" for row in held), len(held)]
     assert len(seen) == (1 if best == 2 else 2)  # the validation after the last epoch, and one of its own
     told = capsys.readouterr().out
     assert told.count("label   ") == 1 and f"best after epoch {best}" in told

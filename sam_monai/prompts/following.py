@@ -46,7 +46,8 @@ def follow(
     nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
     known_in = partial(answered_without, network, image, embedding, automatic)
     label = None if margin is None else connected(margin, logits, sorted(seeds), prompts)
-    for k in sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k])):
+    outwards = sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k]))
+    for k in tqdm(outwards, desc="following the object", unit="slice", leave=False, delay=2):
         here = slice(k, k + 1)
         known = None if automatic is None else automatic[..., here]
         clicks = clicks_in(prompts, [i for i, place in enumerate(at) if place == k and kinds[i] == 0])

@@ -12,7 +12,8 @@ from tqdm.auto import tqdm
 from ..networks.resemblance import named
 from .drawn import Prompts
 from .following import ABSENT, Network, answered_without, clicks_of, compared, connected, follow, label_margin, parts_of
-from .untrained import Embeddings, Untrained, instead
+from .unlike_labels import unlike_labels
+from .untrained import Embeddings, instead
 
 
 def answered(
@@ -32,7 +33,8 @@ def answered(
 
     A network that was trained without mask prompts answers all of the prompts at once.
 
-    An object that is none of the labels is answered by the network as it was before training: :func:`unlike_labels`.
+    An object that is none of the labels is answered by the network as it was before training:
+    :func:`~sam_monai.prompts.unlike_labels.unlike_labels`.
 
     Args:
         network: a Med-SA.
@@ -50,7 +52,7 @@ def answered(
         prompts = {key: value for key, value in prompts.items() if key != "masks"}
     known = partial(answered_without, network, image, embedding, automatic)
     if (other := instead(network, image, embedding, known, prompts)) is not None:
-        return unlike_labels(other, image, prompts)
+        return unlike_labels(other, image, prompts, answered_by)
     return answered_by(network, image, embedding, automatic, prompts)
 
 
@@ -108,51 +110,6 @@ def answered_by(
         refine(k)
     follow(network, image, embedding, automatic, logits, seeds, prompts, margin)
     return logits
-
-
-def unlike_labels(untrained: Untrained, image: Tensor, prompts: Prompts) -> Tensor:
-    """Logits (*spatial) of an object that is no label.
-
-    In a volume each slice within its box, and with a positive click or a mask, is answered by itself. A box over
-    several slices says where the object ends; else it is followed from these slices.
-    """
-    network, depth = untrained.network, image.shape[-1]
-    prompts = {**prompts, "meant": torch.zeros(1, 1, device=image.device)}
-    nothing = torch.zeros(1, 2, *[1] * (image.ndim - 2), device=image.device).expand(1, 2, *image.shape[2:])
-    embedding = untrained.embeddings(image)
-    if image.ndim == 4:
-        return answered_by(network, image, embedding[..., :], nothing, prompts)
-    boxes = prompts["boxes"][0] if "boxes" in prompts else image.new_zeros(0, 6)
-    boxes = boxes[~boxes.isnan().any(1)].round().long().tolist()
-    boxed = {k for box in boxes for k in range(max(0, box[2]), min(depth, box[5] + 1))}
-    at, kinds = clicks_of(prompts)
-    seeds = boxed | {k for k, kind in zip(at, kinds, strict=True) if kind == 1 and 0 <= k < depth}
-    if "masks" in prompts:
-        seeds |= set((~prompts["masks"][0, 0, 0, 0].isnan()).nonzero().flatten().tolist())
-    logits = torch.full(image.shape[2:], ABSENT, device=image.device)
-    for k in tqdm(sorted(seeds), desc="answering the prompt", unit="slice", leave=False, delay=2):
-        here = slice(k, k + 1)
-        shown = in_slice(prompts, k, k in boxed)
-        logits[..., here] = answered_by(network, image[..., here], embedding[..., here], nothing[..., here], shown)
-    if len(boxed) < 2:
-        follow(network, image, embedding, nothing, logits, seeds, prompts, None, trained=False)
-    return logits
-
-
-def in_slice(prompts: Prompts, k: int, boxed: bool) -> Prompts:
-    """Prompts of an object in a volume as those of the volume of slice ``k`` alone, with its box or without."""
-    found = {key: value for key, value in prompts.items() if key != "boxes" or boxed}
-    if "point_coords" in found:
-        found["point_coords"] = found["point_coords"] - found["point_coords"].new_tensor([0, 0, k])
-        elsewhere = found["point_coords"][..., 2].round() != 0
-        found["point_labels"] = found["point_labels"].masked_fill(elsewhere, -1)
-    if boxed:
-        found["boxes"] = found["boxes"] - found["boxes"].new_tensor([0, 0, k, 0, 0, k])
-    if "masks" in found:
-        found["masks"] = found["masks"][..., k : k + 1]
-        if found["masks"].isnan().all():
-            del found["masks"]
-    return found
 
 
 def click_by_click(

@@ -12,6 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..networks.click_tokens import obey_clicks
 from ..networks.resemblance import likeness, margins, resemblances
 from .drawn import Prompts
 
@@ -70,8 +71,11 @@ def follow(
             low, high = (low - more).clamp(min=0), torch.minimum(high + more, high.new_tensor(image.shape[2:4]) - 1)
         corners = [*low.tolist(), 0, *high.tolist(), 0]
         box = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
-        answer = network(image[..., here], embedding[..., here], automatic=known, boxes=box, **clicks)
+        shown = clicks if trained else {}
+        answer = network(image[..., here], embedding[..., here], automatic=known, boxes=box, **shown)
         logits[..., k] = answer[0, 1, ..., 0]
+        if clicks and not trained:
+            logits[..., here] = obey_clicks(logits[None, ..., here], *clicks.values())[0]
         if not trained and dice(logits[..., k] > 0, logits[..., neighbour] > 0) < SAME:
             logits[..., k] = ABSENT
 

@@ -19,7 +19,7 @@ from .drawn import Prompts
 
 COVERED = 0.25  # of a box's rows times its columns, at least, by the answer to it; objects of labels: 0.6 to 0.9
 INSIDE = 0.5  # of the answer to a box, at least, in it; objects of labels: 0.85 to 1
-DENIED = -2.0  # logit at a click of which the network says that there is nothing; objects of labels: -0.9 to 2
+DENIED = -3.0  # logit at a click of which the network says that there is nothing; objects of labels: -0.9 to 2
 LOOKED_AT = 5  # slices of a box, spread evenly
 KEPT = 16  # slices whose embeddings are kept for the next click
 
@@ -116,7 +116,7 @@ def finds(network: MedSA, image: Tensor, embedding: Tensor, known: Callable[[sli
     """
     regions = prompted_regions(image, prompts)
     if not regions:
-        return not network.backbone.weights.clicks or holds_click(network, image, embedding, known, prompts)
+        return holds_click(network, image, embedding, known, prompts)
     shown = {"boxes": prompts.get("boxes"), "point_coords": None, "point_labels": None}
     found = inside = 0
     rows, columns = (torch.zeros(2, size, dtype=torch.bool, device=image.device) for size in image.shape[2:4])

@@ -24,7 +24,8 @@ from ..errors import InputError
 from ..inference.outputs import Outputs
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
-from ..prompts.answering import answered
+from ..networks.resemblance import named
+from ..prompts.answering import answered_by
 from ..prompts.drawn import KINDS, Prompts, Rng, corrective_click, draw_box, draw_clicks
 from ..prompts.prompted_inference import in_parts
 from .tables import write_table
@@ -54,7 +55,7 @@ def answers(
     known: Tensor,
     label: str,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names of prompts for one object, and what the network answers: bool (1, 1, *spatial).
+    """Names of prompts for one object, and what the trained network answers: bool (1, 1, *spatial).
 
     Args:
         network: a Med-SA.
@@ -68,7 +69,9 @@ def answers(
     """
 
     def ask(prompts: Prompts, label: str | None = None) -> Tensor:
-        return answered(network, image, embedding, automatic, prompts, label)[None, None]
+        if label is not None:
+            prompts = {**prompts, "meant": named(network.labels, label).to(image.device)}
+        return answered_by(network, image, embedding, automatic, prompts)[None, None]
 
     for name, draw in ASKED.items():
         for _ in range(DRAWS[name]):

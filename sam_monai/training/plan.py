@@ -24,7 +24,7 @@ from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
 from .resume import REMEDY, read_resume
 from .room import REPORT, Room
-from .rules import SIZES, resampled, rules
+from .rules import SIZES, SMALL_BATCH, resampled, rules
 
 MINUTES = 15.0  # a coffee break: long enough for a specialist, short enough to wait for
 DEMO_MINUTES = 4.0  # small enough to try, long enough for a picture
@@ -199,7 +199,9 @@ def make_plan(
         passed = 0.0 if begun is None else time.monotonic() - begun
     fixed = "spacing" in asked or "spacing" not in given  # in bundles packaged before it was planned
     left, on_gpu = budget - passed - REPORT, device.type != "cpu"
-    room = Room(data, costs, left, sample[0], steps, size, follows, free, mirror, slices, fixed, on_gpu=on_gpu)
+    fewer = timed and data.spatial_dims == 3 and "batch_size" not in asked and not on_gpu
+    room = Room(data, costs, left, sample[0], steps, size, follows, free, mirror, slices, fixed, None, on_gpu,
+                SMALL_BATCH if fewer else None)  # fmt: skip
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

@@ -35,7 +35,8 @@ class Room:
     ``batch``: cases in a step; ``timed``: in the steps that were timed, if others. ``slices``: of each, in volumes.
     ``on_gpu``: which does small steps no faster. ``given_steps``: in place of the budget. ``given_size``: of the image.
     ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
-    ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have.
+    ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have. ``smallest``: cases in
+    the smallest step that may be planned, where fewer are enough for a size.
     """
 
     data: Fingerprint
@@ -51,6 +52,7 @@ class Room:
     given_spacing: bool = False
     timed: int | None = None
     on_gpu: bool = False
+    smallest: int | None = None
 
     def fits(self, size: int) -> bool:
         """Whether a step of this size, with checkpointing, leaves some of the free memory."""

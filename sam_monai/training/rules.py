@@ -49,11 +49,16 @@ def next_size(pixels: float) -> int:
 
 def affordable_size(room: Room, scale: str, largest: int) -> int:
     """The largest size, up to that of the base weights, that fits the memory and leaves :data:`STEPS` steps in the
-    budget, or :data:`FEW` up to :data:`SQUARE`; the smallest of all where none does; or the size that is given."""
+    budget, or :data:`FEW` up to :data:`SQUARE`; the smallest of all where none does; or the size that is given.
+
+    Of volumes, whose step shows several slices of each, the :data:`STEPS` may be of :data:`SMALL_BATCH` cases: 96 px in
+    these were better than 64 px in steps of four on one of two sets, in the same time, and as good on the other."""
     if room.given_size is not None:
         return room.given_size
+    small = room if room.smallest is None else replace(room, batch=min(room.batch, room.smallest), timed=room.batch)
+    counted = {size: room if size <= SQUARE[room.data.spatial_dims] else small for size in SIZES}
     least = {size: FEW if size <= SQUARE[room.data.spatial_dims] else STEPS for size in SIZES if size <= largest}
-    enough = (size for size, steps in least.items() if room.fits(size) and room.steps(size, scale) >= steps)
+    enough = (size for size, n in least.items() if room.fits(size) and counted[size].steps(size, scale) >= n)
     return max(enough, default=SIZES[0])
 
 

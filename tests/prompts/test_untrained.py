@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from network_tester import LABELS, tiny_backbone
@@ -18,11 +16,10 @@ BOX, BOX_3D = torch.tensor([[[10.0, 20, 40, 50]]]), torch.tensor([[[10.0, 20, 1,
 
 
 class Answers:
-    """Answers each prompt by a rectangle, or by nothing; says of its base whether it knows clicks."""
+    """Answers each prompt by a rectangle, or by nothing."""
 
-    def __init__(self, rows, columns, clicks=True):
+    def __init__(self, rows, columns):
         self.rows, self.columns = rows, columns
-        self.backbone = SimpleNamespace(weights=SimpleNamespace(clicks=clicks))
 
     def unguided(self, image, *others, automatic, **prompts):
         logits = torch.full((1, *image.shape[2:]), -5.0)
@@ -34,10 +31,10 @@ def nothing_known(_):
     return torch.tensor([5.0, -5.0]).view(1, 2, 1, 1).expand(1, 2, 60, 70)
 
 
-def found_by(rows, columns, prompts, x=None, clicks=True):
+def found_by(rows, columns, prompts, x=None):
     x = torch.rand(1, 1, 60, 70) if x is None else x
     known = nothing_known if x.ndim == 4 else lambda here: nothing_known(here)[..., None]
-    return finds(Answers(slice(*rows), slice(*columns), clicks), x, x, known, prompts)
+    return finds(Answers(slice(*rows), slice(*columns)), x, x, known, prompts)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +57,13 @@ def test_an_answer_that_leaves_its_box_empty_is_none(rows, columns, there):
     assert found_by(rows, columns, {"masks": lasso}, volume) == there
 
 
-def test_a_click_that_the_network_denies_is_none_where_the_base_knows_clicks():
+def test_a_click_that_the_network_denies_is_none():
     click = {"point_coords": torch.tensor([[[20.0, 30.0]]]), "point_labels": torch.tensor([[1]])}
     assert found_by((12, 38), (22, 49), click)
     assert not found_by((30, 38), (22, 49), click)
-    assert found_by((30, 38), (22, 49), click, clicks=False)
+    known = torch.tensor([-5.0, 5.0]).view(1, 2, 1, 1).expand(1, 2, 60, 70)
+    x = torch.rand(1, 1, 60, 70)
+    assert finds(Answers(slice(30, 38), slice(22, 49)), x, x, lambda _: known, click)  # a label holds it
 
 
 def test_corrections_do_not_change_who_answers():
@@ -126,6 +125,37 @@ def test_a_box_in_one_slice_is_followed(blind):
     disc = volume[0, 0] > 0
     for k in (1, 2, 3):
         assert 2 * (found & disc)[..., k].sum() > 0.7 * (found[..., k].sum() + disc[..., k].sum())
+
+
+def square(at):
+    """A bright square in noise, and its mask."""
+    x = 0.2 * torch.rand(1, 1, 60, 70, generator=torch.Generator().manual_seed(0))
+    x[..., at[0] : at[0] + 20, at[1] : at[1] + 20] += 0.7
+    return x, x[0, 0] > 0.5
+
+
+def dice(first, second):
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+@pytest.mark.parametrize("at", [(10, 30), (25, 12)])
+def test_a_click_finds_an_object_though_the_base_knows_boxes_alone(blind, at):
+    x, mask = square(at)
+    click = {"point_coords": torch.tensor([[[at[0] + 9.0, at[1] + 11]]]), "point_labels": torch.tensor([[1]])}
+    assert dice(asked(blind, x, click) > 0, mask) > 0.8
+    lasso = torch.full((1, 1, 60, 70), -1.0)
+    lasso[..., at[0] - 2 : at[0] + 22, at[1] - 2 : at[1] + 22] = 1
+    assert dice(asked(blind, x, {"masks": lasso}) > 0, mask) > 0.8
+
+
+def test_a_correction_of_such_an_object_counts_where_it_is_made(blind):
+    x, mask = square((10, 30))
+    box = {"boxes": torch.tensor([[[8.0, 28, 31, 51]]])}
+    before = asked(blind, x, box)
+    wrong = torch.tensor([[[50.0, 10.0], [20.0, 40.0]]])
+    after = asked(blind, x, {**box, "point_coords": wrong, "point_labels": torch.tensor([[1, 0]])})
+    assert after[50, 10] > 0 > after[20, 40] and before[50, 10] < 0 < before[20, 40]
+    assert torch.equal(after[:, 60:], before[:, 60:]) and torch.equal(after[:5], before[:5])
 
 
 def test_a_base_that_no_file_holds_cannot_be_asked(monkeypatch):

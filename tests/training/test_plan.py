@@ -200,6 +200,13 @@ def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
     assert planned(data(512, *LARGE), machine(6.0), batch_size=4)["batch_size"] == 4
 
 
+def test_of_volumes_smaller_steps_are_enough_for_a_larger_size():
+    volumes, costs = data(512, *LARGE, dims=3), machine(9.0)
+    sizes = [rules(Room(volumes, costs, 900, 4, smallest=smallest), {}, 256, 900)[0] for smallest in (None, 2)]
+    assert [(plan["image_size"], plan["batch_size"]) for plan in sizes] == [(64, 4), (96, 2)]
+    assert sizes[1]["epochs"] * 8 >= 290  # of two
+
+
 def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():
     for step in (0.1, 1.0, 5.0):
         values, why = rules(Room(data(512, *LARGE), machine(step), 900, 4, 100), {}, 256, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -89,21 +89,27 @@ def by_box(network: MedSA, image: Tensor, embedding: Tensor, nothing: Tensor, pr
         logits = ask(prompts["boxes"])
     elif "masks" in prompts and len(inside := (prompts["masks"][0, 0] > 0).nonzero()):
         logits = ask(torch.cat([inside.amin(0), inside.amax(0)]).float()[None, None])
+    elif coords is None or labels is None or not (labels == 1).any():
+        logits = torch.full(image.shape[2:], ABSENT, device=image.device)
     else:
-        assert coords is not None and labels is not None
-        positive = coords[0, labels[0] == 1]
-        low, high = positive.amin(0)[:2], positive.amax(0)[:2]
-        last, best, logits = image.new_tensor(image.shape[2:4]) - 1, None, torch.empty(0)
-        for side in SIDES:
-            more = side * max(image.shape[2:4]) / 2
-            lower, upper = (low - more).clamp(min=0), torch.minimum(high + more, last)
-            answer = ask(torch.cat([lower, positive[0, 2:], upper, positive[0, 2:]])[None, None])
-            rank = (obeyed(answer, coords, labels), ends_within(answer, lower, upper, last), sureness(answer))
-            if best is None or rank > best:
-                best, logits = rank, answer
+        logits = best_of_boxes(ask, image.shape[2:4], coords, labels)
     if coords is None or labels is None:
         return logits
     return obey_clicks(logits[None], coords, labels)[0]
+
+
+def best_of_boxes(ask: Callable[[Tensor], Tensor], shape: Sequence[int], coords: Tensor, labels: Tensor) -> Tensor:
+    """The best answer to boxes of :data:`SIDES` about the positive clicks."""
+    positive = coords[0, labels[0] == 1]
+    low, high = positive.amin(0)[:2], positive.amax(0)[:2]
+    last, answers = low.new_tensor(shape) - 1, []
+    for side in SIDES:
+        more = side * max(shape) / 2
+        lower, upper = (low - more).clamp(min=0), torch.minimum(high + more, last)
+        answer = ask(torch.cat([lower, positive[0, 2:], upper, positive[0, 2:]])[None, None])
+        rank = obeyed(answer, coords, labels), ends_within(answer, lower, upper, last), sureness(answer)
+        answers.append((rank, answer))
+    return max(answers, key=lambda one: one[0])[1]
 
 
 def obeyed(logits: Tensor, coords: Tensor, labels: Tensor) -> int:

@@ -134,7 +134,7 @@ def finds(network: MedSA, image: Tensor, embedding: Tensor, known: Callable[[sli
 def holds_click(
     network: MedSA, image: Tensor, embedding: Tensor, known: Callable[[slice], Tensor], prompts: Prompts
 ) -> bool:
-    positive = (prompts["point_labels"][0] == 1).nonzero()[:1, 0]
+    positive = (prompts["point_labels"][0] == 1).nonzero()[:1, 0] if "point_labels" in prompts else ()
     if not len(positive):
         return True
     coords, labels = prompts["point_coords"][:, positive], prompts["point_labels"][:, positive]

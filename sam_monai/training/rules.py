@@ -51,8 +51,8 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
     """The largest size, up to that of the base weights, that fits the memory and leaves :data:`STEPS` steps in the
     budget, or :data:`FEW` up to :data:`SQUARE`; the smallest of all where none does; or the size that is given.
 
-    Of volumes, whose step shows several slices of each, the :data:`STEPS` may be of :data:`SMALL_BATCH` cases: 96 px in
-    these were much better than 64 px in steps of four on one of three sets, in the same time, and as good on the others."""
+    Of volumes, whose step shows two slices of each, the :data:`STEPS` may be of :data:`SMALL_BATCH` cases: 96 px in
+    these were much better than 64 px in steps of four on one of three sets, in the same time, and as good on two."""
     if room.given_size is not None:
         return room.given_size
     small = room if room.smallest is None else replace(room, batch=min(room.batch, room.smallest), timed=room.batch)

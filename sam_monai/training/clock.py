@@ -17,9 +17,6 @@ from .handlers import is_due
 from .room import FEW, REPORT
 
 WARM_UP = 0.05  # share of the training in which the rate rises: first gradients are large
-FIRST = (
-    10  # steps in which it rises at least: a single one at the full rate can spoil an adapter that is trained further
-)
 TOLERANCE = 0.05  # share of the budget by which the expected end may be off before the schedule is changed
 LENGTHEN_UNTIL = 0.7  # of the training; later the rate is low, and epochs added to it are worth little
 RECENT = 0.08  # share of the budget that the last epochs take by which the next ones are judged; single ones vary
@@ -34,11 +31,9 @@ class Schedule:
 
     Args:
         epochs: how many are planned.
-        steps: of an epoch.
     """
 
-    def __init__(self, epochs: int, steps: int = FIRST) -> None:
-        self.steps = steps
+    def __init__(self, epochs: int) -> None:
         self.changes: list[tuple[int, float, int]]  # after an epoch: progress, epochs in all
         self.restart(epochs)
 
@@ -68,7 +63,7 @@ class Schedule:
     def __call__(self, epoch: int) -> float:
         """The learning rate's factor in the epoch that begins after so many."""
         progress = self.progress(epoch)
-        rise = min(1.0, (progress + 1 / self.epochs) / WARM_UP, (epoch + 1) * self.steps / FIRST)
+        rise = min(1.0, (progress + 1 / self.epochs) / WARM_UP)
         return rise * (0.5 + 0.5 * math.cos(math.pi * progress))
 
 

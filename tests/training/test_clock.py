@@ -104,12 +104,6 @@ def test_a_large_change_is_told_though_another_was(capsys):
     assert abs(machine.schedule.epochs - numbers[-1]) <= max(1, 0.1 * numbers[-1])
 
 
-def test_a_training_of_a_few_steps_is_a_gentle_one():
-    assert Schedule(1, steps=1)(0) == 0.1 and Schedule(1, steps=4)(0) == 0.4
-    assert [Schedule(20, steps=2)(epoch) for epoch in (0, 1)] == pytest.approx([0.2, 0.4 * Schedule(20)(1)])
-    assert [Schedule(60, steps=8)(epoch) for epoch in range(2, 60)] == [Schedule(60)(epoch) for epoch in range(2, 60)]
-
-
 def test_without_a_budget_nothing_is_changed():
     machine = Machine(20, None, lambda t: 1000.0)
     machine.run()

@@ -138,7 +138,8 @@ def describe(path: str | Path) -> str:
     dice, settings, plan = training.pop("dice_by_label", []), training.pop("settings", {}), training.pop("plan", None)
     plan = {key: value for key, value in (plan or {}).items() if key not in identity.RECKONED}
     guess, errors = training.pop("guess", None), training.pop("calibration_error", None)
-    missed = zip(record["labels"], training.pop("missed_by_label", []), strict=False)
+    counts = training.pop("missed_by_label", [])
+    missed = {label: f"in {n} of {of}" for label, (n, of) in zip(record["labels"], counts, strict=False) if n}
     if guess:
         means = f"{guess['guess']:.3f} on average and Dice {guess['dice']:.3f}"
         training["guessed Dice in validation"] = f"{means}, over {counted(guess['masks'], 'mask')}"
@@ -157,7 +158,7 @@ def describe(path: str | Path) -> str:
         "training": in_words(training) or "not recorded",
         "plan": in_words(plan) or "none",
         "Dice by label": in_words(dict(zip(record["labels"], dice, strict=False)), True) or "not recorded",
-        "missed": in_words({label: f"in {n} of {of}" for label, (n, of) in missed if n}) or "no label in any case",
+        "missed": in_words(missed) or ("no label in any case" if counts else "not recorded"),
         "trained with": in_words(settings) or "not recorded",
     }
     width = max(map(len, rows))

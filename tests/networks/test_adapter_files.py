@@ -73,6 +73,16 @@ def test_show_says_what_an_adapter_is(network, tmp_path, capsys, suffix):
         assert what in said
 
 
+@pytest.mark.parametrize(
+    "counts, said",
+    [(None, "not recorded"), ([[0, 2], [0, 0]], "no label in any case"), ([[0, 2], [1, 2]], "dark in 1 of 2")],
+)
+def test_missed_labels_are_shown_only_as_far_as_they_were_counted(small, tmp_path, counts, said):
+    summary = adapter_files.training_summary(9, 6, 0.8123, 5, 2) | ({"missed_by_label": counts} if counts else {})
+    adapter_files.write_adapter(small.state_dict(), tmp_path / "model.pt", summary)
+    assert re.search(rf"\nmissed +{said}\n", adapter_files.describe(tmp_path / "model.pt"))
+
+
 def test_a_summary_of_other_numbers_is_not_shown(file, small):
     state = small.state_dict()
     torch.save(state | {"prompts": state["prompts"] + 1}, file)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.backbone import WIDTH, Backbone
+from ..backbones.onednn import multiplies_bfloat16_faster
 from ..errors import InputError
 from .mixture import ChannelMixture
 from .slices import as_slices, check_embedding, check_values, from_slices, of_image, passes, pieces, slices_of, together
@@ -18,8 +19,7 @@ def fast_bfloat16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 there: processors without instructions for it emulate it."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities() if device.type == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(able.get("amx_bf16") or able.get("avx512_bf16"))
+    return device.type == "cpu" and multiplies_bfloat16_faster()
 
 
 class SliceNetwork(nn.Module):

@@ -112,6 +112,23 @@ def test_a_product_in_halves_is_the_product(monkeypatch, gradients):
         assert x.grad is not None and x.grad.shape == x.shape
 
 
+@pytest.mark.parametrize(
+    "able, times, faster",
+    [
+        ({}, (2, 1), False),
+        ({"avx512_bf16": True}, (2, 1), True),
+        ({"avx512_bf16": True}, (1, 2), False),
+        ({"avx512_bf16": True, "amx_bf16": True}, (1, 2), True),
+    ],
+)
+def test_bf16_is_for_processors_that_gain_by_it(monkeypatch, able, times, faster):
+    seconds = dict(zip((torch.float32, torch.bfloat16), times, strict=True))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    monkeypatch.setattr(onednn, "seconds_of_product", seconds.get)
+    monkeypatch.setattr(onednn, "has_amx", onednn.has_amx.__wrapped__)
+    assert onednn.multiplies_bfloat16_faster.__wrapped__() is faster
+
+
 @pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
 def test_bias_and_gelu_in_the_same_pass_change_nothing(lite, monkeypatch, precision, tolerance):
     if not onednn.known(precision):

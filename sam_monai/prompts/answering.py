@@ -23,6 +23,7 @@ def answered(
     automatic: Tensor | None,
     prompts: Prompts,
     label: str | None = None,
+    margins_kept: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """Logits (*spatial) of one object. They depend on the image and the list of the object's prompts alone.
 
@@ -44,6 +45,8 @@ def answered(
         prompts: ``point_coords``, ``point_labels``, ``boxes`` and ``masks`` of the object, as far as there are.
             ``meant``: as :meth:`MedSA.forward` takes it, where it is known which label the object is.
         label: the name of the label that the object is, in place of ``meant``.
+        margins_kept: kept from one click on an image to the next, so that the volume is not answered anew for it;
+            begins empty.
     """
     if label is not None:
         labels = getattr(network, "module", network).labels  # type: ignore[attr-defined]
@@ -53,11 +56,16 @@ def answered(
     known = partial(answered_without, network, image, embedding, automatic)
     if (other := instead(network, image, embedding, known, prompts)) is not None:
         return unlike_labels(other, image, prompts, answered_by)
-    return answered_by(network, image, embedding, automatic, prompts)
+    return answered_by(network, image, embedding, automatic, prompts, margins_kept)
 
 
 def answered_by(
-    network: Network, image: Tensor, embedding: Tensor | Embeddings, automatic: Tensor | None, prompts: Prompts
+    network: Network,
+    image: Tensor,
+    embedding: Tensor | Embeddings,
+    automatic: Tensor | None,
+    prompts: Prompts,
+    margins_kept: dict[int, Tensor] | None = None,
 ) -> Tensor:
     """As :func:`answered`, by the network itself, whatever the object is."""
     numbers, boxed = numbered(prompts), "boxes" in prompts and not bool(prompts["boxes"].isnan().all())
@@ -103,7 +111,7 @@ def answered_by(
     first = [k for k, kind in zip(at, kinds, strict=True) if kind == 1 and k in seeds][:1]
     for k in sorted(starts := drawn | {*first}):
         refine(k)
-    margin = label_margin(known, logits, sorted(seeds), prompts, resemblance)
+    margin = label_margin(known, logits, sorted(seeds), prompts, resemblance, margins_kept)
     if margin is not None and starts < seeds:
         base = connected(margin, logits, sorted(starts), prompts)
     for k in sorted(seeds - starts):

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from ..networks.click_tokens import obey_clicks
 from ..networks.resemblance import likeness, margins, resemblances
+from ..networks.slices import MOST_BYTES
 from .drawn import Prompts
 
 ABSENT = -20.0  # logit of an object that was followed to its end
@@ -46,19 +47,19 @@ def follow(
     at, kinds = clicks_of(prompts)
     nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
     known_in = partial(answered_without, network, image, embedding, automatic)
-    label = None if margin is None else connected(margin, logits, sorted(seeds), prompts)
     outwards = sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k]))
+    if margin is not None:
+        logits.copy_(connected(margin, logits, sorted(seeds), prompts))
+        outwards = [k for k in outwards if 0 in {kind for place, kind in zip(at, kinds, strict=True) if place == k}]
     for k in tqdm(outwards, desc="following the object", unit="slice", leave=False, delay=2):
         here = slice(k, k + 1)
         known = None if automatic is None else automatic[..., here]
         clicks = clicks_in(prompts, [i for i, place in enumerate(at) if place == k and kinds[i] == 0])
-        if label is not None:
-            logits[..., k] = label[..., k]
-            if clicks:
-                module: Any = getattr(network, "module", network)
-                known = known_in(here)
-                alone = torch.zeros(1, known.shape[1] - 1, 5, device=image.device)  # like no label: the clicks' part
-                logits[..., here] = module.guided(label[None, ..., here], known, alone, **clicks)[0]
+        if margin is not None:
+            module: Any = getattr(network, "module", network)
+            known = known_in(here)
+            alone = torch.zeros(1, known.shape[1] - 1, 5, device=image.device)  # like no label: the clicks' part
+            logits[..., here] = module.guided(logits[None, ..., here], known, alone, **clicks)[0]
             continue
         neighbour = k + (1 if k < nearest[k] else -1)
         inside = (logits[..., neighbour] > 0).nonzero()
@@ -85,7 +86,12 @@ def dice(first: Tensor, second: Tensor) -> float:
 
 
 def label_margin(
-    known: Callable[[slice], Tensor], logits: Tensor, seeds: list[int], prompts: Prompts, resemblance: Tensor | None
+    known: Callable[[slice], Tensor],
+    logits: Tensor,
+    seeds: list[int],
+    prompts: Prompts,
+    resemblance: Tensor | None,
+    margins_kept: dict[int, Tensor] | None = None,
 ) -> Tensor | None:
     """The margin over all others (H, W, D) of the label that an object is, by its name or by its likeness. ``None``: it
     is no label.
@@ -96,6 +102,7 @@ def label_margin(
         seeds: the prompted slices.
         prompts: of the object.
         resemblance: of several seeds, what :func:`compared` gives.
+        margins_kept: the margins of labels that are known from clicks before on the same image; what is found is added.
     """
     if "meant" in prompts:
         alike = prompts["meant"]
@@ -106,10 +113,17 @@ def label_margin(
         clicks = clicks_in(prompts, [i for i, kind in enumerate(kinds) if kind == 1][:1])
         points = clicks.get("point_coords"), clicks.get("point_labels")
         alike = likeness(resemblances(logits[None, ..., here], known(here), *points, None))
-    most, label = alike[0].max(0)
+    most, best = alike[0].max(0)
     if most < LIKE:
         return None
-    return torch.cat([margins(known(here))[0, label] for here in parts_of(0, logits.shape[2])], 2)
+    label, kept = int(best), {} if margins_kept is None else margins_kept
+    margin = kept.get(label)
+    if margin is None:
+        margin = torch.cat([margins(known(here))[0, label] for here in parts_of(0, logits.shape[2])], 2)
+        if margin.nbytes <= MOST_BYTES and not margin.requires_grad:
+            kept.clear()  # a click is mostly on the same label as the one before
+            kept[label] = margin
+    return margin
 
 
 def connected(margin: Tensor, logits: Tensor, seeds: list[int], prompts: Prompts) -> Tensor:

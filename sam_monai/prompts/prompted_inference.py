@@ -36,6 +36,7 @@ class Kept(NamedTuple):
     parts: list[weakref.ref[Any]]
     embedding: Tensor
     automatic: Tensor | None
+    margins: dict[int, Tensor]
 
     def __repr__(self) -> str:
         """Without the values of the image: MONAI Label logs the attributes of its inferer at each request."""
@@ -130,37 +131,41 @@ class PromptedInference(Inferer):
         """The answer to each object, in the whole image or in the patch about it."""
         count, rows, columns = len(objects), slice(0, inputs.shape[2]), slice(0, inputs.shape[3])
         if not patches:
-            embedding, automatic = self.prepared(inputs, network, in_parts(inputs, network, count))
+            known = self.prepared(inputs, network, in_parts(inputs, network, count))
             for one in objects:
-                yield answered(network, inputs, embedding, automatic, lasso_as_mask(one, inputs)), rows, columns
+                one = lasso_as_mask(one, inputs)
+                yield answered(network, inputs, *known[:2], one, margins_kept=known[2]), rows, columns
             return
         module: Any = getattr(network, "module", network)
         for one in objects:
             one = lasso_as_mask(one, inputs)
             rows, columns = patch_about(one, inputs.shape[2:], module.image_size)
             image, own = cut_out(inputs, (rows, columns)), in_patch(one, (rows, columns))
-            embedding, automatic = self.prepared(image, network, in_parts(image, network, count))
+            embedding, automatic, _ = self.prepared(image, network, in_parts(image, network, count))
             yield answered(network, image, embedding, automatic, own), rows, columns
 
-    def prepared(self, image: Tensor, network: Callable[..., Tensor], large: bool) -> tuple[Tensor, Tensor | None]:
-        """Embedding of an image and, if it is not large, the network's answer without a prompt; kept from the last call
-        where image, network and weights are the same."""
+    def prepared(
+        self, image: Tensor, network: Callable[..., Tensor], large: bool
+    ) -> tuple[Tensor, Tensor | None, dict[int, Tensor]]:
+        """Embedding of an image, the network's answer without a prompt if the image is not large, and what is kept of
+        labels' margins; from the last call where image, network and weights are the same."""
         module = getattr(network, "module", network)
         last, plain = self.last, torch.as_tensor(image)  # read once: another thread may write it
         state, parts = state_of_network(module)
         if last is not None and state is not None:
-            before, when, were, embedding, automatic = last
+            before, when, were, *_ = last
             same = when == state and all(part() is not None for part in were)
             same = same and before.shape == plain.shape and before.dtype == plain.dtype
-            same = same and before.device == plain.device and (large or automatic is not None)
+            same = same and before.device == plain.device and (large or last.automatic is not None)
             if same and torch.equal(before, plain):
-                return embedding, automatic
+                return last.embedding, last.automatic, last.margins
         embedding = module.encode(image)
         automatic = None if large else network(image, embedding)
         made = (embedding, automatic)
         followed = any(x is not None and x.requires_grad for x in made)  # a backward pass leaves no graph of it
-        self.last = None if state is None or followed else Kept(plain.detach().clone(), state, parts, *made)
-        return embedding, automatic
+        margins: dict[int, Tensor] = {}
+        self.last = None if state is None or followed else Kept(plain.detach().clone(), state, parts, *made, margins)
+        return embedding, automatic, margins
 
 
 def prompts_in(image: Tensor, given: dict[str, Any]) -> Prompts:

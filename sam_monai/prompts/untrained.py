@@ -21,7 +21,7 @@ COVERED = 0.25  # of a box's rows times its columns, at least, by the answer to 
 INSIDE = 0.5  # of the answer to a box, at least, in it; objects of labels: 0.85 to 1
 DENIED = -3.0  # logit at a click of which the network says that there is nothing; objects of labels: -0.9 to 2
 LOOKED_AT = 5  # slices of a box, spread evenly
-KEPT = 16  # slices whose embeddings are kept for the next click
+KEPT = 2**29  # bytes of slices' embeddings that are kept for the next click
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Embeddings:
         found = self.kept.get(k)
         if found is None:
             found = self.network.encode(self.image if k is None else self.image[..., k : k + 1])
-            if len(self.kept) < KEPT:
+            if (len(self.kept) + 1) * found.nbytes <= KEPT:
                 self.kept[k] = found
         return found
 

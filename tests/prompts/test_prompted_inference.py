@@ -86,6 +86,27 @@ def test_what_did_not_change_is_not(network):
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("large", [True, False])
+def test_a_further_click_on_a_volume_answers_the_slices_clicked_alone(network, monkeypatch, large):
+    monkeypatch.setattr("sam_monai.prompts.prompted_inference.MOST_BYTES", 0 if large else 2**30)
+    perturb(network)
+    inferer, seen, x = PromptedInference(SimpleInferer()), [], image(1, 1, 30, 30, 12)
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[-1]))
+    coords, labels = torch.tensor([[[9.0, 9, 6], [14, 11, 6]]]), torch.tensor([[1, 0]])
+
+    def ask(inferer, clicks):
+        clicks = {"point_coords": coords[:, :clicks], "point_labels": labels[:, :clicks]}
+        return inferer(x, network, **clicks, label=LABELS[:1])
+
+    with torch.no_grad():
+        ask(inferer, 1)
+        assert sum(seen) > 12
+        seen.clear()
+        found = ask(inferer, 2)
+        assert set(seen) == {1} and len(seen) <= 4
+        assert torch.equal(found, ask(PromptedInference(SimpleInferer()), 2))
+
+
 def test_a_network_built_in_inference_mode_answers():
     with torch.inference_mode():
         network, inferer = build(), PromptedInference(SimpleInferer())

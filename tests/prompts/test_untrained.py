@@ -127,6 +127,22 @@ def test_a_box_in_a_volume_ends_the_object_and_a_click_corrects_its_slice_alone(
     assert torch.equal(asked(fast, volume, {"boxes": BOX_3D}), found)  # the click undone
 
 
+@pytest.mark.parametrize("kept, times", [(2**29, 1), (3 * 4, 2)])
+def test_as_many_embeddings_are_kept_as_there_is_room_for(monkeypatch, kept, times):
+    monkeypatch.setattr(untrained, "KEPT", kept)
+    encoded, volume = [], torch.arange(20.0).view(1, 1, 1, 1, 20)
+
+    class Network:
+        def encode(self, x):
+            encoded.append(int(x))
+            return 2 * x
+
+    found = untrained.Embeddings(Network(), volume)
+    for _ in range(2):
+        assert torch.equal(found[..., 0:20], 2 * volume)
+    assert [encoded.count(k) for k in range(20)] == [1] * 3 + [times] * 17
+
+
 def test_a_box_in_one_slice_is_followed(fast):
     volume = torch.zeros(1, 1, 60, 70, 5)
     volume[:, :, 15:36, 25:46, 1:4] = 1

@@ -19,6 +19,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+BAR = r"\d+%\|"  # of progress
+
 
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.exceptions import PluginError
@@ -87,10 +89,10 @@ def as_python(source: str) -> str:
 
 def shell(command: str) -> None:
     ours = command.replace("sam-monai ", f"{shlex.quote(sys.executable)} -m sam_monai ", 1)  # of this installation
-    done = subprocess.run(ours, shell=True, capture_output=True, text=True)
-    print(done.stdout)
+    done = subprocess.run(ours, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print("\n".join(line for line in done.stdout.split("\n") if not re.search(BAR, line)))
     if done.returncode:
-        raise SystemExit(f"{command}\n{done.stdout}\n{done.stderr}")
+        raise SystemExit(f"{command}\n{done.stdout}")
 
 
 def figures() -> list[bytes]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from ..files import parse_json
 from ..networks.fields import PREPARATION, absent, is_name, is_number
 from ..networks.regions import wrong_with
@@ -79,7 +79,8 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     """What inference must know of the adapter before it is loaded: the adapter's own record where it is trained, else
     what metadata.json says of the bundle as it is shipped."""
     from ..networks import identity
-    from ..networks.adapter_files import read_adapter
+    from ..networks.adapter_files import read_adapter, read_training
+    from ..training.room import too_few
 
     metadata = read_metadata(bundle_root)
     if "detail" in metadata["adapter"]:
@@ -92,6 +93,10 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     if not Path(adapter).is_file():
         return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)
     trained = identity.from_tensor(read_adapter(adapter)["identity"])
+    if few := too_few(read_training(adapter) or {}):
+        prompted = trained.get("method") == "medsa"
+        worse = " Its answers to clicks and boxes may be worse than without a training." if prompted else ""
+        warn_once(f"{adapter}: {few}{worse}")
     images = trained.get("preprocessing")
     strange = [key for key in (*keys.NETWORK, *own) if key in shipped and key not in trained]
     if strange:

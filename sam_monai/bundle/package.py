@@ -102,13 +102,17 @@ def add_picture(source: str | Path, target: Path) -> None:
 
 
 def suggest(bundle_root: str | Path, ckpt_dir: str | Path) -> None:
-    """The last line of a training: how to make a bundle of the adapter, where the metadata describe another."""
+    """The last lines of a training: how the adapter segments images, and how to make a bundle of it where the metadata
+    describe another."""
     adapter = Path(ckpt_dir) / "model.pt"
     if first_process() and (Path(bundle_root) / "configs" / "metadata.json").is_file():
         metadata, ours = read_metadata(bundle_root), record(bundle_root, adapter)
+        ours_too = Path(bundle_root).resolve().parent == shipped().resolve()
+        bundle = Path(bundle_root).resolve().name if ours_too else str(bundle_root)
+        own = Path(ckpt_dir).resolve() == (Path(bundle_root) / "models").resolve()
+        words = ["sam-monai", "segment", "FOLDER", "--bundle", bundle, *([] if own else ["--adapter", str(adapter)])]
+        print(f"to segment new images: {shlex.join(words)}", flush=True)
         if metadata_labels(metadata) != ours["labels"] or any(ours.get(k) != v for k, v in metadata["adapter"].items()):
-            ours_too = Path(bundle_root).resolve().parent == shipped().resolve()
-            bundle = Path(bundle_root).resolve().name if ours_too else str(bundle_root)
             command = shlex.join(["sam-monai", "package", bundle, "OUTPUT", "--adapter", str(adapter)])
             print(f"to make a bundle of it, with its own documents: {command}", flush=True)
 

@@ -15,6 +15,7 @@ from .metrics import finite, mean, short
 from .report import about_cases, read_rows
 
 MOST = 10  # cases told by name
+USUAL = {"output", "evaluation"}  # names of folders that tell no evaluation from another
 
 
 class Run(NamedTuple):
@@ -129,7 +130,7 @@ def named(paths: Sequence[Path]) -> list[Run]:
     parts = [run.folder.resolve().parts for run in runs]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
-        if len({*names}) == len(names) and not any(name in ("output", "evaluation") for name in names):
+        if len({*names}) == len(names) and all({*part[-length:]} - USUAL for part in parts):
             break
     return [run._replace(name=name) for run, name in zip(runs, names, strict=True)]
 

@@ -134,11 +134,13 @@ def means(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], heads: Mappi
             line += false if len(held) < len(of) else [None, None]
         lines.append([*line, *(with_spread([row.get(key, math.nan) for row in of]) for key in sizes)])
     names = ["label", *(heads[key] for key in METRICS), "cases that hold it", "of these missed"]
-    names += ["false positive in", f"false positive in all, {unit}"] * lacking
+    names += ["marked in cases without it", f"marked there in all, {unit}"] * lacking
     names += [heads[key] for key in sizes]
     notes = "A label that was missed has Dice 0 and no distance; it is counted apart."
     if any("±" in str(value) for line in lines for value in line):
         notes = f"Mean ± standard deviation over the cases. {notes}"
+    notes += " HD95: of both outlines, 95 % lie nearer to the other than this. Surface Dice: the share of both outlines"
+    notes += " that lies within the tolerance of the other."
     return f'<h2>By label</h2>{table(lines, names)}<p class="note">{notes}</p>'
 
 
@@ -193,13 +195,13 @@ def studies_report(
     for record in records:
         image = record["image"]
         if record["error"]:
-            content = f'<p class="error">{html.escape(record["error"])}</p>'
+            content = f'<p class="error">{html.escape(record["error"].replace(image, names[image]))}</p>'
         else:
             own = [[row.get(key) for key in heads] for row in rows if row["study"] == image]
             content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"
             corrections = html.escape(words(record.get(CORRECTED, [])))
             content += f"<p>Corrected by prompts: {corrections}.</p>" if corrections else ""
-        sections.append(section(image if record["error"] else names[image], content, pictures.get(image)))
+        sections.append(section(names[image], content, pictures.get(image)))
     failed, seen = (sum(bool(record.get(key)) for record in records) for key in ("error", SEEN))
     said = [f"<p>{counted(len(records) - failed, 'study', 'studies')} segmented, {failed} not.</p>"]
     if about_it := settings.get("Adapter"):

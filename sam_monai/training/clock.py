@@ -157,8 +157,8 @@ class Clock:
         if fitting != planned:
             self.schedule.change(done, fitting)
             engine.state.max_epochs = fitting
-            # Small changes go to and fro, and tell a reader nothing new.
-            if self.said is None or abs(fitting - self.said) > max(1.0, 0.1 * self.said):
+            # Later changes mostly go to and fro with what else the machine does.
+            if self.said is None or abs(fitting - self.said) > max(1.0, 0.25 * self.said):
                 before = planned if self.said is None else self.said
                 why = "faster" if fitting > before else "slower"
                 tqdm.write(

@@ -24,6 +24,7 @@ PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
 MANY = 200  # steps: with fewer, more and smaller ones taught more on four sets of four, in the same time
 SMALL_BATCH = 2  # cases in such a step
+MINUTES = (15, 20, 30, 45, 60, 90, 120, 180, 240)  # that a plan names where a larger image needs more
 HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
 
 
@@ -146,8 +147,14 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
         return size, f"{step}; {wanted} {'needs more steps' if room.given_steps < STEPS else 'does not fit the memory'}"
     if size < wanted:
         more = room.epochs(min(wanted, largest), scale)
-        return size, f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
+        why = f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
+        minutes = next((m for m in MINUTES if size_within(room, m, scale, largest) >= min(wanted, largest)), None)
+        return size, why if minutes is None else f"{why}: try --minutes {minutes}"
     return size, step
+
+
+def size_within(room: Room, minutes: int, scale: str, largest: int) -> int:
+    return affordable_size(replace(room, budget=60.0 * minutes), scale, largest)
 
 
 def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool = True) -> tuple[float, str]:

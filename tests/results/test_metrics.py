@@ -89,7 +89,7 @@ def test_what_is_marked_of_a_label_that_a_case_lacks_is_counted_and_shown(tmp_pa
     assert [row["false_positive"] for row in rows if row["label"] == "a"][0] == "nan"
     a, b = table.table().splitlines()[1:]
     assert "1.0000" in a and a.endswith(f"1 of 2, {cell(wrong)} ml") and b.endswith(f"1 of 3, {cell(volume)} ml")
-    assert f"{volume:.4g}" in page and "false positive in all, ml" in page
+    assert f"{volume:.4g}" in page and "marked there in all, ml" in page
     assert page.index(" 0 ") < page.index(" 1 ")
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,8 +33,10 @@ def verify_bundle(folder: str | Path) -> None:
         folder: of a bundle with trained weights. Its configuration is run, but for training and inference themselves.
 
     Raises:
-        InputError: after all checks, naming those that failed; jsonschema is not installed.
+        InputError: after all checks, naming those that failed; before them, where jsonschema is not installed.
     """
+    if find_spec("jsonschema") is None:
+        raise InputError("metadata are checked by jsonschema, which is not installed: run `pip install jsonschema`")
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; give the bundle's")
@@ -79,10 +82,8 @@ def check_documents(root: Path) -> None:
 
 def check_metadata(root: Path) -> None:
     """metadata.json holds what MONAI's specification and the zoo ask for, and its changelog the version."""
-    try:
-        from jsonschema import Draft202012Validator
-    except ImportError as error:
-        raise InputError("metadata are checked by jsonschema: run `pip install jsonschema`") from error
+    from jsonschema import Draft202012Validator
+
     schema = json.loads(Path(__file__).with_name("metadata.schema.json").read_text(encoding="utf-8"))
     metadata = read_metadata(root)
     problems = [

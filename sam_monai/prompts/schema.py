@@ -94,6 +94,11 @@ def check_object(one: Any, dims: int, where: str) -> Object:
     if not isinstance(one, dict):
         raise InputError(f"{where} is no object with points, a box, scribbles or a lasso; {remedy}")
     unknown_key(one, KEYS, where)
+    if not isinstance(one.get("label", ""), str):
+        raise InputError(
+            f'{where}: its label is no name of a label, as in "label": "tumour"; whether each point lies on the '
+            'object, 1 or 0, stands in "labels"'
+        )
     points, labels, box = one.get("points", []), one.get("labels", []), one.get("box", [])
     if not isinstance(points, list) or not all(are_voxels(point, dims) for point in points):
         raise InputError(f"{where}: its points are no list of voxels with {dims} finite numbers each; {remedy}")
@@ -106,11 +111,6 @@ def check_object(one: Any, dims: int, where: str) -> Object:
         points, labels = points + drawn, labels + [label] * len(drawn)
     found: Object = {"points": points, "labels": labels}
     if "label" in one:
-        if not isinstance(one["label"], str):
-            raise InputError(
-                f'{where}: its label is no name of a label, as in "label": "tumour"; whether each point lies on the '
-                'object, 1 or 0, stands in "labels"'
-            )
         found["label"] = one["label"]
     if "lasso" in one:
         found["lasso"] = check_lasso(one["lasso"], dims, where)

@@ -78,6 +78,7 @@ def test_a_file_of_a_thousand_million_points_is_not_even_read(tmp_path):
         ({"points": [[1, 2]], "labels": 1}, "whole numbers"),
         ({"points": [[1, 2]], "labels": []}, "1 points and 0 labels"),
         ({"points": [[1, 2]]}, "1 points and 0 labels"),
+        ({"points": [[1, 2]], "label": [1]}, 'stands in "labels"'),
         ({"labels": [1]}, "0 points and 1 labels"),
         *[({"box": b}, "4 finite numbers") for b in ([1, 2, 3], None, [1, 2, 3, NAN], "1234", [[1, 2], [3, 4]])],
         ({"box": [3, 4, 1, 2]}, "corners swapped"),

@@ -21,7 +21,7 @@ from .channels import refuse_others, taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
-from .grids import on_grid_of
+from .grids import Grids, OtherGrid, on_grid_of, without_voxels
 from .instances import PIECES, inside_and_border, names_of
 from .kind import CheckKind, check_window, odd_spacing
 from .load import LoadCased
@@ -131,6 +131,8 @@ def examine(
     said: dict[str, list[str]] = defaultdict(list)
     oddities = (Rims(), Surroundings())
     gaps = Gaps(orientation)
+    grids = Grids()
+    unfit: dict[int, tuple[OtherGrid, dict, Any]] = {}  # by the numbers of their problems
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
     problems += pairs.exchanged([*dataset.training, *dataset.validation], channel_names or ())
@@ -149,6 +151,7 @@ def examine(
         image = label = None
         try:
             image = load_image(case)["image"]
+            grids.add(image, case["image"])
             kind = {"spatial_dims": image.ndim - 1, "intensity": intensity, "ct_window": ct_window}
             # Whether a header contradicts the dataset is told where the key modality is made of both.
             CheckKind(kind | {"orientation": orientation}, said[case["image"]].append)({"image": image})
@@ -183,8 +186,14 @@ def examine(
                     problems.append(f"{case['image']}: holds the same as its label {case['label']}; give the image")
                 if part == "training" and case["image"] in trained_on and not given:
                     taker.add(image, inside_and_border(label, 1) == 1 if instances else label)
+        except OtherGrid as e:
+            unfit[len(problems)] = (e, case, without_voxels(label))
+            problems.append(str(e))
         except InputError as e:
             problems.append(str(e))
+    for number, (error, case, label) in unfit.items():
+        if number < _MOST_LINES and (hint := pairs.of_another(case, [c for _, c in parts], grids.fitting(label))):
+            problems[number] = error.remedied(hint)
     problems += _odd_ones(kinds)
     for case in dataset.test:
         if not os.path.exists(case["image"]):

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import InputError, shown
 from ..networks.regions import overlap
 from .channels import stated_names
-from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
+from .dataset_json import cases_of, intensities_of, labels_of, stated_kind, unstated, usual_intensity
 from .dicom_series import is_dicom_picture
 from .folders import understand
 from .label_names import label_names
@@ -71,6 +71,8 @@ class Dataset:
     """Whether the labels have a mask each, so that regions are those of their overlaps."""
     modality: tuple[str, ...] = ()
     """DICOM's codes for the modalities that the file names."""
+    guessed: str = ""
+    """Why ``intensity`` is that of the files' type, in words; empty where something states it."""
 
     @property
     def spatial_dims(self) -> int:
@@ -163,10 +165,9 @@ def dataset_of(
     modality, first = content.get("modality", names_of_channels), training[0]["image"]
     kind = stated_kind(modality, file)
     channels = stated_names(names_of_channels, [*training, *validation, *test], kind == "picture", file)
-    if isinstance(modality, dict | list) and len(modality) > 1:
-        kind = None  # of each channel by itself
-    usual = kind or usual_intensity(first)
-    intensity = intensities_of(channels, usual) if channels else intensity_of(modality, first, file)
+    of_each = isinstance(modality, dict | list) and len(modality) > 1  # of each channel by itself
+    usual = usual_intensity(first) if of_each or kind is None else kind
+    intensity = intensities_of(channels, usual) if channels else kind or usual
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
     cases = [*training, *validation]
@@ -240,6 +241,7 @@ def dataset_of(
         regions=regions,
         apart=apart,
         modality=codes_in(modality) or codes_in(names_of_channels),
+        guessed="" if channels or kind else f"{file}: {unstated(modality)}",
     )
 
 

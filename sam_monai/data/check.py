@@ -24,13 +24,12 @@ from .frames import frames_of
 from .grids import Grids, OtherGrid, on_grid_of, without_voxels
 from .instances import PIECES, inside_and_border, names_of
 from .kind import CheckKind, check_window, odd_spacing
+from .list_errors import MOST_LINES, in_its_list, swapped
 from .load import LoadCased
 from .names import told_apart
 from .odd_masks import Gaps, Rims, Surroundings
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
-
-_MOST_LINES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +177,7 @@ def examine(
             if not values:
                 empty[part].append(case["label"])
         except InputError as e:
-            problems.append(str(e))
+            problems.append((image is not None and swapped(case)) or str(e))
         try:
             if image is not None and label is not None:
                 on_grid_of(label, image, case["label"], case["image"])
@@ -192,7 +191,7 @@ def examine(
         except InputError as e:
             problems.append(str(e))
     for number, (error, case, label) in unfit.items():
-        if number < _MOST_LINES and (hint := pairs.of_another(case, [c for _, c in parts], grids.fitting(label))):
+        if number < MOST_LINES and (hint := pairs.of_another(case, [c for _, c in parts], grids.fitting(label))):
             problems[number] = error.remedied(hint)
     problems += _odd_ones(kinds)
     for case in dataset.test:
@@ -204,8 +203,8 @@ def examine(
             "check the label files, or list other training cases"
         )
     if problems:
-        more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
-        raise several(problems[:_MOST_LINES] + more)
+        more = [f"and {len(problems) - MOST_LINES} more"] if len(problems) > MOST_LINES else []
+        raise several([in_its_list(line, dataset.places) for line in problems[:MOST_LINES]] + more)
     every = [case["label"] for _, case in parts]
     notes += [
         f"{counted(len(found), f'{part} case')} with nothing but background: {shown(told_apart(found, every), 10)}"

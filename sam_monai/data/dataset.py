@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, shown
@@ -17,6 +17,7 @@ from .dicom_series import is_dicom_picture
 from .folders import understand
 from .label_names import label_names
 from .left_out import warn_of_unlisted
+from .list_errors import of_list
 from .listed import Listed
 from .load import LoadCased
 from .mask_folders import is_mask_folder
@@ -73,6 +74,8 @@ class Dataset:
     """DICOM's codes for the modalities that the file names."""
     guessed: str = ""
     """Why ``intensity`` is that of the files' type, in words; empty where something states it."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """As of :class:`~sam_monai.data.listed.Listed`."""
 
     @property
     def spatial_dims(self) -> int:
@@ -242,6 +245,7 @@ def dataset_of(
         apart=apart,
         modality=codes_in(modality) or codes_in(names_of_channels),
         guessed="" if channels or kind else f"{file}: {unstated(modality)}",
+        places=known.places,
     )
 
 
@@ -255,7 +259,10 @@ def _named(
 ) -> tuple[str, ...]:
     """The labels' names where nothing states them, or where a user renames them."""
     if stated is None:
-        found = label_names(cases, names)
+        try:
+            found = label_names(cases, names)
+        except InputError as error:
+            raise of_list(error, cases, known.places) from error
         if names is None and not is_mask_folder(cases[0]["label"]):
             folder = known.source if os.path.isdir(known.source) else known.source.parent
             logger.warning(

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..errors import InputError
+from .list_errors import swapped
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import PICTURE_SUFFIXES
@@ -86,4 +87,6 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
             "without a gap. If only these are labels of many, name all up to the largest: "
             "python -m sam_monai dataset FOLDER --labels NAME,NAME"
         )
+    if len(found) > MOST_UNNAMED and (line := swapped(cases[0])):
+        raise InputError(line)
     return tuple(given or (called.get(value, f"label {value}") for value in found))

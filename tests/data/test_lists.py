@@ -122,6 +122,16 @@ def test_folds_and_patients_are_taken_from_their_columns(folder):
         assert split_of(folder, f"image,label,{column}", *rows) == ("a", "bc")
 
 
+def test_where_every_image_is_of_another_patient_nobody_is_told_to_see_to_that(folder, caplog):
+    plain = [f"{name}.nii,l{name}.nii" for name in "abc"]
+    for cells, advised in (("123", False), (("1", "2", ""), True)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            split_of(folder, "image,label,patient", *(f"{row},{n}" for row, n in zip(plain, cells, strict=True)))
+        assert "no split is stated, so the last case validates" in caplog.text
+        assert ("list the validation cases yourself" in caplog.text) == advised
+
+
 @pytest.mark.parametrize(
     ("columns", "more", "said"),
     [

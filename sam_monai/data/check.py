@@ -24,6 +24,7 @@ from .frames import frames_of
 from .grids import Grids, OtherGrid, on_grid_of, without_voxels
 from .instances import PIECES, inside_and_border, names_of
 from .kind import CheckKind, check_window, odd_spacing
+from .label_names import not_held
 from .list_errors import MOST_LINES, in_its_list, swapped
 from .load import LoadCased
 from .names import told_apart
@@ -211,11 +212,7 @@ def examine(
         for part, found in empty.items()
         if found
     ]
-    notes += [
-        f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'
-        for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)
-        if trained.isdisjoint(values)
-    ]
+    notes += not_held(dataset.labels, trained, dataset.regions)
     notes += [
         f'no validation label holds "{name}": its Dice is not measured'
         for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)

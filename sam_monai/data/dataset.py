@@ -25,13 +25,10 @@ from .modality import codes_in
 from .names import PICTURE_SUFFIXES, told_apart
 from .overlaps import found_overlaps, has_a_mask_each
 from .regions import ORDER, regions_of
+from .unknown_forms import no_known_form
 from .unlabelled import KEY, is_ignored
 
 NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder of images and labels"
-FORMS = (
-    "images/ beside labels/ or masks/, a folder of nnU-Net or BIDS, a folder for each case with an image and "
-    "segmentations/, or a CSV with the columns image and label"
-)
 
 logger = logging.getLogger(__name__)
 
@@ -127,13 +124,7 @@ def read_dataset(
         raise InputError(f"{path}: no such folder; the key dataset_dir names a folder of images and labels")
     known = understand(path)
     if known is None:
-        inside = [at for at in path.iterdir() if not at.name.startswith(".")] if path.is_dir() else []
-        held = shown(sorted(f"{at.name}{'/' * at.is_dir()}" for at in inside), 6)
-        there = f". There is {held}; new images without labels are for sam-monai segment" if held else ""
-        there += (
-            "; the labels of BIDS end in _dseg or _mask" if any(at.name.startswith("sub-") for at in inside) else ""
-        )
-        raise InputError(f"{path}: holds no dataset.json and has no other known form: {FORMS}{there}")
+        raise no_known_form(path)
     return dataset_of(known, train_cases, seed, train_cases_seed, fold)
 
 

@@ -1,13 +1,18 @@
-"""How many channels the images of a dataset have, and which of a file's they are."""
+"""How many channels the images of a dataset have, which of a file's they are, and what their numbers are."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
+from .channels import kinds_taken
+from .dataset import Dataset
 from .frames import frames_of
 from .load import LoadCased
+
+logger = logging.getLogger(__name__)
 
 
 def image_channels(
@@ -56,3 +61,12 @@ def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] 
     if channels is None or list(channels) == list(range(image_channels(cases) or 0)):
         return None
     return list(channels)
+
+
+def intensity_taken(data: Dataset, channels: Sequence[int] | None = None) -> str | list[str]:
+    """What the numbers of an image are for a training that is not told by the key intensity, as
+    :func:`~sam_monai.data.channels.kinds_taken` says; the log tells where nothing states it."""
+    if data.guessed:
+        taken = f'intensities are treated as "{data.intensity}", which the key intensity changes'
+        logger.info("%s; %s", data.guessed, taken)
+    return kinds_taken(data.intensity, channels)

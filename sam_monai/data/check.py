@@ -21,16 +21,16 @@ from .channels import refuse_others, taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
-from .grids import on_grid_of
+from .grids import Grids, OtherGrid, on_grid_of, without_voxels
 from .instances import PIECES, inside_and_border, names_of
 from .kind import CheckKind, check_window, odd_spacing
+from .label_names import not_held
+from .list_errors import MOST_LINES, in_its_list, swapped
 from .load import LoadCased
 from .names import told_apart
 from .odd_masks import Gaps, Rims, Surroundings
 from .unlabelled import UNLABELLED
 from .voxels import voxels_of
-
-_MOST_LINES = 20
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,8 @@ def examine(
     said: dict[str, list[str]] = defaultdict(list)
     oddities = (Rims(), Surroundings())
     gaps = Gaps(orientation)
+    grids = Grids()
+    unfit: dict[int, tuple[OtherGrid, dict, Any]] = {}  # by the numbers of their problems
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
     problems += pairs.exchanged([*dataset.training, *dataset.validation], channel_names or ())
@@ -149,6 +151,7 @@ def examine(
         image = label = None
         try:
             image = load_image(case)["image"]
+            grids.add(image, case["image"])
             kind = {"spatial_dims": image.ndim - 1, "intensity": intensity, "ct_window": ct_window}
             # Whether a header contradicts the dataset is told where the key modality is made of both.
             CheckKind(kind | {"orientation": orientation}, said[case["image"]].append)({"image": image})
@@ -175,7 +178,7 @@ def examine(
             if not values:
                 empty[part].append(case["label"])
         except InputError as e:
-            problems.append(str(e))
+            problems.append((image is not None and swapped(case)) or str(e))
         try:
             if image is not None and label is not None:
                 on_grid_of(label, image, case["label"], case["image"])
@@ -183,8 +186,14 @@ def examine(
                     problems.append(f"{case['image']}: holds the same as its label {case['label']}; give the image")
                 if part == "training" and case["image"] in trained_on and not given:
                     taker.add(image, inside_and_border(label, 1) == 1 if instances else label)
+        except OtherGrid as e:
+            unfit[len(problems)] = (e, case, without_voxels(label))
+            problems.append(str(e))
         except InputError as e:
             problems.append(str(e))
+    for number, (error, case, label) in unfit.items():
+        if number < MOST_LINES and (hint := pairs.of_another(case, [c for _, c in parts], grids.fitting(label))):
+            problems[number] = error.remedied(hint)
     problems += _odd_ones(kinds)
     for case in dataset.test:
         if not os.path.exists(case["image"]):
@@ -195,19 +204,15 @@ def examine(
             "check the label files, or list other training cases"
         )
     if problems:
-        more = [f"and {len(problems) - _MOST_LINES} more"] if len(problems) > _MOST_LINES else []
-        raise several(problems[:_MOST_LINES] + more)
+        more = [f"and {len(problems) - MOST_LINES} more"] if len(problems) > MOST_LINES else []
+        raise several([in_its_list(line, dataset.places) for line in problems[:MOST_LINES]] + more)
     every = [case["label"] for _, case in parts]
     notes += [
         f"{counted(len(found), f'{part} case')} with nothing but background: {shown(told_apart(found, every), 10)}"
         for part, found in empty.items()
         if found
     ]
-    notes += [
-        f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'
-        for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)
-        if trained.isdisjoint(values)
-    ]
+    notes += not_held(dataset.labels, trained, dataset.regions)
     notes += [
         f'no validation label holds "{name}": its Dice is not measured'
         for name, values in zip(dataset.labels, dataset.regions or [[i + 1] for i in range(len(labels))], strict=True)

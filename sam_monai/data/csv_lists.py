@@ -19,20 +19,8 @@ MASKS = ("mask", "segmentation", "seg", "annotation")  # other names of the colu
 
 def read_csv(file: Path) -> Listed | None:
     """A CSV with the columns image, label and perhaps a split, folds and patients; ``None`` where it has others."""
-    content = file.read_bytes()
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets save "Unicode text"
-        lines = content.decode("utf-16", errors="replace").splitlines()
-    else:
-        lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
-    lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
-    delimiter = max(",;\t", key=(lines or [""])[0].count)
-    try:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
-    except csv.Error as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it") from error
-    columns = [cell.lower() for cell in rows[0]] if rows else []
-    if "label" not in columns and len(masks := [name for name in columns if name in MASKS]) == 1:
-        columns[columns.index(masks[0])] = "label"
+    rows = rows_of(file)
+    columns = columns_of(rows)
     if not {"image", "label"} <= set(columns):
         return None
     if twice := [name for name in columns if name and columns.count(name) > 1]:
@@ -59,8 +47,33 @@ def read_csv(file: Path) -> Listed | None:
         image, label = (Path(os.path.abspath(file.parent / row[key])) for key in ("image", "label"))
         split = next((SPLITS[cell] for cell in stated if cell in SPLITS), "training")
         fold = next((int(cell) for cell in stated if cell.isdecimal() and split == "training"), None)
-        cases.append(Case(image, label if row["label"] else None, split, fold, patient=row.get(patient) or None))
+        cases.append(
+            Case(image, label if row["label"] else None, split, fold, patient=row.get(patient) or None, row=number)
+        )
     return listed(file, f"the cases listed in {file.name}", cases)
+
+
+def rows_of(file: Path) -> list[list[str]]:
+    """The cells of a CSV, whatever its encoding and delimiter."""
+    content = file.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as spreadsheets save "Unicode text"
+        lines = content.decode("utf-16", errors="replace").splitlines()
+    else:
+        lines = content.decode("utf-8-sig", errors="surrogateescape").splitlines()  # as file names are read
+    lines = lines[1:] if lines and lines[0].lower().startswith("sep=") else lines
+    delimiter = max(",;\t", key=(lines or [""])[0].count)
+    try:
+        return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
+    except csv.Error as error:
+        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it") from error
+
+
+def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
+    """The columns of a list, in lower case; one that is called mask or the like is the label."""
+    columns = [cell.lower() for cell in rows[0]] if rows else []
+    if "label" not in columns and len(masks := [name for name in columns if name in MASKS]) == 1:
+        columns[columns.index(masks[0])] = "label"
+    return columns
 
 
 def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> list[str]:

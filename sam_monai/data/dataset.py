@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, shown
 from ..networks.regions import overlap
 from .channels import stated_names
-from .dataset_json import cases_of, intensities_of, intensity_of, labels_of, stated_kind, usual_intensity
+from .dataset_json import cases_of, intensities_of, labels_of, stated_kind, unstated, usual_intensity
 from .dicom_series import is_dicom_picture
 from .folders import understand
 from .label_names import label_names
 from .left_out import warn_of_unlisted
+from .list_errors import of_list
 from .listed import Listed
 from .load import LoadCased
 from .mask_folders import is_mask_folder
@@ -24,13 +25,10 @@ from .modality import codes_in
 from .names import PICTURE_SUFFIXES, told_apart
 from .overlaps import found_overlaps, has_a_mask_each
 from .regions import ORDER, regions_of
+from .unknown_forms import no_known_form
 from .unlabelled import KEY, is_ignored
 
 NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder of images and labels"
-FORMS = (
-    "images/ beside labels/ or masks/, a folder of nnU-Net or BIDS, a folder for each case with an image and "
-    "segmentations/, or a CSV with the columns image and label"
-)
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +69,10 @@ class Dataset:
     """Whether the labels have a mask each, so that regions are those of their overlaps."""
     modality: tuple[str, ...] = ()
     """DICOM's codes for the modalities that the file names."""
+    guessed: str = ""
+    """Why ``intensity`` is that of the files' type, in words; empty where something states it."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """As of :class:`~sam_monai.data.listed.Listed`."""
 
     @property
     def spatial_dims(self) -> int:
@@ -122,13 +124,7 @@ def read_dataset(
         raise InputError(f"{path}: no such folder; the key dataset_dir names a folder of images and labels")
     known = understand(path)
     if known is None:
-        inside = [at for at in path.iterdir() if not at.name.startswith(".")] if path.is_dir() else []
-        held = shown(sorted(f"{at.name}{'/' * at.is_dir()}" for at in inside), 6)
-        there = f". There is {held}; new images without labels are for sam-monai segment" if held else ""
-        there += (
-            "; the labels of BIDS end in _dseg or _mask" if any(at.name.startswith("sub-") for at in inside) else ""
-        )
-        raise InputError(f"{path}: holds no dataset.json and has no other known form: {FORMS}{there}")
+        raise no_known_form(path)
     return dataset_of(known, train_cases, seed, train_cases_seed, fold)
 
 
@@ -163,10 +159,9 @@ def dataset_of(
     modality, first = content.get("modality", names_of_channels), training[0]["image"]
     kind = stated_kind(modality, file)
     channels = stated_names(names_of_channels, [*training, *validation, *test], kind == "picture", file)
-    if isinstance(modality, dict | list) and len(modality) > 1:
-        kind = None  # of each channel by itself
-    usual = kind or usual_intensity(first)
-    intensity = intensities_of(channels, usual) if channels else intensity_of(modality, first, file)
+    of_each = isinstance(modality, dict | list) and len(modality) > 1  # of each channel by itself
+    usual = usual_intensity(first) if of_each or kind is None else kind
+    intensity = intensities_of(channels, usual) if channels else kind or usual
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
     cases = [*training, *validation]
@@ -240,6 +235,8 @@ def dataset_of(
         regions=regions,
         apart=apart,
         modality=codes_in(modality) or codes_in(names_of_channels),
+        guessed="" if channels or kind else f"{file}: {unstated(modality)}",
+        places=known.places,
     )
 
 
@@ -253,7 +250,10 @@ def _named(
 ) -> tuple[str, ...]:
     """The labels' names where nothing states them, or where a user renames them."""
     if stated is None:
-        found = label_names(cases, names)
+        try:
+            found = label_names(cases, names)
+        except InputError as error:
+            raise of_list(error, cases, known.places) from error
         if names is None and not is_mask_folder(cases[0]["label"]):
             folder = known.source if os.path.isdir(known.source) else known.source.parent
             logger.warning(

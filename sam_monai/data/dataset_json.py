@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import reprlib
@@ -33,8 +32,6 @@ _INTENSITY_WORDS = {
     "mr": WORDS["MR"],
     "picture": "|".join([_COLOURS, *(WORDS[code] for code in ("ES", "OP", "SM"))]),
 }
-
-logger = logging.getLogger(__name__)
 
 
 class NotParsed(InputError):
@@ -151,14 +148,9 @@ def intensities_of(names: Sequence[str], usual: str) -> str | list[str]:
     return kinds if len({*kinds}) > 1 else kinds[0]
 
 
-def intensity_of(entry: Any, image: str, file: Path) -> str:
-    """What the numbers of all channels are, by the "modality"; where it does not say, by the file's type."""
-    if kind := stated_kind(entry, file):
-        return kind
-    kind = usual_intensity(image)
-    what = f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if entry else "no list says CT, MR or RGB"
-    logger.info('%s: %s; intensities are treated as "%s", which the key intensity changes', file, what, kind)
-    return kind
+def unstated(entry: Any) -> str:
+    """Why the kind of an image's numbers is not known from the "modality"."""
+    return f"modality {str(entry)[:200]} says neither CT, MR nor RGB" if entry else "no list says CT, MR or RGB"
 
 
 def stated_kind(entry: Any, file: Path) -> str | None:

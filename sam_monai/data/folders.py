@@ -34,6 +34,7 @@ from .nnunet import by_case, fold_entries, read_nnunet
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
 MASKS = ("segmentations", "segmentation", "masks", "labels")
+SPREADSHEETS = (".xlsx", ".xls", ".ods")
 # Words that an image's name or its label's has more than the other's, at the beginning or at the end.
 OF_LABELS, OF_IMAGES = "masks?|seg|segmentation|labels?|gt", "images?|img"
 
@@ -45,7 +46,8 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
     counted from 0 or by its name, is taken where a case has several files. ``past_json`` leaves a `dataset.json` out of
     account."""
     if os.path.isfile(path) and path.suffix.lower() not in (".csv", ".json"):
-        raise InputError(f"{path}: is no folder and no list of cases (CSV or JSON); unpack it, or give its folder")
+        remedy = "save it as CSV" if path.suffix.lower() in SPREADSHEETS else "unpack it, or give its folder"
+        raise InputError(f"{path}: is no folder and no list of cases (CSV or JSON); {remedy}")
     if os.path.isfile(path) and path.name != "dataset.json":
         return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
     folder = path.parent if path.name == "dataset.json" else path
@@ -170,7 +172,8 @@ def _mask_trees(folder: Path) -> Listed | None:
                 images.append(path)
         if masks is not None and len(images) != 1:
             names = ", ".join(path.name for path in images) or "none"
-            several |= is_mask_folder(masks)
+            whole = not images and _only(_folders(at), IMAGES) is not None  # a dataset of its own
+            several |= is_mask_folder(masks) and not whole
             odd.append(f"{at}: one image is needed beside {masks.name}/, and there is {names}; list cases in a CSV")
             continue
         label = masks if masks is not None and is_mask_folder(masks) else None

@@ -17,6 +17,41 @@ from .frames import frames_of
 from .nifti import OTHER_AFFINE
 
 
+class OtherGrid(InputError):
+    """A label that does not lie on the grid of its image."""
+
+    def remedied(self, remedy: str) -> str:
+        """The message with another remedy."""
+        return f"{str(self).rpartition('; ')[0]}; {remedy}"
+
+
+class Grids:
+    """The grids of images, among which that of another's label may be."""
+
+    def __init__(self) -> None:
+        self._bare: dict[str, Any] = {}
+
+    def add(self, image: Any, path: str) -> None:
+        self._bare[path] = without_voxels(image)
+
+    def fitting(self, label: Any) -> list[str]:
+        """The images on whose grid a label lies, given as :func:`without_voxels` returns it."""
+        return [path for path, image in self._bare.items() if self._fits(label, image)]
+
+    def _fits(self, label: Any, image: Any) -> bool:
+        if sorted(label.shape[1:]) != sorted(image.shape[1:]):
+            return False
+        try:
+            return on_grid_of(label, image, "", "") is not None
+        except InputError:
+            return False
+
+
+def without_voxels(volume: Any) -> Any:
+    """A volume of the same shape and place that takes no memory."""
+    return MetaTensor(torch.zeros(1, dtype=torch.uint8).expand(1, *volume.shape[1:]), meta=dict(volume.meta))
+
+
 def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
     """A label on the grid of its image: as it is, or with its axes in another order and direction, as converters of
     DICOM turn volumes each in its own way. Its affine becomes that of the image, from which headers differ by
@@ -46,12 +81,12 @@ def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
                         return found
     if image.shape[1:] != label.shape[1:]:
         sizes = [" x ".join(str(n) for n in tensor.shape[1:]) for tensor in (label, image)]
-        raise InputError(
+        raise OtherGrid(
             f"{label_path}: is {sizes[0]}, its image {image_path} is {sizes[1]}; "
             "save the label on the grid of its image"
         )
     if distance:
-        raise InputError(
+        raise OtherGrid(
             f"{label_path}: its affine differs from that of {image_path} by up to {distance:.3g} voxels; "
             "copy the image's header to the label if their voxels match, else resample it"
         )

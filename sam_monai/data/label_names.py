@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from ..errors import InputError
+from ..networks.regions import Regions
+from .list_errors import swapped
 from .load import LoadCased
 from .mask_folders import is_mask_folder, label_name, mask_files
 from .names import PICTURE_SUFFIXES
@@ -86,4 +88,17 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
             "without a gap. If only these are labels of many, name all up to the largest: "
             "python -m sam_monai dataset FOLDER --labels NAME,NAME"
         )
+    if len(found) > MOST_UNNAMED and (line := swapped(cases[0])):
+        raise InputError(line)
+    for note in not_held([name for name in given or () if not is_ignored(name)], found):
+        logger.warning("%s: %s", Path(cases[0]["label"]).parent, note)
     return tuple(given or (called.get(value, f"label {value}") for value in found))
+
+
+def not_held(names: Sequence[str], held: Collection[int], regions: Regions | None = None) -> list[str]:
+    """What to say of labels of which the masks of the training hold no value, of those that they hold."""
+    return [
+        f'no training label holds "{name}" (value {" or ".join(map(str, values))}): the network cannot learn it'
+        for name, values in zip(names, regions or [[i] for i in range(1, len(names) + 1)], strict=True)
+        if not {*values} & {*held}
+    ]

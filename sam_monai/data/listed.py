@@ -6,7 +6,7 @@ import logging
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ class Case:
     """Files of further channels."""
     patient: str | None = None
     """Of whom there may be several cases, which stay on one side of the split."""
+    row: int | None = None
+    """In a table, counted as a spreadsheet does."""
 
     @property
     def entry(self) -> dict[str, Any]:
@@ -66,6 +68,8 @@ class Listed:
     """Those that have no label and are not among those of the test."""
     tree: bool = False
     """Whether each case has a folder of its own, so that file names alone do not tell cases apart."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Where a file is listed, in words and by its path, if that is no `dataset.json`."""
 
     def to_segment(self) -> list[dict[str, Any]]:
         """The test cases and those without a label or, where there are none, the validation cases; their images."""
@@ -128,10 +132,19 @@ def listed(
         which = "every fifth" if len(numbers) >= FOLDS else "the last"
         which += " case" if len(numbers) == len(training) else " subject"
         split = f"no split is stated, so {which} validates"
-        if len(numbers) == len(training):
+        if len(numbers) == len(training) and not {*patients} <= {case.patient for case in cases}:
             split += "; where several images come from one patient, list the validation cases yourself"
     counts = f"{len(training) + len(content['validation'])} labelled images, {len(content['test'])} for testing"
-    return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree)
+    places = _places(source, cases) if os.path.isfile(source) and source.name != "dataset.json" else {}
+    return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree, places)
+
+
+def _places(source: Path, cases: Sequence[Case]) -> dict[str, str]:
+    places = {}
+    for case in cases:
+        where = f"its entry in {source.name}" if case.row is None else f"row {case.row} of {source.name}"
+        places |= {str(file): where for file in (case.image, case.label, *case.others) if file is not None}
+    return places
 
 
 def warn_of_one_patient(source: Path, cases: Sequence[Case]) -> None:

@@ -66,13 +66,10 @@ def holds_its_label(image: torch.Tensor, label: torch.Tensor) -> bool:
 def oversights(training: Cases, validation: Cases) -> list[str]:
     """What a list, or EXIF tags, may have got wrong."""
     cases = list({case["image"]: case for case in [*training, *validation]}.values())
-    known = {stem_of(Path(case["image"])): case["image"] for case in cases}
+    known = by_stem(cases)
     notes = []
     for case in cases:
-        label, own = stem_of(Path(case["label"])), stem_of(Path(case["image"]))
-        alike = [stem for stem in known if label == stem or (label.startswith(stem) and not label[len(stem)].isalnum())]
-        if alike and own not in alike:
-            named = known[max(alike, key=len)]
+        if named := named_like(case, known):
             notes.append(f"{case['label']} is listed as the label of {case['image']}, and is named like {named}")
         if is_turned(case["image"]) and not is_turned(case["label"]):
             notes.append(
@@ -87,6 +84,31 @@ def oversights(training: Cases, validation: Cases) -> list[str]:
             notes.append(f"{case['label']} is listed as the label of {case['image']}, and lies beside {other}")
     shared = Counter(os.path.realpath(case["label"]) for case in training)
     return notes + [f"{label} is the label of {n} cases" for label, n in shared.items() if n > 1]
+
+
+def by_stem(cases: Cases) -> dict[str, str]:
+    """Images by their names without suffix."""
+    return {stem_of(Path(case["image"])): case["image"] for case in cases}
+
+
+def named_like(case: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
+    """Which other image of those ``known`` a case's label is named like, if it is not named like its own."""
+    label, own = stem_of(Path(case["label"])), stem_of(Path(case["image"]))
+    alike = [stem for stem in known if label == stem or (label.startswith(stem) and not label[len(stem)].isalnum())]
+    return known[max(alike, key=len)] if alike and own not in alike else None
+
+
+def of_another(case: Mapping[str, Any], cases: Cases, fitting: Sequence[str]) -> str | None:
+    """A remedy for a label that does not fit its image and seems to be that of another, by the images that it is
+    ``fitting`` or by its name."""
+    named, every = named_like(case, by_stem(cases)), [one["image"] for one in cases]
+    if len(fitting) == 1 or named in fitting:
+        found = "it fits", fitting[0] if len(fitting) == 1 else named
+    elif named is not None:
+        found = "it is named like", named
+    else:
+        return None
+    return f"{found[0]} {told_apart([str(found[1])], every)[0]}: are the rows or files shifted?"
 
 
 def misnumbered(cases: Cases) -> list[str]:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..data.channels import FILES, case_of
-from ..data.dataset import FORMS, Dataset, dataset_of, is_picture
+from ..data.dataset import Dataset, dataset_of, is_picture
 from ..data.folders import understand
 from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
 from ..data.made import is_output
 from ..data.regions import ORDER
+from ..data.unknown_forms import no_known_form
 from ..data.unlabelled import KEY, NAME, UNLABELLED
 from ..errors import InputError, shown
 from ..inference.outputs import Outputs
@@ -55,7 +56,7 @@ def write_dataset(
                              "give --output, another folder to write to")  # fmt: skip
     known = understand(source, channel, past_json=is_output(at / FILE, {}) == "")
     if known is None:
-        raise InputError(f"{source}: has no known form: {FORMS}")
+        raise no_known_form(source)
     if modality is not None:
         known.content.pop("channel_names", None)
         known.content["modality"] = {str(i): name.strip() for i, name in enumerate(modality.split(","))}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import ROOT
+from folder_maker import pairs
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai_command import FILES, begun, config_files
 
@@ -189,3 +190,15 @@ def test_the_documentation_holds_the_table():
     every = [[json.loads((ROOT / f"bundles/{b}/configs/{c}.json").read_text()) for b in BUNDLES] for c in configs]
     table = markdown(*every)
     assert table in (ROOT / "docs/keys.md").read_text(encoding="utf-8"), f"docs/keys.md must hold\n{table}"
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_what_intensities_are_treated_as_is_told_unless_the_key_says_it(bundle, tmp_path, caplog):
+    config = ConfigParser.load_config_file(ROOT / f"bundles/{bundle}/configs/train.json")
+    config["dataset_dir"] = str(pairs(tmp_path, suffix=".nii.gz"))
+    caplog.set_level("INFO")
+    assert ConfigParser(config | {"intensity": "ct"}).get_parsed_content("intensity") == "ct"
+    assert len(ConfigParser(config | {"intensity": "ct"}).get_parsed_content("data").training) == 5
+    assert "intensities are treated" not in caplog.text
+    assert ConfigParser(config).get_parsed_content("intensity") == "mr"
+    assert 'no list says CT, MR or RGB; intensities are treated as "mr", which the key intensity changes' in caplog.text

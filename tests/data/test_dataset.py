@@ -7,6 +7,7 @@ import pytest
 from dataset_maker import case, write
 
 from sam_monai.data import images_to_segment, read_dataset
+from sam_monai.data.channels_of_images import intensity_taken
 from sam_monai.errors import InputError
 
 
@@ -185,7 +186,8 @@ def test_missing_folder_missing_file_and_broken_json_are_told_apart(tmp_path):
 )
 def test_intensity_follows_the_modality(tmp_path, caplog, text, suffix, intensity):
     with caplog.at_level(logging.INFO):
-        assert read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)])).intensity == intensity
+        dataset = read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)]))
+        assert intensity_taken(dataset) == dataset.intensity == intensity
     assert not caplog.text
 
 
@@ -193,7 +195,8 @@ def test_intensity_follows_the_modality(tmp_path, caplog, text, suffix, intensit
 @pytest.mark.parametrize("text", [{"0": "OCT"}, "CT or MR", None])
 def test_an_unknown_modality_is_decided_by_the_file_type_and_logged(tmp_path, caplog, text, suffix, intensity):
     with caplog.at_level(logging.INFO):
-        assert read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)])).intensity == intensity
+        dataset = read_dataset(write(tmp_path, modality=text, training=[case(0, suffix)]))
+        assert intensity_taken(dataset) == dataset.intensity == intensity
     assert intensity in caplog.text
 
 

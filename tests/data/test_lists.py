@@ -122,6 +122,16 @@ def test_folds_and_patients_are_taken_from_their_columns(folder):
         assert split_of(folder, f"image,label,{column}", *rows) == ("a", "bc")
 
 
+def test_where_every_image_is_of_another_patient_nobody_is_told_to_see_to_that(folder, caplog):
+    plain = [f"{name}.nii,l{name}.nii" for name in "abc"]
+    for cells, advised in (("123", False), (("1", "2", ""), True)):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            split_of(folder, "image,label,patient", *(f"{row},{n}" for row, n in zip(plain, cells, strict=True)))
+        assert "no split is stated, so the last case validates" in caplog.text
+        assert ("list the validation cases yourself" in caplog.text) == advised
+
+
 @pytest.mark.parametrize(
     ("columns", "more", "said"),
     [
@@ -148,3 +158,51 @@ def test_a_list_of_cases_under_a_name_that_is_not_read_is_refused(folder, key, m
         read_dataset(folder)
     (folder / "dataset.json").write_text(json.dumps(content | {key: []}))
     assert len(read_dataset(folder).validation) == 1
+
+
+# -- rows that do not belong together ----------------------------------------------------------------------------------
+
+
+def sized(folder: Path, names: str, labels: str, *shapes: tuple[int, int, int]) -> Path:
+    """Volumes of one shape each, with a list in which they have the labels of ``labels``, and these names."""
+    for number, shape in enumerate(shapes):
+        image = np.random.default_rng(number).random(shape).astype(np.float32)
+        nib.save(nib.Nifti1Image(image, np.eye(4)), folder / names.format(number))
+        nib.save(nib.Nifti1Image((image > 0.5).astype(np.uint8), np.eye(4)), folder / labels.format(number))
+    return folder
+
+
+def unfit(folder: Path, names: str, labels: str, order: list[int]) -> list[str]:
+    rows = [f"{names.format(i)},{labels.format(other)}" for i, other in enumerate(order)]
+    (folder / "list.csv").write_text("\n".join(["image,label", *rows]))
+    with pytest.raises(InputError) as error:
+        check_dataset(read_dataset(folder / "list.csv"))
+    return [line.rpartition("; ")[2] for line in str(error.value).splitlines()]
+
+
+def test_a_label_that_fits_another_image_says_which(tmp_path):
+    names, labels = "scan{}.nii", "mask{}.nii"
+    sized(tmp_path, names, labels, (9, 9, 3), (9, 10, 3), (9, 11, 3), (9, 11, 3))
+    said = unfit(tmp_path, names, labels, [1, 0, 2, 3])
+    assert said == [f"it fits scan{i}.nii: are the rows or files shifted?" for i in (1, 0)]
+    said = unfit(tmp_path, names, labels, [2, 1, 0, 3])
+    assert said == ["save the label on the grid of its image", "it fits scan0.nii: are the rows or files shifted?"]
+
+
+def test_a_label_that_fits_several_images_is_told_by_its_name(tmp_path):
+    names, labels = "{}.nii", "{}_mask.nii"
+    sized(tmp_path, names, labels, (9, 9, 3), (9, 10, 3), (9, 10, 3))
+    assert unfit(tmp_path, names, labels, [2, 1, 0]) == [
+        f"it fits {i}.nii: are the rows or files shifted?" for i in (2, 0)
+    ]
+    sized(tmp_path, "new.nii", "2_mask.nii", (9, 12, 3))
+    assert unfit(tmp_path, names, labels, [2, 1, 0])[0] == "it is named like 2.nii: are the rows or files shifted?"
+
+
+def test_a_label_that_lies_where_another_image_does_says_so(tmp_path):
+    sized(tmp_path, "scan{}.nii", "mask{}.nii", (9, 9, 3), (9, 9, 3))
+    for name in ("scan1.nii", "mask1.nii"):
+        data = np.asarray(nib.load(tmp_path / name).dataobj).copy()
+        nib.save(nib.Nifti1Image(data, np.diag([1, 1, 2, 1.0])), tmp_path / name)
+    said = unfit(tmp_path, "scan{}.nii", "mask{}.nii", [1, 0])
+    assert said == [f"it fits scan{i}.nii: are the rows or files shifted?" for i in (1, 0)]

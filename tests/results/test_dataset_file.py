@@ -121,4 +121,10 @@ def test_unknown_masks_and_folders_are_named(tmp_path, capsys):
     )
     assert "no such folder" in failed(capsys, tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "has no known form" in failed(capsys, tmp_path / "empty")
+    assert "has no other known form" in failed(capsys, tmp_path / "empty")
+
+
+def test_a_name_of_which_no_mask_holds_the_value_is_told(tmp_path, caplog):
+    assert main(["dataset", str(pairs(tmp_path)), "--labels", "a,b,necrosis"]) == 0
+    assert 'no training label holds "necrosis" (value 3): the network cannot learn it' in caplog.text
+    assert caplog.text.count("cannot learn it") == 1

@@ -122,7 +122,7 @@ def build_backbone(
     """A frozen SAM with its weights.
 
     Args:
-        name: known weights (``python -m sam_monai weights`` lists them), whose hash is checked; or an architecture,
+        name: known weights (``sam-monai weights`` lists them), whose hash is checked; or an architecture,
             ``vit_b``, ``vit_l``, ``vit_h``, for weights of your own.
         checkpoint: ``.pth``, ``.pt`` or ``.safetensors`` with SAM's keys. Needed for an architecture; for known
             weights, where the file is if not in the cache folder.

@@ -157,7 +157,7 @@ def how_to_get(weights: KnownFile) -> str:
     if weights.install:
         return f"run `{weights.install}`"
     if weights.url:
-        return f"run `python -m sam_monai download {weights.name}`"
+        return f"run `sam-monai download {weights.name}`"
     return f"get {weights.provenance}"
 
 

@@ -91,7 +91,7 @@ def refuse_outdated() -> NoReturn:
         method = identity.from_tensor(read_adapter(adapter)["identity"])["method"]
     raise InputError(
         f"the configuration of {bundle} was written by an older sam_monai; make the bundle anew from its adapter: "
-        f"python -m sam_monai package bundles/{method} NEW_FOLDER --adapter {shlex.quote(str(adapter))}"
+        f"sam-monai package bundles/{method} NEW_FOLDER --adapter {shlex.quote(str(adapter))}"
     )
 
 

@@ -86,7 +86,7 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     if "detail" in metadata["adapter"]:
         raise InputError(
             f"{bundle_root}: was made by an older sam_monai, whose networks had an option that is no more; make it "
-            f"anew: python -m sam_monai package METHOD OUTPUT --adapter {adapter}, with ssam, ptsam or medsa for METHOD"
+            f"anew: sam-monai package METHOD OUTPUT --adapter {adapter}, with ssam, ptsam or medsa for METHOD"
         )
     shipped = absent(identity.COMMON) | metadata["adapter"] | {"labels": metadata_labels(metadata)}
     own = [key for key in shipped if key not in (*keys.NETWORK, *keys.IMAGES, "method", "preprocessing")]

@@ -153,9 +153,7 @@ KEYS: dict[str, Key] = {
     ),
     "resume": Key(FLAG, "continue after the last finished epoch in `ckpt_dir`"),
     "seed": Key(SEED, "seed of all random choices"),
-    "backbone": Key(
-        one_of(*KNOWN_WEIGHTS, "vit_b", "vit_l", "vit_h"), "base weights: `python -m sam_monai weights` lists them"
-    ),
+    "backbone": Key(one_of(*KNOWN_WEIGHTS, "vit_b", "vit_l", "vit_h"), "base weights: `sam-monai weights` lists them"),
     "checkpoint": Key(optional(PATH, "where they are known to be"), "the file of the base weights"),
     "image_size": Key(
         optional(whole(32, 4096, 16), PLANNED),

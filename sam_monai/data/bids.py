@@ -140,7 +140,7 @@ def _without_common(names: Sequence[str]) -> list[str]:
 
 
 def _remedy(folder: Path, names: Sequence[str]) -> str:
-    one = f"take one: python -m sam_monai dataset {folder} --channel {names[0]}; or " if names else ""
+    one = f"take one: sam-monai dataset {folder} --channel {names[0]}; or " if names else ""
     return f"{one}list pairs in a CSV"
 
 

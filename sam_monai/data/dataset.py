@@ -257,7 +257,7 @@ def _named(
         if names is None and not is_mask_folder(cases[0]["label"]):
             folder = known.source if os.path.isdir(known.source) else known.source.parent
             logger.warning(
-                "%s: nothing names the labels, and S-SAM prompts by name: python -m sam_monai dataset %s --labels %s "
+                "%s: nothing names the labels, and S-SAM prompts by name: sam-monai dataset %s --labels %s "
                 "writes a dataset.json with names",
                 *(known.source, folder, ",".join(f"NAME{i}" for i in range(1, min(len(found), 3) + 1))),
             )

@@ -72,7 +72,7 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
     if given is None and len(found) > MOST_UNNAMED and picture:
         raise InputError(
             f"{values[found[-1]]}: the labels hold {len(found)} values, as masks do that number their objects or have "
-            "soft edges; if they number objects, name their label by python -m sam_monai dataset FOLDER --labels NAME "
+            "soft edges; if they number objects, name their label by sam-monai dataset FOLDER --labels NAME "
             "and train with the key instances; else save them with 1 inside and 0 elsewhere, or name all labels"
         )
     if given is None and picture and 0 not in numbered and len(numbered) > 3:
@@ -86,7 +86,7 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
         raise InputError(
             f"{values[found[-1]]}: the labels hold the values {shown}; number them 0 (the background), 1, 2, ... "
             "without a gap. If only these are labels of many, name all up to the largest: "
-            "python -m sam_monai dataset FOLDER --labels NAME,NAME"
+            "sam-monai dataset FOLDER --labels NAME,NAME"
         )
     if len(found) > MOST_UNNAMED and (line := swapped(cases[0])):
         raise InputError(line)

@@ -49,7 +49,7 @@ def masks_in(
     if missing:
         raise InputError(
             f"{folder}: holds no mask of {', '.join(missing[:10])}; save an empty one for what the image does not "
-            "show, or choose the labels: python -m sam_monai dataset FOLDER --labels NAME,NAME"
+            "show, or choose the labels: sam-monai dataset FOLDER --labels NAME,NAME"
         )
     found = [files[key] for key in wanted]
 

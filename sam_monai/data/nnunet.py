@@ -67,7 +67,7 @@ def by_case(
         for number in numbers:
             if number not in files:
                 what = f" ({name})" if (name := (names or {}).get(str(number))) else ""
-                one = f"; or train on one channel: python -m sam_monai dataset {top} --channel 0 --output NEW_FOLDER"
+                one = f"; or train on one channel: sam-monai dataset {top} --channel 0 --output NEW_FOLDER"
                 raise InputError(
                     f"{top}: the case {case} has no file {case}_{number:04d}{what}; copy it there"
                     f"{one if channel is None else ''}"

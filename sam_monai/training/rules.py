@@ -22,8 +22,8 @@ STEPS = 300  # that a size above SQUARE must leave: with fewer, what it shows is
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
-MANY = 200  # steps: with fewer, more and smaller ones taught more on four sets of four, in the same time
-SMALL_BATCH = 2  # cases in such a step
+MANY = {4: 200, 2: 300}  # steps of so many cases: with fewer, more and smaller ones taught more, in the same time
+SMALL_BATCH = {2: 1, 3: 2}  # cases in the smallest of such steps, of pictures and of volumes
 MINUTES = (15, 20, 30, 45, 60, 90, 120, 180, 240)  # that a plan names where a larger image needs more
 HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
 
@@ -173,13 +173,17 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
 
 
 def chosen_batch(room: Room, size: int, scale: str) -> tuple[int, str]:
-    """:data:`SMALL_BATCH` cases in a step where the time allows fewer than :data:`MANY` steps of more. A smaller step
-    takes a CPU the less time, and a GPU almost as much."""
-    steps, why = room.steps(size, scale), "cases in a step"
-    if room.on_gpu or room.given_steps is not None or room.batch <= SMALL_BATCH or steps >= MANY:
-        return room.batch, why
-    few = f"only {steps} step{'s' * (steps != 1)} of {room.batch} would fit"
-    return SMALL_BATCH, f"{why}; {few}"
+    """Half the cases in a step, and half of these, where the time allows fewer than :data:`MANY` steps of more. A
+    smaller step takes a CPU the less time, and a GPU almost as much."""
+    few, least = [], SMALL_BATCH[room.data.spatial_dims]
+    while not room.on_gpu and room.given_steps is None and least < room.batch in MANY:
+        steps = room.steps(size, scale)
+        if steps >= MANY[room.batch]:
+            break
+        few.append(f"{steps} step{'s' * (steps != 1)} of {room.batch}")
+        room = replace(room, batch=room.batch // 2, timed=room.timed or room.batch)
+    why = "cases in a step" if room.batch > 1 else "one case in a step"
+    return room.batch, f"{why}; only {', or '.join(few)} would fit" if few else why
 
 
 def rules(

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
+from ..data.dataset import Dataset
 from ..data.demo import is_demo
 from ..data.fingerprint import Fingerprint
 from ..distributed import from_first
@@ -45,6 +46,8 @@ class Plan(Mapping[str, Any]):
     """Of them that had passed when the plan was made."""
     validation: float = 0.0
     """Seconds that a validation should take."""
+    advice: str = ""
+    """On another method."""
 
     def __getitem__(self, key: str) -> Any:
         return self.all[key]
@@ -68,7 +71,7 @@ class Plan(Mapping[str, Any]):
         width = max((len(str(self.values.get(key, ""))) for key in self.why), default=0)
         rows = [f"  {key.ljust(14)}{str(self.values.get(key, '')).ljust(width)}  {w}" for key, w in self.why.items()]
         end = "change any of these by its key (--image_size 256), or the time by --minutes 60"
-        return "\n".join([f"plan for {self.about}", *rows, end])
+        return "\n".join([f"plan for {self.about}", *rows, *filter(None, [self.advice]), end])
 
 
 def is_held(measure: Callable[[int, bool], Cost], values: Mapping[str, Any]) -> bool:
@@ -91,6 +94,14 @@ def smaller_than(size: int) -> int:
     if not smaller:
         raise InputError(f"a step of {size} px does not fit the GPU's memory: give a smaller --batch_size")
     return smaller[-1]
+
+
+def advised(method: str, dataset: Dataset) -> str:
+    """A line on the method that was better on such data in the same time (docs/evidence.md), if another than this."""
+    several = dataset.spatial_dims == 2 and len(dataset.labels) > 1 and dataset.regions is None
+    if method != "ssam" or not several:
+        return ""
+    return "on pictures with several labels Med-SA was better in the same time: sam-monai train FOLDER --bundle medsa"
 
 
 def warn_of_lost(data: Fingerprint, values: Mapping[str, Any]) -> None:
@@ -211,5 +222,6 @@ def make_plan(
     shrunk = room if fixed else resampled(room, made[0]["spacing"])
     validation = shrunk.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
-    plan = Plan(*made, about, budget / 60 if timed else None, passed, validation)
+    advice = advised(method, examined.dataset)
+    plan = Plan(*made, about, budget / 60 if timed else None, passed, validation, advice)
     return from_first(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from sam_monai.data.fingerprint import Fingerprint, LabelPrint
 from sam_monai.training import machine as machines
 from sam_monai.training.losses import loss_of
 from sam_monai.training.machine import Cost, Costs, cost_of
-from sam_monai.training.plan import warn_of_lost
+from sam_monai.training.plan import Plan, advised, warn_of_lost
 from sam_monai.training.room import FEW, Room
 from sam_monai.training.rules import SIZES, rules, wanted_size
 
@@ -201,6 +202,17 @@ def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
         assert rules(room, {}, 256, 900)[0]["batch_size"] == 4
     assert rules(Room(data(512, *LARGE), machine(6.0), 900, 1), {}, 256, 900)[0]["batch_size"] == 1
     assert planned(data(512, *LARGE), machine(6.0), batch_size=4)["batch_size"] == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "labels", "dims", "regions", "told"),
+    [("ssam", 2, 2, None, True), ("medsa", 2, 2, None, False), ("ssam", 1, 2, None, False),
+     ("ssam", 2, 3, None, False), ("ssam", 2, 2, [[1, 2], [2]], False)],
+)  # fmt: skip
+def test_a_method_that_was_better_on_such_data_is_named(method, labels, dims, regions, told):
+    dataset = SimpleNamespace(labels=LABELS[:labels], spatial_dims=dims, regions=regions)
+    assert bool(line := advised(method, dataset)) is told
+    assert ("--bundle medsa" in str(Plan({}, {}, "", advice=line))) is told
 
 
 def test_of_volumes_smaller_steps_are_enough_for_a_larger_size():

@@ -212,7 +212,7 @@ def make_plan(
     left, on_gpu = budget - passed - REPORT, device.type != "cpu"
     fewer = timed and data.spatial_dims == 3 and "batch_size" not in asked and not on_gpu
     room = Room(data, costs, left, sample[0], steps, size, follows, free, mirror, slices, fixed, None, on_gpu,
-                SMALL_BATCH[3] if fewer else None)  # fmt: skip
+                SMALL_BATCH if fewer else None)  # fmt: skip
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

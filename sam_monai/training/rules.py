@@ -23,7 +23,7 @@ PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings ar
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
 MANY = {4: 200, 2: 300}  # steps of so many cases: with fewer, more and smaller ones taught more, in the same time
-SMALL_BATCH = {2: 1, 3: 2}  # cases in the smallest of such steps, of pictures and of volumes
+SMALL_BATCH = 2  # cases in the smallest of such steps; of whole pictures it has one
 MINUTES = (15, 20, 30, 45, 60, 90, 120, 180, 240)  # that a plan names where a larger image needs more
 HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
 
@@ -175,7 +175,7 @@ def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool 
 def chosen_batch(room: Room, size: int, scale: str) -> tuple[int, str]:
     """Half the cases in a step, and half of these, where the time allows fewer than :data:`MANY` steps of more. A
     smaller step takes a CPU the less time, and a GPU almost as much."""
-    few, least = [], SMALL_BATCH[room.data.spatial_dims]
+    few, least = [], 1 if room.data.spatial_dims == 2 and scale == "whole" else SMALL_BATCH
     while not room.on_gpu and room.given_steps is None and least < room.batch in MANY:
         steps = room.steps(size, scale)
         if steps >= MANY[room.batch]:

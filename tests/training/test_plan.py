@@ -196,7 +196,8 @@ def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
     of_four = Room(data(512, *LARGE), machine(6.0), 890, 4).steps(slowest["image_size"], "whole")
     assert of_four < 150 and slowest["epochs"] * 16 > 3.8 * of_four
     volumes = rules(Room(data(512, *LARGE, dims=3), machine(20.0), 900, 4), {}, 256, 900)[0]
-    assert volumes["batch_size"] == 2
+    patches = planned(data(512, *LARGE), machine(6.0), scale="patch")
+    assert (volumes["batch_size"], patches["batch_size"]) == (2, 2)
     for more in ({"on_gpu": True}, {"given_steps": 50}):
         room = Room(data(512, *LARGE), machine(6.0), 900, 4, **more)
         assert rules(room, {}, 256, 900)[0]["batch_size"] == 4

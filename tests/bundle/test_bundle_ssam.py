@@ -168,7 +168,7 @@ def spoil(folder, what: str) -> dict:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("no dataset.json", "dataset.json"),
+        ("no dataset.json", "scans/, rename that to images/"),
         ("broken json", r"dataset\.json.*line 1"),
         ("label beyond the list", r"\.nii\.gz.*2"),
         ("another shape", r"a\.nii\.gz"),

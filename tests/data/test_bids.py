@@ -110,7 +110,7 @@ def test_one_that_all_have_is_taken_where_another_is_missing(tmp_path):
         read_dataset(tmp_path)
     said = str(error.value)
     assert "sub-00_ses-1 has the images FLAIR, T1w, and sub-02_ses-1 has T1w; add what is missing" in said
-    assert said.endswith(f"sam_monai dataset {tmp_path} --channel T1w; or list pairs in a CSV") and "\n" not in said
+    assert said.endswith(f"sam-monai dataset {tmp_path} --channel T1w; or list pairs in a CSV") and "\n" not in said
     main(["dataset", str(tmp_path), "--channel", "T1w"])
     assert len(read_dataset(tmp_path).training) == 4
 

@@ -163,7 +163,8 @@ def test_what_was_passed_over_is_in_the_report_and_in_the_exit(adapter, images, 
     with pytest.raises(InputError, match=r"/d/odd<b>\.dcm: not segmented, it has no orientation"):
         studies.run()
     page = (tmp_path / "out/report.html").read_text()
-    assert "/d/odd&lt;b&gt;.dcm" in page and "it has no orientation" in page and "2 studies segmented, 1 not" in page
+    assert "odd&lt;b&gt;.dcm" in page and "/d/odd" not in page  # the page is handed on
+    assert "it has no orientation" in page and "2 studies segmented, 1 not" in page
 
 
 def test_a_folder_in_use_is_refused_and_the_other_process_named(adapter, images, tmp_path):

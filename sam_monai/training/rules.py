@@ -148,7 +148,8 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     if size < wanted:
         more = room.epochs(min(wanted, largest), scale)
         why = f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
-        minutes = next((m for m in MINUTES if size_within(room, m, scale, largest) >= min(wanted, largest)), None)
+        longer = (m for m in MINUTES if 60 * m > 1.2 * room.budget)
+        minutes = next((m for m in longer if size_within(room, m, scale, largest) >= min(wanted, largest)), None)
         return size, why if minutes is None else f"{why}: try --minutes {minutes}"
     return size, step
 

@@ -216,6 +216,19 @@ def test_a_method_that_was_better_on_such_data_is_named(method, labels, dims, re
     assert ("--bundle medsa" in str(Plan({}, {}, "", advice=line))) is told
 
 
+@pytest.mark.parametrize(("step", "dims"), [(2.0, 2), (6.0, 2), (4.0, 3), (1000.0, 2)])
+def test_where_a_larger_image_needs_more_time_the_plan_names_it(step, dims):
+    case, costs = data(512, *LARGE, *SMALL, dims=dims), machine(step)
+    values, why = rules(Room(case, costs, 870, 4), {}, 256, 900)
+    assert values["image_size"] < wanted_size(case) and "would leave" in why["image_size"]
+    told = re.search(r"try --minutes (\d+)", why["image_size"])
+    assert bool(told) is (step < 1000)
+    if told:
+        more = 60 * int(told[1])
+        larger = rules(Room(case, costs, more, 4), {}, 256, more)[0]["image_size"]
+        assert more > 900 and values["image_size"] < larger == min(256, wanted_size(case))
+
+
 def test_of_volumes_smaller_steps_are_enough_for_a_larger_size():
     volumes, costs = data(512, *LARGE, dims=3), machine(9.0)
     sizes = [rules(Room(volumes, costs, 900, 4, smallest=smallest), {}, 256, 900)[0] for smallest in (None, 2)]

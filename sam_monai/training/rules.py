@@ -24,7 +24,7 @@ PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
 MANY = {4: 200, 2: 300}  # steps of so many cases: with fewer, more and smaller ones taught more, in the same time
 SMALL_BATCH = 2  # cases in the smallest of such steps; of whole pictures it has one
-MINUTES = (15, 20, 30, 45, 60, 90, 120, 180, 240)  # that a plan names where a larger image needs more
+LONGER_MINUTES = (15, 20, 30, 45, 60, 90, 120, 180, 240)  # that a plan names where a larger image needs more
 HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than patches of shrunk ones
 
 
@@ -148,7 +148,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     if size < wanted:
         more = room.epochs(min(wanted, largest), scale)
         why = f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
-        longer = (m for m in MINUTES if 60 * m > 1.2 * room.budget)
+        longer = (m for m in LONGER_MINUTES if 60 * m > 1.2 * room.budget)
         minutes = next((m for m in longer if size_within(room, m, scale, largest) >= min(wanted, largest)), None)
         return size, why if minutes is None else f"{why}: try --minutes {minutes}"
     return size, step

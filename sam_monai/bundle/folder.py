@@ -94,7 +94,7 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
         return checked(shipped, Path(bundle_root) / "configs" / "metadata.json", own)
     trained = identity.from_tensor(read_adapter(adapter)["identity"])
     if few := too_few(read_training(adapter) or {}):
-        prompted = trained.get("method") == "medsa"
+        prompted = trained.get("method") == "medsa" and trained.get("prompted", True)
         worse = " Its answers to clicks and boxes may be worse than without a training." if prompted else ""
         warn_once(f"{adapter}: {few}{worse}")
     images = trained.get("preprocessing")

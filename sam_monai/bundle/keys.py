@@ -218,6 +218,10 @@ KEYS: dict[str, Key] = {
         "`none`; volumes from side to side unless it is `none`",
         "planned",
     ),
+    "draws": Key(
+        whole(0),
+        "prompts drawn in a training step; 0 trains [for the labels alone](medsa.md#for-the-labels-alone)",
+    ),
     "corrections": Key(whole(0), "clicks that correct an answer in training ([Med-SA](medsa.md))"),
     "learning_rate": Key(NOT_NEGATIVE, "for the encoder's adaptation"),
     "prompt_learning_rate": Key(NOT_NEGATIVE, "for the prompt"),

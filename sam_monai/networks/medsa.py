@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..adaptations import medsa_adapters as adapters
 from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
+from ..errors import InputError
 from .base import AdaptedSAM
 from .click_tokens import (
     WIDTHS,
@@ -27,6 +28,10 @@ from .resemblance import likeness, margins, resemblances
 from .slices import of_image, slices_of
 
 GAIN_ON_NEW_IMAGES = 2.0
+NO_PROMPTS = (
+    "the adapter was trained for its labels alone (--draws 0), so it answers no clicks, boxes or masks: "
+    "leave them out, or train again without --draws 0"
+)
 
 
 class MedSA(AdaptedSAM):
@@ -50,6 +55,8 @@ class MedSA(AdaptedSAM):
         scale: of the adapters beside an MLP.
         hyper_width, hyper_steps: reduced dimension and number of steps of HyP-Adpt; the paper publishes neither.
         thaw_decoder: train the whole mask decoder too, as the paper's public code does. For comparison.
+        prompted: train for clicks, boxes and masks too. ``False``: for the labels alone, and prompts are refused. An
+            adapter that is loaded says it itself.
         mask_prompts: train with masks as prompts, by which clicks then refine answers click by click. An adapter
             that is loaded says it itself; those of earlier versions were trained without.
         depth_attention: on by default; makes no difference to images of two axes.
@@ -72,6 +79,7 @@ class MedSA(AdaptedSAM):
         "hyper_width": whole(1, 4096),
         "hyper_steps": whole(1, 64),
         "thaw_decoder": FLAG,
+        "prompted": FLAG._replace(absent=True),
         "mask_prompts": FLAG._replace(absent=False),
     }
     decayed = ("label_tokens",)
@@ -88,13 +96,15 @@ class MedSA(AdaptedSAM):
         hyper_steps: int = 2,
         thaw_decoder: bool = False,
         depth_attention: bool = True,
+        prompted: bool = True,
         mask_prompts: bool = True,
         **others: Any,
     ) -> None:
         self.ratio, self.scale, self.thaw_decoder = ratio, scale, thaw_decoder
-        self.hyper_width, self.hyper_steps, self.mask_prompts = hyper_width, hyper_steps, mask_prompts
+        self.hyper_width, self.hyper_steps = hyper_width, hyper_steps
+        self.prompted, self.mask_prompts = prompted, mask_prompts and prompted
         super().__init__(backbone, checkpoint, labels, image_size, depth_attention=depth_attention, **others)
-        self.told["mask_prompts"] = False
+        self.told["prompted"] = self.told["mask_prompts"] = False
 
     def adapt(self) -> None:
         adapters.adapt_image_encoder(self.backbone.image_encoder, self.ratio, self.scale)
@@ -102,19 +112,26 @@ class MedSA(AdaptedSAM):
         adapters.adapt_mask_decoder(decoder, self.ratio, self.scale, self.hyper_width, self.hyper_steps)
         if self.thaw_decoder:
             decoder.requires_grad_(True)
-        self.backbone.prompt_encoder.point_embeddings.requires_grad_(True)
-        self.backbone.prompt_encoder.not_a_point_embed.requires_grad_(True)
-        self.backbone.prompt_encoder.mask_downscaling.requires_grad_(self.mask_prompts)
+        self.train_prompts()
+
+    def train_prompts(self) -> None:
+        """What of SAM's prompt encoder is trained."""
+        encoder = self.backbone.prompt_encoder
+        encoder.point_embeddings.requires_grad_(self.prompted)
+        encoder.not_a_point_embed.requires_grad_(self.prompted)
+        encoder.mask_downscaling.requires_grad_(self.mask_prompts)
 
     def adopt(self, record: dict[str, Any]) -> None:
         super().adopt(record)
-        self.backbone.prompt_encoder.mask_downscaling.requires_grad_(self.mask_prompts)
+        self.train_prompts()
+        for gains in (self.label_gains, self.click_gains):
+            gains.requires_grad_(self.prompted)
         self.note_frozen()
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
-        self.label_gains = nn.Parameter(torch.zeros(len(self.labels)))
-        self.click_gains = nn.Parameter(torch.zeros(2, len(WIDTHS)))  # of negative and positive clicks
+        self.label_gains = nn.Parameter(torch.zeros(len(self.labels)), self.prompted)
+        self.click_gains = nn.Parameter(torch.zeros(2, len(WIDTHS)), self.prompted)  # of negative and positive clicks
 
     def prompt_tokens(self) -> Tensor:
         return self.label_tokens
@@ -185,6 +202,8 @@ class MedSA(AdaptedSAM):
     ) -> tuple[Tensor, Tensor]:
         """The prompted objects' logits (R, *spatial) as the decoder gives them, and the labels' (B, L + 1, *spatial).
         Arguments as in :meth:`forward`."""
+        if not self.prompted:
+            raise InputError(NO_PROMPTS)
         count = check_prompts(image, point_coords, point_labels, boxes, masks)
         first, depth = part or (0, image.shape[-1])
         shape = (*image.shape[2:4], depth) if image.ndim == 5 else tuple(image.shape[2:])

@@ -39,7 +39,7 @@ class PromptedTraining(Inferer):
     Args:
         labels: number of foreground labels.
         corrections: most corrective clicks.
-        draws: prompts for a batch.
+        draws: prompts for a batch; 0 trains for the labels alone.
     """
 
     def __init__(self, labels: int, corrections: int = 2, draws: int = 4) -> None:
@@ -48,11 +48,13 @@ class PromptedTraining(Inferer):
     def __call__(
         self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, label: Tensor, **kwargs: Any
     ) -> dict[str, Tensor]:
-        """Images (B, C, *spatial) and label maps (B, 1, *spatial) to logits ``automatic`` (B, L + 1, *spatial) and
-        ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts mean, 1 on them
-        and unlabelled where the label is."""
-        rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
+        """Images (B, C, *spatial) and label maps (B, 1, *spatial) to logits ``automatic`` (B, L + 1, *spatial) and, if
+        there are draws, ``prompted`` (B, draws, 2, *spatial), and the ``objects`` (B, draws, *spatial) that the prompts
+        mean, 1 on them and unlabelled where the label is."""
         module: Any = getattr(network, "module", network)
+        if not self.draws or not module.prompted:
+            return {"automatic": network(inputs)}
+        rng = np.random.RandomState(int(torch.randint(2**31, ())))  # so that an epoch's seed decides
         embedding = module.encode(inputs)
         automatic = network(inputs, embedding)
         known = automatic.detach()
@@ -88,9 +90,11 @@ class PromptedLoss(nn.Module):
         self.words = getattr(loss, "words", type(loss).__name__)
 
     def forward(self, answers: dict[str, Tensor], label: Tensor) -> Tensor:
-        prompted = self.loss(answers["prompted"].flatten(0, 1), answers["objects"].flatten(0, 1)[:, None])
         label = inside_and_border(label) if self.instances else label
-        return self.loss(answers["automatic"], label) + prompted
+        automatic = self.loss(answers["automatic"], label)
+        if "prompted" not in answers:
+            return automatic
+        return automatic + self.loss(answers["prompted"].flatten(0, 1), answers["objects"].flatten(0, 1)[:, None])
 
 
 def with_label(batch: dict[str, Tensor], device: torch.device, non_blocking: bool = False, **kwargs: Any) -> tuple:

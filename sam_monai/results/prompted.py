@@ -103,14 +103,14 @@ def evaluate_prompts(
     Corrective clicks follow a box, up to :data:`MOST` of them, each where the answer was most wrong. How many an object
     needs is counted too: :func:`number_of_clicks`.
 
-    Networks that see patches or number objects are not asked.
+    Networks that see patches, number objects or were trained without prompts are not asked.
 
     Returns:
         Mean Dice by prompt: over the cases, or parts of frames, that show a label, then over the labels. Likewise the
         mean numbers of clicks.
     """
     images, outputs = network.preprocessing, Outputs(folder)
-    if images.get("scale") == "patch" or images.get(INSTANCES):
+    if images.get("scale") == "patch" or images.get(INSTANCES) or not network.prompted:
         if first_process():
             for name in (ANSWERS, CURVE):  # of another adapter
                 outputs.remove(Path(folder) / name)

@@ -202,7 +202,7 @@ def make_plan(
     size = asked.get("image_size")
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
-    follows = network_class.takes_prompts and data.spatial_dims == 3
+    follows = network_class.takes_prompts and network.get("prompted", True) and data.spatial_dims == 3
     free, mirror = free_on(device), asked.get("mirror")
     slices = sample[1] if data.spatial_dims == 3 else 1
     if timed:

@@ -32,7 +32,7 @@ BAD: dict[str, tuple] = {
     **dict.fromkeys(("batch_size", "epochs", "steps"), (0, *NOT_WHOLE_OR_PLANNED)),
     "minutes": (0, -1, "x", NAN, INF, True, [1]),
     **dict.fromkeys(("slices", "samples", "slices_per_batch", "tokens"), (0, *NOT_WHOLE)),
-    **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "corrections", "seed"), NOT_WHOLE),
+    **dict.fromkeys(("num_workers", "pictures", "encoder_prompts", "draws", "corrections", "seed"), NOT_WHOLE),
     **dict.fromkeys(("quick", "resume", "amp", "augment", "largest_component", "fill_holes", "probabilities",
                      "frames", "frames_together", "instances", "depth_attention", "thaw_decoder"), NOT_A_FLAG),
     "checkpointing": tuple(value for value in NOT_A_FLAG if value is not None),

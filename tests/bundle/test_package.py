@@ -22,7 +22,7 @@ from sam_monai.networks import adapter_files
 METHODS = ("ssam", "ptsam", "medsa")
 OWN = {
     "train": [{"text_encoder", "text_checkpoint"}, {"tokens", "encoder_prompts", "embedding_cache"},
-              {"ratio", "thaw_decoder", "corrections"}],
+              {"ratio", "thaw_decoder", "draws", "corrections"}],
     "evaluate": [{"text_encoder"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder", "prompted_cases"}],
     "inference": [{"text_encoder", "text_checkpoint"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder"}],
 }  # fmt: skip

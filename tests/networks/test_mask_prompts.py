@@ -6,11 +6,13 @@ import json
 
 import pytest
 import torch
+from monai.inferers import SimpleInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
 from sam_monai.networks import identity
 from sam_monai.networks.click_tokens import to_low_resolution
+from sam_monai.prompts.prompted_inference import PromptedInference
 
 CLICKS = {"point_coords": torch.tensor([[[10.0, 40.0], [50.0, 3.0]]]), "point_labels": torch.tensor([[1, 0]])}
 
@@ -86,6 +88,21 @@ def test_an_adapter_from_before_masks_loads_into_a_network_that_takes_them():
     assert not network.mask_prompts and network.state_dict().keys() == state.keys()
     with torch.no_grad():
         torch.testing.assert_close(network(x, **CLICKS), old(x, **CLICKS))
+
+
+def test_an_adapter_for_the_labels_alone_says_so_and_refuses_prompts():
+    trained, network, x = build(prompted=False), build(), image(1, 1, 64, 64)
+    perturb(trained)
+    network.load_state_dict(trained.state_dict())
+    assert network.state_dict().keys() == trained.state_dict().keys()
+    assert not any("prompt_encoder" in name for name in trained.state_dict())
+    with torch.no_grad():
+        assert torch.equal(network(x), trained(x))
+    for prompts in (CLICKS, {"masks": image(1, 1, 64, 64) - 0.5}, {"boxes": torch.tensor([[[3.0, 4.0, 20.0, 22.0]]])}):
+        with pytest.raises(InputError, match="for its labels alone"):
+            network(x, **prompts)
+        with pytest.raises(InputError, match="for its labels alone"):
+            PromptedInference(SimpleInferer())(x, network, **prompts)
 
 
 def test_trained_layers_of_masks_travel_in_the_adapter():

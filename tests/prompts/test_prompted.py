@@ -53,6 +53,20 @@ def test_a_training_step_answers_with_and_without_a_prompt_from_one_embedding(ne
     assert all(grad is not None and grad.any() for name, grad in grads.items() if "prompt_encoder" not in name)
 
 
+@pytest.mark.parametrize("draws", [0, 4])
+def test_a_network_for_the_labels_alone_is_trained_by_them_alone(draws):
+    """Whatever the number of draws: an adapter that is trained on says itself that it takes no prompts."""
+    network = MedSA(tiny_backbone(), labels=LABELS, amp=False, prompted=False)
+    perturb(network)
+    picture, label = image(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
+    label[..., 5:20, 8:20] = 2
+    answers, loss = PromptedTraining(2, draws=draws)(picture, network, label=label), SoftmaxDiceFocalLoss()
+    found = PromptedLoss(loss)(answers, label)
+    assert torch.equal(found, loss(network(picture), label))
+    found.backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters() if p.requires_grad)
+
+
 def test_the_same_seed_draws_the_same_prompts(network):
     volume, label = image(1, 1, 32, 32, 3), torch.ones(1, 1, 32, 32, 3)
     answers = []

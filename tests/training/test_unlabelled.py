@@ -66,7 +66,7 @@ def test_samples_lie_around_annotated_voxels():
 class Everywhere(torch.nn.Module):
     """Answers that every voxel is the object; notes the clicks."""
 
-    mask_prompts = False
+    mask_prompts, prompted = False, True
 
     def __init__(self):
         super().__init__()

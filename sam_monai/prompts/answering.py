@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -14,6 +14,8 @@ from .drawn import Prompts
 from .following import ABSENT, Network, answered_without, clicks_of, compared, connected, follow, label_margin, parts_of
 from .unlike_labels import unlike_labels
 from .untrained import Embeddings, instead
+
+CARRIED = 0.7  # of a correction's change, to the next slice
 
 
 def answered(
@@ -104,8 +106,14 @@ def answered_by(
 
     if not followed:
         logits = on_slices(network, image, embedding, automatic, prompts, 0, depth, resemblance)
+        boxes = {key: value for key, value in prompts.items() if key in ("boxes", "meant")}
+        changes = {}
         for k in sorted({k for k in clicked if clicked.count(k) + boxed > 1 and takes_masks(network)}):
             refine(k)
+            if boxed and k not in drawn:
+                before = on_slices(network, image, embedding, automatic, boxes, k, k + 1, resemblance)
+                changes[k] = logits[..., k] - before[..., 0]
+        carry(logits, changes, set(clicked) | drawn)
         return logits
     logits = torch.full(image.shape[2:], ABSENT, device=image.device)
     first = [k for k, kind in zip(at, kinds, strict=True) if kind == 1 and k in seeds][:1]
@@ -118,6 +126,16 @@ def answered_by(
         refine(k)
     follow(network, image, embedding, automatic, logits, seeds, prompts, margin)
     return logits
+
+
+def carry(logits: Tensor, changes: Mapping[int, Tensor], own: set[int]) -> None:
+    """Add to logits (H, W, D), in place, what corrections changed (H, W) in the nearest corrected slice on either side,
+    :data:`CARRIED` of it from slice to slice. Slices with prompts of their ``own`` stay."""
+    for k in set(range(logits.shape[2])) - own:
+        nearest = max((c for c in changes if c < k), default=None), min((c for c in changes if c > k), default=None)
+        for c in nearest:
+            if c is not None:
+                logits[..., k] += CARRIED ** abs(c - k) * changes[c]
 
 
 def click_by_click(

@@ -31,7 +31,6 @@ ARGUMENTS = {  # of the constructor, beside those of an adapter's record
     "checkpointing": FLAG,
     "slices_per_batch": whole(1, 4096),
 }
-NO_REGIONS = "answers prompts for labels that have one value each, and not for regions: train S-SAM or PTSAM on these"
 OTHERS = "others: see :class:`AdaptedSAM`."
 
 
@@ -135,8 +134,6 @@ class AdaptedSAM(SliceNetwork):
         self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
         self.checkpointing = checkpointing
         self.preprocessing = dict(preprocessing or {})
-        if self.takes_prompts and self.regions is not None:
-            raise InputError(f"{type(self).__name__} {NO_REGIONS}")
         self.temperature = 1.0  # that divides logits before they become probabilities; an adapter has its own
         self.forgotten = 0  # how often; answers that were kept before are out of date
         if isinstance(backbone, str):

@@ -28,6 +28,7 @@ from .resemblance import likeness, margins, resemblances
 from .slices import of_image, slices_of
 
 GAIN_ON_NEW_IMAGES = 2.0
+NO_REGIONS = "answers prompts for labels of one value each, and not for regions: train it for the labels alone"
 NO_PROMPTS = (
     "the adapter was trained for its labels alone (--draws 0), so it answers no clicks, boxes or masks: "
     "leave them out, or train again without --draws 0"
@@ -105,6 +106,8 @@ class MedSA(AdaptedSAM):
         self.prompted, self.mask_prompts = prompted, mask_prompts and prompted
         super().__init__(backbone, checkpoint, labels, image_size, depth_attention=depth_attention, **others)
         self.told["prompted"] = self.told["mask_prompts"] = False
+        if prompted and self.regions is not None:
+            raise InputError(f"Med-SA {NO_REGIONS}, with prompted=False, or S-SAM or PTSAM")
 
     def adapt(self) -> None:
         adapters.adapt_image_encoder(self.backbone.image_encoder, self.ratio, self.scale)

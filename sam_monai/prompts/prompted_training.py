@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.instances import inside_and_border
 from ..data.unlabelled import UNLABELLED
 from ..errors import InputError
-from ..networks.base import NO_REGIONS
+from ..networks.medsa import NO_REGIONS
 from ..networks.regions import Regions
 from .drawn import corrective_click, draw_prompts, pick_object
 from .rough_masks import draw_mask
@@ -22,10 +22,14 @@ MASKED = 0.3  # of the draws begin with a rough mask alone
 REFINED = 0.75  # of the corrections are given with the answer that they correct
 
 
-def without_regions(regions: Regions | None) -> None:
-    """Refuse labels that are regions before anything else is made."""
-    if regions is not None:
-        raise InputError(f"labels overlap, or dataset.json lists values of theirs, and Med-SA {NO_REGIONS}")
+def regions_of(labels: Regions | None, draws: int) -> Regions | None:
+    """The regions that labels are, where no prompts are drawn for them; others are refused before anything is made."""
+    if labels is not None and draws:
+        raise InputError(
+            f"labels overlap, or dataset.json lists values of theirs, and Med-SA {NO_REGIONS}, with --draws 0, or "
+            "train S-SAM or PTSAM"
+        )
+    return labels
 
 
 class PromptedTraining(Inferer):

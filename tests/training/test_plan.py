@@ -77,6 +77,13 @@ def test_small_structures_of_large_pictures_are_trained_in_patches_that_hold_the
     assert planned(data(200, *SMALL), machine())["scale"] == "whole"  # which shows them as large
 
 
+@pytest.mark.parametrize(("share", "across", "scale"), [(0.1, 9, "patch"), (0.002, 9, "whole"), (0.002, 7, "patch")])
+def test_small_structures_that_lie_apart_are_seen_with_their_surroundings(share, across, scale):
+    made = data(512, (across * 512 / 160, across * 4))  # the time allows whole slices of 160 px
+    made = dataclasses.replace(made, labels=(dataclasses.replace(made.labels[0], share=share),))
+    assert planned(made, machine(1.5))["scale"] == scale
+
+
 def test_a_method_whose_prompts_need_whole_slices_gets_them():
     for only in (True, False):
         room = Room(data(2000, *SMALL), machine(), 900, 4, whole_only=only)

@@ -23,7 +23,7 @@ METHODS = ("ssam", "ptsam", "medsa")
 OWN = {
     "train": [{"text_encoder", "text_checkpoint"}, {"tokens", "encoder_prompts", "embedding_cache"},
               {"ratio", "thaw_decoder", "draws", "corrections"}],
-    "evaluate": [{"text_encoder"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder", "prompted_cases"}],
+    "evaluate": [{"text_encoder"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder", "draws", "prompted_cases"}],
     "inference": [{"text_encoder", "text_checkpoint"}, {"tokens", "encoder_prompts"}, {"ratio", "thaw_decoder"}],
 }  # fmt: skip
 

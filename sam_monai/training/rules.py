@@ -21,6 +21,7 @@ LEAST = {2: 128, 3: 96}  # pixels: less is not wanted, as SAM's features are tho
 SQUARE = {2: 128, 3: 64}  # pixels: up to here FEW steps are enough; and the smallest side of a patch
 FINER = 2.0  # times as many pixels as the file has; more of them hold nothing new
 STEPS = 300  # that a size above SQUARE must leave: with fewer, what it shows is not learnt
+IMAGES = 1200  # pictures that these steps must show: smaller images seen more often teach more
 PATCH_HOLDS = 0.5  # of its side may be a structure, so that its surroundings are in the patch too
 PATCH_THIN = 1 / 8  # of its side may be the thickness of a longer one, which is known by a piece of it, as a vessel is
 LARGER = 3.0  # times as large as in whole slices are structures in patches of shrunk ones: less is not worth patches
@@ -60,14 +61,25 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
     budget, or :data:`FEW` up to :data:`SQUARE`; the smallest of all where none does; or the size that is given.
 
     Of volumes, whose step shows two slices of each, the :data:`STEPS` may be of :data:`SMALL_BATCH` cases: 96 px in
-    these were much better than 64 px in steps of four on one of three sets, in the same time, and as good on two."""
+    these were much better than 64 px in steps of four on one of three sets, in the same time, and as good on two.
+
+    Of pictures the steps must show :data:`IMAGES`. The size at which structures are :data:`ENOUGH` pixels across, so
+    that they are seen at all, is worth fewer: on a CPU :data:`STEPS` of one picture (docs/evidence.md)."""
     if room.given_size is not None:
         return room.given_size
     small = room if room.smallest is None else replace(room, batch=min(room.batch, room.smallest), timed=room.batch)
-    counted = {size: room if size <= SQUARE[room.data.spatial_dims] else small for size in SIZES}
-    least = {size: FEW if size <= SQUARE[room.data.spatial_dims] else STEPS for size in SIZES if size <= largest}
-    enough = (size for size, n in least.items() if room.fits(size) and counted[size].steps(size, scale) >= n)
-    return max(enough, default=SIZES[0])
+    pictures = room.data.spatial_dims == 2 and room.given_steps is None
+
+    def affordable(size: int) -> bool:
+        if size <= SQUARE[room.data.spatial_dims]:
+            return room.steps(size, scale) >= FEW
+        steps = small.steps(size, scale)
+        return steps >= STEPS and (not pictures or steps * small.batch >= IMAGES)
+
+    seen = next_size(max((needed_by(label, room.data, ENOUGH) for label in room.data.labels), default=0.0))
+    worth = pictures and scale == "whole" and not room.on_gpu and room.steps(seen, scale) * room.batch >= STEPS
+    sizes = [size for size in SIZES if size <= largest and room.fits(size)]
+    return max((size for size in sizes if affordable(size) or worth and size == seen), default=SIZES[0])
 
 
 def shrinking(label: LabelPrint, patch: int) -> float:

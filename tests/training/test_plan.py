@@ -77,11 +77,22 @@ def test_small_structures_of_large_pictures_are_trained_in_patches_that_hold_the
     assert planned(data(200, *SMALL), machine())["scale"] == "whole"  # which shows them as large
 
 
-@pytest.mark.parametrize(("share", "across", "scale"), [(0.1, 9, "patch"), (0.002, 9, "whole"), (0.002, 7, "patch")])
+@pytest.mark.parametrize(("share", "across", "scale"), [(0.1, 9, "patch"), (0.002, 9, "whole"), (0.002, 4, "patch")])
 def test_small_structures_that_lie_apart_are_seen_with_their_surroundings(share, across, scale):
     made = data(512, (across * 512 / 160, across * 4))  # the time allows whole slices of 160 px
     made = dataclasses.replace(made, labels=(dataclasses.replace(made.labels[0], share=share),))
     assert planned(made, machine(1.5))["scale"] == scale
+
+
+@pytest.mark.parametrize(("across", "batch", "size"), [(60, 1, 128), (60, 4, 128), (24, 1, 192), (24, 4, 192)])
+def test_a_larger_image_is_worth_few_steps_only_where_smaller_ones_do_not_show_a_label(across, batch, size):
+    """The time allows about 400 pictures of 192 px, whatever the number in a step."""
+    made = data(512, (across, across))
+    made = dataclasses.replace(made, labels=(dataclasses.replace(made.labels[0], share=0.002),))
+    costs = machine(0.8 * batch)
+    room = Room(made, costs, 60.0 * 15, batch, free=int(1e11))
+    values, _ = rules(room, {}, 256, 60.0 * 15)
+    assert (values["image_size"], values["scale"]) == (size, "whole")
 
 
 def test_a_method_whose_prompts_need_whole_slices_gets_them():

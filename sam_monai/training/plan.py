@@ -98,10 +98,9 @@ def smaller_than(size: int) -> int:
 
 def advised(method: str, dataset: Dataset) -> str:
     """A line on the method that was better on such data in the same time (docs/evidence.md), if another than this."""
-    several = dataset.spatial_dims == 2 and len(dataset.labels) > 1 and dataset.regions is None
-    if method != "ssam" or not several:
+    if method != "ssam" or len(dataset.labels) < 2:
         return ""
-    return "on pictures with several labels Med-SA was better in the same time: sam-monai train FOLDER --bundle medsa"
+    return "with several labels Med-SA was better in the same time: sam-monai train FOLDER --bundle medsa --draws 0"
 
 
 def warn_of_lost(data: Fingerprint, values: Mapping[str, Any]) -> None:

@@ -197,5 +197,5 @@ class BundleTester:
         assert train["network_def"].pop("labels").endswith("else @labels")
         assert infer["network_def"]["labels"] == "@labels"
         shared = set(train["network_def"]) & set(infer["network_def"])
-        assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache", "checkpointing"}
+        assert set(train["network_def"]) - shared <= {"preprocessing", "embedding_cache", "checkpointing", "prompted"}
         assert all(train["network_def"][key] == infer["network_def"][key] for key in shared)

@@ -101,5 +101,5 @@ def test_an_adapter_keeps_its_regions_and_is_refused_where_others_are_meant():
 
 
 def test_a_network_that_answers_prompts_takes_no_regions():
-    with pytest.raises(InputError, match="MedSA answers prompts for labels that have one value each"):
+    with pytest.raises(InputError, match="Med-SA answers prompts for labels of one value each"):
         MedSA(tiny_backbone(), labels=["a", "b"], preprocessing={"regions": [[1, 2], [2]]})

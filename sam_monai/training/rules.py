@@ -14,7 +14,8 @@ from .room import FEW, FULL, VALIDATIONS, Room
 
 SIZES = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)  # pixels, candidates for image_size
 SEEN = 16.0  # pixels, four cells of LiteMedSAM's embedding: a structure of fewer is not told from its neighbours
-ENOUGH = 8.0  # pixels, two cells: of structures that lie apart, which are known by their surroundings too
+APART = 6.0  # pixels: of structures that lie apart, which are known by their surroundings too
+ENOUGH = 8.0  # pixels, two cells: a size at which structures have so many is worth some steps
 CROWDED = 0.5  # structures in a patch anywhere in the picture: as many, and each patch is full of examples
 THICK = 2.0  # pixels: a thinner structure is lost between those of the mask
 LEAST = {2: 128, 3: 96}  # pixels: less is not wanted, as SAM's features are those of larger images
@@ -104,8 +105,9 @@ def resampled(room: Room, spacing: list[float] | None) -> Room:
 def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, str]:
     """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices.
 
-    Structures that lie apart need fewer pixels in whole slices than :func:`crowded` ones: in the same time caries of 9
-    pixels in whole slices ended at 0.50, and at 0.36 to 0.39 in patches; nuclei at 0.95 and 0.97 (docs/evidence.md).
+    Structures that lie apart need fewer pixels in whole slices than :func:`crowded` ones: caries of 6 and of 9 pixels
+    in whole slices ended at 0.40 and 0.50, and at 0.36 to 0.39 in patches; nuclei of 9 pixels at 0.95 and 0.97 in the
+    same time (docs/evidence.md).
 
     Where a patch does not hold the largest structure, slices are shrunk until it does (:func:`spacing_of_patches`).
     That is for large pictures of small structures: ones that whole slices :data:`HARDLY` show, and that are then
@@ -113,15 +115,16 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
     planned, if there is any.
     """
     data, size, patch = room.data, affordable_size(room, "whole", largest), patch_size(room, largest)
-    needed = {label.name: needed_by(label, data, SEEN if crowded(label, patch) else ENOUGH) for label in data.labels}
+    shrunk = resampled(room, spacing_of_patches(room, patch))
+    across = [SEEN if crowded(label, patch) else APART for label in shrunk.data.labels]
+    needed = {one.name: needed_by(one, data, least) for one, least in zip(data.labels, across, strict=True)}
     smallest = max(data.labels, key=lambda label: needed[label.name], default=None)
     if smallest is None or min(needed[smallest.name], data.side) <= size:
         return "whole", "every label is large enough in whole slices"
     if room.whole_only:
         return "whole", "an object is followed through a volume in whole slices"
-    across, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
-    shown = f"in a whole slice of {size} px, {smallest.name} is {across:.2g} px across and {thick:.2g} px thick"
-    shrunk = resampled(room, spacing_of_patches(room, patch))
+    wide, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
+    shown = f"in a whole slice of {size} px, {smallest.name} is {wide:.2g} px across and {thick:.2g} px thick"
     widest = max(shrunk.data.labels, key=lambda label: shrinking(label, patch))
     hardly = HARDLY * needed_by(smallest, data) > size and shrunk.data.side > LARGER * size
     if shrinking(widest, patch) > 1 or shrunk is not room and not hardly:

@@ -22,14 +22,15 @@ MASKED = 0.3  # of the draws begin with a rough mask alone
 REFINED = 0.75  # of the corrections are given with the answer that they correct
 
 
-def regions_of(labels: Regions | None, draws: int) -> Regions | None:
-    """The regions that labels are, where no prompts are drawn for them; others are refused before anything is made."""
-    if labels is not None and draws:
+def without_regions(regions: Regions | None, draws: int = 4) -> Regions | None:
+    """Refuse labels that are regions before anything else is made, unless no prompts are drawn for them. Bundles
+    packaged before there were ``draws`` do not give them."""
+    if regions is not None and draws:
         raise InputError(
             f"labels overlap, or dataset.json lists values of theirs, and Med-SA {NO_REGIONS}, with --draws 0, or "
             "train S-SAM or PTSAM"
         )
-    return labels
+    return regions
 
 
 class PromptedTraining(Inferer):

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import inference, job, measure, time_to_dice
+from benchmarks.__main__ import table
 from sam_monai.backbones import onednn
 
 ROOT = Path(__file__).parents[1]
@@ -96,3 +97,12 @@ def test_a_method_is_judged_by_when_it_had_what_the_better_u_net_ends_with():
     cells = [{"dataset": "a", "contender": name, "points": points} for name, points in (*rivals, *methods)]
     rows = {row.split(" | ")[1]: row.split(" | ")[2:] for row in time_to_dice.table(cells).splitlines()[2:]}
     assert rows["S-SAM"] == ["0.800", "1.0", "0.8 |"] and rows["PTSAM"] == ["0.500", "0.5", " |"]
+
+
+@pytest.mark.parametrize("kind", ["cpu_bf16", "cpu_fp32", "gpu"])
+def test_the_results_in_the_repository_say_the_same_as_json_and_as_a_table(kind):
+    found = json.loads((ROOT / f"benchmarks/results/{kind}.json").read_text())
+    times = [line.split("|")[1:3] for line in table(found).splitlines() if " to " in line and line.startswith("|")]
+    text = (ROOT / f"benchmarks/results/{kind}.md").read_text()
+    assert len(times) > 70 - 10 * (kind == "gpu")
+    assert [name for name, time in times if f"|{name}|{time}|" not in text] == []

@@ -23,9 +23,11 @@ from ..errors import InputError
 from ..networks import identity
 from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
+from .patches import resampled
 from .resume import REMEDY, read_resume
 from .room import REPORT, Room
-from .rules import SIZES, SMALL_BATCH, resampled, rules
+from .rules import rules
+from .sizes import SIZES, SMALL_BATCH
 
 MINUTES = 15.0  # a coffee break: long enough for a specialist, short enough to wait for
 DEMO_MINUTES = 4.0  # small enough to try, long enough for a picture

@@ -15,7 +15,7 @@ from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.errors import told
 from sam_monai.networks.adapter_files import read_training
-from sam_monai.training import clock, rules
+from sam_monai.training import clock
 from sam_monai.training import plan as planning
 from sam_monai.training.machine import Cost
 
@@ -127,7 +127,7 @@ def test_a_step_that_does_not_fit_a_gpu_is_planned_smaller(tmp_path, timed, monk
     monkeypatch.setattr(planning, "cost_of", on_a_gpu)
     monkeypatch.setattr(planning, "free_on", lambda _: None)
     monkeypatch.setattr(planning.Room, "steps", lambda *_: 1000)
-    monkeypatch.setitem(rules.SQUARE, 3, 96)
+    monkeypatch.setitem(sizes.SQUARE, 3, 96)
     parser = start("ssam", "train", dataset_dir=str(volumes(tmp_path / "data", (60, 50, 6)))).parser
     parser["device"] = "$torch.device('cuda')"
     if most < 32:

@@ -11,7 +11,7 @@ from sam_monai import MedSA
 from sam_monai.training import machine as machines
 from sam_monai.training.losses import loss_of
 from sam_monai.training.machine import Cost, Costs, cost_of
-from sam_monai.training.rules import SIZES
+from sam_monai.training.sizes import SIZES
 
 
 @pytest.mark.parametrize("axes, together", [((32, 32), 1), ((32, 32, 2), 8)])

@@ -13,7 +13,8 @@ from sam_monai.data.fingerprint import Fingerprint, LabelPrint
 from sam_monai.training.machine import Cost, Costs
 from sam_monai.training.plan import Plan, advised, warn_of_lost
 from sam_monai.training.room import FEW, Room
-from sam_monai.training.rules import SIZES, rules, wanted_size
+from sam_monai.training.rules import rules
+from sam_monai.training.sizes import SIZES, wanted_size
 
 
 def data(

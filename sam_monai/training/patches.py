@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..data.fingerprint import LabelPrint
+from ..data.fingerprint import Fingerprint, LabelPrint
 from .room import FEW, Room
 from .sizes import SEEN, SIZES, SQUARE, THICK, affordable_size, needed_by
 
@@ -20,10 +20,6 @@ HARDLY = 2 / 3  # of SEEN or THICK: whole slices that show more are better than 
 def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, str]:
     """Patches where whole slices would shrink structures too much and patches show them whole; else whole slices.
 
-    Structures that lie apart need fewer pixels in whole slices than :func:`crowded` ones: caries of 6 and of 9 pixels
-    in whole slices ended at 0.40 and 0.50, and at 0.36 to 0.39 in patches; nuclei of 9 pixels at 0.95 and 0.97 in the
-    same time (docs/evidence.md).
-
     Where a patch does not hold the largest structure, slices are shrunk until it does (:func:`spacing_of_patches`).
     That is for large pictures of small structures: ones that whole slices :data:`HARDLY` show, and that are then
     :data:`LARGER` times as large. ``advise``: where the time does not allow patches, name one in which they would be
@@ -31,10 +27,8 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
     """
     data, size, patch = room.data, affordable_size(room, "whole", largest), patch_size(room, largest)
     shrunk = resampled(room, spacing_of_patches(room, patch))
-    across = [SEEN if crowded(label, patch) else APART for label in shrunk.data.labels]
-    needed = {one.name: needed_by(one, data, least) for one, least in zip(data.labels, across, strict=True)}
-    smallest = max(data.labels, key=lambda label: needed[label.name], default=None)
-    if smallest is None or min(needed[smallest.name], data.side) <= size:
+    smallest, needed = least_shown(data, shrunk.data, patch)
+    if smallest is None or min(needed, data.side) <= size:
         return "whole", "every label is large enough in whole slices"
     if room.whole_only:
         return "whole", "an object is followed through a volume in whole slices"
@@ -51,6 +45,18 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
     if advise and chosen_scale(replace(room, budget=60.0 * minutes), largest, advise=False)[0] == "patch":
         shown += f"; patches would be better, and take longer: try --minutes {minutes}"
     return "whole", shown
+
+
+def least_shown(data: Fingerprint, shrunk: Fingerprint, patch: int) -> tuple[LabelPrint | None, float]:
+    """The label that needs the largest whole slices, and their size in pixels. ``shrunk``: the data as patches show it.
+
+    Structures that lie apart need fewer pixels than :func:`crowded` ones: caries of 6 and of 9 pixels in whole slices
+    ended at 0.40 and 0.50, and at 0.36 to 0.39 in patches; nuclei of 9 pixels at 0.95 and 0.97 in the same time
+    (docs/evidence.md).
+    """
+    across = [SEEN if crowded(label, patch) else APART for label in shrunk.labels]
+    needed = [needed_by(label, data, least) for label, least in zip(data.labels, across, strict=True)]
+    return max(zip(data.labels, needed, strict=True), key=lambda one: one[1], default=(None, 0.0))
 
 
 def crowded(label: LabelPrint, patch: int) -> bool:

@@ -15,7 +15,7 @@ from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.errors import told
 from sam_monai.networks.adapter_files import read_training
-from sam_monai.training import clock
+from sam_monai.training import clock, sizes
 from sam_monai.training import plan as planning
 from sam_monai.training.machine import Cost
 

@@ -14,17 +14,10 @@ from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from ..errors import InputError
 from .base import AdaptedSAM
-from .click_tokens import (
-    WIDTHS,
-    check_prompts,
-    in_part,
-    near_clicks,
-    obey_clicks,
-    sparse_prompts,
-    to_low_resolution,
-)
+from .click_tokens import check_prompts, in_part, sparse_prompts, to_low_resolution
 from .fields import FLAG, number, whole
-from .resemblance import likeness, margins, resemblances
+from .guidance import WIDTHS, guided
+from .resemblance import resemblances
 from .slices import of_image, slices_of
 
 GAIN_ON_NEW_IMAGES = 2.0
@@ -258,39 +251,9 @@ class MedSA(AdaptedSAM):
         point_coords: Tensor | None = None,
         point_labels: Tensor | None = None,
     ) -> Tensor:
-        """Add to a prompted object's logits what the network knows of its labels, and what the clicks say themselves.
-
-        The margin of the label that the object is most like (its logit over the largest of the others, the
-        background's included) is added, times a trained gain, which starts at 0. How much the object is like a label is
-        the soft Dice of the two over the image or volume and, where there is no box, of the same weight how surely the
-        label holds the first positive click of each slice. Other clicks and those beside a box do not count, as
-        corrections are made where the label's own answer tends to be wrong. An object that is no label's is left as it
-        is.
-        Other labels take part by the fourth power of how much less the object is like them. The labels' answers get no
-        gradient from this. In eval mode the gain counts :data:`GAIN_ON_NEW_IMAGES` times: on the images that it was
-        trained on a prompted answer is better than on others, and its gain smaller.
-
-        About a positive click the logits grow, about a negative one they fall, by trained gains (0 at the start) times
-        :func:`near_clicks`: so a correction counts where it was made, whatever the labels' answers are. In eval mode
-        the clicks' own voxels are on their side in any case: :func:`obey_clicks`.
-
-        Args:
-            prompted: (R, *spatial).
-            automatic: (B, L + 1, *spatial), B = R or 1.
-            resemblance: (R, L, 5) of :func:`resemblances`.
-            point_coords, point_labels: of the R objects, as in :meth:`forward`.
-        """
-        alike = likeness(resemblance)
-        most = alike.amax(1, keepdim=True).clamp(min=1e-5)
+        """:func:`~sam_monai.networks.guidance.guided` with the gains of this network, which on new images counts its
+        labels' gains :data:`GAIN_ON_NEW_IMAGES` times: on the images that it was trained on a prompted answer is better
+        than on others, and its gain smaller. In eval mode clicks are obeyed."""
         gains = self.label_gains if self.training else GAIN_ON_NEW_IMAGES * self.label_gains
-        weights = gains * most * (alike / most) ** 4
-        weights = weights.reshape(*weights.shape, *[1] * (prompted.ndim - 1))
-        answer = prompted + (weights * margins(automatic.detach())).sum(1)
-        if point_coords is not None and point_labels is not None:
-            for value, sign in enumerate((-1, 1)):
-                nearness = near_clicks(tuple(prompted.shape[1:]), point_coords, point_labels == value)
-                for gain, near in zip(self.click_gains[value], nearness, strict=True):
-                    answer = answer + sign * gain * near
-            if not self.training:
-                answer = obey_clicks(answer, point_coords, point_labels)
-        return answer
+        clicks = None if point_coords is None or point_labels is None else (point_coords, point_labels)
+        return guided(prompted, automatic, resemblance, gains, self.click_gains, clicks, obey=not self.training)

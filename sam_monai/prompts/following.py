@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..networks.click_tokens import obey_clicks
+from ..networks.guidance import obey_clicks
 from ..networks.resemblance import likeness, margins, resemblances
 from ..networks.slices import MOST_BYTES
 from .drawn import Prompts

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..networks.click_tokens import obey_clicks
+from ..networks.guidance import obey_clicks
 from ..networks.medsa import MedSA
 from .drawn import Prompts
 from .following import ABSENT, clicks_of, follow

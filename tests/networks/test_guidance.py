@@ -7,7 +7,7 @@ import torch
 from network_tester import LABELS, image, tiny_backbone
 
 from sam_monai import MedSA
-from sam_monai.networks.click_tokens import obey_clicks
+from sam_monai.networks.guidance import obey_clicks
 from sam_monai.networks.resemblance import likeness, resemblances
 
 

@@ -30,9 +30,9 @@ def wanted_size(data: Fingerprint) -> int:
     return next_size(min(seen, max(SIZES[0], FINER * data.side)))
 
 
-def needed_by(label: LabelPrint, data: Fingerprint, across: float = SEEN) -> float:
-    """The size, in pixels, at which a label's structures are so many pixels across, and :data:`THICK` thick."""
-    return data.side * max(across / max(1.0, label.extent), THICK / max(1.0, label.thickness))
+def needed_by(label: LabelPrint, data: Fingerprint, across: float = SEEN, thick: float = THICK) -> float:
+    """The size, in pixels, at which a label's structures are so many pixels across, and so many thick."""
+    return data.side * max(across / max(1.0, label.extent), thick / max(1.0, label.thickness))
 
 
 def next_size(pixels: float) -> int:

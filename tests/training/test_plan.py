@@ -164,6 +164,13 @@ def test_long_thin_structures_of_large_pictures_are_trained_in_patches():
     assert wanted_size(vessels) > wanted_size(data(900, (500, 800), thick=60))
 
 
+@pytest.mark.parametrize(("share", "scale"), [(0.08, "patch"), (0.02, "whole")])
+def test_a_network_of_vessels_is_trained_in_patches_and_a_single_ring_is_not(share, scale):
+    made = data(500, (370, 480), thick=7.7)  # 2.5 px in the whole slices of 160 px that the time allows
+    made = dataclasses.replace(made, labels=(dataclasses.replace(made.labels[0], share=share),))
+    assert planned(made, machine(1.5))["scale"] == scale
+
+
 def test_a_short_time_alone_does_not_lead_to_patches():
     """Also where the size that is wanted for any data is not affordable."""
     for dims in (2, 3):

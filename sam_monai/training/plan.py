@@ -15,7 +15,6 @@ from torch import nn
 
 from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
-from ..data.dataset import Dataset
 from ..data.demo import is_demo
 from ..data.fingerprint import Fingerprint
 from ..distributed import from_first
@@ -98,11 +97,12 @@ def smaller_than(size: int) -> int:
     return smaller[-1]
 
 
-def advised(method: str, dataset: Dataset) -> str:
-    """A line on the method that was better on such data in the same time (docs/evidence.md), if another than this."""
-    if method != "ssam" or len(dataset.labels) < 2:
+def advised(method: str, data: Fingerprint) -> str:
+    """A line on the method that was mostly better on such data in the same time (docs/which_method.md), if another."""
+    if method != "ssam" or (len(data.labels) < 2 and data.spatial_dims == 3):
         return ""
-    return "with several labels Med-SA was better in the same time: sam-monai train FOLDER --bundle medsa --draws 0"
+    such = "with several labels" if len(data.labels) > 1 else "in pictures"
+    return f"{such} Med-SA was mostly better in the same time: sam-monai train FOLDER --bundle medsa --draws 0"
 
 
 def warn_of_lost(data: Fingerprint, values: Mapping[str, Any]) -> None:
@@ -223,6 +223,6 @@ def make_plan(
     shrunk = room if fixed else resampled(room, made[0]["spacing"])
     validation = shrunk.validation(made[0]["image_size"], made[0]["scale"]) if timed else 0.0
     passed = 0.0 if begun is None else time.monotonic() - begun  # steps have been timed meanwhile
-    advice = advised(method, examined.dataset)
+    advice = advised(method, data)
     plan = Plan(*made, about, budget / 60 if timed else None, passed, validation, advice)
     return from_first(plan)

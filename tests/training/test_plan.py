@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from types import SimpleNamespace
 
 import pytest
-from network_tester import LABELS
 
 from sam_monai.data.fingerprint import Fingerprint, LabelPrint
 from sam_monai.training.machine import Cost, Costs
@@ -227,11 +225,11 @@ def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
 
 
 @pytest.mark.parametrize(
-    ("method", "labels", "told"), [("ssam", 2, True), ("medsa", 2, False), ("ptsam", 2, False), ("ssam", 1, False)]
+    ("method", "labels", "dims", "told"),
+    [("ssam", MIXED, 3, True), ("ssam", LARGE, 3, False), ("ssam", LARGE, 2, True), ("medsa", MIXED, 2, False)],
 )
-def test_a_method_that_was_better_on_such_data_is_named(method, labels, told):
-    dataset = SimpleNamespace(labels=LABELS[:labels])
-    assert bool(line := advised(method, dataset)) is told
+def test_a_method_that_was_better_on_such_data_is_named(method, labels, dims, told):
+    assert bool(line := advised(method, data(512, *labels, dims=dims))) is told
     assert ("--bundle medsa --draws 0" in str(Plan({}, {}, "", advice=line))) is told
 
 

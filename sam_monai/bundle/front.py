@@ -12,7 +12,7 @@ import runpy
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -91,6 +91,7 @@ def start(name: str, words: Sequence[str]) -> None:
     from_file = args_file(given["args_file"]) if "args_file" in given else {}
     if "config_file" in given or "config_file" in from_file:
         raise InputError(f"{name} reads the configuration of --bundle; for another one run python -m monai.bundle run")
+    refuse_misplaced([*from_file, *given], config, front.configs)
     refuse_unknown([*from_file, *given], config, OPTIONS)
     alone = "dataset_dir" not in {*from_file, *given}
     demo = alone and "demo_dataset" in str(config.get("dataset_dir"))
@@ -119,6 +120,21 @@ def start(name: str, words: Sequence[str]) -> None:
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
 
 
+def refuse_misplaced(given: Iterable[str], config: Mapping[str, Any], configs: Sequence[str]) -> None:
+    """Refuse a key that another bundle or another command has, and say which."""
+    for key in given:
+        if key not in keys.KEYS or key in config:
+            continue
+        for command in (configs, ("train",)):
+            files = {
+                name: [shipped.shipped() / name / "configs" / f"{c}.json" for c in command] for name in shipped.names()
+            }
+            if having := [name for name in files if key in merged(files[name])]:
+                where = f"the bundle {' and '.join(having)}: add --bundle {having[0]}"
+                where = where if command == configs else "sam-monai train"
+                raise InputError(f"unknown key --{key} here: it is a key of {where}")
+
+
 def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Keys of a command line, with values as MONAI takes them."""
     from fire.parser import DefaultParseValue
@@ -127,6 +143,7 @@ def as_taken(words: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
     refuse_valueless(words, keys.with_value())
     given, others = arguments(words)
     refuse_lone(others)
+    refuse_misplaced(given, config, ("train",))
     refuse_unknown(given, config, ())
     if wrong := keys.problems(plain(given)):
         raise InputError("; ".join(wrong))
@@ -258,7 +275,7 @@ def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[st
     chosen = {key: str(place) for key, place in places.items() if key not in given}
     if chosen:
         said = ", ".join(f"{key} is {place}" for key, place in chosen.items())
-        print(f"in the current folder, {said}; {bundle} stays as it is", flush=True)
+        print(f"in the current folder, {said}; the bundle at {bundle} is not changed", flush=True)
     return chosen
 
 

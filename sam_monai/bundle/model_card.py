@@ -30,6 +30,8 @@ FILES = {
     "models/model.safetensors": "the same, with a description: `sam-monai show` prints it",
 }
 
+PROMPTS = {True: "clicks, boxes, masks, or none", False: "none: it was trained for its labels alone"}
+
 
 def model_card(
     folder: str,
@@ -50,6 +52,7 @@ def model_card(
         "images": images(preparation),
         "base": f"`{known['backbone']}`" + (f" ({base.provenance})" if base else ", weights that were given as a file"),
         "sees": f"a square of {known['image_size']} px" + (", slices with their neighbours" * known["depth_attention"]),
+        **({"prompts": PROMPTS[known["prompted"]]} if "prompted" in known else {}),
         "trained parameters": f"{parameters:,}",
         "trained": when(training),
         "training cases": training.get("training_cases", "not recorded"),

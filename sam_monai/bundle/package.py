@@ -145,6 +145,8 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     image["channel_def"] = {"0": "image"} if number == 1 else {str(i): name for i, name in enumerate(names or colours)}
     metadata["data_type"] = "nifti" if dims == 3 else "png"
     metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
+    if known.get("prompted") is False:
+        metadata["task"] = "Segmentation of medical images and volumes"
     return metadata
 
 

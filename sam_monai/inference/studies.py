@@ -32,8 +32,9 @@ from ..locks import locked
 from ..networks.adapter_files import in_short, load_adapter, read_training
 from ..networks.fields import plain
 from ..networks.identity import from_tensor
+from ..networks.medsa import NO_PROMPTS
 from ..networks.regions import values_in_words
-from ..prompts.prompt_files import SUFFIX
+from ..prompts.prompt_files import SUFFIX, prompts_beside
 from ..training.cases import content, known_cases
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
@@ -155,10 +156,13 @@ class Studies:
             return self.finish([record for record in records if record is not None], rank, processes)
 
     def tell_prompts(self, cases: Sequence[Mapping[str, Any]]) -> None:
-        """Say how many images are segmented by prompts, and which files of prompts belong to no image."""
+        """Say how many images are segmented by prompts, and which files of prompts belong to no image. Refuse those for
+        an adapter that takes none."""
         images = {Path(case["image"]) for case in cases}
-        if used := sum(map(self.masks.has_prompts, images)):
-            print(f"prompts found for {used} of {counted(len(images), 'image')}", flush=True)
+        if used := sorted(filter(self.masks.has_prompts, images)):
+            if not getattr(getattr(self.evaluator.network, "module", self.evaluator.network), "prompted", True):
+                raise InputError(f"{prompts_beside(used[0])}: {NO_PROMPTS}")
+            print(f"prompts found for {len(used)} of {counted(len(images), 'image')}", flush=True)
         for folder in {image.parent for image in images}:
             for file in sorted(folder.glob(f"*{SUFFIX}")):
                 if not (image := file.with_name(file.name.removesuffix(SUFFIX))).exists():

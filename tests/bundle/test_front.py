@@ -182,7 +182,9 @@ def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path
     "words, said",
     [
         (["train", ".", "--imag_size", "3"], "unknown key --imag_size: did you mean --image_size?"),
-        (["segment", ".", "--epochs", "3"], "unknown key --epochs"),
+        (["segment", ".", "--epochs", "3"], "unknown key --epochs here: it is a key of sam-monai train"),
+        (["train", ".", "--draws", "0"], "it is a key of the bundle medsa: add --bundle medsa"),
+        (["plan", ".", "--draws", "0"], "it is a key of the bundle medsa: add --bundle medsa"),
         (["train", ".", "--train#trainer#max_epochz#x", "3"], "unknown key --train#trainer#max_epochz#x"),
         (["train", ".", "--epochs", "abc"], "the key epochs is 'abc'; give a whole number from 1 on"),
         (["train", ".", "--spacing", "1,1,0"], "the key spacing is (1, 1, 0)"),

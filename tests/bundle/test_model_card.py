@@ -58,6 +58,14 @@ def test_the_document_says_which_labels_were_missed(made):
         assert fact in said, fact
 
 
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_bundle_says_whether_its_adapter_takes_clicks(made, prompted):
+    bundle = made("medsa", prompted=prompted)
+    assert ("clicks" in metadata(bundle)["task"]) is prompted
+    assert ("| prompts | clicks, boxes, masks, or none |" in card(bundle)) is prompted
+    assert ("| prompts | none: it was trained for its labels alone |" in card(bundle)) is not prompted
+
+
 def test_the_document_says_what_the_adapter_is(made):
     said = card(made())
     for fact in ("# my bundle", "1 liver", "3 left lung", "MR volumes", "slices axial", "| training cases | 24 |",

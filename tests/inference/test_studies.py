@@ -16,7 +16,7 @@ from bad_itk_files import mha, nrrd
 from bundle_runner import ROOT, SMALL, run, volumes
 from dicom_maker import write_series
 
-from sam_monai import InputError
+from sam_monai import PTSAM, InputError
 from sam_monai.inference.masks import SaveMasks
 from sam_monai.inference.records import fingerprint
 from sam_monai.networks.adapter_files import read_adapter, read_training, write_adapter
@@ -236,6 +236,20 @@ def test_mistakes_in_prompts_are_all_told_once_before_the_image_is_read(trained,
     message = str(caught.value.__cause__ or caught.value)
     assert "object 1: its points" in message and "object 3: unknown key 'bux'" in message
     assert message.count("write it like") == 1 and "object 1: its points" not in "".join(capsys.readouterr())
+
+
+def test_prompts_of_an_adapter_that_takes_none_are_refused_before_the_first_study(
+    trained, studies, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(PTSAM, "prompted", False, raising=False)
+    file = studies / "c.nii.gz.prompts.json"
+    file.write_text(json.dumps({"objects": [{"points": [[3, 4, 1]], "labels": [1]}]}))
+    with pytest.raises((InputError, RuntimeError)) as caught:
+        run("ptsam", "inference", **{"masks#prompted": f"$lambda f: str(f) == '{studies}/c.nii.gz'"},
+            **settings(trained, studies, tmp_path / "o"))  # fmt: skip
+    message = str(caught.value.__cause__ or caught.value)
+    assert message.startswith(f"{file}: ") and "leave them out, or train again without --draws 0" in message
+    assert not list((tmp_path / "o").rglob("*.nii.gz"))
 
 
 def test_processes_share_the_studies_out(trained, studies, tmp_path):

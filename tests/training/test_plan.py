@@ -181,7 +181,13 @@ def test_a_smaller_structure_a_larger_budget_and_a_faster_machine_make_the_size_
     for better in ({"minutes": 60}, {"minutes": 240}):
         assert planned(data(512, *THIN), machine(), **better)["image_size"] > 128
     assert planned(data(512, *THIN), machine(0.1))["image_size"] == 256
-    assert planned(data(512, *THIN), machine(30))["image_size"] == 64
+    assert planned(data(512, *THIN), machine(60))["image_size"] == 64
+
+
+@pytest.mark.parametrize(("labels", "scale", "batch"), [(LARGE, "whole", 1), (SMALL, "patch", 2)])
+def test_few_pictures_of_the_usual_size_are_better_than_many_small_ones(labels, scale, batch):
+    plan = planned(data(700, *labels), machine(10))  # some seventy steps of four
+    assert (plan["image_size"], plan["scale"], plan["batch_size"]) == (128, scale, batch)
 
 
 def test_a_small_volume_is_not_blown_up():

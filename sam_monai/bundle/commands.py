@@ -211,6 +211,7 @@ def export(args: argparse.Namespace) -> None:
     if network.channel_names and args.channels:
         raise InputError(f"the adapter takes the channels {', '.join(network.channel_names)}: leave --channels out")
     channels = args.channels or len(network.channel_names or ()) or images.get("image_channels") or usual
+    print("an export takes half a minute, or two on a slow processor", flush=True)
     print(export(network, args.output, args.size, channels, args.prompted, args.opset))
 
 

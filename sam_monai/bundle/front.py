@@ -121,7 +121,8 @@ def start(name: str, words: Sequence[str]) -> None:
 
 
 def refuse_misplaced(given: Iterable[str], config: Mapping[str, Any], configs: Sequence[str]) -> None:
-    """Refuse a key that another bundle or another command has, and say which."""
+    """Refuse a key that some of the bundles, or another command, have, and say which. One that all have is missing in a
+    bundle of an older version."""
     for key in given:
         if key not in keys.KEYS or key in config:
             continue
@@ -129,7 +130,8 @@ def refuse_misplaced(given: Iterable[str], config: Mapping[str, Any], configs: S
             files = {
                 name: [shipped.shipped() / name / "configs" / f"{c}.json" for c in command] for name in shipped.names()
             }
-            if having := [name for name in files if key in merged(files[name])]:
+            having = [name for name in files if key in merged(files[name])]
+            if 0 < len(having) < len(files) or having and command != configs:
                 where = f"the bundle {' and '.join(having)}: add --bundle {having[0]}"
                 where = where if command == configs else "sam-monai train"
                 raise InputError(f"unknown key --{key} here: it is a key of {where}")

@@ -6,8 +6,8 @@ import math
 from dataclasses import replace
 
 from ..data.fingerprint import Fingerprint, LabelPrint
-from .room import FEW, Room
-from .sizes import SEEN, SIZES, SQUARE, THICK, affordable_size, are_enough, needed_by
+from .room import Room
+from .sizes import SEEN, SIZES, SQUARE, THICK, affordable_size, enough_steps, needed_by
 
 APART = 6.0  # pixels: of structures that lie apart, which are known by their surroundings too
 CROWDED = 0.5  # structures in a patch anywhere in the picture: as many, and each patch is full of examples
@@ -40,9 +40,9 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
     if shrinking(widest, patch) > 1 or shrunk is not room and not hardly:
         held = f"does not hold {widest.name}, which is {widest.large * data.side / shrunk.data.side:.0f} px"
         return "whole", f"{shown}, but a patch of {patch} px {held}"
-    if room.given_steps is not None or are_enough(shrunk, shrunk.steps(patch, "patch")):
+    if room.given_steps is not None or shrunk.steps(patch, "patch") >= enough_steps(room):
         return "patch", shown
-    minutes = math.ceil((FEW * room.step(patch, "patch") + shrunk.validation(patch, "patch")) / 30)
+    minutes = math.ceil((enough_steps(room) * room.step(patch, "patch") + shrunk.validation(patch, "patch")) / 30)
     if advise and chosen_scale(replace(room, budget=60.0 * minutes), largest, advise=False)[0] == "patch":
         shown += f"; patches would be better, and take longer: try --minutes {minutes}"
     return "whole", shown

@@ -40,12 +40,12 @@ def next_size(pixels: float) -> int:
     return next((size for size in SIZES if size >= pixels), SIZES[-1])
 
 
-def are_enough(room: Room, steps: int) -> bool:
-    """Whether steps of :attr:`Room.batch` cases, of a size up to :data:`SQUARE`, teach something: :data:`FEW` do. Of
-    pictures on a CPU, as many as show :data:`LEARNT` do too, since smaller steps are then planned: nuclei of 3 pixels
-    in whole slices of 64 px ended at 0.60, and in patches of 128 px at 0.96 (docs/evidence.md)."""
+def enough_steps(room: Room) -> float:
+    """How many steps of :attr:`Room.batch` cases, of a size up to :data:`SQUARE`, teach something: :data:`FEW`. Of
+    pictures on a CPU as many as show :data:`LEARNT` do, since smaller steps are then planned: nuclei of 3 pixels in
+    whole slices of 64 px ended at 0.60, and in patches of 128 px at 0.96 (docs/evidence.md)."""
     small = room.data.spatial_dims == 2 and not room.on_gpu and room.given_steps is None
-    return steps >= (min(FEW, LEARNT / room.batch) if small else FEW)
+    return min(FEW, LEARNT / room.batch) if small else FEW
 
 
 def affordable_size(room: Room, scale: str, largest: int) -> int:
@@ -64,7 +64,7 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
 
     def affordable(size: int) -> bool:
         if size <= SQUARE[room.data.spatial_dims]:
-            return are_enough(room, room.steps(size, scale))
+            return room.steps(size, scale) >= enough_steps(room)
         steps = small.steps(size, scale)
         return steps >= STEPS and (not pictures or steps * small.batch >= IMAGES)
 

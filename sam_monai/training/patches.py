@@ -35,17 +35,19 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
         return "whole", "an object is followed through a volume in whole slices"
     wide, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
     shown = f"in a whole slice of {size} px, {smallest.name} is {wide:.2g} px across and {thick:.2g} px thick"
-    widest = max(shrunk.data.labels, key=lambda label: shrinking(label, patch))
+    widest = max(data.labels, key=lambda label: shrinking(label, patch))
     hardly = HARDLY * needed_by(smallest, data) > size and shrunk.data.side > LARGER * size
-    if shrinking(widest, patch) > 1 or shrunk is not room and not hardly:
-        held = f"does not hold {widest.name}, which is {widest.large * data.side / shrunk.data.side:.0f} px"
-        return "whole", f"{shown}, but a patch of {patch} px {held}"
+    if shrinking(widest, patch) > 1 and (shrunk is room or not hardly):
+        return (
+            "whole",
+            f"{shown}, but a patch of {patch} px does not hold {widest.name}, which is {widest.large:.0f} px",
+        )
     if room.given_steps is not None or shrunk.steps(patch, "patch") >= enough_steps(room):
         return "patch", shown
     minutes = math.ceil((enough_steps(room) * room.step(patch, "patch") + shrunk.validation(patch, "patch")) / 30)
     if advise and chosen_scale(replace(room, budget=60.0 * minutes), largest, advise=False)[0] == "patch":
-        shown += f"; patches would be better, and take longer: try --minutes {minutes}"
-    return "whole", shown
+        return "whole", f"{shown}; patches would be better, and take longer: try --minutes {minutes}"
+    return "whole", f"{shown}; patches take too long"
 
 
 def least_shown(data: Fingerprint, shrunk: Fingerprint, patch: int) -> tuple[LabelPrint | None, float]:

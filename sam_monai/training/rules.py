@@ -34,14 +34,17 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     step = f"a step of {room.batch} case{'s' * (room.batch != 1)} takes {room.step(size, scale):.2g} s here"
     if scale == "whole" and size == wanted == largest and room.costs(size).encode:
         step += "; the frozen encoder was trained on images of this size"
+    wanted, needed = min(wanted, largest), wanted
     if size < wanted and room.given_steps is not None:
         return size, f"{step}; {wanted} {'needs more steps' if room.given_steps < STEPS else 'does not fit the memory'}"
     if size < wanted:
-        more = room.epochs(min(wanted, largest), scale)
+        more = room.epochs(wanted, scale)
         why = f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
         longer = (m for m in LONGER_MINUTES if 60 * m > 1.2 * room.budget)
-        minutes = next((m for m in longer if size_within(room, m, scale, largest) >= min(wanted, largest)), None)
+        minutes = next((m for m in longer if size_within(room, m, scale, largest) >= wanted), None)
         return size, why if minutes is None else f"{why}: try --minutes {minutes}"
+    if size < needed:
+        return size, f"{step}; the smallest label needs {needed}, but more than {largest} is not planned"
     return size, step
 
 

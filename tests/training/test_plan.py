@@ -3,54 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 
 import pytest
+from plan_maker import LARGE, MIXED, SMALL, THIN, data, frozen, machine, planned, seconds
 
-from sam_monai.data.fingerprint import Fingerprint, LabelPrint
 from sam_monai.training.machine import Cost, Costs
-from sam_monai.training.plan import Plan, advised, warn_of_lost
-from sam_monai.training.room import FEW, Room
+from sam_monai.training.room import Room
 from sam_monai.training.rules import rules
 from sam_monai.training.sizes import SIZES, wanted_size
-
-
-def data(
-    side: int = 512, *labels: tuple[float, float], dims: int = 2, training: int = 16, thick: float = 0
-) -> Fingerprint:
-    """A dataset whose labels have structures of these extents, in the median and the largest, half as thick."""
-    prints = tuple(LabelPrint(f"label {i}", 0.1, e, large, thick or e / 2) for i, (e, large) in enumerate(labels))
-    shape, spacing = ((side, side), ()) if dims == 2 else ((side, side, 40), (1.0, 1.0, 3.0))
-    return Fingerprint(training, 4, dims, 1, shape, spacing, prints, 0.1)
-
-
-def machine(step: float = 1.0, kept: float = 1e9) -> Costs:
-    """A machine that takes so many seconds for a step of 128 px."""
-    return Costs(lambda size: Cost(size, step * (size / 128) ** 2, 0.1 * step * (size / 128) ** 2, kept), (64, 128))
-
-
-def frozen(encode: float = 1.0) -> Costs:
-    """A machine on which the encoder is frozen, and takes so many times 0.02 s for an image of 128 px."""
-    return Costs(lambda size: dataclasses.replace(c := machine(0.2)(size), encode=encode * c.answer), (64, 128))
-
-
-def planned(data: Fingerprint, costs: Costs, minutes: float = 15, free: float = 1e11, **asked) -> dict:
-    given = {"given_size": asked.get("image_size"), "mirror": asked.get("mirror")}
-    room = Room(data, costs, 60 * minutes, 4, free=int(free), **given)
-    values, why = rules(room, asked, 256, 60 * minutes)
-    assert why.keys() == {key for key, value in values.items() if value is not None} and all(why.values())
-    return values
-
-
-def seconds(data: Fingerprint, costs: Costs, plan: dict) -> float:
-    room = Room(data if plan["spacing"] is None else data.resampled(plan["spacing"]), costs, 0, 4)
-    validation = room.validation(plan["image_size"], plan["scale"])
-    number = round(plan["epochs"] / plan["val_interval"])
-    batch, step = plan["batch_size"], costs(plan["image_size"]).step
-    return plan["epochs"] * -(-data.training // batch) * step * batch / 4 + number * validation
-
-
-LARGE, SMALL, THIN, MIXED = ((200, 300),), ((30, 32),), ((200, 400), (12, 30)), ((20, 40), (30, 50))
 
 
 @pytest.mark.parametrize("labels", [LARGE, SMALL, THIN, MIXED])
@@ -98,36 +58,6 @@ def test_a_method_whose_prompts_need_whole_slices_gets_them():
     for only in (True, False):
         room = Room(data(2000, *SMALL), machine(), 900, 4, whole_only=only)
         assert rules(room, {}, 256, 900)[0]["scale"] == ("whole" if only else "patch")
-
-
-@pytest.mark.parametrize("labels, helps", [(((12, 14),), True), (((12, 14), (60, 119)), False)])
-def test_patches_that_the_time_does_not_allow_are_not_planned_and_a_time_is_told_that_does(labels, helps):
-    deep = dataclasses.replace(data(512, *labels, dims=3), shape=(512, 512, 300))
-    values, why = rules(Room(deep, machine(), 900, 4), {}, 256, 900)
-    told = re.search(r"try --minutes (\d+)", why["scale"])
-    assert values["scale"] == "whole" and bool(told) == helps
-    assert not told or planned(deep, machine(), minutes=int(told[1]))["scale"] == "patch"
-
-
-def test_where_one_visit_of_each_case_takes_too_long_the_plan_says_so():
-    many = data(512, *LARGE, training=10000)
-    why = rules(Room(many, machine(), 900, 4), {}, 256, 900)[1]["epochs"]
-    minutes, cases = map(int, re.findall(r"--(?:minutes|train_cases) (\d+)", why))
-    assert minutes > 15 and "in all" not in why
-    for better in ((many, 60 * minutes), (dataclasses.replace(many, training=cases), 900)):
-        told = rules(Room(better[0], machine(), better[1], 4), {}, 256, better[1])[1]["epochs"]
-        assert "in all, validation included" in told
-
-
-@pytest.mark.parametrize("training", [4, 16, 90, 160])
-@pytest.mark.parametrize("step", [80.0, 160.0, 400.0])
-def test_where_few_steps_fit_the_plan_names_a_time_for_enough(training, step):
-    case, costs = data(512, *LARGE, training=training), machine(step)
-    values, why = rules(Room(case, costs, 180, 4), {}, 256, 180)
-    assert values["epochs"] == 1 or values["epochs"] * -(-training // values["batch_size"]) < FEW
-    minutes = int(re.search(r"(?:try|give about) --minutes (\d+)", why["epochs"])[1])
-    values, why = rules(Room(case, costs, 60 * minutes, 4), {}, 256, 60 * minutes)
-    assert values["epochs"] * -(-training // values["batch_size"]) >= FEW and "--minutes" not in why["epochs"]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -230,28 +160,6 @@ def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
     assert planned(data(512, *LARGE), machine(6.0), batch_size=4)["batch_size"] == 4
 
 
-@pytest.mark.parametrize(
-    ("method", "labels", "dims", "told"),
-    [("ssam", MIXED, 3, True), ("ssam", LARGE, 3, False), ("ssam", LARGE, 2, True), ("medsa", MIXED, 2, False)],
-)
-def test_a_method_that_was_better_on_such_data_is_named(method, labels, dims, told):
-    assert bool(line := advised(method, data(512, *labels, dims=dims))) is told
-    assert ("--bundle medsa --draws 0" in str(Plan({}, {}, "", advice=line))) is told
-
-
-@pytest.mark.parametrize(("step", "dims"), [(2.0, 2), (6.0, 2), (4.0, 3), (1000.0, 2)])
-def test_where_a_larger_image_needs_more_time_the_plan_names_it(step, dims):
-    case, costs = data(512, *LARGE, *SMALL, dims=dims), machine(step)
-    values, why = rules(Room(case, costs, 870, 4), {}, 256, 900)
-    assert values["image_size"] < wanted_size(case) and "would leave" in why["image_size"]
-    told = re.search(r"try --minutes (\d+)", why["image_size"])
-    assert bool(told) is (step < 1000)
-    if told:
-        more = 60 * int(told[1])
-        larger = rules(Room(case, costs, more, 4), {}, 256, more)[0]["image_size"]
-        assert more > 900 and values["image_size"] < larger == min(256, wanted_size(case))
-
-
 def test_of_volumes_smaller_steps_are_enough_for_a_larger_size():
     volumes, costs = data(512, *LARGE, dims=3), machine(9.0)
     sizes = [rules(Room(volumes, costs, 900, 4, smallest=smallest), {}, 256, 900)[0] for smallest in (None, 2)]
@@ -301,20 +209,6 @@ def test_a_frozen_encoder_gets_whole_slices_of_the_size_it_was_trained_on():
 def test_patches_enter_a_frozen_encoder_at_every_step():
     free, dear = (planned(data(512, *THIN), frozen(factor), scale="patch", image_size=128) for factor in (0.01, 10.0))
     assert dear["epochs"] < free["epochs"] / 2
-
-
-def test_validations_that_take_much_of_the_time_are_told_of():
-    many = dataclasses.replace(data(512, *LARGE, dims=3), validation=200)
-    for case, told in ((many, True), (data(512, *LARGE), False)):
-        why = rules(Room(case, machine(), 900, 4), {}, 256, 900)[1]["val_interval"]
-        assert ("fewer validation cases" in why) == told
-
-
-def test_a_label_that_is_lost_at_the_planned_size_is_named(caplog):
-    for scale, size, named in (("whole", 64, True), ("whole", 256, False), ("patch", 64, False)):
-        caplog.clear()
-        warn_of_lost(data(1000, *LARGE, (8, 9)), {"scale": scale, "image_size": size})
-        assert ("label 1 is only 0.51 px across" in caplog.text) == named and "label 0" not in caplog.text
 
 
 def test_a_dataset_without_labels_is_planned():

@@ -202,7 +202,7 @@ KEYS: dict[str, Key] = {
         one_of("none", "sides", "flips"),
         "average the answers to an image and to its mirrored copies: from left to right (`sides`, twice the time), of "
         "pictures also upside down (`flips`, four times). For data that were mirrored in training ([what it "
-        "gives](evidence.md#what-helps-and-what-does-not))",
+        "gives](tried.md#options))",
     ),
     "batch_size": Key(optional(whole(1), PLANNED), "cases in a step", "planned"),
     "slices": Key(whole(1), "consecutive slices taken from a volume"),

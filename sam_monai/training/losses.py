@@ -95,7 +95,7 @@ def dice_loss(found: Tensor, reference: Tensor) -> Tensor:
     Of a label that the batch shows it is ``-ln((Dice + 0.1) / 1.1)``, of another ``1 - Dice``. The logarithm (Wong et
     al., 3D Segmentation with Exponential Logarithmic Loss, MICCAI 2018) makes the gradient of a label that is hardly
     found up to ten times that of one that is found, so a small and rare label is not given up for the sake of the
-    background. Without the tenth such a label would leave the others too little (docs/evidence.md).
+    background. Without the tenth such a label would leave the others too little (docs/tried.md).
     """
     dims = (0, *range(2, found.ndim))
     common, sizes = summed((found * reference).sum(dims)), summed((found + reference).sum(dims))

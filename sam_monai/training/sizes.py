@@ -43,7 +43,7 @@ def next_size(pixels: float) -> int:
 def enough_steps(room: Room) -> float:
     """How many steps of :attr:`Room.batch` cases, of a size up to :data:`SQUARE`, teach something: :data:`FEW`. Of
     pictures on a CPU as many as show :data:`LEARNT` do, since smaller steps are then planned: nuclei of 3 pixels in
-    whole slices of 64 px ended at 0.60, and in patches of 128 px at 0.96 (docs/evidence.md)."""
+    whole slices of 64 px ended at 0.60, and in patches of 128 px at 0.96 (docs/tried.md)."""
     small = room.data.spatial_dims == 2 and not room.on_gpu and room.given_steps is None
     return min(FEW, LEARNT / room.batch) if small else FEW
 
@@ -56,7 +56,7 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
     these were much better than 64 px in steps of four on one of three sets, in the same time, and as good on two.
 
     Of pictures the steps must show :data:`IMAGES`. The size at which structures are :data:`ENOUGH` pixels across, so
-    that they are seen at all, is worth fewer: on a CPU :data:`STEPS` of one picture (docs/evidence.md)."""
+    that they are seen at all, is worth fewer: on a CPU :data:`STEPS` of one picture (docs/tried.md)."""
     if room.given_size is not None:
         return room.given_size
     small = room if room.smallest is None else replace(room, batch=min(room.batch, room.smallest), timed=room.batch)

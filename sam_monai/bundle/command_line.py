@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ..errors import InputError, causes, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
+from .front import refuse_misplaced
 from .key_list import in_words
 from .typed import arguments, refuse_lone, refuse_single_dash, refuse_unknown
 
@@ -160,4 +161,7 @@ def refuse_unknown_keys(words: Sequence[str]) -> None:
     files = given.get("config_file") or "configs/train.json"
     if isinstance(files, str) and files[:1] in ("[", "("):
         files = ast.literal_eval(files)
-    refuse_unknown(given, ConfigParser.load_config_files(files), inspect.signature(run).parameters)
+    files = [files] if isinstance(files, str) else list(files)
+    config = ConfigParser.load_config_files(files)
+    refuse_misplaced(given, config, [Path(file).stem for file in files], "run the configuration of {}")
+    refuse_unknown(given, config, inspect.signature(run).parameters)

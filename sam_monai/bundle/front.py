@@ -120,19 +120,22 @@ def start(name: str, words: Sequence[str]) -> None:
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
 
 
-def refuse_misplaced(given: Iterable[str], config: Mapping[str, Any], configs: Sequence[str]) -> None:
+def refuse_misplaced(
+    given: Iterable[str], config: Mapping[str, Any], configs: Sequence[str], remedy: str = "add --bundle {}"
+) -> None:
     """Refuse a key that some of the bundles, or another command, have, and say which. One that all have is missing in a
     bundle of an older version."""
     for key in given:
         if key not in keys.KEYS or key in config:
             continue
         for command in (configs, ("train",)):
-            files = {
+            paths = {
                 name: [shipped.shipped() / name / "configs" / f"{c}.json" for c in command] for name in shipped.names()
             }
+            files = {name: [path for path in each if path.is_file()] for name, each in paths.items()}
             having = [name for name in files if key in merged(files[name])]
             if 0 < len(having) < len(files) or having and command != configs:
-                where = f"the bundle {' and '.join(having)}: add --bundle {having[0]}"
+                where = f"the bundle {' and '.join(having)}: {remedy.format(having[0])}"
                 where = where if command == configs else "sam-monai train"
                 raise InputError(f"unknown key --{key} here: it is a key of {where}")
 

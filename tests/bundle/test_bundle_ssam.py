@@ -251,6 +251,10 @@ def test_a_misspelt_key_is_refused_and_the_nearest_named():
         command_line.refuse_unknown_keys([*arguments, "--epochz", "3"])
     with pytest.raises(InputError, match="trainr"):
         command_line.refuse_unknown_keys([*arguments, "--train#trainr#max_epochs=4"])
+    with pytest.raises(
+        InputError, match="--draws here: it is a key of the bundle medsa: run the configuration of medsa"
+    ):
+        command_line.refuse_unknown_keys([*arguments, "--draws", "0"])
 
 
 def test_the_command_line_ends_with_the_cause_and_leaves_nothing(tmp_path):

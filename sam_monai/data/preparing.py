@@ -82,7 +82,7 @@ class ScaleEachChannel(Transform):
         self.scales = scales
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        image = data["image"].clone()
+        image = data["image"].to(torch.float32, copy=True)
         for i, scale in enumerate(self.scales):
             image[i : i + 1] = scale({"image": image[i : i + 1]})["image"]
         return {**data, "image": image}

@@ -13,9 +13,7 @@ from monai.transforms import (
     Invertd,
     InvertibleTransform,
     MapTransform,
-    Spacingd,
     Transform,
-    Zoomd,
 )
 from torch import Tensor
 
@@ -23,11 +21,15 @@ from ..data.instances import objects_in, refuse_more
 from ..data.kind import file_of
 from ..networks.regions import Regions, label_map_of, overlap, painted
 
+BEYOND = -20.0  # logit of a label where the image was cropped away; that of the background is 0
+REORDERING = ("Orientation", "ToSlices", "InLine", "Flip", "Rotate90", "Transpose")  # the same voxels, elsewhere
+
 
 class ToFileGridd(MapTransform):
     """Logits, or labels as one channel, on the network's grid to a label map on the grid of the image's own file.
 
     Where an image was resampled, logits are interpolated and then compared, one channel at a time; labels likewise.
+    What was cropped away is background.
     """
 
     def __init__(self, preparation: Compose, regions: Regions | None = None) -> None:
@@ -38,31 +40,40 @@ class ToFileGridd(MapTransform):
         self.invert = Invertd("pred", preparation, orig_keys="image", nearest_interp=False, to_tensor=True)
         if not inverted:
             self.invert = lambda data: data
-        self.resampled = any(isinstance(step, Spacingd | Zoomd) for step in preparation.transforms)
 
     def channels(self, data: Mapping[Hashable, Any]) -> Iterator[Tensor]:
         """Each channel of the logits on that grid, without a decision: (1, *spatial), or of T frames (T, *spatial)."""
         case = self.ensure(dict(data))
-        for one in case["pred"]:
-            yield self.invert({**case, "pred": one[None].float()})["pred"].as_tensor()
+        inside = self.inside(case)
+        for i, one in enumerate(case["pred"]):
+            found = self.invert({**case, "pred": one[None].float()})["pred"].as_tensor()
+            yield found if inside is None else found.where(inside, BEYOND * (i > 0))
+
+    def inside(self, case: Mapping[Hashable, Any]) -> Tensor | None:
+        """Which voxels of the file the network saw, bool; ``None``: all of them."""
+        if not any("Crop" in name for name in done_to(case.get("image"))):
+            return None
+        seen = torch.ones_like(case["pred"][:1], dtype=torch.float32)
+        return self.invert({**case, "pred": seen})["pred"].as_tensor() > 0.5
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = self.ensure(dict(data))
         pred = case["pred"]
-        if not self.resampled:  # the same voxels, in another order at most
+        if not is_resampled(case.get("image")):
             if len(pred) > 1:
                 labels = torch.empty_like(pred[:1], dtype=torch.int16)  # ITK writes no int64
                 for part, rows in zip(labels.split(32, 1), pred.split(32, 1), strict=True):
                     part.copy_(label_map_of(rows, self.regions))
                 pred = labels
             return self.invert({**case, "pred": pred})
+        inside = self.inside(case)
         values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
         if len(pred) > 1 and self.regions is not None:
             values = [0, *(region[0] for region in self.regions)]
         best = found = None
         if len(pred) > 1 and self.regions is not None and overlap(self.regions):
             invert = (self.invert({**case, "pred": pred[i : i + 1]})["pred"] for i in range(1, len(pred)))
-            held = [share > 0 for share in invert]
+            held = [share > 0 if inside is None else (share > 0) & inside for share in invert]
             return {**case, "pred": painted(held, self.regions)}
         for i, value in enumerate(values):
             channel = pred[i : i + 1] if len(pred) > 1 else (pred == value).float()
@@ -72,7 +83,19 @@ class ToFileGridd(MapTransform):
             else:
                 found[share > best] = value
                 best = torch.maximum(best, share)
+        if inside is not None and found is not None:
+            found[~inside] = 0
         return {**case, "pred": found}
+
+
+def done_to(image: Any) -> set[str]:
+    """The names of the invertible transforms that made an image what it is."""
+    return {str(step["class"]) for step in getattr(image, "applied_operations", ())}
+
+
+def is_resampled(image: Any) -> bool:
+    """Whether an image has other voxels than its file, and not the same in another order, more of them or fewer."""
+    return any(name not in REORDERING and "Crop" not in name and "Pad" not in name for name in done_to(image))
 
 
 class ToInstances(Transform):

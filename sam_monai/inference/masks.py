@@ -103,8 +103,18 @@ class SaveMasks:
                 Outputs(self.folder).remove(self.probabilities(source), source)
 
     def save(self, mask: MetaTensor, source: str) -> Path:
-        """Write one label map (1, *spatial) of an image's file or folder, or one of T frames (T, *spatial)."""
+        """Write one label map (1, *spatial) of an image's file or folder, or one of T frames (T, *spatial).
+
+        Raises:
+            InputError: it holds other numbers than those of labels, or a picture's has several channels.
+        """
         array = (mask[0] if len(mask) == 1 else mask.moveaxis(0, -1)).cpu().numpy()
+        fractions = array.dtype.kind == "f" and bool((array != array.round()).any())
+        if fractions or array.min(initial=0) < 0 or (mask.ndim == 3 and len(mask) > 1):
+            raise InputError(
+                f"the mask of {source} is no label map: it has several channels, fractions, or numbers below "
+                "0. Make one of logits by ToFileGridd, or by AsDiscrete with argmax"
+            )
         array = array.astype(np.uint8 if mask.max() < 256 else np.uint16)
         affine, content = mask.affine.cpu().numpy(), b""
         if self.suffix(mask.ndim - 1, source) == ".dcm":

@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..data.frames import parts_of
+from ..errors import InputError
 from ..networks.regions import label_map_of
-from ..networks.slices import MOST_BYTES
+from ..networks.slices import MOST_BYTES, of_image
 from . import quality
 
 SLICES = 64  # of a slab at most
@@ -39,7 +40,11 @@ class SlabInferer(Inferer):
         self.inferer, self.slices, self.most_bytes = inferer, slices, most_bytes
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-        """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D)."""
+        """(1, C, H, W, D) to logits (1, L + 1, H, W, D) or, if those are large, int16 labels (1, 1, H, W, D).
+
+        Raises:
+            InputError: several volumes that do not pass as they are.
+        """
         module = getattr(network, "module", network)
         margin = MARGIN if getattr(module, "depth_attention", False) else 0
         if margin and (number := parts_of(inputs)) > 1:  # slices see those of their own part
@@ -53,15 +58,16 @@ class SlabInferer(Inferer):
                 large = part.shape[1] > 1
                 sums += quality.sums_of(part[0], module) if large else vars(part)[quality.KEY]
                 parts.append(label_map_of(part, getattr(module, "regions", None), 1) if large else part)
-            found = torch.cat(parts, -1)
-            if found.shape[1] == 1:
-                vars(found)[quality.KEY] = sums
-            return found
+            return of_volume(torch.cat(parts, -1), inputs, sums)
         depth, plane = inputs.shape[-1], inputs[0, 0, ..., 0].numel()
         fitting = SLAB_BYTES // (4 * plane * (1 + len(getattr(module, "labels", ()))))
         step = max(1, 4 * margin, fitting) if fitting < self.slices else self.slices
         if inputs.ndim != 5 or depth <= step:
             return self.inferer(inputs, network, *args, **kwargs)
+        if len(inputs) > 1:
+            raise InputError(
+                f"volumes of {depth} slices are answered one by one: give batches of one, not {len(inputs)}"
+            )
         volume = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         out: Tensor | None = None
         tail: Tensor | None = None
@@ -85,6 +91,12 @@ class SlabInferer(Inferer):
             out[..., start:end] = logits if whole else label_map_of(logits, getattr(module, "regions", None), 1)
             sums += 0 if whole else quality.sums_of(logits[0], module)
         assert out is not None
-        if out.shape[1] == 1:  # a guess needs the logits
-            vars(out)[quality.KEY] = sums
-        return out
+        return of_volume(out, inputs, sums)
+
+
+def of_volume(found: Tensor, volume: Tensor, sums: Any) -> Tensor:
+    """Logits, or labels with what a guess needs of the logits, on the grid of their volume."""
+    found = of_image(found, volume)
+    if found.shape[1] == 1:
+        vars(found)[quality.KEY] = sums
+    return found

@@ -15,7 +15,7 @@ from ..errors import InputError, warn_once
 from ..networks.click_tokens import check_prompts
 from ..networks.regions import label_map_of
 from ..networks.resemblance import named
-from ..networks.slices import MOST_BYTES
+from ..networks.slices import MOST_BYTES, of_image
 from .answering import answered
 from .corrections import Answer, corrected, labels_to_correct
 from .drawn import Prompts
@@ -89,6 +89,8 @@ class PromptedInference(Inferer):
             raise InputError(f"correct of the prompts is {str(correct)[:50]!r}: give true or false")
         if not prompts and given is None:
             return self.automatic(inputs, network, *args)
+        if len(inputs) != 1:
+            raise InputError(f"prompts are answered of one image at a time: give batches of one, not {len(inputs)}")
         prompts = prompts_in(inputs, prompts)
         count = len(next(iter(prompts.values()), ()))
         names = list(given) if isinstance(given, list | tuple) else [given] * (count if given is None else 1)
@@ -108,11 +110,12 @@ class PromptedInference(Inferer):
         if correct:
             places = labels_to_correct(module, names)
             found = corrected(torch.as_tensor(self.automatic(inputs, network, *args)), places, answers)
+            found = of_image(found, inputs)
             setattr(found, ANSWERED, True)
             return found
         if not patches and not in_parts(inputs, network, count):
             each = [answer for answer, _, _ in answers]
-            logits = torch.stack([torch.zeros_like(each[0]), *each])[None]
+            logits = of_image(torch.stack([torch.zeros_like(each[0]), *each])[None], inputs)
             # Else two objects would pass for the inside and the border of objects.
             setattr(logits, ANSWERED, True)
             return label_map_of(logits, dim=1) if getattr(module, "preprocessing", {}).get(INSTANCES) else logits
@@ -123,7 +126,7 @@ class PromptedInference(Inferer):
             answer = answer[: before.shape[0], : before.shape[1]]
             numbers[answer > before] = number
             torch.maximum(before, answer, out=before)
-        return found[None, None]
+        return of_image(found[None, None], inputs)
 
     def each(
         self, inputs: Tensor, network: Callable[..., Tensor], objects: Sequence[Prompts], patches: bool

@@ -12,7 +12,7 @@ from monai.transforms import Compose
 from network_tester import image, tiny_backbone
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sam_monai import PTSAM
+from sam_monai import PTSAM, InputError
 from sam_monai.data import preparing
 from sam_monai.data.frames import FRAMES
 from sam_monai.inference import pipeline
@@ -30,6 +30,22 @@ def test_slabs_give_the_logits_of_the_whole_volume(network):
     x = image(1, 1, 40, 40, 23)
     with torch.no_grad():
         torch.testing.assert_close(SlabInferer(SimpleInferer(), slices=5)(x, network), network(x))
+
+
+@pytest.mark.parametrize("depth", [5, 6])
+@pytest.mark.parametrize("most_bytes", [2**30, 1000])
+def test_an_answer_lies_where_its_volume_lies_whatever_the_depth(network, depth, most_bytes):
+    affine = torch.diag(torch.tensor([2.0, 3.0, 4.0, 1.0]))
+    x = MetaTensor(image(1, 1, 32, 32, depth), affine=affine, meta={"filename_or_obj": "a.nii.gz"})
+    with torch.no_grad():
+        found = SlabInferer(SimpleInferer(), slices=5, most_bytes=most_bytes)(x, network)
+    assert isinstance(found, MetaTensor) and torch.equal(found.affine, x.affine)
+    assert found.meta["filename_or_obj"] == "a.nii.gz"
+
+
+def test_several_big_volumes_at_once_are_refused(network):
+    with pytest.raises(InputError, match="give batches of one, not 2"):
+        SlabInferer(SimpleInferer(), slices=5)(image(2, 1, 32, 32, 6), network)
 
 
 def test_labels_are_kept_where_logits_would_be_large(network):

@@ -93,6 +93,18 @@ def on_grid_of(label: Any, image: Any, label_path: str, image_path: str) -> Any:
     return label
 
 
+def refuse_apart(mask: Any, label: Any, path: str) -> None:
+    """Refuse to compare a mask and a reference of an image, (C, *spatial), that do not lie on the same grid."""
+    same = mask.shape[1:] == label.shape[1:]
+    if same and label.ndim == 4 and isinstance(mask, MetaTensor) and isinstance(label, MetaTensor):
+        same = apart(label.affine, mask.affine, label.shape[1:]) <= TOLERANCE
+    if not same:
+        raise InputError(
+            f"{path}: prediction and reference lie on different grids: bring both back to the grid of the file, or "
+            "leave the reference as it is there"
+        )
+
+
 def _affines(volume: MetaTensor) -> list[np.ndarray]:
     other = volume.meta.get(OTHER_AFFINE)
     return [np.asarray(affine, float) for affine in (volume.affine, other) if affine is not None]

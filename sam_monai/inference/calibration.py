@@ -16,6 +16,7 @@ from monai.transforms import Compose, Decollated
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.grids import refuse_apart
 from ..data.instances import merged
 from ..data.unlabelled import UNLABELLED
 from ..distributed import gathered
@@ -52,7 +53,11 @@ class Calibration:
             label = torch.as_tensor(case["label"]).flatten().cpu()
             step = math.ceil(label.numel() * len(case["pred"]) / most) | 1  # odd, to meet every row and column
             label = label[::step]
-            logits = torch.stack([one.flatten()[::step].cpu() for one in self.grid.channels(case)])
+            kept: list[Tensor] = []
+            for one in self.grid.channels(case):
+                refuse_apart(one, case["label"], str(getattr(case.get("image"), "meta", {}).get("filename_or_obj", "")))
+                kept.append(one.as_tensor().flatten()[::step].cpu())
+            logits = torch.stack(kept)
             known = label != UNLABELLED
             if self.instances:
                 logits, label = merged(logits), label.clamp(max=1)

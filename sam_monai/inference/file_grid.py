@@ -41,12 +41,12 @@ class ToFileGridd(MapTransform):
         if not inverted:
             self.invert = lambda data: data
 
-    def channels(self, data: Mapping[Hashable, Any]) -> Iterator[Tensor]:
+    def channels(self, data: Mapping[Hashable, Any]) -> Iterator[MetaTensor]:
         """Each channel of the logits on that grid, without a decision: (1, *spatial), or of T frames (T, *spatial)."""
         case = self.ensure(dict(data))
         inside = self.inside(case)
         for i, one in enumerate(case["pred"]):
-            found = self.invert({**case, "pred": one[None].float()})["pred"].as_tensor()
+            found = self.invert({**case, "pred": one[None].float()})["pred"]
             yield found if inside is None else found.where(inside, BEYOND * (i > 0))
 
     def inside(self, case: Mapping[Hashable, Any]) -> Tensor | None:
@@ -108,6 +108,6 @@ class ToInstances(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         if len(data["pred"]) == 1:
             return self.grid(data)
-        found = objects_in(torch.cat([*self.grid.channels(data)]))
+        found = objects_in(torch.cat([one.as_tensor() for one in self.grid.channels(data)]))
         refuse_more(int(found.max()), file_of(data["image"]))
         return {**data, "pred": MetaTensor(torch.as_tensor(found)[None], meta=getattr(data["pred"], "meta", None))}

@@ -57,8 +57,11 @@ class SaveMasks:
         self.network, self.has_prompts = network, prompted
         self.refused: dict[str, str] = {}
         """Why there is no DICOM SEG of an image, by its path."""
+        self.saved: set[str] = set()
+        """Paths of the images whose masks this run has written."""
 
     def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda _: self.saved.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         if self.dicom:
             engine.add_event_handler(Events.ITERATION_STARTED, self.check)
@@ -94,6 +97,12 @@ class SaveMasks:
         cases: Any = engine.state.output
         for case in cases:
             source = case["image"].meta["filename_or_obj"]
+            if source in self.saved:
+                raise InputError(
+                    f"{source}: two cases of this run are of the same file, and their masks would have the same name: "
+                    "segment whole volumes, or give each part a filename_or_obj of its own"
+                )
+            self.saved.add(source)
             tqdm.write(f"mask: {self.save(case['pred'], source)}")
             if KEY in case:
                 path = self.probabilities(source)

@@ -47,7 +47,7 @@ class ToProbabilities(Transform):
                 "probabilities are not kept for prompted objects in a large volume or in patches: leave the key "
                 "probabilities out"
             )
-        logits = [*self.grid.channels(data)]
+        logits = [one.as_tensor() for one in self.grid.channels(data)]
         each = torch.cat(logits) if len(logits[0]) == 1 else torch.stack(logits)
         each = merged(each) if self.instances else each
         return {**data, KEY: probabilities_of(each, self.regions, self.temperature)[1:]}

@@ -17,10 +17,12 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surf
 from torch import Tensor
 
 from ..data.channels import files_in
-from ..data.frames import together
+from ..data.frames import frames_of, together
+from ..data.grids import refuse_apart
 from ..data.matching import OBJECTS, matched, matched_in_all
 from ..data.names import CaseNames
 from ..distributed import first_process, gathered
+from ..errors import InputError, counted
 from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
@@ -107,6 +109,9 @@ class CaseTable:
 
     Frames of a file are one case, and their volume is the mean.
 
+    Refused are predictions or references that are no label maps, that lie on different grids, and two cases of one
+    file.
+
     Args:
         labels: names of the foreground labels.
         folder: where ``cases.csv`` goes; none is written without it.
@@ -141,11 +146,12 @@ class CaseTable:
     def collect(self, engine: Engine) -> None:
         cases: Any = engine.state.output
         for case in cases:
-            pred, label = case["pred"], case["label"]
+            pred, label, file = case["pred"], case["label"], str(case["image"].meta["filename_or_obj"])
+            self.refuse(pred, label, frames_of(case["image"]), file)
             objects = matched(pred, label) if self.instances else {}
             if self.instances:
                 pred, label = pred.clamp(max=1), label.clamp(max=1)
-            spacing = [float(x) for x in label.pixdim[: label.ndim - 1]]
+            spacing = [float(x) for x in label.pixdim] if label.ndim == 4 else [1.0, 1.0]
             metrics = case_metrics(pred, label, len(self.labels), spacing, self.tolerance, self.regions)
             masks = (masks_of(together(x), len(self.labels), self.regions) for x in (pred, label))
             sizes = [[float(mask.sum()) for mask in each] for each in masks]
@@ -156,9 +162,22 @@ class CaseTable:
                 row[unit] = found * each
                 row[f"reference_{unit}"] = held * each
                 row |= objects | ({GUESS: guessed[i]} if guessed else {})
-            file = str(case["image"].meta["filename_or_obj"])
             image = {"file": file, "image": content_of_all(files_in(case["image"].meta))}
             self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
+
+    def refuse(self, pred: Tensor, label: Tensor, frames: int, file: str) -> None:
+        """Refuse what would be measured wrongly."""
+        if not len(pred) == len(label) == frames:
+            raise InputError(
+                f"{file}: prediction and reference have {len(pred)} and {len(label)} channels, not "
+                f"{counted(frames, 'label map')}: give the numbers of the labels, not a channel for each"
+            )
+        refuse_apart(pred, label, file)
+        if any(row["file"] == file for row in self.rows):
+            raise InputError(
+                f"{file}: two cases of this run are of the same file: evaluate whole volumes, or give each part a "
+                "filename_or_obj of its own"
+            )
 
     def guess(self, guesses: Sequence[Sequence[float] | None]) -> None:
         """Take the guesses of each case that was collected, before the end of the run."""

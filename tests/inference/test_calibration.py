@@ -13,6 +13,7 @@ from bundle_runner import SMALL, run, volumes
 from monai.data import MetaTensor
 from monai.transforms import Compose
 
+from sam_monai import InputError
 from sam_monai.data.unlabelled import UNLABELLED
 from sam_monai.inference.calibration import Calibration
 from sam_monai.inference.quality import sums_of
@@ -49,6 +50,12 @@ def test_a_temperature_is_found_again_and_the_calibration_error_falls(temperatur
     assert found.temperature == pytest.approx(temperature, rel=0.13)
     before, after = found.errors
     assert after < 0.03 and (temperature == 1 or after < before / 2)
+
+
+def test_logits_and_a_reference_that_lie_apart_are_refused():
+    logits, label = drawn(1.0)
+    with pytest.raises(InputError, match="on different grids"):
+        fitted(logits[..., :-1], label)
 
 
 def test_voxels_that_nobody_annotated_do_not_count():

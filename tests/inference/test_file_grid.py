@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -86,3 +87,11 @@ def test_what_is_no_label_map_is_not_saved_as_one(mask, tmp_path):
     with pytest.raises(InputError, match="is no label map"):
         SaveMasks(tmp_path / "out").save(MetaTensor(mask), str(tmp_path / "image.nii.gz"))
     assert not (tmp_path / "out").exists()
+
+
+def test_two_masks_of_one_file_do_not_replace_each_other(tmp_path):
+    mask, save = MetaTensor(torch.ones(1, 4, 4)), SaveMasks(tmp_path / "out")
+    case = {"pred": mask, "image": MetaTensor(torch.zeros(1, 4, 4), meta={"filename_or_obj": str(tmp_path / "a.png")})}
+    save(SimpleNamespace(state=SimpleNamespace(output=[case])))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match=r"a\.png: two cases of this run are of the same file"):
+        save(SimpleNamespace(state=SimpleNamespace(output=[case])))  # pyright: ignore[reportArgumentType]

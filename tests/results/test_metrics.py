@@ -6,13 +6,16 @@ import csv
 import math
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from image_files import volume
 from monai.data import MetaTensor
+from monai.transforms import Orientation
 
+from sam_monai import InputError
 from sam_monai.data import LoadCased
 from sam_monai.data.channels import case_of
 from sam_monai.results.html_report import evaluation_report
@@ -99,6 +102,51 @@ def test_a_missed_label_is_counted_and_leaves_the_mean_distance_finite(tmp_path)
     assert {row["hd95"] for row in rows if row["label"] == "a"} == {"0.0", "inf"}
     assert "inf" not in table.table() and re.search(r"a +0\.5000 +0\.00 +0\.5000 +2 of 2 +1 ", table.table())
     assert "inf" not in page and "missed" in page
+
+
+def collected(*cases: dict[str, Any]) -> CaseTable:
+    table = CaseTable(("a", "b"))
+    table.collect(SimpleNamespace(state=SimpleNamespace(output=list(cases))))  # pyright: ignore[reportArgumentType]
+    return table
+
+
+def at(label: torch.Tensor, affine: Any = None, file: str = "/d/x") -> MetaTensor:
+    return MetaTensor(label.float(), torch.eye(4) if affine is None else affine, meta={"filename_or_obj": file})
+
+
+def test_pictures_are_measured_in_pixels_whatever_their_size():
+    truth, found = torch.zeros(1, 20, 24), torch.zeros(1, 20, 24)
+    truth[:, 3:9, 4:20], found[:, 3:12, 4:20] = 1, 1
+    sizes = [torch.eye(4), torch.diag(torch.tensor([0.5, 0.5, 1.0, 1.0]))]
+    rows = [collected({"pred": at(found, s), "label": at(truth, s), "image": at(truth, s)}).rows[0] for s in sizes]
+    assert all((row["hd95"], row["pixels"]) == (3.0, found.sum()) for row in rows)
+    assert rows[0]["surface_dice"] == rows[1]["surface_dice"] < 1
+
+
+@pytest.mark.parametrize("kind", ["channels", "place", "shape"])
+def test_what_cannot_be_compared_is_refused(kind):
+    truth = ball((10.0, 10, 8), (20, 20, 16)).float()
+    flipped = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    flipped[0, 3] = 19
+    pred, said = {
+        "channels": (at(torch.cat([1 - truth, truth, 0 * truth])), "have 3 and 1 channels, not 1 label map"),
+        "place": (at(truth.flip(1), flipped), "on different grids"),
+        "shape": (at(truth[..., :-1]), "on different grids"),
+    }[kind]
+    with pytest.raises(InputError, match=f"/d/x: .*{said}"):
+        collected({"pred": pred, "label": at(truth), "image": at(truth)})
+    found: Any = Orientation(axcodes="RAS", labels=None)(at(truth.flip(1), flipped))
+    assert collected({"pred": found, "label": at(truth), "image": at(truth)}).rows[0]["dice"] == 1
+
+
+def test_two_cases_of_one_file_are_not_counted_as_one():
+    truth = torch.zeros(1, 20, 24)
+    truth[:, 3:9, 4:20] = 1
+    one, other = ({"pred": at(pred), "label": at(truth), "image": at(truth)} for pred in (truth, 0 * truth))
+    with pytest.raises(InputError, match="/d/x: two cases of this run"):
+        collected(one, other)
+    other["image"] = at(truth, file="/d/y")
+    assert len(collected(one, other).rows) == 4
 
 
 def test_nothing_to_measure_is_no_number(tmp_path):

@@ -58,10 +58,11 @@ class GuessDice:
         pred = engine.state.output["pred"]
         if vars(pred).get(ANSWERED):
             return
-        sums = vars(pred).get(KEY) if pred.shape[1] == 1 else sums_of(pred[0], engine.network)
-        if sums is not None:
-            engine.state.output[KEY] = (dice_of(sums) + self.shift).clamp(0, 1)[None]
-            engine.state.output[CERTAINTY] = (sums[0] / sums[2])[None]  # 0 / 0 is NaN
+        known = vars(pred).get(KEY)  # of one image
+        each = [known] * (known is not None) if pred.shape[1] == 1 else [sums_of(one, engine.network) for one in pred]
+        if each:
+            engine.state.output[KEY] = torch.stack([(dice_of(sums) + self.shift).clamp(0, 1) for sums in each])
+            engine.state.output[CERTAINTY] = torch.stack([sums[0] / sums[2] for sums in each])  # 0 / 0 is NaN
 
 
 def sums_of(logits: Tensor, network: Any) -> Tensor:

@@ -71,7 +71,7 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
             f"the adapter was made for {key} {was}; this network has {key} {now}: give both the same, "
             "or leave the key out"
         )
-    was, now = theirs["preprocessing"], plain(ours["preprocessing"])
+    was, now = theirs["preprocessing"], plain(ours["preprocessing"]) if network.told["preprocessing"] else {}
     refuse_other_images(was, now)
     old, new = was.get("regions"), now.get("regions")  # adapters without the key are older than regions
     if now and values_in_words(new) not in map(values_in_words, (old, old and with_sets(old, new))):

@@ -129,7 +129,11 @@ class AdaptedSAM(SliceNetwork):
             raise InputError(f"backbone is {backbone!r}: give a name of known weights, an architecture or a Backbone")
         self.base_name = backbone if isinstance(backbone, str) else backbone.weights.name
         self.checkpoint = checkpoint
-        self.told = {"labels": labels is not None, "image_size": image_size is not None}
+        self.told = {
+            "labels": labels is not None,
+            "image_size": image_size is not None,
+            "preprocessing": bool(preprocessing),
+        }
         self.amp = amp
         self.slices_per_batch, self.depth_attention = slices_per_batch, depth_attention
         self.checkpointing = checkpointing
@@ -159,6 +163,7 @@ class AdaptedSAM(SliceNetwork):
                 add_depth_attention(backbone.image_encoder)
         for block in attention_blocks(backbone.image_encoder):
             block.checkpointing = self.checkpointing
+        self.frozen_keys, self.adapted_modules = frozenset[str](), set[str]()
         self.note_frozen()
 
     @property
@@ -166,12 +171,17 @@ class AdaptedSAM(SliceNetwork):
         """The values of each label in a label map, see :mod:`sam_monai.networks.regions`."""
         return self.preprocessing.get("regions")
 
-    def note_frozen(self) -> None:
-        """Note which parameters and buffers of the backbone are frozen, and which modules have others."""
+    def note_frozen(self, within: str = "backbone.") -> None:
+        """Note which parameters and buffers of the backbone are frozen, and which modules have others; where the
+        adaptation has changed that ``within`` a module alone, of this one. What a user freezes later is still part of
+        the adapter."""
         backbone = self.backbone
         named = [*backbone.named_parameters(prefix="backbone"), *backbone.named_buffers(prefix="backbone")]
-        self.frozen_keys = frozenset(name for name, tensor in named if not tensor.requires_grad)
-        self.adapted_modules = {name.rpartition(".")[0] for name, tensor in named if tensor.requires_grad}
+        names = {name for name, _ in named}
+        trained = {name for name in names - self.frozen_keys if not name.startswith(within)}
+        trained |= {name for name, tensor in named if name.startswith(within) and tensor.requires_grad}
+        self.frozen_keys = frozenset(names - trained)
+        self.adapted_modules = {name.rpartition(".")[0] for name in trained}
 
     def set_labels(self, labels: Sequence[str]) -> None:
         device = self.backbone.pixel_mean.device
@@ -187,7 +197,8 @@ class AdaptedSAM(SliceNetwork):
         training this network. One that already took steps cannot go on with other shapes, and torch says so.
         """
         before = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        self.preprocessing = self.preprocessing or record["preprocessing"]
+        if not self.told["preprocessing"]:
+            self.preprocessing = record["preprocessing"]
         self.temperature = record["temperature"]
         if record["image_size"] != self.backbone.image_size:
             device = self.backbone.pixel_mean.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,6 +67,25 @@ def check_prompts(
             f"prompts for {sizes} objects do not fit {len(image)} images: one object an image, or several of one image"
         )
     return sizes[0]
+
+
+def refuse_outside(
+    size: Sequence[int], point_coords: Tensor | None, point_labels: Tensor | None, boxes: Tensor | None
+) -> None:
+    """Refuse clicks outside an image of this size, and boxes that do not reach into it."""
+    if torch.compiler.is_compiling():
+        return
+    if point_coords is not None and point_labels is not None:
+        at, grid = point_coords.round(), torch.tensor(size, device=point_coords.device)
+        beyond = ((at < 0) | (at >= grid)).any(2) & (point_labels != -1)
+        if beyond.any():
+            click = point_coords[beyond][0].tolist()
+            raise InputError(f"the click {click} lies outside the image, whose grid is {tuple(size)}")
+    if boxes is not None:
+        lower, upper = boxes.chunk(2, 2)
+        grid = torch.tensor(size, device=boxes.device)
+        if ((upper < -0.5) | (lower > grid - 0.5)).any():
+            raise InputError(f"a box lies outside the image, whose grid is {tuple(size)}")
 
 
 def sparse_prompts(

@@ -14,7 +14,7 @@ from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from ..errors import InputError
 from .base import AdaptedSAM
-from .click_tokens import check_prompts, in_part, sparse_prompts, to_low_resolution
+from .click_tokens import check_prompts, in_part, refuse_outside, sparse_prompts, to_low_resolution
 from .fields import FLAG, number, whole
 from .guidance import WIDTHS, guided
 from .resemblance import resemblances
@@ -118,11 +118,13 @@ class MedSA(AdaptedSAM):
         encoder.mask_downscaling.requires_grad_(self.mask_prompts)
 
     def adopt(self, record: dict[str, Any]) -> None:
+        before = self.prompted, self.mask_prompts
         super().adopt(record)
-        self.train_prompts()
-        for gains in (self.label_gains, self.click_gains):
-            gains.requires_grad_(self.prompted)
-        self.note_frozen()
+        if before != (self.prompted, self.mask_prompts):
+            self.train_prompts()
+            for gains in (self.label_gains, self.click_gains):
+                gains.requires_grad_(self.prompted)
+            self.note_frozen("backbone.prompt_encoder.")
 
     def adapt_to_labels(self) -> None:
         self.label_tokens = decoder_prompts(len(self.labels), tokens=8)
@@ -176,6 +178,7 @@ class MedSA(AdaptedSAM):
                 return self.backbone.decode(features, tokens, shape, condition=condition.expand(len(features), -1, -1))
 
             return of_image(self.segment(image, embedding, by_labels), image)
+        point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         point_coords = in_part(point_coords, part)
         if resemblance is None:
@@ -201,6 +204,8 @@ class MedSA(AdaptedSAM):
         if not self.prompted:
             raise InputError(NO_PROMPTS)
         count = check_prompts(image, point_coords, point_labels, boxes, masks)
+        if part is None:
+            refuse_outside(image.shape[2:], point_coords, point_labels, boxes)
         first, depth = part or (0, image.shape[-1])
         shape = (*image.shape[2:4], depth) if image.ndim == 5 else tuple(image.shape[2:])
         with torch.autocast(image.device.type, enabled=False):  # positions in bf16 are off by several pixels

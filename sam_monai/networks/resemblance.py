@@ -44,7 +44,7 @@ def resemblances(
     inside = ((point_coords.round() >= 0) & (point_coords.round() < size)).all(2)
     on = (first_in_slice(point_coords, point_labels) & inside).float()[:, None]  # (R, 1, N)
     if boxes is not None:
-        on = on * boxes.isnan().flatten(1).any(1)[:, None, None]
+        on = on * boxes.isnan().any(2).all(1)[:, None, None]
     share = (at_clicks(there, point_coords) * on).sum(2)
     return torch.stack([*sums, share, on.sum(2).expand_as(common)], 2)
 

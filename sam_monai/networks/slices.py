@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import InputError
 
 MOST_BYTES = 2**30  # of a volume's logits that are kept
+PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = 0.5  # of an image's values beyond [0, 1]
 ARRAY = 2**27  # bytes; beyond, more slices together are no faster, and take more memory
 
@@ -41,7 +42,7 @@ def as_slices(image: Tensor, names: Sequence[str] | None = None) -> Tensor:
         raise InputError(f"the image is empty: it has the shape {tuple(image.shape)}")
     if hasattr(image, "as_tensor"):  # a MetaTensor
         image = image.as_tensor()
-    slices = slices_of(image)
+    slices = slices_of(image if image.dtype in PRECISIONS else image.float())
     return slices if names is not None else slices.expand(-1, 3, -1, -1)
 
 

@@ -164,8 +164,10 @@ def lasso_as_mask(prompts: dict[str, Tensor], image: Tensor) -> dict[str, Tensor
 def to_network_grid(image: MetaTensor) -> Any:
     """What takes voxels (N, dims) of the file to voxels of the loaded, turned and resampled image."""
     dims = image.ndim - 1
-    if dims == 2 and image.meta.get("original_affine") is None:  # a picture that was not resampled
+    original = image.meta.get("original_affine")
+    if original is None and not image.applied_operations:
         return lambda points: points
-    original = torch.as_tensor(image.meta["original_affine"], dtype=torch.float64)
+    original = torch.eye(4) if original is None else original  # a picture's, as it is loaded
+    original = torch.as_tensor(original, dtype=torch.float64)
     matrix = torch.linalg.inv(image.affine.double().cpu()) @ original
     return lambda points: (points.double() @ matrix[:dims, :dims].T + matrix[:dims, 3]).float()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.instances import KEY as INSTANCES
 from ..errors import InputError, warn_once
-from ..networks.click_tokens import check_prompts
+from ..networks.click_tokens import check_prompts, refuse_outside
 from ..networks.regions import label_map_of
 from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES, of_image
@@ -187,19 +187,12 @@ def prompts_in(image: Tensor, given: dict[str, Any]) -> Prompts:
         check_prompts(image, *(shown.get(key) for key in PROMPTS[:4]))
     if len({len(value) for value in found.values()}) > 1:
         raise InputError(f"the prompts are for different numbers of objects: { {k: len(v) for k, v in found.items()} }")
-    size = torch.tensor(image.shape[2:], device=image.device)
-    if "point_coords" in found:
+    refuse_outside(image.shape[2:], *(found.get(key) for key in PROMPTS[:3]))
+    if "point_labels" in found:
         found["point_labels"] = found["point_labels"].long()
-        at = found["point_coords"].round()
-        beyond = ((at < 0) | (at >= size)).any(2) & (found["point_labels"] != -1)
-        if beyond.any():
-            click = found["point_coords"][beyond][0].tolist()
-            raise InputError(f"the click {click} lies outside the image, whose grid is {tuple(image.shape[2:])}")
     if "boxes" in found:
-        lower, upper = found["boxes"].chunk(2, 2)
-        if ((upper < -0.5) | (lower > size - 0.5)).any():
-            raise InputError(f"a box lies outside the image, whose grid is {tuple(image.shape[2:])}")
-        found["boxes"] = torch.cat([corner.clamp(size * 0.0, size - 1.0) for corner in (lower, upper)], 2)
+        size = torch.tensor(image.shape[2:], device=image.device)
+        found["boxes"] = torch.cat([corner.clamp(size * 0.0, size - 1.0) for corner in found["boxes"].chunk(2, 2)], 2)
     if "masks" in found and (found["masks"] >= 0).any() and not (found["masks"] < 0).any():
         raise InputError("masks hold no number below 0: they are logits, positive on the object and negative beside it")
     return found

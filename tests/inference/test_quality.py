@@ -56,6 +56,12 @@ def test_a_label_that_is_not_marked_has_no_guess():
     assert guessed(logits.argmax(1, keepdim=True).to(torch.int16)) is None
 
 
+def test_each_image_of_a_batch_has_a_guess_of_its_own():
+    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    both = guessed(logits)
+    assert both.shape == (2, 2) and torch.equal(both, torch.cat([guessed(one[None]) for one in logits]))
+
+
 def test_slabs_of_which_labels_alone_are_kept_have_the_same_guess():
     torch.manual_seed(0)
     network = PTSAM(tiny_backbone(), labels=["a", "b"], amp=False).eval()

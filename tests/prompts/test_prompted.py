@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 from bundle_runner import oblique
 from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
+from monai.transforms import Flipd, Resized, Rotate90d, SpatialCropd
 from network_tester import LABELS, image, perturb, tiny_backbone
+from PIL import Image
 
 from sam_monai import MedSA
+from sam_monai.data import LoadCased
 from sam_monai.inference import pipeline
 from sam_monai.prompts import following, prompted_inference
 from sam_monai.prompts.answering import answered
@@ -146,6 +150,20 @@ def test_prompts_of_a_file_mean_the_same_voxels_after_turning_and_resampling(tmp
     assert off <= (0 if spacing is None else 1) and (low <= high).all()
     _, _, _, given = with_prompts(list_data_collate([batch]), torch.device("cpu"))
     assert given.keys() == {"point_coords", "point_labels", "boxes"}
+
+
+CROP = SpatialCropd("image", roi_start=(6, 2), roi_end=(24, 30))
+
+
+@pytest.mark.parametrize("step", [Flipd("image", 0), Rotate90d("image"), CROP, Resized("image", (48, 20))])
+def test_prompts_of_a_picture_mean_the_same_pixel_whatever_was_done_to_it(tmp_path, step):
+    array = np.zeros((24, 40), np.uint8)
+    array[12:16, 20:24] = 255
+    Image.fromarray(array).save(tmp_path / "a.png")
+    prompts_beside(tmp_path / "a.png").write_text(json.dumps({"objects": [{"points": [[13, 22]], "labels": [1]}]}))
+    loaded: Any = step(LoadCased("image")({"image": str(tmp_path / "a.png")}))["image"]
+    i, j = read_prompts(prompts_beside(tmp_path / "a.png"), loaded)["point_coords"][0, 0].round().int().tolist()
+    assert loaded[0, i, j] > 200
 
 
 def test_an_image_without_a_file_of_prompts_has_none(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.inferers import SimpleInferer
+from monai.data import MetaTensor
+from monai.inferers import SimpleInferer, SlidingWindowInferer
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
@@ -180,3 +181,16 @@ def test_what_is_logged_of_an_inferer_has_no_value_of_the_image(network):
     with torch.no_grad():
         inferer(x, network, **CLICK)  # MONAI Label logs the attributes before each request
     assert inferer.last is not None and "tensor" not in str(vars(inferer)) and len(str(vars(inferer))) < 300
+
+
+def test_prompts_of_several_images_at_once_are_refused(network):
+    with pytest.raises(InputError, match="give batches of one, not 2"):
+        PromptedInference(SimpleInferer())(image(2, 1, 20, 24), network, **CLICK)
+
+
+@pytest.mark.parametrize("automatic", [SimpleInferer(), SlidingWindowInferer(64)])
+def test_an_answer_lies_where_its_image_lies(network, automatic):
+    x = MetaTensor(image(1, 1, 90, 100), affine=torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0])))
+    with torch.no_grad():
+        found = PromptedInference(automatic)(x, network, **CLICK)
+    assert isinstance(found, MetaTensor) and torch.equal(found.affine, x.affine)

@@ -1,0 +1,81 @@
+"""Images and prompts of other kinds of numbers are taken as they are meant, or refused; frozen networks load too."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from network_tester import LABELS, image, perturb, tiny_backbone
+
+from sam_monai import PTSAM, SSAM, InputError, MedSA
+from sam_monai.networks.resemblance import resemblances
+
+CLICK = {"point_coords": torch.tensor([[[9.0, 9.0]]]), "point_labels": torch.tensor([[1]])}
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    made = MedSA(tiny_backbone(), labels=LABELS, amp=False).eval()
+    perturb(made)
+    return made
+
+
+@pytest.mark.parametrize("kind", [SSAM, PTSAM, MedSA])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bool, torch.uint8])
+def test_an_image_of_other_numbers_is_the_same_image(kind, dtype):
+    made, x = kind(tiny_backbone(), labels=LABELS, amp=False).eval(), (image(1, 1, 30, 40) > 0.5).float()
+    with torch.no_grad():
+        torch.testing.assert_close(made(x.to(dtype)), made(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16])
+def test_clicks_and_boxes_of_other_numbers_are_the_same_prompts(network, dtype):
+    x, box = image(1, 1, 30, 40), torch.tensor([[[4.0, 5.0, 20.0, 30.0]]])
+    with torch.no_grad():
+        given = network(x, point_coords=CLICK["point_coords"].to(dtype), point_labels=CLICK["point_labels"],
+                        boxes=box.to(dtype))  # fmt: skip
+        torch.testing.assert_close(given, network(x, **CLICK, boxes=box))
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"point_coords": torch.tensor([[[9.0, 9.0, 4.0]]]), "point_labels": torch.tensor([[1]])},
+        {"point_coords": torch.tensor([[[9.0, -2.0, 1.0]]]), "point_labels": torch.tensor([[0]])},
+        {"boxes": torch.tensor([[[4.0, 5.0, 6.0, 20.0, 30.0, 9.0]]])},
+    ],
+)
+def test_prompts_outside_the_image_are_refused_and_not_left_out(network, prompts):
+    with pytest.raises(InputError, match="lies outside the image"):
+        network(image(1, 1, 30, 40, 4), **prompts)
+
+
+def test_a_box_that_is_none_does_not_hide_one_that_is():
+    objects, labels = image(1, 30, 40), image(1, 3, 30, 40, seed=1)
+    box = torch.tensor([[[4.0, 5.0, 20.0, 30.0]]])
+    padded = torch.cat([box, torch.full_like(box, torch.nan)], 1)
+    one, two, none = (resemblances(objects, labels, *CLICK.values(), boxes) for boxes in (box, padded, padded[:, 1:]))
+    assert torch.equal(one, two) and not torch.equal(one, none)
+
+
+@pytest.mark.parametrize("kind", [SSAM, PTSAM, MedSA])
+def test_a_network_whose_parameters_a_user_froze_loads_and_saves_adapters(kind):
+    made = kind(tiny_backbone(), labels=LABELS, amp=False)
+    perturb(made)
+    state = copy.deepcopy(made.state_dict())
+    made.requires_grad_(False)
+    made.load_state_dict(state)
+    assert made.state_dict().keys() == state.keys() and not any(p.requires_grad for p in made.parameters())
+
+
+def test_one_network_takes_adapters_of_differently_prepared_images_in_turn():
+    windows = [(-160, 240), (-1000, 400)]
+    states = [PTSAM(tiny_backbone(), labels=LABELS, preprocessing={"ct_window": w}).state_dict() for w in windows]
+    network = PTSAM(tiny_backbone(), labels=LABELS)
+    for window, state in zip(windows, states, strict=True):
+        network.load_state_dict(copy.deepcopy(state))
+        assert tuple(network.preprocessing["ct_window"]) == window
+    with pytest.raises(InputError, match="ct_window"):
+        PTSAM(tiny_backbone(), labels=LABELS, preprocessing={"ct_window": windows[0]}).load_state_dict(states[1])

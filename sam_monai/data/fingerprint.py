@@ -107,8 +107,8 @@ class Fingerprint:
             text += " of " + " x ".join(f"{value:.3g}" for value in self.spacing) + " mm"
         if self.labels:
             thin = min(self.labels, key=lambda label: label.thickness)
-            text += f"; thinnest label: {thin.name}, {thin.thickness:.2g} px thick"
-            text += f" ({thin.thickness * self.spacing[0]:.2g} mm)" if self.spacing else ""
+            text += f"; thinnest label: {thin.name}, {rounded(thin.thickness)} px thick"
+            text += f" ({rounded(thin.thickness * self.spacing[0])} mm)" if self.spacing else ""
         return text
 
 
@@ -235,6 +235,11 @@ def moved_by_views(places: Sequence[np.ndarray]) -> dict[str, float]:
         return float(each[others].mean())
 
     return {name: max(0.0, alike(maps) - alike(view(maps))) for name, view in VIEWS.items()}
+
+
+def rounded(length: float) -> str:
+    """To two digits, as in "0.88", "3.6" and "112"."""
+    return f"{length:.2g}" if length < 99.5 else f"{length:.0f}"
 
 
 def in_the_middle(values: np.ndarray, weights: np.ndarray) -> float:

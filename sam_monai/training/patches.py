@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..data.fingerprint import Fingerprint, LabelPrint
+from ..data.fingerprint import Fingerprint, LabelPrint, rounded
 from .room import Room
 from .sizes import SEEN, SIZES, SQUARE, THICK, affordable_size, enough_steps, needed_by
 
@@ -34,7 +34,7 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
     if room.whole_only:
         return "whole", "an object is followed through a volume in whole slices"
     wide, thick = (n * size / data.side for n in (smallest.extent, smallest.thickness))
-    shown = f"in a whole slice of {size} px, {smallest.name} is {wide:.2g} px across and {thick:.2g} px thick"
+    shown = f"in a whole slice of {size} px, {smallest.name} is {rounded(wide)} px across and {rounded(thick)} px thick"
     widest = max(data.labels, key=lambda label: shrinking(label, patch))
     hardly = HARDLY * needed_by(smallest, data) > size and shrunk.data.side > LARGER * size
     if shrinking(widest, patch) > 1 and (shrunk is room or not hardly):

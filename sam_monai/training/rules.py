@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..data.fingerprint import rounded
 from .handlers import validation_interval
 from .mirror import chosen_mirror
 from .patches import PATCH_HOLDS, PATCH_THIN, chosen_scale, patch_size, resampled, spacing_of_patches
@@ -31,7 +32,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
         wanted = next_size(max([SQUARE[2], *(extent / PATCH_HOLDS for extent in held)]))
         most = max(most, SQUARE[2])
     size = min(wanted, most, largest)
-    step = f"a step of {room.batch} case{'s' * (room.batch != 1)} takes {room.step(size, scale):.2g} s here"
+    step = f"a step of {room.batch} case{'s' * (room.batch != 1)} takes {rounded(room.step(size, scale))} s here"
     if scale == "whole" and size == wanted == largest and room.costs(size).encode:
         step += "; the frozen encoder was trained on images of this size"
     wanted, needed = min(wanted, largest), wanted

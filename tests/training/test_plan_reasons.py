@@ -40,6 +40,13 @@ def test_the_label_that_no_patch_holds_is_the_one_that_is_named():
     assert why.endswith("a patch of 128 px does not hold label 1, which is 600 px")
 
 
+def test_numbers_are_written_as_people_write_them():
+    vessels = data(900, (700, 850), thick=120)
+    why = rules(Room(vessels, machine(4000.0), 900, 4), {}, 256, 900)[1]
+    assert "120 px thick" in str(vessels) and not any("e+" in reason for reason in why.values())
+    assert "takes 1000 s here" in why["image_size"]
+
+
 def test_the_plan_names_no_size_larger_than_the_bases():
     deep = data(512, (13, 32), dims=3)
     for step, told in (

@@ -33,7 +33,12 @@ RIVALS: dict[str, tuple[str, ...]] = {"U-Net whole": (), "U-Net patch": ("--patc
 RIVALS_3D: dict[str, tuple[str, ...]] = {
     f"U-Net {size}": ("--size", str(size), "--epochs", "60") for size in (48, 64, 96)
 }
-METHODS = {"S-SAM": "ssam", "PTSAM": "ptsam", "Med-SA": "medsa"}
+METHODS: dict[str, tuple[str, ...]] = {  # bundle and keys
+    "S-SAM": ("ssam",),
+    "PTSAM": ("ptsam",),
+    "Med-SA": ("medsa",),
+    "Med-SA, labels alone": ("medsa", "--draws", "0"),
+}
 
 
 def contenders(folder: str, methods: Sequence[str], settings: Sequence[str]) -> dict[str, list[str]]:
@@ -44,7 +49,8 @@ def contenders(folder: str, methods: Sequence[str], settings: Sequence[str]) -> 
         for name, more in rivals.items()
     }
     for method in methods:
-        config = str(BUNDLES / METHODS[method] / "configs" / "train.json")
+        bundle, *keys = METHODS[method]
+        config = str(BUNDLES / bundle / "configs" / "train.json")
         command = ["-m", "monai.bundle", "run", "--config_file", config, "--dataset_dir", folder, "--seed", "SEED"]
         # Validated once, after the last epoch, whose adapter is then the best: nothing is chosen by what is reported.
         command += [
@@ -54,6 +60,7 @@ def contenders(folder: str, methods: Sequence[str], settings: Sequence[str]) -> 
             "OUTPUT/output",
             "--val_interval",
             "1000000",
+            *keys,
             *settings,
         ]
         found[" ".join([method, *settings])] = command

@@ -34,10 +34,10 @@ VALIDATED = re.compile(r"epoch \d+: validation Dice ([\d.]+)")
 def commands(folder: str, minutes: float, output: str) -> dict[str, list[str]]:
     """Command lines by contender."""
     found = {}
-    for method, bundle in METHODS.items():
+    for method, (bundle, *keys) in METHODS.items():
         config = str(BUNDLES / bundle / "configs" / "train.json")
         where = ["--dataset_dir", folder, "--ckpt_dir", f"{output}/models", "--output_dir", f"{output}/output"]
-        found[method] = ["-m", "monai.bundle", "run", "--config_file", config, *where, "--minutes", str(minutes)]
+        found[method] = ["-m", "monai.bundle", "run", "--config_file", config, *where, "--minutes", str(minutes), *keys]
     rival = ["-m", "benchmarks.unet", folder, f"{output}/found.json", "--judge_every"]
     if read_dataset(folder).spatial_dims == 2:
         return found | {"U-Net whole": [*rival, "15"], "U-Net patch": [*rival, "15", "--patch"]}

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from bundle_runner import volumes
 
-from benchmarks import inference, job, measure, time_to_dice
+from benchmarks import accuracy, inference, job, measure, time_to_dice
 from benchmarks.__main__ import table
 from sam_monai.backbones import onednn
 
@@ -106,3 +107,12 @@ def test_the_results_in_the_repository_say_the_same_as_json_and_as_a_table(kind)
     text = (ROOT / f"benchmarks/results/{kind}.md").read_text()
     assert len(times) > 70 - 10 * (kind == "gpu")
     assert [name for name, time in times if f"|{name}|{time}|" not in text] == []
+
+
+def test_each_contender_is_trained_by_its_own_bundle_and_keys(tmp_path):
+    found = accuracy.contenders(str(volumes(tmp_path)), list(accuracy.METHODS), ["--minutes", "8"])
+    for name, (bundle, *keys) in accuracy.METHODS.items():
+        command = found[f"{name} --minutes 8"]
+        assert f"bundles/{bundle}/configs/train.json" in command[4].replace("\\", "/")
+        assert command[-2 - len(keys) :] == [*keys, "--minutes", "8"]
+    assert [*accuracy.METHODS["Med-SA, labels alone"]] == ["medsa", "--draws", "0"]

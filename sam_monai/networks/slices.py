@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,11 +84,17 @@ def from_slices(slices: Tensor, image: Tensor) -> Tensor:
 
 
 def of_image(logits: Tensor, image: Tensor) -> Tensor:
-    """Logits as a MetaTensor where the image is one, with its affine and file, as MONAI's own networks give them."""
+    """Logits as a MetaTensor where the image is one, with its affine and file, as MONAI's own networks give them. Each
+    of several objects of one image has those of the image."""
     if not hasattr(image, "as_tensor") or torch.compiler.is_compiling():
         return logits
     from monai.data import MetaTensor  # half of the start of a command that shows an adapter
+    from monai.data.utils import collate_meta_tensor
 
+    if getattr(image, "is_batch", False) and len(logits) > len(image) == 1:
+        own = image[0]
+        each: Any = collate_meta_tensor([MetaTensor(one).copy_meta_from(own, copy_attr=False) for one in logits])
+        return each
     return MetaTensor(logits).copy_meta_from(image, copy_attr=False)
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from monai.data import MetaTensor, decollate_batch, list_data_collate
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
@@ -167,3 +170,14 @@ def test_an_objects_answer_does_not_depend_on_the_prompts_of_others(network, sha
         for together in (network(x, **prompts), network(x.expand(4, *x.shape[1:]), **prompts)):
             for i, own in enumerate(alone):
                 torch.testing.assert_close(together[i : i + 1], network(x, **own), rtol=1e-3, atol=1e-3)
+
+
+def test_each_of_several_objects_lies_where_its_image_lies(network):
+    affine = torch.diag(torch.tensor([2.0, 3.0, 1.0, 1.0]))
+    one = MetaTensor(image(1, 30, 40), affine=affine, meta={"filename_or_obj": "a.png"})
+    points, batch = torch.tensor([[[9.0, 9.0]], [[20.0, 30.0]], [[5.0, 8.0]]]), list_data_collate([{"image": one}])
+    with torch.no_grad():
+        found = network(batch["image"], point_coords=points, point_labels=torch.ones(3, 1))
+    each: list[Any] = decollate_batch(found)
+    assert len(each) == 3 and all(torch.equal(answer.affine, affine.double()) for answer in each)
+    assert {answer.meta["filename_or_obj"] for answer in each} == {"a.png"}

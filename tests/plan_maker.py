@@ -31,6 +31,7 @@ def frozen(encode: float = 1.0) -> Costs:
 
 def planned(data: Fingerprint, costs: Costs, minutes: float = 15, free: float = 1e11, **asked) -> dict:
     given = {"given_size": asked.get("image_size"), "mirror": asked.get("mirror")}
+    given |= {"given_interval": asked.get("val_interval")}
     room = Room(data, costs, 60 * minutes, 4, free=int(free), **given)
     values, why = rules(room, asked, 256, 60 * minutes)
     assert why.keys() == {key for key, value in values.items() if value is not None} and all(why.values())

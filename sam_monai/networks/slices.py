@@ -43,7 +43,7 @@ def as_slices(image: Tensor, names: Sequence[str] | None = None) -> Tensor:
         raise InputError(f"the image is empty: it has the shape {tuple(image.shape)}")
     if hasattr(image, "as_tensor"):  # a MetaTensor
         image = image.as_tensor()
-    slices = slices_of(image if image.dtype in PRECISIONS else image.float())
+    slices = slices_of(image if image.dtype in PRECISIONS or image.is_complex() else image.float())
     return slices if names is not None else slices.expand(-1, 3, -1, -1)
 
 

@@ -204,16 +204,28 @@ def make_plan(
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
     largest = KNOWN_WEIGHTS[network["backbone"]].image_size if network["backbone"] in KNOWN_WEIGHTS else SIZES[-1]
     follows = network_class.takes_prompts and network.get("prompted", True) and data.spatial_dims == 3
-    free, mirror = free_on(device), asked.get("mirror")
-    slices = sample[1] if data.spatial_dims == 3 else 1
     if timed:
         _ = costs.measured  # which takes a part of the time
         passed = 0.0 if begun is None else time.monotonic() - begun
     fixed = "spacing" in asked or "spacing" not in given  # in bundles packaged before it was planned
     left, on_gpu = budget - passed - REPORT, device.type != "cpu"
     fewer = timed and data.spatial_dims == 3 and "batch_size" not in asked and not on_gpu
-    room = Room(data, costs, left, sample[0], steps, size, follows, free, mirror, slices, fixed, None, on_gpu,
-                SMALL_BATCH if fewer else None)  # fmt: skip
+    room = Room(
+        data,
+        costs,
+        left,
+        batch=sample[0],
+        given_steps=steps,
+        given_size=size,
+        whole_only=follows,
+        free=free_on(device),
+        given_interval=asked.get("val_interval"),
+        mirror=asked.get("mirror"),
+        slices=sample[1] if data.spatial_dims == 3 else 1,
+        given_spacing=fixed,
+        on_gpu=on_gpu,
+        smallest=SMALL_BATCH if fewer else None,
+    )
     made = rules(room, asked, size or largest, budget if timed else None)
     while device.type == "cuda" and size is None and not is_held(measure, made[0]):
         largest = smaller_than(made[0]["image_size"])

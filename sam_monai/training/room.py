@@ -17,7 +17,8 @@ FEW = 100  # steps that a size of the usual ones must leave; fewer train too lit
 REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
-OVERHEAD = 0.15  # seconds a validation case: reading, metrics
+OVERHEAD = 0.15  # seconds a validation case
+MEASURING = 3.0  # times as long as to open it takes what grows with its voxels: reading, its mask on its grid, metrics
 
 
 def too_few(training: Mapping[str, Any]) -> str:
@@ -35,8 +36,9 @@ class Room:
     ``batch``: cases in a step; ``timed``: in the steps that were timed, if others. ``slices``: of each, in volumes.
     ``on_gpu``: which does small steps no faster. ``given_steps``: in place of the budget. ``given_size``: of the image.
     ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
-    ``mirror``: if given. ``given_spacing``: whether the spacing is, which the data then have. ``smallest``: cases in
-    the smallest step that may be planned, where fewer are enough for a size.
+    ``given_interval``: epochs from one validation to the next. ``mirror``: if given. ``given_spacing``: whether the
+    spacing is, which the data then have. ``smallest``: cases in the smallest step that may be planned, where fewer are
+    enough for a size.
     """
 
     data: Fingerprint
@@ -47,6 +49,7 @@ class Room:
     given_size: int | None = None
     whole_only: bool = False
     free: int | None = None
+    given_interval: float | None = None
     mirror: str | None = None
     slices: int = 1
     given_spacing: bool = False
@@ -64,14 +67,23 @@ class Room:
         cost, share = self.costs(size), self.batch / (self.timed or self.batch)
         return share * cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
 
+    def step_and_share(self, size: int, scale: str) -> float:
+        """Seconds of a step, and its share of validations at a given interval."""
+        between = math.inf if self.given_interval is None else self.given_interval * self.visit
+        return self.step(size, scale) + self.validation(size, scale) / between
+
     def validation(self, size: int, scale: str) -> float:
         """Seconds of one validation of all cases."""
         cost = self.costs(size)
         each = cost.answer + (cost.encode if scale == "patch" else 0.0)
-        return self.data.validation * (OVERHEAD + answers(self.data, size, scale) * each)
+        measuring = OVERHEAD + MEASURING * self.data.seconds
+        return self.data.validation * (measuring + answers(self.data, size, scale) * each)
 
     def validations(self, size: int, scale: str) -> int:
-        """How many of them take their share of the budget. The last is of the adapter that is kept, almost always."""
+        """How many of them take their share of the budget. The last is of the adapter that is kept, almost always.
+        Those at a given interval are a part of the epochs, but for the last."""
+        if self.given_interval is not None:
+            return 1
         each = self.validation(size, scale)
         return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
 
@@ -79,7 +91,7 @@ class Room:
         """How many steps are left beside validations, and beside embedding every image once where that is done."""
         if self.given_steps is not None:
             return self.given_steps
-        step, read, left = self.step(size, scale), 2 * self.data.seconds, self.left(size, scale)
+        step, read, left = self.step_and_share(size, scale), 2 * self.data.seconds, self.left(size, scale)
         if left < self.visit * (step + read * self.batch):  # not every case is read
             return max(1, int(left / (step + read * self.batch)))
         return int((left - read * self.data.training) / step)
@@ -95,7 +107,7 @@ class Room:
     def late(self, size: int, scale: str, steps: int) -> float:
         """Seconds by which so many steps, at least a visit of each case, exceed the budget."""
         read = 2 * self.data.seconds * self.batch * self.visit
-        return steps * self.step(size, scale) + read - self.left(size, scale)
+        return steps * self.step_and_share(size, scale) + read - self.left(size, scale)
 
     @property
     def visit(self) -> int:

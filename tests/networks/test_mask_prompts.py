@@ -83,7 +83,7 @@ def test_an_adapter_from_before_masks_loads_into_a_network_that_takes_them():
     data = json.dumps(record).encode().ljust(identity.LENGTH)
     state["identity"] = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     assert not any("mask_downscaling" in name for name in state)
-    network, x = build(), image(1, 1, 40, 40)
+    network, x = build(), image(1, 1, 64, 64)
     network.load_state_dict(state)
     assert not network.mask_prompts and network.state_dict().keys() == state.keys()
     with torch.no_grad():

@@ -13,6 +13,7 @@ import pytest
 import torch
 from image_files import volume
 from monai.data import MetaTensor
+from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from monai.transforms import Orientation
 
 from sam_monai import InputError
@@ -36,6 +37,17 @@ def test_distances_are_in_millimetres():
     assert near["dice"] == far["dice"] < 1
     assert abs(near["hd95"] - 2) < 0.5 and far["hd95"] > 2 * near["hd95"]
     assert far["surface_dice"] < near["surface_dice"]
+
+
+def test_distances_are_monais():
+    rng = torch.Generator().manual_seed(0)
+    for spacing in ([1.0, 1.0, 3.0], [0.5, 0.8]):
+        shape = (18, 16, 14)[: len(spacing)]
+        pred, truth = (torch.rand(1, *shape, generator=rng) > 0.9 for _ in range(2))
+        row = case_metrics(pred, truth, 1, spacing, tolerance=1.0)[0]
+        given, options = (pred[None].float(), truth[None].float()), {"include_background": True, "spacing": spacing}
+        assert row["hd95"] == compute_hausdorff_distance(*given, percentile=95, **options).item()
+        assert row["surface_dice"] == pytest.approx(compute_surface_dice(*given, [1.0], **options).item())
 
 
 def test_a_perfect_mask_is_perfect_and_a_missed_label_is_not():

@@ -18,7 +18,7 @@ REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
 OVERHEAD = 0.15  # seconds a validation case
-MEASURING = 3.0  # times as long as to open it takes what grows with its voxels: reading, its mask on its grid, metrics
+OPENED = 2.0  # times as long as to open it: reading again, and its mask on the grid of its file; and once a label
 
 
 def too_few(training: Mapping[str, Any]) -> str:
@@ -76,7 +76,7 @@ class Room:
         """Seconds of one validation of all cases."""
         cost = self.costs(size)
         each = cost.answer + (cost.encode if scale == "patch" else 0.0)
-        measuring = OVERHEAD + MEASURING * self.data.seconds
+        measuring = OVERHEAD + (OPENED + len(self.data.labels)) * self.data.seconds
         return self.data.validation * (measuring + answers(self.data, size, scale) * each)
 
     def validations(self, size: int, scale: str) -> int:

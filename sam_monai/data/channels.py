@@ -223,7 +223,7 @@ def one_of_each(images: Sequence[Path], number: int) -> tuple[list[dict[str, Any
     unfit: list[tuple[Path, str]] = []
     for path in images:
         file = path
-        if _numbered(path) and stems[_numbered(path)] <= LIKELY_CHANNELS and _holds_one(path):
+        if _numbered(path) and stems[_numbered(path)] <= LIKELY_CHANNELS and holds_one(path):
             try:
                 (file,) = beside(path, (f"number {number}",), (number,)) or [path]
             except InputError as error:
@@ -243,7 +243,7 @@ def _numbered(path: Path) -> str:
     return str(path.parent / found[1]) if found and not path.is_dir() else ""
 
 
-def _holds_one(path: Path) -> bool:
+def holds_one(path: Path) -> bool:
     """Whether a file has one channel, as far as its header says it."""
     try:
         if path.name.lower().endswith(PICTURE_SUFFIXES):

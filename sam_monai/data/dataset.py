@@ -180,15 +180,19 @@ def dataset_of(
     def names_in(some: Sequence[dict]) -> list[str]:
         return told_apart([case["image"] for case in some], every)
 
+    how = known.how
+    if fold is not None and validation:
+        raise InputError(f"{file}: states which cases validate, so there is no fold {fold}: leave out --fold")
     if fold is not None:
         training, validation = _split(training, fold, file)
+        how = how and f"{how.partition('; ')[0]}; fold {fold} validates"
     elif known.fold is not None:
         training, validation = _split(training, known.fold, file)
         reserved = tuple(names_in(validation))
         if not known.how:
             logger.info("%s: its folds are stated and fold %d validates: %s", file, known.fold, shown(reserved))
-    if known.how:
-        logger.info("%s: %s (%s). Labels: %s", file, known.how, shown(names_in(validation)), shown(labels))
+    if how:
+        logger.info("%s: %s (%s). Labels: %s", file, how, shown(names_in(validation)), shown(labels))
     if not validation:
         training, validation = _set_aside(training, seed, file)
         reserved = tuple(names_in(validation))

@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from ..errors import InputError, shown
+from ..errors import InputError, counted, shown
 from .bids import read_bids
 from .csv_lists import read_csv, stated_splits
 from .dataset_json import NotParsed, parse
@@ -28,6 +29,7 @@ from .listed import (
     read_datalist,
     refuse_other_lists,
 )
+from .made import is_output
 from .mask_folders import is_mask_folder
 from .names import MARK, stem_of
 from .nnunet import by_case, fold_entries, read_nnunet
@@ -59,7 +61,9 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         if (known := read_nnunet(folder, content, channel)) is None:
             refuse_other_lists(content, file)
             fold_entries(content, folder / "splits_final.json")
-        return known or Listed(file, content, fold=first_fold(content))
+            if is_output(file, {}) == "":
+                warn_of_older_list(folder, content)
+        return known or Listed(file, content, fold=first_fold(content, file))
     form = _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel)
     if form is not None:
         table = None
@@ -69,6 +73,41 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
             logger.warning("%s (it is not read: %s)", error, form.how.partition(":")[0])
         refuse_lists_beside(folder, form.how.partition(":")[0], table)
     return form or _lists(folder)
+
+
+def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:
+    """Warn where a folder has changed since this package listed its cases in a `dataset.json`, which is what counts."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # which were told when the list was written
+    try:
+        form = understand(folder, past_json=True)
+    except InputError:
+        return
+    finally:
+        logging.disable(before)
+    if form is None:
+        return
+    then, now = (parts_by_label(one, folder, form.stated) for one in (content, form.content))
+    new, gone = now.keys() - then.keys(), then.keys() - now.keys()
+    moved = {label for label in now.keys() & then.keys() if now[label] != then[label]}
+    if new or gone or moved:
+        changes = {"not in it": new, "gone": gone, "in another part of the split": moved}
+        said = ", ".join(f"{counted(len(some), 'label')} {what}" for what, some in changes.items() if some)
+        first = sorted(new or gone or moved)[0]
+        logger.warning(
+            "%s: was made of %s, which has changed since: %s, such as %s. Run sam-monai dataset again",
+            folder / "dataset.json", form.source.name, said, first,
+        )  # fmt: skip
+
+
+def parts_by_label(content: Mapping[str, Any], folder: Path, stated: bool) -> dict[str, Any]:
+    """In which part of the split each labelled case is, or in which fold, by the path of its label."""
+    parts = {}
+    for part in ("training", "validation"):
+        for case in content.get(part) or ():
+            if isinstance(case, dict) and isinstance(case.get("label"), str):
+                parts[os.path.realpath(folder / case["label"])] = case.get("fold", part) if stated else None
+    return parts
 
 
 def _pairs(folder: Path, channel: int | str | None) -> Listed | None:

@@ -190,20 +190,26 @@ def read_datalist(file: Path) -> Listed | None:
         for part, keys in parts.items()
         for case in cases_of(content, part, file, keys)
     ]
-    odd = [case.fold for case in cases if case.fold is not None and not isinstance(case.fold, int)]
-    if odd:
-        raise InputError(f'{file}: "fold" is {odd[0]!r}; give whole numbers from 0 on')
+    refuse_odd_folds([case.fold for case in cases], file)
     names = content.get("channel_names", content.get("modality", ""))
     return listed(file, f"the datalist {file.name}", cases, content.get("labels"), names, order=content.get(ORDER))
 
 
-def first_fold(content: dict[str, Any]) -> int | None:
+def refuse_odd_folds(folds: Sequence[Any], file: Path) -> None:
+    """Refuse folds that are no whole numbers, and would be taken for none."""
+    odd = [one for one in folds if one is not None and (not isinstance(one, int) or isinstance(one, bool))]
+    if odd:
+        raise InputError(f'{file}: "fold" is {odd[0]!r}; give whole numbers from 0 on')
+
+
+def first_fold(content: dict[str, Any], file: Path) -> int | None:
     """The first of the folds that a `dataset.json` states, where it lists no validation cases."""
     training = content.get("training")
     if content.get("validation") or not isinstance(training, list):
         return None
     folds = [case.get("fold") for case in training if isinstance(case, dict)]
-    known = {fold for fold in folds if isinstance(fold, int) and not isinstance(fold, bool)}
+    refuse_odd_folds(folds, file)
+    known = {fold for fold in folds if fold is not None}
     return min(known) if known and len({*map(str, folds)}) > 1 else None
 
 

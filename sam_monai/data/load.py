@@ -180,7 +180,8 @@ class LoadCased(MapTransform):
             if names is None:
                 return _accepted(self._pick(image, path), path)
             if len(image) > 1:
-                if _complete(path, names, self.channels) is not None:
+                beside = _complete(path, names, self.channels) or []
+                if any(channel_files.holds_one(one) for one in beside if str(one) != str(path)):
                     raise InputError(
                         f"{path}: holds {len(image)} channels, and the files beside it are named as if each held one; "
                         "rename them"

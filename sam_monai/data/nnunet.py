@@ -43,7 +43,8 @@ def read_nnunet(folder: Path, content: dict[str, Any], channel: int | str | None
         _set_folds(parse(file, list), cases, file)
     tests = by_case(entries(folder / "imagesTs"), folder, channel, names)
     every = [*cases.values(), *(Case(files[0], None, "test", others=files[1:]) for files in tests.values())]
-    modality = list(names.values()) if channel is None else names.get(str(channel), "")
+    numbered = sorted(names, key=int) if all(map(str.isdecimal, names)) else names  # as JSON sorts them, 10 is before 2
+    modality = [names[number] for number in numbered] if channel is None else names.get(str(channel), "")
     names, order = content.get("labels", {}), content.get(ORDER)
     return listed(folder / "dataset.json", form, every, names, modality, content.get("name"), order=order)
 

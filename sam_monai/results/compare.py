@@ -26,6 +26,8 @@ class Run(NamedTuple):
     dice: dict[tuple[str, str], float]
     images: Mapping[str, str]
     """Hashes by case; none of an older version's."""
+    references: Mapping[str, str]
+    """Likewise."""
     sizes: dict[tuple[str, str], float]
     """Of the references, likewise."""
 
@@ -78,7 +80,8 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
 
 def are_folds(runs: Sequence[Run]) -> bool:
     """Whether evaluations are of the same labels and no case is in two of them."""
-    cases, labels = ([{key[at] for key in run.dice} for run in runs] for at in (0, 1))
+    cases = [{run.images.get(case) or case for case, _ in run.dice} for run in runs]
+    labels = [{label for _, label in run.dice} for run in runs]
     return len(set().union(*cases)) == sum(map(len, cases)) and all(one == labels[0] for one in labels)
 
 
@@ -118,8 +121,9 @@ def read_run(path: Path) -> Run:
         size = next((row[name] for name in ("reference_ml", "reference_pixels") if name in row), None)
         if size is not None:
             sizes[key] = size
-    images = about_cases(folder).get("images", {})
-    return Run(str(folder), folder, dice, images if isinstance(images, dict) else {}, sizes)
+    images, references = (about_cases(folder).get(key, {}) for key in ("images", "references"))
+    images, references = (known if isinstance(known, dict) else {} for known in (images, references))
+    return Run(str(folder), folder, dice, images, references, sizes)
 
 
 def named(paths: Sequence[Path]) -> list[Run]:
@@ -152,6 +156,7 @@ def refuse_others(runs: Sequence[Run]) -> None:
             raise InputError(f"{both}: the images of {listed(changed, ())} are others, though they have the same name")
         held = [{key for key, dice in x.dice.items() if dice == dice} for x in (first, run)]
         relabelled = {case for case, _ in held[0] ^ held[1]}
+        relabelled |= {case for case, label in first.references.items() if label != run.references.get(case, label)}
         relabelled |= {key[0] for key, size in first.sizes.items() if abs(run.sizes.get(key, size) - size) > 1e-6}
         if relabelled:
             raise InputError(f"{both}: the references of {listed(sorted(relabelled), ())} are others")

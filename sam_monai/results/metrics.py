@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.engine.events import RemovableEventHandle
@@ -103,8 +105,8 @@ class CaseTable:
     There ``ml`` and ``reference_ml`` are the label's volume in millilitres, in the prediction and in the reference; in
     pictures it is ``pixels`` and ``reference_pixels``. ``false_positive`` is what is marked of a label in a case
     without it, in the same unit. ``guess`` is what :mod:`sam_monai.inference.quality` guessed the Dice to be, where the
-    evaluator has its handler. ``evaluation.json`` beside it holds the unit, the tolerance, and a hash of the content
-    of each image, by which two evaluations are known to be of the same cases.
+    evaluator has its handler. ``evaluation.json`` beside it holds the unit, the tolerance, and hashes of each
+    image's content and of its reference, by which two evaluations are known to be of the same cases.
 
     Frames of a file are one case, and their volume is the mean.
 
@@ -147,6 +149,7 @@ class CaseTable:
         for case in cases:
             pred, label, file = case["pred"], case["label"], str(case["image"].meta["filename_or_obj"])
             self.refuse(pred, label, frames_of(case["image"]), file)
+            reference = hashlib.sha256(np.asarray(label.cpu()).astype(np.uint16).tobytes()).hexdigest()[:16]
             objects = matched(pred, label) if self.instances else {}
             if self.instances:
                 pred, label = pred.clamp(max=1), label.clamp(max=1)
@@ -161,7 +164,7 @@ class CaseTable:
                 row[unit] = found * each
                 row[f"reference_{unit}"] = held * each
                 row |= objects | ({GUESS: guessed[i]} if guessed else {})
-            image = {"file": file, "image": content_of_all(files_in(case["image"].meta))}
+            image = {"file": file, "image": content_of_all(files_in(case["image"].meta)), "reference": reference}
             self.rows += [{**image, "label": n, **m} for n, m in zip(self.labels, metrics, strict=True)]
 
     def refuse(self, pred: Tensor, label: Tensor, frames: int, file: str) -> None:
@@ -202,6 +205,7 @@ class CaseTable:
             "unit": unit_of(self.rows),
             "surface_tolerance": self.tolerance,
             "images": {row["case"]: row.get("image", "") for row in self.rows},
+            "references": {row["case"]: row.get("reference", "") for row in self.rows},
         }
         outputs.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n", self.folder / ABOUT, RUN)
         print(f"every case: {path}", flush=True)

@@ -45,6 +45,20 @@ def decathlon(top: Path, modality, times: int, number: int = 3) -> Path:
     return top
 
 
+def test_channels_are_named_by_their_numbers_whatever_the_order_of_their_names(tmp_path):
+    folder = nnunet(tmp_path, channels=3)
+    content = json.loads((folder / "dataset.json").read_text())
+    content["channel_names"] = dict(reversed(content["channel_names"].items()))
+    (folder / "dataset.json").write_text(json.dumps(content))
+    assert read_dataset(folder).channels == NAMES and read_dataset(folder).intensity == ["ct", "mr", "mr"]
+
+
+def test_cases_of_several_channels_may_have_numbers_of_four_digits(tmp_path):
+    for i in range(3):
+        volume(tmp_path / f"case_{i:04d}.nii.gz", RNG.integers(1, 200, (9, 8, 3, 2)).astype(np.int16))
+    assert load(tmp_path / "case_0001.nii.gz", names=("T1", "T2")).shape == (2, 9, 8, 3)
+
+
 # -- data sets ---------------------------------------------------------------------------------------------------------
 
 
@@ -174,7 +188,8 @@ def test_other_images_than_the_adapters_are_refused_where_they_are_loaded(tmp_pa
 
 def test_a_file_of_all_channels_with_files_named_like_channels_beside_it_is_refused(tmp_path):
     for i in range(3):
-        volume(tmp_path / f"case_{i:04d}.nii.gz", RNG.random((9, 8, 3, 3)).astype(np.float32))
+        shape = (9, 8, 3, 3) if i == 1 else (9, 8, 3)
+        volume(tmp_path / f"case_{i:04d}.nii.gz", RNG.random(shape).astype(np.float32))
     with pytest.raises(InputError, match="holds 3 channels, and the files beside it are named as if each held one"):
         load(tmp_path / "case_0001.nii.gz")
     (tmp_path / "case_0002.nii.gz").unlink()

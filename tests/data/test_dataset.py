@@ -101,8 +101,16 @@ def test_a_fold_is_validated_on_and_the_others_are_trained_on(tmp_path, caplog):
     with pytest.raises(InputError, match="fold is 3.*0, 1, 2"):
         read_dataset(tmp_path, fold=3)
     write(tmp_path)
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(InputError, match="states which cases validate, so there is no fold 0"):
         read_dataset(tmp_path, fold=0)
+
+
+@pytest.mark.parametrize("fold", ["0", 0.0, True])
+def test_folds_that_are_no_whole_numbers_are_refused_and_not_left_out(tmp_path, fold):
+    write(tmp_path, training=[{**case(n), "fold": fold if n % 2 else 1} for n in range(6)], validation=None)
+    for given in (None, 1):
+        with pytest.raises(InputError, match=f'"fold" is {fold!r}; give whole numbers'):
+            read_dataset(tmp_path, fold=given)
 
 
 def test_with_validation_nothing_is_set_aside(tmp_path):

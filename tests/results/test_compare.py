@@ -12,8 +12,8 @@ from sam_monai.results.metrics import METRICS
 from sam_monai.results.tables import write_table
 
 
-def evaluation(folder, dice, images="ab", labels=("liver",), size=4.0):
-    """Of cases c0, c1, ...; `images`: a letter each, what the image holds."""
+def evaluation(folder, dice, images="ab", labels=("liver",), size=4.0, references="xy"):
+    """Of cases c0, c1, ...; `images`, `references`: a letter each, what the image and its label hold."""
     folder.mkdir(parents=True)
     rows = [
         {"case": f"c{i}", "label": label, "dice": one, "hd95": 1.0, "surface_dice": 0.5, "reference_ml": size}
@@ -21,7 +21,10 @@ def evaluation(folder, dice, images="ab", labels=("liver",), size=4.0):
         for label in labels
     ]
     write_table(folder / "cases.csv", ["case", "label", *METRICS, "reference_ml"], rows)
-    about = {"unit": "ml", "surface_tolerance": 2.0, "images": {f"c{i}": x for i, x in enumerate(images)}}
+    about = {"unit": "ml", "surface_tolerance": 2.0}
+    about |= {
+        key: {f"c{i}": x for i, x in enumerate(of)} for key, of in (("images", images), ("references", references))
+    }
     (folder / "evaluation.json").write_text(json.dumps(about))
     return folder
 
@@ -117,3 +120,14 @@ def test_folds_end_with_the_mean_over_them(tmp_path, capsys):
     assert re.search(r"^standard deviation +0\.2646 +0\.2828 +0\.2309$", said, re.M)
     assert main(["compare", *folders, "--picture", str(tmp_path / "all.png")]) == 1
     assert "no case is in two" in capsys.readouterr().err
+
+
+def test_references_of_the_same_size_that_have_changed_are_refused(tmp_path, capsys):
+    one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9], references="xz")
+    assert "the references of c1 are others" in refused(capsys, one, other)
+
+
+def test_folds_whose_images_have_the_same_names_are_folds(tmp_path, capsys):
+    one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9], images="cd")
+    assert main(["compare", str(one), str(other)]) == 0
+    assert "mean over folds" in capsys.readouterr().out

@@ -128,3 +128,34 @@ def test_a_name_of_which_no_mask_holds_the_value_is_told(tmp_path, caplog):
     assert main(["dataset", str(pairs(tmp_path)), "--labels", "a,b,necrosis"]) == 0
     assert 'no training label holds "necrosis" (value 3): the network cannot learn it' in caplog.text
     assert caplog.text.count("cannot learn it") == 1
+
+
+def test_a_folder_that_has_changed_since_its_list_was_written_is_told_of(tmp_path, caplog):
+    folder = segmentations(tmp_path / "a")
+    assert main(["dataset", str(folder)]) == 0
+    read_dataset(folder)
+    assert "has changed since" not in caplog.text
+    first = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "written")[0]
+    shutil.copytree(first, folder / "added")
+    before = read_dataset(folder)
+    assert f"{folder / 'dataset.json'}: was made of a, which has changed since: 1 label not in it" in caplog.text
+    assert not any("added" in case["image"] for case in (*before.training, *before.validation))
+    assert main(["dataset", str(folder)]) == 0
+    caplog.clear()
+    now = read_dataset(folder)
+    assert any("added" in case["image"] for case in (*now.training, *now.validation))
+    assert "has changed since" not in caplog.text
+
+
+def test_a_table_whose_split_has_changed_since_is_told_of(tmp_path, caplog):
+    folder = pairs(tmp_path / "a")
+    folder.rename(tmp_path / "b"), (tmp_path / "a").mkdir()
+    lines = [f"../b/images/c{i}.png,../b/labels/c{i}.png,{'val' if i == 0 else 'train'}" for i in range(4)]
+    (tmp_path / "a/cases.csv").write_text("\n".join(["image,label,split", *lines]))
+    assert main(["dataset", str(tmp_path / "a"), "--labels", "a,b"]) == 0
+    read_dataset(tmp_path / "a")
+    assert "has changed since" not in caplog.text
+    lines[0], lines[1] = lines[0].replace("val", "train"), lines[1].replace("train", "val")
+    (tmp_path / "a/cases.csv").write_text("\n".join(["image,label,split", *lines]))
+    read_dataset(tmp_path / "a")
+    assert "2 labels in another part of the split" in caplog.text

@@ -46,6 +46,15 @@ def adapter_of(dataset, path):
     return path
 
 
+def test_an_adapter_that_says_nothing_of_its_training_is_told_of(data, tmp_path, caplog):
+    write_adapter(Tiny().state_dict(), tmp_path / "model.pt")
+    found = evaluation_cases(data, tmp_path / "model.pt")
+    assert f"does not say which cases it was trained on, so {len(found.validation)} of 10 are evaluated" in caplog.text
+    caplog.clear()
+    evaluation_cases(data, adapter_of(read_dataset(data), tmp_path / "other.pt"))
+    assert "does not say" not in caplog.text
+
+
 def split(dataset) -> tuple[set[str], set[str]]:
     return {case["image"] for case in dataset.training}, {case["image"] for case in dataset.validation}
 

@@ -222,4 +222,5 @@ def outside(pixels: np.ndarray, dataset: Dataset, scale: tuple[float, float] | N
     else:  # and some one without a sign as a negative number
         ends = [int(end) % 2**bits for end in ends]
     low, high = sorted(slope * float(end) + shift for end in ends)
-    return (pixels >= low - 1e-3) & (pixels <= high + 1e-3)
+    near = abs(slope) / 2  # the next number that may be stored is a slope away
+    return (pixels >= low - near) & (pixels <= high + near)

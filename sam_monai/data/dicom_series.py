@@ -118,7 +118,8 @@ def sort_folder(folder: str | Path) -> tuple[list[Series], list[tuple[Path, str]
             if reason := no_image(header):
                 passed_over.append((file, reason))
             else:
-                groups.setdefault(group_of(file, header), []).append((file, header))
+                key = group_of(file, header)
+                groups.setdefault(next((one for one in groups if alike(one, key)), key), []).append((file, header))
         except Exception as e:  # pydicom raises many kinds
             passed_over.append((file, f"it cannot be read as DICOM ({e})"))
     alone = Path(folder) if len(groups) == 1 else None
@@ -172,6 +173,14 @@ def group_of(file: Path, header: Dataset) -> tuple:
     orientation = tuple(round(float(x), 3) for x in header.ImageOrientationPatient)
     number = None if header.get("SeriesInstanceUID") else str(header.get("SeriesNumber", ""))
     return (header.get("SeriesInstanceUID") or "", number, orientation, header.Rows, header.Columns)
+
+
+def alike(one: tuple, other: tuple) -> bool:
+    """Whether two keys of :func:`group_of` are of one series, whose directions may be rounded apart."""
+    if len(one) == 1 or len(other) == 1:
+        return one == other
+    same = one[:2] == other[:2] and one[3:] == other[3:]
+    return same and all(abs(a - b) < 1.5e-3 for a, b in zip(one[2], other[2], strict=True))
 
 
 def sort_key(header: Dataset) -> tuple[str, str]:

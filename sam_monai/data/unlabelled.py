@@ -15,6 +15,7 @@ from monai.transforms import Transform
 NAME = "ignore"
 KEY = "ignore"  # of a case: the value in its label file that stands for an unlabelled voxel
 UNLABELLED = 2**16 - 1
+LEFT_OUT = "left_out"  # of a case: whether voxels were
 
 
 def is_ignored(name: str) -> bool:
@@ -28,6 +29,7 @@ class LeaveOutUnlabelled(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out, label = dict(data), data.get("label")
         if isinstance(label, torch.Tensor) and (unlabelled := label == UNLABELLED).any():  # inference has no label
+            out[LEFT_OUT] = True
             for key in ("pred", "label"):
                 out[key] = out[key].masked_fill(unlabelled.to(out[key].device), 0)
         return out

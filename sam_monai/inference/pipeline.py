@@ -208,6 +208,13 @@ class AdapterCheckpointLoader:
         inferer: Any = getattr(engine, "inferer", None)
         flips = getattr(getattr(inferer, "automatic", inferer), "flips", None)
         mirror = "none" if settings.get("augment") is False else training.get("plan", {}).get("mirror", "turns")
+        module: Any = getattr(self.network, "module", self.network)
+        before, now = settings.get("slices_per_batch"), getattr(module, "slices_per_batch", None)
+        if getattr(module, "depth_attention", False) and before and now and before != now:
+            warn_once(
+                f"{self.path}: was trained with slices_per_batch {before}, and here it is {now}, so slices see others "
+                "than in training: give the same"
+            )
         if flips and mirror == "none":
             warn_once(
                 f"{self.path}: was trained without mirrored images (mirror {mirror}), and average_flips is {flips}: "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,10 @@ def voxels(mask: Tensor, regions: Regions | None = None) -> dict[str, int]:
 def cause_of(error: BaseException) -> str:
     """The message for people, or what Python says."""
     return str(input_error_in(error) or f"{type(error).__name__}: {error}")
+
+
+def by_depth(network: Any, preparation: Mapping[str, Any]) -> dict[str, int]:
+    """How many slices pass together, where slices see each other, which decides what a mask is like."""
+    module = getattr(network, "module", network)
+    deep = preparation["spatial_dims"] == 3 and getattr(module, "depth_attention", False)
+    return {"slices_per_batch": module.slices_per_batch} if deep else {}

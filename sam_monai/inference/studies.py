@@ -42,7 +42,7 @@ from .pipeline import refuse_replaced
 from .probabilities import KEY
 from .quality import CERTAINTY, by_label
 from .quality import KEY as GUESS
-from .records import PROMPTED, SEEN, Record, cause_of, fingerprint, named, of_prompts, read_record, voxels
+from .records import PROMPTED, SEEN, Record, by_depth, cause_of, fingerprint, named, of_prompts, read_record, voxels
 
 
 class Studies:
@@ -102,7 +102,7 @@ class Studies:
         self.validated, self.about = (read_training(adapter) or {}).get(GUESS), in_short(adapter)
         self.trained_on = known_cases(adapter)[0]
         self.adapter = adapter
-        made_by = {"adapter": content_hash(state), **settings}
+        made_by = {"adapter": content_hash(state), **settings, **by_depth(evaluator.network, self.preparation)}
         self.made_by = plain(made_by)
         self.top: Path | None = masks.names.top
         self.cases: list[Mapping[str, Any]] = []

@@ -24,6 +24,7 @@ from ..data.frames import frames_of, together
 from ..data.grids import refuse_apart
 from ..data.matching import OBJECTS, matched, matched_in_all
 from ..data.names import CaseNames
+from ..data.unlabelled import LEFT_OUT
 from ..distributed import first_process, gathered
 from ..errors import InputError, counted
 from ..inference.outputs import RUN, Outputs
@@ -65,6 +66,11 @@ def case_metrics(
     # MONAI warns of an argument that its own functions pass on.
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
     y_pred, y = (masks_of(torch.as_tensor(x), labels, regions)[None].float() for x in (pred, label))
+    voxel = math.prod(spacing)
+    if 1 in y.shape[2:] and y.ndim == 5:  # of one slice each voxel would lie on the surface
+        flat = list(y.shape[2:]).index(1)
+        y_pred, y = (mask.squeeze(2 + flat) for mask in (y_pred, y))
+        spacing = [mm for axis, mm in enumerate(spacing) if axis != flat]
     dice = compute_dice(y_pred, y)[0].tolist()
     rows = []
     for i in range(labels):
@@ -73,7 +79,7 @@ def case_metrics(
         if b.any():
             row |= {"hd95": math.inf, "surface_dice": 0.0}
         else:
-            row["false_positive"] = a.sum().item() * math.prod(spacing)
+            row["false_positive"] = a.sum().item() * voxel
         if a.any() and b.any():
             # As compute_hausdorff_distance and compute_surface_dice, which would find the same distances twice.
             _, distances, _ = get_edge_surface_distance(a[0, 0], b[0, 0], spacing=spacing, symmetric=True)
@@ -159,6 +165,8 @@ class CaseTable:
             sizes = [[float(mask.sum()) for mask in each] for each in masks]
             unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
             guessed = case[GUESS].tolist() if GUESS in case else None
+            for row in metrics if case.get(LEFT_OUT) else ():  # surfaces end where the annotation does
+                row |= {"surface_dice": math.nan} | ({} if math.isinf(row["hd95"]) else {"hd95": math.nan})
             for i, (row, found, held) in enumerate(zip(metrics, *sizes, strict=True)):
                 row["false_positive"] /= 1000 if unit == "ml" else 1
                 row[unit] = found * each

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..data.channels import FILES
 from ..data.dataset import Dataset, read_dataset
+from ..data.dicom_seg import is_segmentation
 from ..data.dicom_series import is_dicom, series_of
 from ..data.itk_headers import with_values
 from ..data.load import LoadCased
@@ -37,6 +38,8 @@ def content(path: str | Path, whole: bool = False) -> str:
     path = Path(path)
     if is_mask_folder(path):
         files = list(mask_files(path).values())
+    elif is_segmentation(path):
+        files = [path]
     else:
         files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else with_values(path)
     parts = sorted(file_content(file, whole) for file in files)

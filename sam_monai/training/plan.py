@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,22 @@ def plan_kept_in(path: Path) -> dict[str, Any] | None:
     return identity.checked(plan, identity.PLAN, f"{path}: its plan")
 
 
+def refuse_other_length(
+    state: str | Path, old: Mapping[str, Any], minutes: float | None, steps: int | None, training: int
+) -> None:
+    """Refuse minutes or steps that are not those of the training that is resumed, whose plan holds."""
+    batch = old.get("batch_size")
+    visits = max(1, round(steps / math.ceil(training / batch))) if steps and training and batch else None
+    if minutes in (None, old["minutes"]) and visits in (None, old["epochs"]):
+        return
+    given = f"--minutes {minutes:g}" if minutes not in (None, old["minutes"]) else f"--steps {steps}"
+    length = f"{old['epochs']} epochs" + (f", in {old['minutes']:g} minutes" if old["minutes"] else "")
+    raise InputError(
+        f"{state}: a resumed training keeps its plan ({length}), so {given} would do nothing: leave it out, or give "
+        "--epochs for a longer one"
+    )
+
+
 def make_plan(
     examined: Examined,
     given: Mapping[str, Any],
@@ -177,6 +194,7 @@ def make_plan(
     passed = 0.0 if begun is None else time.monotonic() - begun
     if resume and Path(resume).is_file() and (old := plan_kept_in(Path(resume))):
         timed = old["minutes"] if "epochs" not in asked else None
+        refuse_other_length(resume, old, minutes, steps, 0 if data is None else data.training)
         kept = {key: old.get(key, otherwise.get(key)) for key in given}  # none of a batch in states of before
         return Plan({**kept, **asked}, {}, "", timed, passed, old["validation"])
     if data is None:

@@ -222,3 +222,14 @@ def test_x_rays_are_checked_as_pictures(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(content))
     dataset = read_dataset(tmp_path)
     assert dataset.spatial_dims == 2 and check_dataset(dataset) == []
+
+
+def test_directions_that_are_rounded_apart_are_of_one_series(tmp_path):
+    files = sorted(write_series(tmp_path / "s", blob((12, 10, 8)), AFFINE))
+    for i, file in enumerate(files):
+        dataset = pydicom.dcmread(file)
+        cosine = 0.7065 + (-1) ** i * 2e-7
+        sine = (1 - cosine**2) ** 0.5
+        dataset.ImageOrientationPatient = [f"{x:.10g}" for x in (cosine, sine, 0, -sine, cosine, 0)]
+        dataset.save_as(file)
+    assert [len(series.files) for series in list_series(tmp_path / "s")] == [8]

@@ -115,6 +115,16 @@ def test_padding_is_dark_and_no_part_of_the_range(tmp_path):
     assert image.min() == 100 and np.array_equal(image[:, 3:], stored[:, 3:])
 
 
+def test_padding_takes_no_others_with_it_where_all_numbers_are_small(tmp_path):
+    """A map of diffusion in mm2/s."""
+    array = RAMP + 100
+    array[:, :3] = -1024  # stored as 0
+    header = {"RescaleSlope": "0.000001", "RescaleIntercept": "0", "PixelPaddingValue": 0}
+    write_series(tmp_path / "mr", array, AFFINE, Modality="MR", **header)
+    image = load_image(tmp_path / "mr")[0].numpy()
+    np.testing.assert_allclose(image[:, 3:], (array[:, 3:] + 1024) * 1e-6, rtol=1e-3)
+
+
 @pytest.mark.parametrize("said", [("SS", -2000), ("US", 63536)])
 def test_padding_of_unsigned_pixels_may_be_written_as_a_negative_number(tmp_path, said):
     array = RAMP + 100

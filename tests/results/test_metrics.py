@@ -19,6 +19,7 @@ from monai.transforms import Orientation
 from sam_monai import InputError
 from sam_monai.data import LoadCased
 from sam_monai.data.channels import case_of
+from sam_monai.data.unlabelled import UNLABELLED, LeaveOutUnlabelled
 from sam_monai.results.html_report import evaluation_report
 from sam_monai.results.metrics import METRICS, CaseTable, case_metrics
 from sam_monai.results.page import cell
@@ -149,6 +150,28 @@ def test_what_cannot_be_compared_is_refused(kind):
         collected({"pred": pred, "label": at(truth), "image": at(truth)})
     found: Any = Orientation(axcodes="RAS", labels=None)(at(truth.flip(1), flipped))
     assert collected({"pred": found, "label": at(truth), "image": at(truth)}).rows[0]["dice"] == 1
+
+
+def test_a_volume_of_one_slice_has_the_distances_of_its_picture():
+    truth, found = torch.zeros(1, 40, 44), torch.zeros(1, 40, 44)
+    truth[:, 5:25, 5:30], found[:, 9:29, 5:30] = 1, 1
+    picture, slice_ = (case_metrics(*pair, 1, mm, 2.0)[0] for pair, mm in (
+        ((found, truth), [1.0, 1.0]), ((found[..., None], truth[..., None]), [1.0, 1.0, 5.0])))  # fmt: skip
+    assert {key: picture[key] for key in METRICS} == {key: slice_[key] for key in METRICS}
+    assert slice_["hd95"] == 4.0 and slice_["surface_dice"] < 0.8
+    empty = case_metrics(found[..., None], 0 * truth[..., None], 1, [1.0, 1.0, 5.0], 2.0)[0]
+    assert empty["false_positive"] == 5 * found.sum()
+
+
+def test_surfaces_that_end_where_the_annotation_does_are_not_measured():
+    truth = ball((10.0, 10, 10)).float()
+    sparse = torch.full_like(truth, UNLABELLED)
+    sparse[..., ::4] = truth[..., ::4]
+    case = LeaveOutUnlabelled()({"pred": at(truth.roll(2, 1)), "label": at(sparse), "image": at(truth)})
+    row = collected({**case}).rows[0]
+    assert 0 < row["dice"] < 1 and math.isnan(row["hd95"]) and math.isnan(row["surface_dice"])
+    missed = LeaveOutUnlabelled()({"pred": at(0 * truth), "label": at(sparse), "image": at(truth)})
+    assert math.isinf(collected({**missed}).rows[0]["hd95"])
 
 
 def test_two_cases_of_one_file_are_not_counted_as_one():

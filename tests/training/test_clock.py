@@ -64,6 +64,12 @@ def test_a_training_ends_within_its_budget_and_its_rate_at_its_end(minutes, spee
     assert max(steps[len(steps) // 3 :]) < 0.3  # no jump, but where the end came near of a sudden
 
 
+def test_a_round_of_another_number_of_epochs_is_not_lengthened():
+    machine = Machine(100, 15, lambda t: 60.0)
+    machine.trainer.run([0], max_epochs=3)
+    assert machine.trainer.state.epoch == 3
+
+
 def test_a_plan_that_was_timed_on_a_busy_machine_leaves_no_time_for_nothing():
     """Steps and validations took three times as long then, and the only validation is at the end."""
     machine = Machine(24, 12, lambda t: 6.0, validation=120.0, interval=10**6)

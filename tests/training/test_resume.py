@@ -15,6 +15,7 @@ from sam_monai import InputError
 from sam_monai.training.cases import contents
 from sam_monai.training.handlers import Validate
 from sam_monai.training.losses import loss_of
+from sam_monai.training.plan import refuse_other_length
 from sam_monai.training.resume import check_same, check_same_cases, read_history
 
 
@@ -302,3 +303,13 @@ def test_a_state_of_before_is_resumed_from_whatever_the_adapter(started):
     torch.save(Tiny().state_dict(), folder / "model.pt")
     tiny_training(folder, cases, resume=True).run()
     assert state(folder)["epoch"] == 6
+
+
+def test_minutes_and_steps_of_a_resumed_training_are_its_own_or_refused():
+    timed, counted = ({"epochs": 25, "batch_size": 4, "minutes": minutes} for minutes in (30.0, None))
+    for old, given in ((timed, (None, None)), (timed, (30, None)), (counted, (None, 100)), (counted, (None, 101))):
+        refuse_other_length("state.pt", old, *given, 16)
+    for old, given, said in ((timed, (60, None), "--minutes 60"), (counted, (None, 200), "--steps 200"),
+                             (counted, (5, None), "--minutes 5")):  # fmt: skip
+        with pytest.raises(InputError, match=f"state.pt: a resumed training keeps its plan .25 epochs.*{said} would"):
+            refuse_other_length("state.pt", old, *given, 16)

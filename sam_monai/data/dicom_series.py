@@ -119,7 +119,9 @@ def sort_folder(folder: str | Path) -> tuple[list[Series], list[tuple[Path, str]
                 passed_over.append((file, reason))
             else:
                 key = group_of(file, header)
-                groups.setdefault(next((one for one in groups if alike(one, key)), key), []).append((file, header))
+                if key not in groups and len(key) > 1:
+                    key = next((one for one in groups if alike(one, key)), key)
+                groups.setdefault(key, []).append((file, header))
         except Exception as e:  # pydicom raises many kinds
             passed_over.append((file, f"it cannot be read as DICOM ({e})"))
     alone = Path(folder) if len(groups) == 1 else None
@@ -177,9 +179,7 @@ def group_of(file: Path, header: Dataset) -> tuple:
 
 def alike(one: tuple, other: tuple) -> bool:
     """Whether two keys of :func:`group_of` are of one series, whose directions may be rounded apart."""
-    if len(one) == 1 or len(other) == 1:
-        return one == other
-    same = one[:2] == other[:2] and one[3:] == other[3:]
+    same = len(one) == len(other) and one[:2] == other[:2] and one[3:] == other[3:]
     return same and all(abs(a - b) < 1.5e-3 for a, b in zip(one[2], other[2], strict=True))
 
 

@@ -15,7 +15,7 @@ from monai.transforms import Transform
 NAME = "ignore"
 KEY = "ignore"  # of a case: the value in its label file that stands for an unlabelled voxel
 UNLABELLED = 2**16 - 1
-LEFT_OUT = "left_out"  # of a case: whether voxels were
+LEFT_OUT = "left_out"  # of a case some of whose voxels were made background so
 
 
 def is_ignored(name: str) -> bool:

@@ -38,6 +38,7 @@ from ..prompts.monai_label import KeepClicks
 from .file_grid import ToFileGridd, ToInstances
 from .flips import FlippedInferer
 from .probabilities import ToProbabilities
+from .records import by_depth
 from .slabs import SlabInferer
 
 logger = logging.getLogger(__name__)
@@ -208,9 +209,8 @@ class AdapterCheckpointLoader:
         inferer: Any = getattr(engine, "inferer", None)
         flips = getattr(getattr(inferer, "automatic", inferer), "flips", None)
         mirror = "none" if settings.get("augment") is False else training.get("plan", {}).get("mirror", "turns")
-        module: Any = getattr(self.network, "module", self.network)
-        before, now = settings.get("slices_per_batch"), getattr(module, "slices_per_batch", None)
-        if getattr(module, "depth_attention", False) and before and now and before != now:
+        before, now = settings.get("slices_per_batch"), by_depth(self.network).get("slices_per_batch")
+        if before and now and before != now:
             warn_once(
                 f"{self.path}: was trained with slices_per_batch {before}, and here it is {now}, so slices see others "
                 "than in training: give the same"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +91,9 @@ def cause_of(error: BaseException) -> str:
     return str(input_error_in(error) or f"{type(error).__name__}: {error}")
 
 
-def by_depth(network: Any, preparation: Mapping[str, Any]) -> dict[str, int]:
-    """How many slices pass together, where slices see each other, which decides what a mask is like."""
+def by_depth(network: Any) -> dict[str, int]:
+    """How many slices pass together, where those of volumes see each other, which decides what a mask is like."""
     module = getattr(network, "module", network)
-    deep = preparation["spatial_dims"] == 3 and getattr(module, "depth_attention", False)
+    volumes = getattr(module, "preprocessing", {}).get("spatial_dims") == 3
+    deep = volumes and getattr(module, "depth_attention", False)
     return {"slices_per_batch": module.slices_per_batch} if deep else {}

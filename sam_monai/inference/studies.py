@@ -102,7 +102,7 @@ class Studies:
         self.validated, self.about = (read_training(adapter) or {}).get(GUESS), in_short(adapter)
         self.trained_on = known_cases(adapter)[0]
         self.adapter = adapter
-        made_by = {"adapter": content_hash(state), **settings, **by_depth(evaluator.network, self.preparation)}
+        made_by = {"adapter": content_hash(state), **settings, **by_depth(evaluator.network)}
         self.made_by = plain(made_by)
         self.top: Path | None = masks.names.top
         self.cases: list[Mapping[str, Any]] = []

@@ -245,6 +245,7 @@ class MedSA(AdaptedSAM):
     ) -> Tensor:
         """:func:`resemblances` of prompted objects in a part of a volume, to be added to those of its other parts.
         Arguments as in :meth:`forward`."""
+        point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         return resemblances(objects, automatic, in_part(point_coords, part), point_labels, boxes)
 

@@ -110,7 +110,7 @@ def evaluation_cases(
         return dataset
     every = [*dataset.training, *dataset.validation]
     found = {case["image"]: content(case["image"]) for case in every if Path(case["image"]).exists()}
-    if not trained | left_out and fold is None:
+    if not trained | left_out and fold is None and Path(adapter).is_file():
         logger.warning(
             "%s does not say which cases it was trained on, so %d of %d are evaluated, which trainings set aside: put "
             "its .safetensors file beside it, or, if it was trained on none of them, list all as `validation`",

@@ -45,7 +45,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
         minutes = next((m for m in longer if size_within(room, m, scale, largest) >= wanted), None)
         return size, why if minutes is None else f"{why}: try --minutes {minutes}"
     if size < needed:
-        return size, f"{step}; the smallest label needs {needed}, but more than {largest} is not planned"
+        return size, f"{step}; the labels ask for {needed}, but more than {largest} is not planned"
     return size, step
 
 

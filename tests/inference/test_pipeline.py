@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ from monai.utils import set_determinism
 from network_tester import tiny_backbone
 from PIL import Image
 
-from sam_monai import SSAM, InputError
+from sam_monai import SSAM, InputError, MedSA
 from sam_monai.errors import input_error_in
 from sam_monai.inference import pipeline
+from sam_monai.inference.records import by_depth
+from sam_monai.networks.adapter_files import training_summary, write_adapter
 from sam_monai.prompts.prompt_files import prompts_on_grid
 from sam_monai.training import samples
 
@@ -217,3 +221,20 @@ def test_the_largest_component_is_kept_and_holes_are_filled(tmp_path):
     assert (outputs["fill_holes"] == filled).all()
     label[3:9, 15:22, 2:6] = 0
     assert (outputs["largest_component"] == label).all()
+
+
+def test_slices_that_see_others_than_in_training_are_told_of(tmp_path, caplog):
+    def adapter(name: str, dims: int, trained: int) -> MedSA:
+        images = {"spatial_dims": dims}
+        made = MedSA(tiny_backbone(), labels=["a"], preprocessing=images, slices_per_batch=4)
+        summary = training_summary(1, 1, 0.5, 2, 1) | {"settings": {"slices_per_batch": trained}}
+        write_adapter(made.state_dict(), tmp_path / name, summary)
+        return made
+
+    for name, dims, trained, told in (("a.pt", 3, 8, True), ("b.pt", 3, 4, False), ("c.pt", 2, 8, False)):
+        caplog.clear()
+        network = adapter(name, dims, trained)
+        loader, engine = pipeline.AdapterCheckpointLoader(tmp_path / name, network), SimpleNamespace(inferer=None)
+        loader(engine)  # pyright: ignore[reportArgumentType]
+        assert ("was trained with slices_per_batch 8, and here it is 4" in caplog.text) == told
+        assert by_depth(network) == ({"slices_per_batch": 4} if dims == 3 else {})

@@ -37,6 +37,11 @@ def test_clicks_and_boxes_of_other_numbers_are_the_same_prompts(network, dtype):
         given = network(x, point_coords=CLICK["point_coords"].to(dtype), point_labels=CLICK["point_labels"],
                         boxes=box.to(dtype))  # fmt: skip
         torch.testing.assert_close(given, network(x, **CLICK, boxes=box))
+        clicks = {**CLICK, "point_coords": CLICK["point_coords"].to(dtype)}
+        features = network.encode(x)
+        torch.testing.assert_close(
+            network.resemblance(x, features, **clicks), network.resemblance(x, features, **CLICK)
+        )
 
 
 @pytest.mark.parametrize(

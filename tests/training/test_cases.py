@@ -52,6 +52,7 @@ def test_an_adapter_that_says_nothing_of_its_training_is_told_of(data, tmp_path,
     assert f"does not say which cases it was trained on, so {len(found.validation)} of 10 are evaluated" in caplog.text
     caplog.clear()
     evaluation_cases(data, adapter_of(read_dataset(data), tmp_path / "other.pt"))
+    evaluation_cases(data, tmp_path / "none.pt")
     assert "does not say" not in caplog.text
 
 

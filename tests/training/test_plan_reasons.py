@@ -51,7 +51,7 @@ def test_the_plan_names_no_size_larger_than_the_bases():
     deep = data(512, (13, 32), dims=3)
     for step, told in (
         (2.0, "; 256 would leave "),
-        (0.01, "the smallest label needs 640, but more than 256 is not planned"),
+        (0.01, "the labels ask for 640, but more than 256 is not planned"),
     ):
         values, why = rules(Room(deep, machine(step), 900, 4), {"scale": "whole"}, 256, 900)
         assert told in why["image_size"] and ("640" in why["image_size"]) == (values["image_size"] == 256)

@@ -64,8 +64,8 @@ NOT_NEGATIVE = number(0)
 SEED = whole(0, 2**32 - 1)
 PLANNED = "planned from the data, the machine and the time"
 
-PATHS = ("dataset_dir", "ckpt_dir", "adapter", "output_dir", "bundle_root", "checkpoint", "text_checkpoint",
-         "embedding_cache")  # fmt: skip
+PATHS = ("dataset_dir", "unlabelled", "ckpt_dir", "adapter", "output_dir", "bundle_root", "checkpoint",
+         "text_checkpoint", "embedding_cache")  # fmt: skip
 # What an adapter's record says of its network and of its images, under the names that configurations use.
 NETWORK = ("labels", "backbone", "image_size", "depth_attention", "text_encoder", "tokens", "encoder_prompts",
            "ratio", "thaw_decoder")  # fmt: skip
@@ -73,6 +73,11 @@ IMAGES = tuple(key for key in PREPARATION if key != "frames")
 
 KEYS: dict[str, Key] = {
     "dataset_dir": Key(optional(PATH, "cases come from a server"), "your folder", "the MNI152 demonstration"),
+    "unlabelled": Key(
+        optional(PATH, "none"),
+        "images without labels to train on too, a folder: the adapter that is in `ckpt_dir` labels them first "
+        "([Images without labels](your_data.md#images-without-labels))",
+    ),
     "labels": Key(
         optional(NAMES, "as stated"), "names of the foreground labels", "the dataset's; at inference the adapter's"
     ),

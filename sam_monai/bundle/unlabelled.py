@@ -1,0 +1,153 @@
+"""Images without labels: an adapter's own masks of them as further labels to train on (pseudo-labels)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+from monai.bundle import ConfigParser
+from tqdm.auto import tqdm
+
+from ..data.channels import taken
+from ..data.dataset import Dataset
+from ..data.found import images_to_segment
+from ..distributed import first_process
+from ..errors import InputError, counted, shown
+from ..files import write_aside
+from ..inference.records import read_record
+from ..networks.adapter_files import read_adapter
+from ..networks.base import AdaptedSAM
+from ..networks.identity import from_tensor
+from ..networks.regions import values_in_words
+from ..prompts.prompt_files import prompts_beside
+from ..training.cases import contents, known_cases, names
+
+FOLDER = "pseudo_labels"  # in output_dir
+TEACHER = "teacher.pt"
+MOST = 8  # images for each labelled one; more would take more time to segment than they give
+
+
+def with_pseudo_labels(
+    dataset: Dataset,
+    unlabelled: str | Path | None,
+    adapter: str | Path,
+    output_dir: str | Path,
+    settings: Mapping[str, Any],
+    resume: bool = False,
+) -> Dataset:
+    """A dataset whose training cases are its own, and images without labels with the masks that an adapter gives them.
+
+    The masks lie in the folder ``pseudo_labels`` of ``output_dir``, with pictures and a report, as the bundle's
+    inference writes them, and a copy of the adapter that made them. Masks that are there already are not made again.
+    Left out are images of cases of the dataset, those with prompts beside them, and those in which no label is found.
+
+    Args:
+        dataset: with labels.
+        unlabelled: a folder of images, or what else :func:`sam_monai.data.images_to_segment` takes; ``None``: the
+            dataset stays as it is.
+        adapter: that of an earlier training on the dataset.
+        output_dir: of the training.
+        settings: values of the bundle's inference, with ``bundle_root``, ``channels`` and ``device`` among them.
+        resume: whether the training goes on, with the masks that it began with.
+
+    Raises:
+        InputError: no adapter, or one for other labels or that knows the validation cases; no image is left, or one
+            cannot be segmented.
+    """
+    if unlabelled is None:
+        return dataset
+    folder, adapter = Path(output_dir) / FOLDER, Path(adapter)
+    teacher = folder / TEACHER
+    if not (resume and teacher.is_file()):
+        keep_teacher(adapter, teacher, dataset)
+    images = chosen(dataset, unlabelled, settings["channels"])
+    if first_process():
+        print(f"labels for {counted(len(images), 'image')} without: masks of {adapter}, in {folder}", flush=True)
+    bundle_root = Path(settings["bundle_root"])
+    parser = ConfigParser(ConfigParser.load_config_file(bundle_root / "configs" / "inference.json"))
+    parser.update({**settings, "adapter": str(teacher), "output_dir": str(folder), "dataset#data": images})
+    parser.get_parsed_content("run")
+    idist.barrier()  # each process segments a part
+    found = {}
+    for file in sorted((folder / "manifest").rglob("*.json")):
+        if (record := read_record(file)) is not None and any(record.get("voxels", {}).values()):
+            found[record["image"]] = str(folder / record["mask"])
+    taught = [{**case, "label": found[case["image"]]} for case in images if case["image"] in found]
+    if first_process() and len(taught) < len(images):
+        empty = [case for case in images if case["image"] not in found]
+        tqdm.write(f"no label was found in {names(empty, images)}, so these are not trained on")
+    if not taught:
+        raise InputError(f"{unlabelled}: {adapter} found no label in any of its images: leave out --unlabelled")
+    return dataclasses.replace(dataset, training=[*dataset.training, *taught])
+
+
+def starting_as_teacher(network: AdaptedSAM, unlabelled: str | Path | None, output_dir: str | Path) -> AdaptedSAM:
+    """The network, which starts as the adapter that labelled the images of :func:`with_pseudo_labels`, if any were: so
+    it ended higher than from the start (docs/tried.md)."""
+    if unlabelled is not None:
+        state = read_adapter(Path(output_dir) / FOLDER / TEACHER)
+        network.load_state_dict({**state, "identity": network.state_dict()["identity"]})  # its size may be another
+    return network
+
+
+def keep_teacher(adapter: Path, copy: Path, dataset: Dataset) -> None:
+    """Copy an adapter, which its training will replace, if its masks can teach of a dataset.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not adapter.is_file():
+        raise InputError(
+            f"{adapter}: there is no adapter yet that could label the images of --unlabelled: train one first, by the "
+            "same command without that key"
+        )
+    record = from_tensor(read_adapter(adapter)["identity"])
+    theirs = record["preprocessing"].get("regions")
+    if tuple(record["labels"]) != dataset.labels or values_in_words(theirs) != values_in_words(dataset.regions):
+        raise InputError(
+            f"{adapter}: is for the labels {shown(record['labels'])}, and those of {dataset.folder} are "
+            f"{shown(dataset.labels)}: train an adapter on it first, by the same command without --unlabelled"
+        )
+    trained = known_cases(adapter)[0]
+    if leaked := [case for case in dataset.validation if {*contents([case])[0][1:2]} & trained]:
+        raise InputError(
+            f"{adapter}: was trained on {names(leaked, dataset.validation)}, which validate here, so its masks would "
+            "tell of them: train one first on the cases as they are split now, by the same command without --unlabelled"
+        )
+    if first_process():
+        for suffix in (".safetensors", ".pt"):
+            if adapter.with_suffix(suffix).is_file():
+                write_aside(adapter.with_suffix(suffix).read_bytes(), copy.with_suffix(suffix))
+    idist.barrier()
+
+
+def chosen(dataset: Dataset, unlabelled: str | Path, channels: Sequence[int] | None) -> list[dict[str, Any]]:
+    """The images to label: no cases of the dataset, whatever their files are called, and not too many.
+
+    Raises:
+        InputError: none are left.
+    """
+    names_of_channels = taken(dataset.channels, channels)
+    images = images_to_segment(unlabelled, 0, dataset.spatial_dims, names_of_channels, channels)
+    known = {case[1]: case[0] for case in contents([*dataset.training, *dataset.validation])}
+    digests = [case[1] for case in contents(images)]
+    left = [case for case, digest in zip(images, digests, strict=True) if digest not in known]
+    prompted = [case for case in left if prompts_beside(Path(case["image"])).is_file()]
+    left = [case for case in left if case not in prompted]
+    if not left:
+        raise InputError(
+            f"{unlabelled}: holds no images but those of labelled cases{' or with prompts' * bool(prompted)}: give "
+            "--unlabelled a folder of other images, or leave it out"
+        )
+    most = MOST * len(dataset.training)
+    spread = [left[i * len(left) // most] for i in range(most)] if len(left) > most else left
+    if first_process():
+        if len(left) < len(images):
+            out = f"{len(images) - len(left)} of {counted(len(images), 'image')}"
+            tqdm.write(f"{unlabelled}: {out} left out, which are cases of the dataset or have prompts beside them")
+        if len(spread) < len(left):
+            tqdm.write(f"{unlabelled}: {len(spread)} of {len(left)} images are taken, {MOST} for each labelled one")
+    return spread

@@ -18,7 +18,7 @@ from ..distributed import first_process
 from ..errors import InputError, counted, shown
 from ..files import write_aside
 from ..inference.records import read_record
-from ..networks.adapter_files import read_adapter
+from ..networks.adapter_files import in_short, read_adapter
 from ..networks.base import AdaptedSAM
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
@@ -65,7 +65,9 @@ def with_pseudo_labels(
         keep_teacher(adapter, teacher, dataset)
     images = chosen(dataset, unlabelled, settings["channels"])
     if first_process():
-        print(f"labels for {counted(len(images), 'image')} without: masks of {adapter}, in {folder}", flush=True)
+        dice = in_short(teacher).get("validation Dice", "not known")
+        what = f"masks of {adapter} (validation Dice {dice})"
+        print(f"labels for {counted(len(images), 'image')} without: {what}, in {folder}", flush=True)
     bundle_root = Path(settings["bundle_root"])
     parser = ConfigParser(ConfigParser.load_config_file(bundle_root / "configs" / "inference.json"))
     parser.update({**settings, "adapter": str(teacher), "output_dir": str(folder), "dataset#data": images})

@@ -240,6 +240,8 @@ def plan(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sam_monai").setLevel(logging.INFO)  # how the folder was understood
 
+    if given.pop("unlabelled", None) is not None:
+        print("planned for the labelled cases alone: only a training labels the images of --unlabelled", flush=True)
     parser = ConfigParser(config | given | {"dataset_dir": args.folder})
     check_weights(parser)
     found = parser.get_parsed_content("plan")

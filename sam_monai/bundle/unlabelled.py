@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ import ignite.distributed as idist
 from monai.bundle import ConfigParser
 from tqdm.auto import tqdm
 
-from ..data.channels import taken
+from ..data.channels import FILES, taken
 from ..data.dataset import Dataset
 from ..data.found import images_to_segment
+from ..data.instances import KEY as INSTANCES
+from ..data.instances import names_of
+from ..data.made import Written, is_output
 from ..distributed import first_process
 from ..errors import InputError, counted, shown
 from ..files import write_aside
@@ -23,7 +27,8 @@ from ..networks.base import AdaptedSAM
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from ..prompts.prompt_files import prompts_beside
-from ..training.cases import contents, known_cases, names
+from ..training.cases import content, known_cases, names
+from ..training.checkpoints import Checkpoints
 
 FOLDER = "pseudo_labels"  # in output_dir
 TEACHER = "teacher.pt"
@@ -37,6 +42,7 @@ def with_pseudo_labels(
     output_dir: str | Path,
     settings: Mapping[str, Any],
     resume: bool = False,
+    quick: bool = False,
 ) -> Dataset:
     """A dataset whose training cases are its own, and images without labels with the masks that an adapter gives them.
 
@@ -51,7 +57,8 @@ def with_pseudo_labels(
         adapter: that of an earlier training on the dataset.
         output_dir: of the training.
         settings: values of the bundle's inference, with ``bundle_root``, ``channels`` and ``device`` among them.
-        resume: whether the training goes on, with the masks that it began with.
+        resume: whether the training goes on, if it has begun, with the masks that it began with.
+        quick: whether the training is a quick one, which takes no images without labels.
 
     Raises:
         InputError: no adapter, or one for other labels or that knows the validation cases; no image is left, or one
@@ -59,14 +66,20 @@ def with_pseudo_labels(
     """
     if unlabelled is None:
         return dataset
+    if quick:
+        raise InputError("a quick training takes two labelled cases: leave out --quick or --unlabelled")
     folder, adapter = Path(output_dir) / FOLDER, Path(adapter)
     teacher = folder / TEACHER
-    if not (resume and teacher.is_file()):
-        keep_teacher(adapter, teacher, dataset)
+    goes_on = resume and teacher.is_file() and adapter.with_name(Checkpoints.RESUME).is_file()
+    check_teacher(teacher if goes_on else adapter, dataset)
+    if first_process() and not goes_on:
+        for suffix in (".safetensors", ".pt"):
+            write_aside(adapter.with_suffix(suffix).read_bytes(), teacher.with_suffix(suffix))
+    idist.barrier()
     images = chosen(dataset, unlabelled, settings["channels"])
     if first_process():
         dice = in_short(teacher).get("validation Dice", "not known")
-        what = f"masks of {adapter} (validation Dice {dice})"
+        what = f"masks of {teacher if goes_on else adapter} (validation Dice {dice})"
         print(f"labels for {counted(len(images), 'image')} without: {what}, in {folder}", flush=True)
     bundle_root = Path(settings["bundle_root"])
     parser = ConfigParser(ConfigParser.load_config_file(bundle_root / "configs" / "inference.json"))
@@ -95,61 +108,69 @@ def starting_as_teacher(network: AdaptedSAM, unlabelled: str | Path | None, outp
     return network
 
 
-def keep_teacher(adapter: Path, copy: Path, dataset: Dataset) -> None:
-    """Copy an adapter, which its training will replace, if its masks can teach of a dataset.
-
-    Raises:
-        InputError: they cannot.
-    """
+def check_teacher(adapter: Path, dataset: Dataset) -> None:
+    """Refuse an adapter whose masks cannot teach of a dataset, or would tell of its validation cases."""
     if not adapter.is_file():
         raise InputError(
             f"{adapter}: there is no adapter yet that could label the images of --unlabelled: train one first, by the "
             "same command without that key"
         )
     record = from_tensor(read_adapter(adapter)["identity"])
-    theirs = record["preprocessing"].get("regions")
-    if tuple(record["labels"]) != dataset.labels or values_in_words(theirs) != values_in_words(dataset.regions):
+    images, labels = record["preprocessing"], dataset.labels
+    labels = names_of(labels, dataset.spatial_dims, dataset.regions) if images.get(INSTANCES) else labels
+    same_values = values_in_words(images.get("regions")) == values_in_words(dataset.regions)
+    if tuple(record["labels"]) != labels or not same_values:
         raise InputError(
             f"{adapter}: is for the labels {shown(record['labels'])}, and those of {dataset.folder} are "
-            f"{shown(dataset.labels)}: train an adapter on it first, by the same command without --unlabelled"
+            f"{shown(labels)}: train an adapter on it first, by the same command without --unlabelled"
         )
     trained = known_cases(adapter)[0]
-    if leaked := [case for case in dataset.validation if {*contents([case])[0][1:2]} & trained]:
+    if not trained:
+        raise InputError(
+            f"{adapter} does not say which cases it was trained on, so its masks may tell of those that validate: put "
+            "its .safetensors file beside it, or train one first by the same command without --unlabelled"
+        )
+    if leaked := [case for case in dataset.validation if digests_of(case) & trained]:
         raise InputError(
             f"{adapter}: was trained on {names(leaked, dataset.validation)}, which validate here, so its masks would "
             "tell of them: train one first on the cases as they are split now, by the same command without --unlabelled"
         )
-    if first_process():
-        for suffix in (".safetensors", ".pt"):
-            if adapter.with_suffix(suffix).is_file():
-                write_aside(adapter.with_suffix(suffix).read_bytes(), copy.with_suffix(suffix))
-    idist.barrier()
+
+
+def digests_of(case: Mapping[str, Any]) -> set[str]:
+    """What the files of a case's image hold, as far as they are there."""
+    return {content(file) for file in case.get(FILES, [case["image"]]) if os.path.exists(file)}
 
 
 def chosen(dataset: Dataset, unlabelled: str | Path, channels: Sequence[int] | None) -> list[dict[str, Any]]:
     """The images to label: no cases of the dataset, whatever their files are called, and not too many.
 
     Raises:
-        InputError: none are left.
+        InputError: none are left, or one is missing.
     """
-    names_of_channels = taken(dataset.channels, channels)
-    images = images_to_segment(unlabelled, 0, dataset.spatial_dims, names_of_channels, channels)
-    known = {case[1]: case[0] for case in contents([*dataset.training, *dataset.validation])}
-    digests = [case[1] for case in contents(images)]
-    left = [case for case, digest in zip(images, digests, strict=True) if digest not in known]
-    prompted = [case for case in left if prompts_beside(Path(case["image"])).is_file()]
-    left = [case for case in left if case not in prompted]
+    images = images_to_segment(unlabelled, 0, dataset.spatial_dims, taken(dataset.channels, channels), channels)
+    if missing := [case["image"] for case in images if not os.path.exists(case["image"])]:
+        raise InputError(f"{unlabelled}: lists {missing[0]}, and there is no such file: correct the list")
+    results: dict[Path, Written] = {}
+    known = set[str]().union(*map(digests_of, (*dataset.training, *dataset.validation)))
+    left = [
+        case
+        for case in images
+        if is_output(case["image"], results) is None
+        and not prompts_beside(Path(case["image"])).is_file()
+        and digests_of(case).isdisjoint(known)
+    ]
+    what = "cases of the dataset, results of this package or images with prompts beside them"
     if not left:
         raise InputError(
-            f"{unlabelled}: holds no images but those of labelled cases{' or with prompts' * bool(prompted)}: give "
-            "--unlabelled a folder of other images, or leave it out"
+            f"{unlabelled}: holds no images but {what}: give --unlabelled a folder of other images, or leave it out"
         )
     most = MOST * len(dataset.training)
     spread = [left[i * len(left) // most] for i in range(most)] if len(left) > most else left
     if first_process():
         if len(left) < len(images):
             out = f"{len(images) - len(left)} of {counted(len(images), 'image')}"
-            tqdm.write(f"{unlabelled}: {out} left out, which are cases of the dataset or have prompts beside them")
+            tqdm.write(f"{unlabelled}: {out} left out, which are {what}")
         if len(spread) < len(left):
             tqdm.write(f"{unlabelled}: {len(spread)} of {len(left)} images are taken, {MOST} for each labelled one")
     return spread

@@ -12,8 +12,9 @@ import torch
 from bundle_runner import SMALL, run, volumes, write_json
 
 from sam_monai import InputError
-from sam_monai.bundle.unlabelled import MOST, with_pseudo_labels
+from sam_monai.bundle.unlabelled import MOST, check_teacher, chosen, with_pseudo_labels
 from sam_monai.data import read_dataset
+from sam_monai.data.channels import FILES
 
 
 @pytest.fixture(scope="module")
@@ -89,14 +90,41 @@ def test_cases_of_the_dataset_are_left_out_whatever_their_files_are_called(train
     assert [case["image"] for case in taught(trained, tmp_path, folder)] == [f"{folder}/d.nii.gz"]
     assert "2 of 3 images left out" in capsys.readouterr().out
     (folder / "d.nii.gz").unlink()
-    with pytest.raises(InputError, match="no images but those of labelled cases"):
+    with pytest.raises(InputError, match="no images but cases of the dataset"):
         taught(trained, tmp_path, folder)
+
+
+def test_a_case_whose_other_channel_is_a_labelled_one_is_left_out(trained, tmp_path):
+    files = [f"{trained}/more/d.nii.gz", f"{trained}/data/images/c.nii.gz"]
+    data = read_dataset(trained / "data")
+    data.validation[0] |= {"image": files[0], FILES: files}
+    shutil.copytree(trained / "more", tmp_path / "more")
+    shutil.copy(files[1], tmp_path / "more/v_0001.nii.gz")
+    with pytest.raises(InputError, match="no images but cases of the dataset"):
+        chosen(data, tmp_path / "more", [1])
+
+
+def test_a_training_that_has_not_begun_takes_no_masks_of_another(again, trained, tmp_path):
+    """Whether it is resumed or not: these are of another adapter, which may know the validation cases."""
+    run("ssam", "train", **again | {"epochs": 1})
+    with pytest.raises(InputError, match="there is no adapter yet"):
+        with_pseudo_labels(
+            read_dataset(trained / "data"), trained / "more", tmp_path / "new/model.pt", tmp_path / "o",
+            settings(trained), resume=True,
+        )  # fmt: skip
+
+
+def test_of_an_adapter_that_does_not_say_what_it_was_trained_on_nothing_is_learnt(trained, tmp_path):
+    (tmp_path / "m").mkdir()
+    shutil.copy(trained / "m/model.pt", tmp_path / "m/model.pt")
+    with pytest.raises(InputError, match="does not say which cases"):
+        check_teacher(tmp_path / "m/model.pt", read_dataset(trained / "data"))
 
 
 def test_images_with_prompts_are_left_out_for_those_masks_hold_objects(trained, tmp_path):
     shutil.copytree(trained / "more", tmp_path / "more")
     (tmp_path / "more/d.nii.gz.prompts.json").write_text(json.dumps({"objects": [{"points": [[1, 1, 1]]}]}))
-    with pytest.raises(InputError, match="or with prompts"):
+    with pytest.raises(InputError, match="or images with prompts"):
         taught(trained, tmp_path, tmp_path / "more")
 
 

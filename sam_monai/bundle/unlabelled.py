@@ -80,7 +80,7 @@ def with_pseudo_labels(
     if first_process():
         dice = in_short(teacher).get("validation Dice", "not known")
         what = f"masks of {teacher if goes_on else adapter} (validation Dice {dice})"
-        print(f"labels for {counted(len(images), 'image')} without: {what}, in {folder}", flush=True)
+        print(f"{counted(len(images), 'image')} without labels: trained on with {what}, in {folder}", flush=True)
     bundle_root = Path(settings["bundle_root"])
     parser = ConfigParser(ConfigParser.load_config_file(bundle_root / "configs" / "inference.json"))
     parser.update({**settings, "adapter": str(teacher), "output_dir": str(folder), "dataset#data": images})

@@ -9,12 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bundle_runner import SMALL, run, volumes, write_json
+from bundle_runner import ROOT, SMALL, run, volumes, write_json
 
 from sam_monai import InputError
 from sam_monai.bundle.unlabelled import MOST, check_teacher, chosen, with_pseudo_labels
 from sam_monai.data import read_dataset
 from sam_monai.data.channels import FILES
+from sam_monai.training.cases import content, known_cases
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,13 @@ def again(trained, tmp_path):
     return where | {"ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"} | SMALL
 
 
-def settings(trained):
-    return {"bundle_root": "bundles/ssam", "channels": None, "device": "cpu"}
+SETTINGS = {"bundle_root": f"{ROOT}/bundles/ssam", "channels": None, "device": "cpu"}
 
 
 def taught(trained, tmp_path, unlabelled, adapter="m/model.pt"):
     """The cases that are added to the dataset."""
     data = read_dataset(trained / "data")
-    found = with_pseudo_labels(data, unlabelled, trained / adapter, tmp_path / "o", settings(trained))
+    found = with_pseudo_labels(data, unlabelled, trained / adapter, tmp_path / "o", SETTINGS)
     assert found.training[: len(data.training)] == data.training and found.validation == data.validation
     return found.training[len(data.training) :]
 
@@ -64,6 +64,9 @@ def test_training_goes_on_with_the_masks_that_its_adapter_gave_images_without_la
     assert all(torch.equal(held[key], before[key]) for key in before)
     after = torch.load(tmp_path / "m/model.pt", weights_only=True)
     assert not all(torch.equal(after[key], before[key]) for key in before)
+    assert (
+        content(trained / "more/d.nii.gz") in known_cases(tmp_path / "m/model.pt")[0]
+    )  # so none evaluates it unawares
 
 
 def test_training_starts_as_the_adapter_that_labelled_the_images_whatever_its_size(again, trained, tmp_path):
@@ -110,7 +113,7 @@ def test_a_training_that_has_not_begun_takes_no_masks_of_another(again, trained,
     with pytest.raises(InputError, match="there is no adapter yet"):
         with_pseudo_labels(
             read_dataset(trained / "data"), trained / "more", tmp_path / "new/model.pt", tmp_path / "o",
-            settings(trained), resume=True,
+            SETTINGS, resume=True,
         )  # fmt: skip
 
 
@@ -152,8 +155,8 @@ def test_of_many_images_a_part_is_taken_that_is_spread_over_them(trained, tmp_pa
 
 def test_an_adapter_that_knows_the_validation_cases_teaches_nothing(trained, tmp_path):
     shutil.copytree(trained / "data", tmp_path / "data")
-    content = json.loads((trained / "data/dataset.json").read_text())
-    pairs = [*content["training"], *content["validation"]]
+    listed = json.loads((trained / "data/dataset.json").read_text())
+    pairs = [*listed["training"], *listed["validation"]]
     write_json(tmp_path / "data", training=pairs[1:], validation=pairs[:1])
     shutil.copytree(trained / "m", tmp_path / "m")
     shutil.copytree(trained / "more", tmp_path / "more")

@@ -71,7 +71,7 @@ def export(
 
     Raises:
         InputError: a format that is not known or whose packages are missing, a size or a prompt that the network does
-            not take, a file that is there already, or one that does not compute what torch does: then no file is left.
+            not take, a size other than that of the patches that it was trained on, a file that is there already, or one that does not compute what torch does: then no file is left.
     """
     path = Path(path)
     if path.suffix not in RUNTIMES:
@@ -88,6 +88,12 @@ def export(
         raise InputError(f"the size is H W for pictures or H W D for volumes, not {' '.join(map(str, size))}")
     if prompted and not isinstance(network, MedSA):
         raise InputError(f"{type(network).__name__} takes no clicks and boxes: only Med-SA is exported with prompts")
+    square = network.image_size
+    if network.preprocessing.get("scale") == "patch" and tuple(size[:2]) != (square, square):
+        raise InputError(
+            f"the network was trained on patches of {square} x {square} pixels and would shrink an image of {size[0]} x "
+            f"{size[1]} to one: give a size of {' '.join(map(str, (square, square, *size[2:])))}"
+        )
     deep = len(size) == 3 and network.depth_attention
     network.eval().amp = False
     if deep:
@@ -142,7 +148,8 @@ def metadata(network: AdaptedSAM, prompted: bool = False) -> dict[str, str]:
 
     Returns:
         ``identity``: the adapter's record as JSON, see :mod:`sam_monai.networks.identity`. ``channels``: JSON list of
-        what each channel of the output is. ``mask``: a sentence on how a mask comes of them.
+        what each channel of the output is. ``mask``: how a mask comes of them, and what of the bundle's inference is not
+        in the file.
     """
     record = identity.check(network.describe())
     images = record["preprocessing"]
@@ -155,6 +162,13 @@ def metadata(network: AdaptedSAM, prompted: bool = False) -> dict[str, str]:
         )
     elif overlap(images.get("regions") or []) and not prompted:
         mask = "labels overlap: a pixel or voxel belongs to each label whose channel is above 0"
+    if images.get("scale") == "patch":
+        mask += (
+            f"; trained on patches of {network.image_size} x {network.image_size} pixels: give such patches of an image "
+            "and blend the answers where they overlap"
+        )
+    if prompted:
+        mask += "; all clicks are shown at once, where the bundle refines its answer click by click"
     as_json = {"identity": plain(record), "channels": channels}
     return {key: json.dumps(value, ensure_ascii=False) for key, value in as_json.items()} | {"mask": mask}
 

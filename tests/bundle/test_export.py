@@ -135,6 +135,23 @@ def test_medsa_without_a_prompt_to_pt2_with_all_slices_seeing_each_other(tmp_pat
     assert "image (1, 1, 64, 64, 11) float32" in said
 
 
+@pytest.mark.parametrize(("size", "shape"), [((40, 48), (3, 3, 40, 48)), ((64, 64, 1), (1, 3, 64, 64, 5))])
+def test_medsa_whose_slices_do_not_see_each_other_to_pt2_takes_any_batch_or_depth(tmp_path, size, shape):
+    network, twin = trained(MedSA, depth_attention=False, prompted=False)
+    export.export(network, tmp_path / "m.pt2", size)
+    x = image(*shape)
+    with torch.no_grad():
+        same(torch.export.load(tmp_path / "m.pt2").module()(x), twin(x))
+
+
+def test_a_network_of_patches_is_exported_for_patches_alone(tmp_path):
+    network, _ = trained(PTSAM, preprocessing={"scale": "patch", "spatial_dims": 2})
+    side = network.image_size
+    with pytest.raises(InputError, match=f"would shrink .* 90 x 70 .*: give a size of {side} {side}"):
+        export.export(network, tmp_path / "m.pt2", (90, 70))
+    assert "give such patches" in export.export(network, tmp_path / "m.pt2").splitlines()[-1]
+
+
 def test_a_file_says_what_it_is_and_how_a_mask_comes_of_its_channels(tmp_path):
     images = {"spatial_dims": 2, "intensity": "ct", "ct_window": [-160.0, 240.0]}
     network, _ = trained(PTSAM, preprocessing=images)
@@ -152,6 +169,7 @@ def test_a_file_says_what_it_is_and_how_a_mask_comes_of_its_channels(tmp_path):
         assert how in about["mask"] and "largest" not in about["mask"]
     about = export.metadata(network, prompted=True)
     assert "largest" in about["mask"] and json.loads(about["channels"]) == ["background", "object"]
+    assert "at once" in about["mask"]
 
 
 def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):

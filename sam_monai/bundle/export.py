@@ -71,7 +71,8 @@ def export(
 
     Raises:
         InputError: a format that is not known or whose packages are missing, a size or a prompt that the network does
-            not take, a size other than that of the patches that it was trained on, a file that is there already, or one that does not compute what torch does: then no file is left.
+            not take, a size other than that of the patches that it was trained on, a file that is there already, or one
+            that does not compute what torch does: then no file is left.
     """
     path = Path(path)
     if path.suffix not in RUNTIMES:
@@ -91,8 +92,8 @@ def export(
     square = network.image_size
     if network.preprocessing.get("scale") == "patch" and tuple(size[:2]) != (square, square):
         raise InputError(
-            f"the network was trained on patches of {square} x {square} pixels and would shrink an image of {size[0]} x "
-            f"{size[1]} to one: give a size of {' '.join(map(str, (square, square, *size[2:])))}"
+            f"the network was trained on patches of {square} x {square} pixels and would shrink an image of "
+            f"{size[0]} x {size[1]} to one: give a size of {' '.join(map(str, (square, square, *size[2:])))}"
         )
     deep = len(size) == 3 and network.depth_attention
     network.eval().amp = False
@@ -148,8 +149,8 @@ def metadata(network: AdaptedSAM, prompted: bool = False) -> dict[str, str]:
 
     Returns:
         ``identity``: the adapter's record as JSON, see :mod:`sam_monai.networks.identity`. ``channels``: JSON list of
-        what each channel of the output is. ``mask``: how a mask comes of them, and what of the bundle's inference is not
-        in the file.
+        what each channel of the output is. ``mask``: how a mask comes of them, and what of the bundle's inference the
+        file lacks.
     """
     record = identity.check(network.describe())
     images = record["preprocessing"]
@@ -164,8 +165,8 @@ def metadata(network: AdaptedSAM, prompted: bool = False) -> dict[str, str]:
         mask = "labels overlap: a pixel or voxel belongs to each label whose channel is above 0"
     if images.get("scale") == "patch":
         mask += (
-            f"; trained on patches of {network.image_size} x {network.image_size} pixels: give such patches of an image "
-            "and blend the answers where they overlap"
+            f"; trained on patches of {network.image_size} x {network.image_size} pixels: give such patches of an "
+            "image and blend the answers where they overlap"
         )
     if prompted:
         mask += "; all clicks are shown at once, where the bundle refines its answer click by click"

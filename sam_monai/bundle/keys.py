@@ -143,8 +143,8 @@ KEYS: dict[str, Key] = {
             listed(POSITIVE, 2, 3)._replace(words="two or three numbers above 0: [1.0, 1.0, 2.0]"),
             "as in the file, or planned with patches",
         ),
-        "resample volumes to this spacing in mm, or pictures to so many of their pixels down and across, as in [2, 2]; "
-        "masks return to the file's grid",
+        "resample volumes to this spacing in mm, that of the rows, the columns and then the slices that `orientation` "
+        "makes, or pictures to so many of their pixels down and across, as in [2, 2]; masks return to the file's grid",
     ),
     "minutes": Key(
         optional(POSITIVE, "15, or 4 for the demonstration"),
@@ -241,7 +241,7 @@ KEYS: dict[str, Key] = {
     "num_workers": Key(whole(0), "worker processes that load data"),
     "cache_rate": Key(SHARE, "share of the prepared images kept in memory, as far as the free memory allows"),
     "largest_component": Key(FLAG, "keep only the largest connected component of each label"),
-    "fill_holes": Key(FLAG, "fill holes inside a label"),
+    "fill_holes": Key(FLAG, "fill holes inside a label; another label that lies in it stays"),
     "device": Key(DEVICE, "where the network computes", "the GPU, if there is one"),
     "adapter": Key(PATH, "the trained adapter, `.pt` or `.safetensors`", "`models/model.pt` in the bundle"),
     "ckpt_dir": Key(PATH, "where adapters are written and looked for", "`models` in the bundle"),

@@ -23,7 +23,7 @@ from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
 from .grids import Grids, OtherGrid, on_grid_of, without_voxels
 from .instances import PIECES, inside_and_border, names_of
-from .kind import CheckKind, check_window, odd_spacing
+from .kind import CheckKind, odd_spacing
 from .label_names import not_held
 from .list_errors import MOST_LINES, in_its_list, swapped
 from .load import LoadCased
@@ -153,9 +153,9 @@ def examine(
             image = load_image(case)["image"]
             grids.add(image, case["image"])
             kind = {"spatial_dims": image.ndim - 1, "intensity": intensity, "ct_window": ct_window}
+            kind["channel_names"] = channel_names or None
             # Whether a header contradicts the dataset is told where the key modality is made of both.
             CheckKind(kind | {"orientation": orientation}, said[case["image"]].append)({"image": image})
-            check_window(image, intensity, ct_window)
             said[case["image"]] += odd_spacing(image)
             kinds[case["image"]] = (image.ndim - 1, image.shape[0] // frames_of(image))
             held[case["image"]] = voxels_of(image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import torch
@@ -26,8 +26,9 @@ AIR = 0.05  # of the voxels of a CT, at least, are air
 class CheckKind(Transform):
     """Refuses by name a picture where volumes are wanted, the other way round, an image too small to be one, colours
     where grey is wanted, the other way round, and DICOM of another modality than CT where Hounsfield units are wanted.
-    Warns of a CT where MR is wanted, of DICOM that says it is of another modality than the training's images, and
-    of what looks like a label map.
+    Refuses numbers that are no Hounsfield units, or of which the window shows nothing, of a channel too. Warns of a CT
+    where MR is wanted, of DICOM that says it is of another modality than the training's images, and of what looks like
+    a label map.
 
     Three equal channels are grey, which many programs save as RGB.
     """
@@ -35,7 +36,7 @@ class CheckKind(Transform):
     def __init__(self, settings: Mapping[str, Any], warn: Callable[[str], object] = warn_once) -> None:
         self.warn = warn
         self.spatial_dims, self.intensity = settings["spatial_dims"], settings["intensity"]
-        self.window = settings.get("ct_window") or (0, FEWEST_HU)
+        self.window = settings.get("ct_window")
         self.channels, self.names = settings.get("image_channels"), settings.get("channel_names")
         self.modality = settings.get("modality") or ()
         self.orientation = settings.get("orientation") or "coarsest"
@@ -58,7 +59,11 @@ class CheckKind(Transform):
             if len(image) != len(self.names):
                 has, taken = counted(len(image), "channel"), ", ".join(self.names)
                 raise InputError(f"{file_of(image)} has {has} and the adapter takes {taken}")
-            return self.check_modality(data)
+            self.check_modality(image)
+            kinds = [self.intensity] * len(self.names) if isinstance(self.intensity, str | None) else self.intensity
+            for channel, name, kind in zip(image, self.names, kinds, strict=True):
+                self.check_values(channel, kind, f"{file_of(image)}: its channel {name}")
+            return data
         is_grey = len(image) == frames_of(image) or (self.channels == 1 and bool((image == image[:1]).all()))
         if self.channels not in (None, 1 if is_grey else len(image)):
             kinds = {1: "grey (1 channel)", 3: "in colour (3 channels)"}
@@ -67,10 +72,11 @@ class CheckKind(Transform):
                 f"{kinds[self.channels]}: give such images; or say by the key channels what to take of a file, as in "
                 f"{'[0]' if self.channels == 1 else '[0, 0, 0]'}"
             )
-        return self.check_modality(data)
+        self.check_modality(image)
+        self.check_values(image, self.intensity, f"{file_of(image)}:")
+        return data
 
-    def check_modality(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
-        image = data["image"]
+    def check_modality(self, image: Any) -> None:
         modality = image.meta.get(MODALITY, "")
         if self.intensity == "ct" and modality not in ("", "CT", "OT"):
             raise InputError(f"{file_of(image)} is {modality}, but the key intensity ('ct') says it is CT")
@@ -91,23 +97,34 @@ class CheckKind(Transform):
                 f"{file_of(image)}: holds values like a CT's, with much air at -1000, and the adapter is for "
                 f"{' and '.join(self.modality)}: if it is one, the mask is likely to be wrong"
             )
-        if self.intensity == "ct" and image.min() >= 0:
+
+    def check_values(self, image: Any, intensity: str | None, what: str) -> None:
+        """Of an image, or of one of several channels; ``what`` begins the messages."""
+        if intensity != "ct":
+            return
+        low, high = float(image.min()), float(image.max())
+        if low >= 0:
             self.warn(
-                f"{file_of(image)}: holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its "
-                "values are not in Hounsfield units, the mask is likely to be wrong"
+                f"{what} holds no value below 0, and in Hounsfield units air is -1000, fat -100: if its values are not "
+                "in Hounsfield units, the mask is likely to be wrong"
             )
         # A narrow window says that values were scaled.
-        if self.intensity == "ct" and image.max() - image.min() < min(FEWEST_HU, self.window[1] - self.window[0]):
+        window = self.window or (0, FEWEST_HU)
+        if high - low < min(FEWEST_HU, window[1] - window[0]):
             raise InputError(
-                f"{file_of(image)}: holds values from {float(image.min()):.3g} to {float(image.max()):.3g}, which are "
-                "no Hounsfield units, in which air is -1000 and water 0; give the CT as it was before it was scaled"
+                f"{what} holds values from {low:.3g} to {high:.3g}, which are no Hounsfield units, in which air is "
+                "-1000 and water 0; give the CT as it was before it was scaled"
             )
-        if self.intensity == "ct" and image.max() > MOST_HU:
+        if high > MOST_HU:
             raise InputError(
-                f"{file_of(image)}: holds values up to {float(image.max()):.0f}, which are no Hounsfield units; were "
-                "negative ones saved without their sign?"
+                f"{what} holds values up to {high:.0f}, which are no Hounsfield units; were negative ones saved "
+                "without their sign?"
             )
-        return data
+        if self.window and (low >= self.window[1] or high <= self.window[0]):
+            raise InputError(
+                f"{what} shows nothing in the window {list(self.window)}, for its values are {low:.4g} to {high:.4g}; "
+                "check the file, and the key ct_window"
+            )
 
 
 def is_like_ct(image: Any) -> bool:
@@ -133,15 +150,6 @@ def check_size(image: Any, orientation: str = "coarsest") -> None:
         what = "its slices are" if image.ndim == 4 else "is"
         found = " x ".join(map(str, size))
         raise InputError(f"{file_of(image)}: {what} only {found}; both sides need {SMALLEST} pixels: remove the case")
-
-
-def check_window(image: Any, intensity: Any, window: Sequence[float] | None) -> None:
-    """Refuse a CT of which a window, in Hounsfield units, shows nothing."""
-    if intensity == "ct" and window and (image.min() >= window[1] or image.max() <= window[0]):
-        raise InputError(
-            f"{file_of(image)}: shows nothing in the window {list(window)}, for its values are "
-            f"{float(image.min()):.4g} to {float(image.max()):.4g}; check the file, and the key ct_window"
-        )
 
 
 def odd_spacing(image: Any) -> list[str]:

@@ -111,7 +111,7 @@ class ScalePictured(MapTransform):
             white = getattr(picture, "meta", {}).get(FULL_SCALE)
             low, high = float(picture.min()), float(picture.max())
             if white is not None:
-                out[key] = picture / float(white)
+                out[key] = (picture / float(white)).clamp(0, 1)  # resampling rounds beyond white
             elif (low < 0 or high > 1) and low < high:
                 usual = mr_range(np.asarray(picture))
                 low, high = usual if usual[0] < usual[1] else (low, high)

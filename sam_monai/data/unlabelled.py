@@ -6,16 +6,18 @@ places around which samples lie, of prompts that are drawn, of metrics and of co
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.transforms import Transform
 
 NAME = "ignore"
 KEY = "ignore"  # of a case: the value in its label file that stands for an unlabelled voxel
 UNLABELLED = 2**16 - 1
-LEFT_OUT = "left_out"  # of a case some of whose voxels were made background so
+LEFT_OUT = "left_out"  # of a case some of whose voxels were made background so: a hash that says which
 
 
 def is_ignored(name: str) -> bool:
@@ -29,7 +31,7 @@ class LeaveOutUnlabelled(Transform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         out, label = dict(data), data.get("label")
         if isinstance(label, torch.Tensor) and (unlabelled := label == UNLABELLED).any():  # inference has no label
-            out[LEFT_OUT] = True
+            out[LEFT_OUT] = hashlib.sha256(np.packbits(unlabelled.cpu().numpy())).hexdigest()
             for key in ("pred", "label"):
                 out[key] = out[key].masked_fill(unlabelled.to(out[key].device), 0)
         return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def postprocessing(
     Args:
         preparation: the transforms that prepared the image.
         largest_component: keep only the largest connected component of each label.
-        fill_holes: fill holes inside a label.
+        fill_holes: fill holes inside a label, but not with what has another one.
         regions: the values of each label where they are several.
         probabilities: keep those of each label too, see :mod:`sam_monai.inference.probabilities`.
         temperature: of the adapter, for these.
@@ -119,8 +119,16 @@ def postprocessing(
     if largest_component:
         steps.append(EachFrame("pred", KeepLargestConnectedComponentd("pred")))
     if fill_holes:
-        steps.append(EachFrame("pred", FillHolesd("pred")))
+        steps.append(EachFrame("pred", FillBackgroundd("pred")))
     return Compose([*steps, LeaveOutUnlabelled()])
+
+
+class FillBackgroundd(FillHolesd):
+    """MONAI's, where a label inside another one stays what it is."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        filled = super().__call__(data)
+        return {**filled, **{key: torch.where(data[key] > 0, data[key], filled[key]) for key in self.keys}}
 
 
 def to_compare(regions: Regions | None = None, instances: bool = False) -> Callable[[Any], Any]:
@@ -215,10 +223,13 @@ class AdapterCheckpointLoader:
                 f"{self.path}: was trained with slices_per_batch {before}, and here it is {now}, so slices see others "
                 "than in training: give the same"
             )
-        if flips and mirror == "none":
+        pictures = getattr(getattr(self.network, "module", self.network), "preprocessing", {}).get("spatial_dims") == 2
+        if flips and (mirror == "none" or (pictures and (mirror, flips) == ("sides", "flips"))):
+            how = "without mirrored images" if mirror == "none" else "on images mirrored from left to right alone"
+            advice = "leave average_flips out" + " or give sides" * (mirror == "sides")
             warn_once(
-                f"{self.path}: was trained without mirrored images (mirror {mirror}), and average_flips is {flips}: "
-                "masks are likely to be worse; leave average_flips out"
+                f"{self.path}: was trained {how} (mirror {mirror}), and average_flips is {flips}: masks are likely to "
+                f"be worse; {advice}"
             )
 
     def check_pixel(self, engine: Engine) -> None:

@@ -175,7 +175,9 @@ class MedSA(AdaptedSAM):
             tokens, condition = self.label_tokens, self.label_tokens.mean(1)
 
             def by_labels(features: Tensor, first: int, shape: tuple[int, int]) -> Tensor:
-                return self.backbone.decode(features, tokens, shape, condition=condition.expand(features.shape[0], -1, -1))
+                return self.backbone.decode(
+                    features, tokens, shape, condition=condition.expand(features.shape[0], -1, -1)
+                )
 
             return of_image(self.segment(image, embedding, by_labels), image)
         point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))

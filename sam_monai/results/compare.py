@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter, defaultdict
@@ -79,7 +80,10 @@ def compare(paths: Sequence[str | Path], picture: str | Path | None = None) -> s
 
 
 def are_folds(runs: Sequence[Run]) -> bool:
-    """Whether evaluations are of the same labels and no case is in two of them."""
+    """Whether evaluations are of the same labels and no case is in two of them, nor one whose image was saved again."""
+    pairs = itertools.permutations((run.references.items() for run in runs), 2)
+    if any(some and some <= others for some, others in pairs):
+        return False
     cases = [{run.images.get(case) or case for case, _ in run.dice} for run in runs]
     labels = [{label for _, label in run.dice} for run in runs]
     return len(set().union(*cases)) == sum(map(len, cases)) and all(one == labels[0] for one in labels)
@@ -202,12 +206,20 @@ def draw(runs: Sequence[Run], keys: Sequence[tuple[str, str]], labels: Sequence[
     panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
     for axes in panels[len(labels) :]:
         axes.set_axis_off()
-    for axes, label, colour in zip(panels, labels, label_colours(len(labels)), strict=False):
+    every = list(dict.fromkeys(label for _, label in runs[0].dice))
+    colours = dict(zip(every, label_colours(len(every)), strict=True))
+    for axes, label in zip(panels, labels, strict=False):
         values = [[run.dice[key] for run in runs] for key in keys if key[1] == label]
         places = range(len(runs))
         for of_case in values:
             axes.plot(places, of_case, color="0.75", linewidth=0.8, marker=".", zorder=1)
-        axes.plot(places, [mean(column) for column in zip(*values, strict=True)], color=colour, linewidth=2, marker="o")
+        axes.plot(
+            places,
+            [mean(column) for column in zip(*values, strict=True)],
+            color=colours[label],
+            linewidth=2,
+            marker="o",
+        )
         axes.set_xticks(places, [legible(run.name, 18) for run in runs], rotation=20, ha="right", fontsize=8)
         axes.set(ylim=(-0.02, 1.02))
         axes.set_title(legible(label, 24), fontsize=10, parse_math=False)

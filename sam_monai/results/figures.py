@@ -13,7 +13,6 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from .drawing import label_colours
 from .metrics import finite, short
 
 INK = "#010203"  # of axes and words, until the page puts its own in their place
@@ -55,8 +54,9 @@ def in_digits(value: float) -> str:
     return f"{value:+,.0f}" if abs(value) >= 100 else f"{value:+.3g}"
 
 
-def boxes(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str, title: str) -> str:
-    """A box for each label over its cases, and each case as a point."""
+def boxes(rows: Sequence[Mapping[str, Any]], colours: Mapping[str, Any], key: str, title: str) -> str:
+    """A box for each label, which has its colour, over its cases, and each case as a point."""
+    labels = list(colours)
     values = [finite([row[key] for row in rows if row["label"] == label]) for label in labels]
     with rc_context(STYLE):
         figure, axes = blank(1.0 + 0.45 * len(labels))
@@ -64,7 +64,7 @@ def boxes(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], key: str, ti
         plain = {"color": INK, "linewidth": 1}
         axes.boxplot(values, positions=list(places), orientation="horizontal", widths=0.55, showfliers=False,
                      boxprops=plain, whiskerprops=plain, capprops=plain, medianprops=plain)  # fmt: skip
-        for place, of_label, colour in zip(places, values, label_colours(len(labels)), strict=True):
+        for place, of_label, colour in zip(places, values, colours.values(), strict=True):
             heights = [place + 0.16 * math.sin(7 * i) for i in range(len(of_label))]  # apart, the same each time
             axes.scatter(of_label, heights, s=14, color=colour, alpha=0.7, zorder=3)
         axes.set_yticks(list(places), [short(label, 24) for label in labels])

@@ -109,7 +109,7 @@ def in_short(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], cases: in
     if math.isnan(dice):
         return f"{of}: none of the cases holds a label, so there is no Dice."
     what = "Mean Dice" if cases > 1 or len(labels) > 1 else "Dice"
-    beside = sum(row["dice"] == 0 and math.isfinite(row["hd95"]) for row in rows)
+    beside = sum(row["dice"] == 0 and not math.isinf(row["hd95"]) for row in rows)
     held = counted(sum(not math.isnan(row["dice"]) for row in rows), "mask of a label", "masks of labels")
     lost = [f"{missed} {'was' if missed == 1 else 'were'} missed: nothing is marked there"] if missed else []
     lost += (
@@ -158,9 +158,11 @@ def figures(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], unit: str,
     """Box plots over the cases, and how sizes agree, where there are cases to compare."""
     drawn = []
     held = [label for label in labels if sum(is_number(r["dice"]) for r in rows if r["label"] == label) > 1][:MOST]
+    colours = dict(zip(labels, label_colours(len(labels)), strict=True))
     if held:
-        drawn += [boxes(rows, held, "dice", "Dice"), boxes(rows, held, "surface_dice", surface)]
-    for label, colour in zip(labels[:MOST], label_colours(len(labels)), strict=False):
+        shown = {label: colours[label] for label in held}
+        drawn += [boxes(rows, shown, "dice", "Dice"), boxes(rows, shown, "surface_dice", surface)]
+    for label, colour in list(colours.items())[:MOST]:
         pairs = [r for r in rows if r["label"] == label and {unit, f"reference_{unit}"} <= r.keys()]
         pairs = [r for r in pairs if is_number(r[unit]) and r[unit] + r[f"reference_{unit}"] > 0]
         if len(pairs) > 1:

@@ -155,7 +155,8 @@ class CaseTable:
         for case in cases:
             pred, label, file = case["pred"], case["label"], str(case["image"].meta["filename_or_obj"])
             self.refuse(pred, label, frames_of(case["image"]), file)
-            reference = hashlib.sha256(np.asarray(label.cpu()).astype(np.uint16).tobytes()).hexdigest()[:16]
+            marked = np.asarray(label.cpu()).astype(np.uint16).tobytes()
+            reference = hashlib.sha256(marked + case.get(LEFT_OUT, "").encode()).hexdigest()[:16]
             objects = matched(pred, label) if self.instances else {}
             if self.instances:
                 pred, label = pred.clamp(max=1), label.clamp(max=1)

@@ -54,7 +54,9 @@ class Pictures:
         self.has_prompts = prompted
         self.labels = labels if callable(labels) else lambda: labels
         self.folder, self.settings, self.most = Path(folder), settings, most
-        channels = settings["channels"] if settings.get("channel_names") is None else [0]  # the first stands for all
+        channels = settings["channels"]
+        if settings.get("channel_names") is not None:
+            channels = [(channels or [0])[0]]  # the first that is taken stands for all
         self.load = LoadCased(("image",), (), channels, frames=settings.get("frames", False))
         self.names = names or CaseNames()
         self.written: list[Path] = []

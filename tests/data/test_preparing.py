@@ -129,6 +129,35 @@ def test_a_ct_without_a_negative_value_is_warned_of(caplog):
     assert "holds no value below 0" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "change, said", [(lambda hu: (hu + 1000) / 1200, "no Hounsfield"), (lambda hu: hu + 1024, "no value below 0")]
+)
+def test_a_channel_of_hounsfield_units_is_looked_at_by_itself(change, said):
+    hu = RNG.normal(-900, 40, (1, 10, 10, 10))
+    hu[:, 2:8] = RNG.normal(40, 20, (1, 6, 10, 10))
+    settings = {"spatial_dims": 3, "intensity": ["ct", "mr"], "channel_names": ["CT", "PET"]}
+    warned: list[str] = []
+    check = CheckKind(settings, warned.append)
+    uptake = RNG.random(hu.shape) - 0.5
+    check({"image": MetaTensor(torch.tensor(np.concatenate([hu, uptake])), meta={"filename_or_obj": "a.nii"})})
+    assert not warned
+    try:
+        changed = np.concatenate([change(hu), uptake])
+        check({"image": MetaTensor(torch.tensor(changed), meta={"filename_or_obj": "a.nii"})})
+    except InputError as error:
+        warned.append(str(error))
+    (line,) = warned
+    assert line.startswith("a.nii: its channel CT holds") and said in line
+
+
+@pytest.mark.parametrize("pixels", [1.3, 1.5, 1.8, 2.3])
+def test_a_white_area_stays_white_where_pictures_shrink(tmp_path, pixels):
+    array = RNG.integers(20, 120, (101, 77), np.uint8)
+    array[20:60, 20:60] = 255
+    image = picture(tmp_path / "a.png", array)
+    assert prepared(image, intensity="picture", spatial_dims=2, spacing=[pixels, pixels]).max() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("window", [[5], [], [240, -160], [0, 0], [0, float("nan")], ["a", 1], [0, 1, 2]])
 def test_a_window_needs_two_ends(window):
     with pytest.raises(InputError, match="ct_window"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from monai.data import MetaTensor
@@ -10,6 +12,7 @@ from network_tester import image, tiny_backbone
 from sam_monai import PTSAM
 from sam_monai.errors import InputError
 from sam_monai.inference import pipeline
+from sam_monai.networks.adapter_files import training_summary, write_adapter
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +49,14 @@ def test_labels_of_a_side_are_refused():
     network = PTSAM(tiny_backbone(), labels=["left lung", "right lung"], amp=False).eval()
     with pytest.raises(InputError, match="average_flips"):
         answer(network, image(1, 1, 40, 48))
+
+
+@pytest.mark.parametrize(("mirror", "dims", "told"), [("sides", 2, True), ("flips", 2, False), ("sides", 3, False)])
+def test_pictures_upside_down_are_named_where_the_training_showed_none(mirror, dims, told, tmp_path, caplog):
+    network = PTSAM(tiny_backbone(), labels=["a"], preprocessing={"spatial_dims": dims})
+    summary = training_summary(1, 1, 0.5, 2, 1) | {"plan": {"mirror": mirror}}
+    write_adapter(network.state_dict(), tmp_path / "a.pt", summary)
+    inferer = pipeline.inferer("whole", 32, dims, 0.25, "flips")
+    loader = pipeline.AdapterCheckpointLoader(tmp_path / "a.pt", network)
+    loader(SimpleNamespace(inferer=inferer))  # pyright: ignore[reportArgumentType]
+    assert ("mirrored from left to right alone (mirror sides)" in caplog.text) == told

@@ -223,6 +223,17 @@ def test_the_largest_component_is_kept_and_holes_are_filled(tmp_path):
     assert (outputs["largest_component"] == label).all()
 
 
+def test_a_label_inside_another_one_is_no_hole():
+    label = torch.zeros(1, 24, 24, 6)
+    label[:, 4:20, 4:20, :] = 1
+    label[:, 8:12, 8:12, 1:5] = 2  # a tumour, and beside it a hole
+    label[:, 15, 15, 3] = 0
+    filled = pipeline.FillBackgroundd("pred")({"pred": label})["pred"]
+    expected = label.clone()
+    expected[:, 15, 15, 3] = 1
+    assert torch.equal(filled, expected)
+
+
 def test_slices_that_see_others_than_in_training_are_told_of(tmp_path, caplog):
     def adapter(name: str, dims: int, trained: int) -> MedSA:
         images = {"spatial_dims": dims}

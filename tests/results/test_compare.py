@@ -128,6 +128,14 @@ def test_references_of_the_same_size_that_have_changed_are_refused(tmp_path, cap
 
 
 def test_folds_whose_images_have_the_same_names_are_folds(tmp_path, capsys):
-    one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9], images="cd")
+    one, other = (
+        evaluation(tmp_path / "one", [0.5, 0.7]),
+        evaluation(tmp_path / "other", [0.6, 0.9], "cd", references="zw"),
+    )
     assert main(["compare", str(one), str(other)]) == 0
     assert "mean over folds" in capsys.readouterr().out
+
+
+def test_the_same_cases_whose_images_were_saved_again_are_no_folds(tmp_path, capsys):
+    one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9], images="cd")
+    assert "the images of c0, c1 are others" in refused(capsys, one, other)

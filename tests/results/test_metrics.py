@@ -174,6 +174,17 @@ def test_surfaces_that_end_where_the_annotation_does_are_not_measured():
     assert math.isinf(collected({**missed}).rows[0]["hd95"])
 
 
+def test_a_reference_is_another_one_where_others_of_its_voxels_are_annotated():
+    truth = ball((10.0, 10, 10)).float()
+    partly = truth.clone()
+    partly[..., 16:] = UNLABELLED
+    hashes = set()
+    for label in (truth, partly, partly.roll(1, -1)):
+        case = LeaveOutUnlabelled()({"pred": at(truth), "label": at(label), "image": at(truth)})
+        hashes.add(collected(case).rows[0]["reference"])
+    assert len(hashes) == 3
+
+
 def test_two_cases_of_one_file_are_not_counted_as_one():
     truth = torch.zeros(1, 20, 24)
     truth[:, 3:9, 4:20] = 1

@@ -11,13 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
 from monai.data import MetaTensor
 
 from sam_monai import PTSAM
 from sam_monai.inference.records import SEEN
 from sam_monai.networks.adapter_files import training_summary, write_adapter
-from sam_monai.results.drawing import case_rows, view
-from sam_monai.results.html_report import evaluation_report, studies_report
+from sam_monai.results.drawing import case_rows, label_colours, view
+from sam_monai.results.html_report import evaluation_report, figures, in_short, studies_report
 from sam_monai.results.metrics import CaseTable
 from sam_monai.results.pictures import Pictures
 from sam_monai.results.report import write_report
@@ -129,6 +130,37 @@ def test_one_case_is_told_in_words_that_fit(tmp_path, adapter):
     measured = said.split("Settings and versions")[0]
     assert "over 1 validation case and 1 label" in said and "cases" not in measured.replace("cases that hold it", "")
     assert "worst" not in said and "±" not in said and "<svg" not in page.read_text() and "The case" in said
+
+
+def test_a_label_has_one_colour_in_all_figures():
+    """Also where one of the others is held by a single case, and so has no box."""
+    rows = [
+        {"case": f"c{i}", "label": label, "dice": math.nan if label == "A" and i else 0.5, "surface_dice": 0.4,
+         "ml": 1.0 + i, "reference_ml": 2.0 * (i + 1)}
+        for i in range(3) for label in "ABC"
+    ]  # fmt: skip
+    _, dice, *_, of_c = figures(rows, "ABC", "ml", "Surface Dice").split("<svg")
+    used = [set(re.findall(r"fill: (#[0-9a-f]{6})", one)) for one in (dice, of_c)]
+    colours = [to_hex(colour) for colour in label_colours(3)]
+    assert [[colour in one for colour in colours] for one in used] == [[False, True, True], [False, False, True]]
+
+
+def test_dice_of_0_is_told_of_where_no_distance_was_measured():
+    row = {"case": "a", "label": "x", "dice": 0.0, "hd95": math.nan}
+    assert "1 has Dice 0" in in_short([{**row, "surface_dice": math.nan, "false_positive": math.nan}], ["x"], 1)
+
+
+def test_a_picture_shows_a_channel_that_was_taken(tmp_path):
+    """Of one that is not, it need not be an image."""
+    file = tmp_path / "a.nii.gz"
+    channels = np.random.default_rng(0).random((16, 12, 8, 3), np.float32)
+    channels[..., 0] = 0
+    nib.save(nib.Nifti1Image(channels, AFFINE), file)
+    mask = MetaTensor(torch.ones(1, 16, 12, 8), affine=torch.tensor(AFFINE), meta={"filename_or_obj": str(file)})
+    settings = SETTINGS | {"channels": [2, 1], "channel_names": ["FLAIR", "T2"]}
+    _, (row, *_) = Pictures(["x"], tmp_path, settings).rows({"image": mask, "pred": mask}, file)
+    taken = view(MetaTensor(channels[..., 2][None], affine=torch.tensor(AFFINE)), "axial").planes
+    assert max(np.corrcoef(row.plane.ravel(), taken[..., k].ravel())[0, 1] for k in range(8)) > 0.99
 
 
 def test_nothing_measured_makes_a_report_too(tmp_path):

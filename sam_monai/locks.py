@@ -8,7 +8,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -120,6 +120,11 @@ def hold(folder: str | Path, work: str) -> None:
         with ExitStack() as stack:
             stack.enter_context(locked(folder, work))
             holds[real] = stack.pop_all()
+
+
+def locked_or_held(folder: str | Path, work: str) -> AbstractContextManager[None]:
+    """:func:`locked`, unless this process has the folder by :func:`hold` already."""
+    return nullcontext() if os.path.realpath(folder) in holds else locked(folder, work)
 
 
 def release(folder: str | Path) -> None:

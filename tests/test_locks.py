@@ -10,13 +10,15 @@ import subprocess
 import sys
 
 import pytest
-from bundle_runner import ROOT, volumes
+from bundle_runner import ROOT, SMALL, run, volumes
 from network_tester import tiny_backbone
 
 from sam_monai import PTSAM, InputError
+from sam_monai.bundle import configuration
 from sam_monai.bundle.export import export
 from sam_monai.bundle.shipped import new
 from sam_monai.locks import LOCK, hold, locked, release
+from sam_monai.results import report
 
 NETWORK = PTSAM(tiny_backbone(), ("spot",))
 HOLD = """
@@ -146,22 +148,40 @@ def test_of_two_processes_one_makes_a_bundle_or_an_export(tmp_path):
 
 @pytest.mark.slow
 def test_two_runs_with_one_folder_of_results_are_refused_before_the_second_one_trains(tmp_path):
-    """Each has a folder of its own for checkpoints."""
+    """Or with one folder of adapters, until all is written that tells of them."""
     data = volumes(tmp_path / "data")
-    other = holder(tmp_path / "output")
+    other = holder(tmp_path / "held")
     try:
-        for more in ([], ["evaluate"]):
+        for output, models, *more in (("held", "m"), ("held", "m", "evaluate"), ("o", "held"), ("held", "held")):
             files = [f"{ROOT}/bundles/ptsam/configs/{name}.json" for name in ["train", *more]]
-            where = {"dataset_dir": data, "ckpt_dir": tmp_path / "models", "output_dir": tmp_path / "output"}
+            where = {"dataset_dir": data, "ckpt_dir": tmp_path / models, "output_dir": tmp_path / output}
             flags = [word for key, value in where.items() for word in (f"--{key}", str(value))]
             command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), *flags]
-            run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-            *_, last = run.stderr.strip().splitlines()
-            assert run.returncode == 1 and f"output is in use by training (process {other.pid}" in last
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            *_, last = done.stderr.strip().splitlines()
+            assert done.returncode == 1 and f"held is in use by training (process {other.pid}" in last
+            assert not any((tmp_path / folder / "plan.json").exists() for folder in (output, models))
     finally:
         other.kill()
         other.wait()
-    assert not (tmp_path / "models").exists()
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_training_has_the_folder_of_its_adapter_until_its_report_is_written(tmp_path, monkeypatch):
+    there = []
+
+    def asked(*_, **__):
+        with pytest.raises(InputError, match="m is in use by training"), locked(tmp_path / "m", "another"):
+            pass
+        there.append((tmp_path / "m/model.pt").is_file())
+
+    monkeypatch.setattr(report, "write_report", asked)
+    monkeypatch.setattr(configuration, "will_run", lambda: True)
+    data = volumes(tmp_path / "data")
+    run("ptsam", "train", dataset_dir=str(data), ckpt_dir=f"{tmp_path}/m", output_dir=f"{tmp_path}/o", **SMALL)
+    assert there == [True]
+    with locked(tmp_path / "m", "another"), locked(tmp_path / "o", "another"):
+        pass
 
 
 def test_a_folder_on_a_full_disk_is_had_nevertheless(tmp_path, monkeypatch):

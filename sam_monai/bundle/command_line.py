@@ -28,12 +28,14 @@ from ..memory import keep_freed_memory
 from . import configuration, keys
 from .front import refuse_misplaced
 from .key_list import in_words
+from .trained import RESUMED
 from .typed import arguments, refuse_lone, refuse_single_dash, refuse_unknown
 
 _python_hook = sys.excepthook
 _BEGAN = time.monotonic() - time.process_time()  # a program that imports does nothing else
 SECONDS_TO_STOP = 15.0
 SECONDS_IN_A_LOG = 30.0  # from one line of a bar to the next
+STATES: list[Path] = []  # what the training that runs can be resumed from, once it has written it
 
 
 def begin() -> None:
@@ -53,7 +55,7 @@ def begin() -> None:
             tqdm.__init__ = partialmethod(tqdm.__init__, **calm)
         for handler in logging.getLogger().handlers:  # of an error that is told at the end; each engine tells it before
             handler.addFilter(lambda record: "is terminating due to exception" not in record.getMessage())
-        stop_in_a_line(training=parser is not None and "record" not in parser, resumed=given.get("resume") == "True")
+        stop_in_a_line(resumed=given.get("resume") == "True")
         if others[1:] and parser is not None and others[1] not in (*parser.get(), "None"):
             refuse_lone(others[1:])
     if parser is None:
@@ -70,6 +72,8 @@ def begin() -> None:
         configuration.hold_outputs(parser)
         if "record" in parser:
             configuration.warn_of_other_images(parser)
+        elif "train" in parser:
+            STATES.append(Path(parser.get_parsed_content("train#folder")) / RESUMED)
 
 
 def is_monai_bundle() -> bool:
@@ -124,11 +128,12 @@ def wrong_configuration(error: BaseException) -> str | None:
     return f"the configuration cannot be run: {'; '.join(dict.fromkeys(said))}. Correct it, or take one as shipped"
 
 
-def stop_in_a_line(training: bool, resumed: bool) -> None:
-    """Let SIGTERM and Ctrl-C end the process with a line that says how to go on, and status 143 or 130."""
+def stop_in_a_line(resumed: bool) -> None:
+    """Let SIGTERM and Ctrl-C end the process with a line that says how to go on, and status 143 or 130. A training can
+    be ``resumed`` as soon as it has written a state of its own; one that lies there from another does not count."""
     if threading.current_thread() is not threading.main_thread():
         return
-    owner, more = os.getpid(), " with --resume True" if training and not resumed else ""
+    owner, begun = os.getpid(), time.time()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a worker that loads data
@@ -138,8 +143,11 @@ def stop_in_a_line(training: bool, resumed: bool) -> None:
         logging.disable(logging.CRITICAL)  # ignite tells of every engine that ends
         sys.unraisablehook = lambda _: None
         if os.environ.get("RANK", "0") == "0":
-            line = f"\ninterrupted; run the same command{more or ' again'} to go on"
-            atexit.register(print, line, file=sys.stderr, flush=True)
+            written = any(file.is_file() and file.stat().st_mtime >= begun for file in STATES)
+            how = "with --resume True to go on" if written and not resumed else "again to go on"
+            if STATES and not written and not resumed:
+                how = "again: no epoch had ended, so it starts anew"
+            atexit.register(print, f"\ninterrupted; run the same command {how}", file=sys.stderr, flush=True)
         if hasattr(signal, "SIGALRM"):  # all but Windows
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error for each worker that ends
             # Python drops what is raised inside some callbacks, and the training would go on: ask again.

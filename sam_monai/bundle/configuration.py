@@ -147,12 +147,13 @@ def check_weights(parser: ConfigParser) -> None:
 
 
 def hold_outputs(parser: ConfigParser) -> None:
-    """Have the folder of a training's or an evaluation's results until they are written."""
+    """Have the folder of a training's or an evaluation's results, and that of a training's adapter, until all is
+    written."""
     if os.environ.get("RANK", "0") != "0" or "train" not in parser:  # Studies lock theirs
         return
-    folder, checkpoints = (parser.get_parsed_content(key) for key in ("output_dir", "train#folder"))
-    if os.path.realpath(folder) != os.path.realpath(checkpoints):  # which the training locks
-        hold(folder, "evaluation" if "record" in parser else "training")
+    hold(parser.get_parsed_content("output_dir"), "evaluation" if "record" in parser else "training")
+    if "record" not in parser:
+        hold(parser.get_parsed_content("train#folder"), "training")
 
 
 def warn_of_other_images(parser: ConfigParser) -> None:

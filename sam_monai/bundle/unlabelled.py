@@ -12,6 +12,7 @@ import ignite.distributed as idist
 from monai.bundle import ConfigParser
 from tqdm.auto import tqdm
 
+from ..backbones.weights import content_hash
 from ..data.channels import FILES, taken
 from ..data.dataset import Dataset
 from ..data.found import images_to_segment
@@ -22,13 +23,12 @@ from ..distributed import first_process
 from ..errors import InputError, counted, shown
 from ..files import write_aside
 from ..inference.records import read_record
-from ..networks.adapter_files import in_short, read_adapter
+from ..networks.adapter_files import at_temperature, in_short, read_adapter
 from ..networks.base import AdaptedSAM
 from ..networks.identity import from_tensor
 from ..networks.regions import values_in_words
 from ..prompts.prompt_files import prompts_beside
 from ..training.cases import content, known_cases, names
-from ..training.checkpoints import Checkpoints
 
 FOLDER = "pseudo_labels"  # in output_dir
 TEACHER = "teacher.pt"
@@ -70,7 +70,7 @@ def with_pseudo_labels(
         raise InputError("a quick training takes two labelled cases: leave out --quick or --unlabelled")
     folder, adapter = Path(output_dir) / FOLDER, Path(adapter)
     teacher = folder / TEACHER
-    goes_on = resume and teacher.is_file() and adapter.with_name(Checkpoints.RESUME).is_file()
+    goes_on = resume and teacher.is_file() and not (adapter.is_file() and same_adapter(adapter, teacher))
     check_teacher(teacher if goes_on else adapter, dataset)
     if first_process() and not goes_on:
         for suffix in (".safetensors", ".pt"):
@@ -97,6 +97,10 @@ def with_pseudo_labels(
     if not taught:
         raise InputError(f"{unlabelled}: {adapter} found no label in any of its images: leave out --unlabelled")
     return dataclasses.replace(dataset, training=[*dataset.training, *taught])
+
+
+def same_adapter(adapter: Path, other: Path) -> bool:
+    return content_hash(at_temperature(read_adapter(adapter))) == content_hash(at_temperature(read_adapter(other)))
 
 
 def starting_as_teacher(network: AdaptedSAM, unlabelled: str | Path | None, output_dir: str | Path) -> AdaptedSAM:

@@ -68,7 +68,8 @@ class EmbeddingCache:
         return type(self), (self.folder, self.disk_bytes, self.memory_bytes)
 
     def encode(self, slices: Tensor, base: Hashable, encoder: Callable[[Tensor], Tensor]) -> Tensor:
-        """Embeddings (N, 256, h, w) of slices (N, C, H, W), of which only the unknown ones enter the encoder.
+        """Embeddings (N, 256, h, w) of slices (N, C, H, W). If any is unknown, all enter the encoder: the last bits of
+        a slice's depend on how many there are, and a training that was killed meanwhile goes on as if it was not.
 
         Args:
             slices: as the network gets them.
@@ -77,12 +78,13 @@ class EmbeddingCache:
         """
         keys = [self.key(part, base) for part in slices]
         found = {key: embedding for key in keys if (embedding := self.find(key)) is not None}
-        missing = {key: i for i, key in enumerate(keys) if key not in found}
-        if missing:
-            for key, embedding in zip(missing, encoder(slices[list(missing.values())]).detach(), strict=True):
-                found[key] = embedding.cpu().contiguous()
-                self.keep(key, found[key])
-                self.write(key, found[key])
+        places = {key: i for i, key in enumerate(keys)}
+        if len(found) < len(places):
+            for key, embedding in zip(places, encoder(slices[list(places.values())]).detach(), strict=True):
+                if key not in found:
+                    found[key] = embedding.cpu().contiguous()
+                    self.keep(key, found[key])
+                    self.write(key, found[key])
         return torch.stack([found[key] for key in keys]).to(slices.device)
 
     @staticmethod

@@ -105,6 +105,7 @@ def show_result(
         print("pictures: " + ", ".join(str(file) for file in found.drawing.written), flush=True)
         write_report(output_dir, folder, settings, Path(output_dir) / "validation", path, run, "Training")
     release(output_dir)
+    release(folder)
 
 
 def write_report(

@@ -23,7 +23,7 @@ from ..backbones.weights import content_hash
 from ..distributed import first_process
 from ..errors import InputError
 from ..files import save_aside
-from ..locks import locked
+from ..locks import locked_or_held
 from ..networks.adapter_files import at_temperature, training_summary, write_adapter
 from ..networks.fields import plain
 from . import resume as resuming
@@ -94,7 +94,7 @@ class Checkpoints:
             self.parts["clock"] = clock
         with ExitStack() as lock:
             if first_process():
-                lock.enter_context(locked(self.folder, "training"))
+                lock.enter_context(locked_or_held(self.folder, "training"))
                 datasets = {"training": engine.data_loader.dataset, "validation": self.evaluator.data_loader.dataset}
                 self.cases = {part: contents(getattr(x, "data", ())) for part, x in datasets.items()}
                 warn_of_copies(self.cases)
@@ -204,14 +204,16 @@ class Checkpoints:
         names = (self.RESUME, self.BEST, str(Path(self.BEST).with_suffix(".safetensors")))
         there = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
         if there and not self.ours:
-            reports = [Path(self.report)] if self.report is not None and os.path.isfile(self.report) else []
+            report = None if self.report is None else Path(self.report)
+            tables = [] if report is None else [report.with_name(name) for name in ("cases.csv", "evaluation.json")]
+            reports = [file for file in (report, *tables) if file is not None and file.is_file()]
             stem = f"replaced_{datetime.now():%Y-%m-%d_%H%M%S}"
             taken = [file.name for file in self.folder.glob(f"{stem}*")]
             old = self.folder / next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 1000))) if n not in taken)
             old.mkdir()
             for file in (*there, *reports):
                 shutil.move(file, old / file.name)
-            tqdm.write(f"the adapter that was in {self.folder} is now in {old}{', with its report' * len(reports)}")
+            tqdm.write(f"the adapter that was in {self.folder} is now in {old}{', with its report' * bool(reports)}")
         self.ours = True
 
     def summary(self, engine: Engine) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from .handlers import validation_interval
 from .machine import PROBES, Cost, Costs, cost_of, free_on
 from .patches import resampled
 from .resume import REMEDY, read_resume
-from .room import REPORT, Room
+from .room import REPORT, Room, steps_of_a_visit
 from .rules import rules
 from .sizes import SIZES, SMALL_BATCH
 
@@ -140,7 +139,7 @@ def refuse_other_length(
 ) -> None:
     """Refuse minutes or steps that are not those of the training that is resumed, whose plan holds."""
     batch = old.get("batch_size")
-    visits = max(1, round(steps / math.ceil(training / batch))) if steps and training and batch else None
+    visits = max(1, round(steps / steps_of_a_visit(training, batch))) if steps and training and batch else None
     if minutes in (None, old["minutes"]) and visits in (None, old["epochs"]):
         return
     given = f"--minutes {minutes:g}" if minutes not in (None, old["minutes"]) else f"--steps {steps}"

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import ignite.distributed as idist
+
 from ..data.fingerprint import Fingerprint
 from ..data.sides import has_sides
 from .machine import Costs
@@ -112,7 +114,7 @@ class Room:
     @property
     def visit(self) -> int:
         """Steps of one visit of each training case."""
-        return math.ceil(self.data.training / self.batch)
+        return steps_of_a_visit(self.data.training, self.batch)
 
     def views(self, scale: str) -> int:
         """How many images mirroring makes of one."""
@@ -124,6 +126,11 @@ class Room:
     def epochs(self, size: int, scale: str) -> int:
         """The same in epochs."""
         return max(1, round(self.steps(size, scale) / self.visit))
+
+
+def steps_of_a_visit(cases: int, batch: int) -> int:
+    """Steps in which each case is visited once, by processes that share the cases out."""
+    return math.ceil(math.ceil(cases / idist.get_world_size()) / batch)
 
 
 def answers(data: Fingerprint, size: int, scale: str) -> int:

@@ -148,6 +148,29 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(number, status, work
     assert not list((tmp_path / "m").glob(".*"))
 
 
+@pytest.mark.slow
+def test_a_training_interrupted_before_an_epoch_ended_does_not_go_on_with_another(data, tmp_path):
+    """The state that lies there is of a training that ended, whose adapter would be lost."""
+    state = tmp_path / "m/model_resume.pt"
+    state.parent.mkdir()
+    state.touch()
+    os.utime(state, (1, 1))
+    settings = {**SMALL, "epochs": 5000, "dataset_dir": data, "ckpt_dir": tmp_path / "m", "output_dir": tmp_path / "o"}
+    words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+    command = [*PROGRAM, *config_files("ssam", "train"), *words]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               env=ENVIRONMENT, start_new_session=True)  # fmt: skip
+    while not (tmp_path / "o/plan.json").is_file() and not (tmp_path / "m/.in_use").is_file():
+        time.sleep(0.05)
+        assert process.poll() is None, process.stderr.read()
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=400)[1]
+    assert (
+        said.strip().splitlines()[-1]
+        == "interrupted; run the same command again: no epoch had ended, so it starts anew"
+    )
+
+
 def test_an_adapter_of_another_kind_of_images_is_named(data, tmp_path, caplog):
     where = {"ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
     run("ptsam", "train", dataset_dir=str(data), **where, **SMALL | {"epochs": 1})

@@ -85,6 +85,19 @@ def test_a_resumed_training_keeps_its_masks_though_its_adapter_has_changed(again
     assert (tmp_path / "o/pseudo_labels/teacher.pt").read_bytes() == written
 
 
+@pytest.mark.parametrize("left", [[], ["model.pt", "model.safetensors"]])
+def test_a_training_that_was_killed_before_its_first_state_keeps_its_teacher(again, trained, tmp_path, left):
+    """When the adapter that taught had been moved aside, and none or one of a single epoch lay in its place."""
+    run("ssam", "train", **again | {"epochs": 1})
+    taught_by = (tmp_path / "o/pseudo_labels/teacher.pt").read_bytes()
+    for file in (tmp_path / "m").glob("model*"):
+        if file.name not in left:
+            file.unlink()
+    run("ssam", "train", **again | {"epochs": 1, "resume": True})
+    assert (tmp_path / "o/pseudo_labels/teacher.pt").read_bytes() == taught_by
+    assert content(trained / "more/d.nii.gz") in known_cases(tmp_path / "m/model.pt")[0]
+
+
 def test_cases_of_the_dataset_are_left_out_whatever_their_files_are_called(trained, tmp_path, capsys):
     folder = tmp_path / "mixed"
     shutil.copytree(trained / "more", folder)
@@ -108,13 +121,11 @@ def test_a_case_whose_other_channel_is_a_labelled_one_is_left_out(trained, tmp_p
 
 
 def test_a_training_that_has_not_begun_takes_no_masks_of_another(again, trained, tmp_path):
-    """Whether it is resumed or not: these are of another adapter, which may know the validation cases."""
     run("ssam", "train", **again | {"epochs": 1})
     with pytest.raises(InputError, match="there is no adapter yet"):
         with_pseudo_labels(
-            read_dataset(trained / "data"), trained / "more", tmp_path / "new/model.pt", tmp_path / "o",
-            SETTINGS, resume=True,
-        )  # fmt: skip
+            read_dataset(trained / "data"), trained / "more", tmp_path / "new/model.pt", tmp_path / "o", SETTINGS
+        )
 
 
 def test_of_an_adapter_that_does_not_say_what_it_was_trained_on_nothing_is_learnt(trained, tmp_path):

@@ -37,7 +37,20 @@ def test_what_was_seen_in_memory_or_on_disk_is_not_encoded_again(tmp_path):
     assert torch.equal(cache.encode(x.flip(0), BASE, encoder), first.flip(0)) and encoder.seen == 3
     assert torch.equal(EmbeddingCache(tmp_path).encode(x, BASE, encoder), first) and encoder.seen == 3
     cache.encode(torch.cat([x, image(1, 3, 8, 8, seed=1).repeat(2, 1, 1, 1)]), BASE, encoder)
-    assert encoder.seen == 4
+    assert encoder.seen == 3 + 4
+
+
+def test_a_batch_of_which_some_were_kept_when_the_process_was_killed_is_as_if_none_was(tmp_path):
+    """The last bits of an embedding depend on how many slices there are."""
+
+    def encoder(slices: torch.Tensor) -> torch.Tensor:
+        return (slices.mean(1, keepdim=True) + 1e-6 * len(slices)).repeat(1, 256, 1, 1)
+
+    x = image(5, 3, 8, 8)
+    whole = EmbeddingCache(tmp_path).encode(x, BASE, encoder)
+    for file in sorted(tmp_path.iterdir())[:3]:
+        file.unlink()
+    assert torch.equal(EmbeddingCache(tmp_path).encode(x, BASE, encoder), whole)
 
 
 def test_another_pixel_shape_base_size_or_precision_finds_nothing(tmp_path):

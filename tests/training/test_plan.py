@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import ignite.distributed as idist
 import pytest
 from plan_maker import LARGE, MIXED, SMALL, THIN, data, frozen, machine, planned, seconds
 
@@ -165,6 +166,12 @@ def test_of_volumes_smaller_steps_are_enough_for_a_larger_size():
     sizes = [rules(Room(volumes, costs, 900, 4, smallest=smallest), {}, 256, 900)[0] for smallest in (None, 2)]
     assert [(plan["image_size"], plan["batch_size"]) for plan in sizes] == [(64, 4), (96, 2)]
     assert sizes[1]["epochs"] * 8 >= 290  # of two
+
+
+def test_steps_are_those_of_the_optimiser_however_many_processes_share_the_cases(monkeypatch):
+    monkeypatch.setattr(idist, "get_world_size", lambda: 2)  # 16 cases, two batches of four for each
+    values, why = rules(Room(data(512, *LARGE), machine(1.0), 900, 4, 100), {}, 256, None)
+    assert values["epochs"] == 50 and why["epochs"].endswith("; 100 steps")
 
 
 def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():

@@ -26,7 +26,7 @@ import sys, time
 from sam_monai.locks import locked
 with locked(sys.argv[1], "training"):
     print(1, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 TAKE_TURNS = """
 import os, sys

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..networks.resemblance import named
+from ..networks.resemblance import named as as_meant
 from .drawn import Prompts
 from .following import ABSENT, Network, answered_without, clicks_of, compared, connected, follow, label_margin, parts_of
 from .unlike_labels import unlike_labels
@@ -52,7 +52,7 @@ def answered(
     """
     if label is not None:
         labels = getattr(network, "module", network).labels  # type: ignore[attr-defined]
-        prompts = {**prompts, "meant": named(labels, label).to(image.device)}
+        prompts = {**prompts, "meant": as_meant(labels, label).to(image.device)}
     if "masks" in prompts and prompts["masks"].isnan().all():
         prompts = {key: value for key, value in prompts.items() if key != "masks"}
     known = partial(answered_without, network, image, embedding, automatic)
@@ -85,10 +85,12 @@ def answered_by(
     seeds = drawn | {k for k, kind in zip(at, kinds, strict=True) if kind == 1 and 0 <= k < depth}
     known = partial(answered_without, network, image, embedding, automatic)
     clicked = [k for k, kind in zip(at, kinds, strict=True) if kind != -1 and 0 <= k < depth]
-    followed = bool(seeds) and not boxed
+    named = "meant" in prompts and bool(prompts["meant"].any())
+    denied = bool(clicked) and named  # a label is corrected by negative clicks alone
+    followed = (bool(seeds) or denied) and not boxed
     parts = [slice(k, k + 1) for k in sorted(seeds)] if followed else parts_of(0, depth)
     resemblance = base = None
-    if len(seeds) > 1 if followed else clicked or automatic is None:
+    if len(seeds) > 1 if followed else bool(clicked or automatic is None):
         shown = {**prompts, **first_clicks(prompts, numbers, 1)}
         resemblance = compared(network, image, embedding, known, shown, parts)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,8 @@ from ..networks.slices import MOST_BYTES
 from .drawn import Prompts
 
 ABSENT = -20.0  # logit of an object that was followed to its end
-LIKE = 0.5  # as an object that is a label is like it in the prompted slices, from 0 to 1
-LOOSE = 0.1  # of a box's sides, that it reaches farther on each side, where SAM follows by it: its answers stay inside
+LIKE = 0.5  # as an object is like a label, from 0 to 1, that its very first click is enough to tell
+LOOSE = 0.1  # of a box's sides, that it reaches farther on each side: answers stay inside
 SAME = 0.5  # Dice of an object in two neighbouring slices at least
 PART = 16  # slices of a volume that a prompt is answered for at a time, where the whole would be large
 
@@ -35,49 +34,49 @@ def follow(
     seeds: set[int],
     prompts: Prompts,
     margin: Tensor | None,
-    trained: bool = True,
 ) -> None:
-    """In the logits (H, W, D) of one object, answer the slices beyond the ``seeds`` anew, in place.
+    """In the logits (H, W, D) of one object, answer the slices beyond the ``seeds`` anew, in place. Negative clicks
+    count in their slice.
 
     An object that is a label has the label's own answer, as far as it is :func:`connected`; ``margin`` is what
-    :func:`label_margin` gives. Any other is followed from the nearest seed outwards, each slice by the box about its
-    neighbour's mask. Negative clicks count in their slice. A network that was not ``trained`` answers within a box, and
-    something in every box: the boxes are a little looser, and the object ends where two slices differ too much.
+    :func:`label_margin` gives. Any other is followed from the nearest seed outwards, each slice by a box a little
+    looser than its neighbour's mask, until two slices differ too much: an untrained network answers within a box, and
+    something in every box.
     """
     at, kinds = clicks_of(prompts)
-    nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
-    known_in = partial(answered_without, network, image, embedding, automatic)
-    outwards = sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k]))
+
+    def negative(k: int) -> Prompts:
+        return clicks_in(prompts, [i for i, place in enumerate(at) if place == k and kinds[i] == 0])
+
     if margin is not None:
+        module: Any = getattr(network, "module", network)
         logits.copy_(connected(margin, logits, sorted(seeds), prompts))
-        outwards = [k for k in outwards if 0 in {kind for place, kind in zip(at, kinds, strict=True) if place == k}]
-    for k in tqdm(outwards, desc="following the object", unit="slice", leave=False, delay=2):
-        here = slice(k, k + 1)
-        known = None if automatic is None else automatic[..., here]
-        clicks = clicks_in(prompts, [i for i, place in enumerate(at) if place == k and kinds[i] == 0])
-        if margin is not None:
-            module: Any = getattr(network, "module", network)
-            known = known_in(here)
+        denied = {k for k, kind in zip(at, kinds, strict=True) if kind == 0 and 0 <= k < logits.shape[2]}
+        for k in sorted(denied - seeds):
+            here = slice(k, k + 1)
+            known = answered_without(network, image, embedding, automatic, here)
             alone = torch.zeros(1, known.shape[1] - 1, 5, device=image.device)  # like no label: the clicks' part
-            logits[..., here] = module.guided(logits[None, ..., here], known, alone, **clicks)[0]
-            continue
-        neighbour = k + (1 if k < nearest[k] else -1)
-        inside = (logits[..., neighbour] > 0).nonzero()
-        if not len(inside):
+            logits[..., here] = module.guided(logits[None, ..., here], known, alone, **negative(k))[0]
+        return
+    nearest = {k: min(seeds, key=lambda seed: (abs(seed - k), seed)) for k in range(logits.shape[2])}
+    outwards = sorted(set(nearest) - seeds, key=lambda k: abs(k - nearest[k]))
+    for k in tqdm(outwards, desc="following the object", unit="slice", leave=False, delay=2):
+        here, neighbour = slice(k, k + 1), logits[..., k + (1 if k < nearest[k] else -1)] > 0
+        if not neighbour.any():
             logits[..., k] = ABSENT
             continue
+        inside = neighbour.nonzero()
         low, high = inside.amin(0).float(), inside.amax(0).float()
-        if not trained:
-            more = LOOSE * (high - low + 1)
-            low, high = (low - more).clamp(min=0), torch.minimum(high + more, high.new_tensor(image.shape[2:4]) - 1)
+        more = LOOSE * (high - low + 1)
+        low, high = (low - more).clamp(min=0), torch.minimum(high + more, high.new_tensor(image.shape[2:4]) - 1)
         corners = [*low.tolist(), 0, *high.tolist(), 0]
         box = torch.tensor(corners, dtype=torch.float32, device=image.device)[None, None]
-        shown = clicks if trained else {}
-        answer = network(image[..., here], embedding[..., here], automatic=known, boxes=box, **shown)
+        known = None if automatic is None else automatic[..., here]
+        answer = network(image[..., here], embedding[..., here], automatic=known, boxes=box)
         logits[..., k] = answer[0, 1, ..., 0]
-        if clicks and not trained:
+        if clicks := negative(k):
             logits[..., here] = obey_clicks(logits[None, ..., here], *clicks.values())[0]
-        if not trained and dice(logits[..., k] > 0, logits[..., neighbour] > 0) < SAME:
+        if dice(logits[..., k] > 0, neighbour) < SAME:
             logits[..., k] = ABSENT
 
 
@@ -93,8 +92,8 @@ def label_margin(
     resemblance: Tensor | None,
     margins_kept: dict[int, Tensor] | None = None,
 ) -> Tensor | None:
-    """The margin over all others (H, W, D) of the label that an object is, by its name or by its likeness. ``None``: it
-    is no label.
+    """The margin over all others (H, W, D) of the label that an object is: the one that is named, or else the one that
+    it is most like. ``None``: there is none.
 
     Args:
         known: gives the network's answer without a prompt in some slices.
@@ -114,7 +113,7 @@ def label_margin(
         points = clicks.get("point_coords"), clicks.get("point_labels")
         alike = likeness(resemblances(logits[None, ..., here], known(here), *points, None))
     most, best = alike[0].max(0)
-    if most < LIKE:
+    if most <= 0:
         return None
     label, kept = int(best), {} if margins_kept is None else margins_kept
     margin = kept.get(label)
@@ -155,8 +154,8 @@ def compared(
     """How much an object is like each label, as :meth:`MedSA.resemblance` says it, over parts of a volume together. One
     slice alone is easily taken for another label.
 
-    Of the clicks the very first counts, as others may correct what the label's own answer has wrong. Where that is like
-    no label, the first positive click of each slice counts.
+    Of the clicks the very first counts, as others may correct what the label's own answer has wrong. Where the object
+    is then less than half like any label, the first positive click of each slice counts.
 
     Args:
         network, image, embedding: of the object.

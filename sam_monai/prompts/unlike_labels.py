@@ -52,7 +52,7 @@ def unlike_labels(untrained: Untrained, image: Tensor, prompts: Prompts, answere
         here, shown = slice(k, k + 1), in_slice(prompts, k, k in boxed)
         logits[..., here] = answer(image[..., here], embedding[..., here], nothing[..., here], shown)
     if len(boxed) < 2:
-        follow(network, image, embedding, nothing, logits, seeds, prompts, None, trained=False)
+        follow(network, image, embedding, nothing, logits, seeds, prompts, None)
     return logits
 
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..networks.click_tokens import at_clicks, in_part
 from ..networks.medsa import MedSA
 from ..networks.resemblance import margins
 from .drawn import Prompts
@@ -141,13 +140,13 @@ def holds_click(
     k = int(coords[0, 0, 2].round()) if image.ndim == 5 else 0
     if image.ndim == 5 and not 0 <= k < image.shape[4]:
         return True
-    here = slice(k, k + 1)
-    own = in_part(coords, (k, image.shape[-1]) if image.ndim == 5 else None)
-    assert own is not None
-    if at_clicks(margins(known(here)), own).max() > 0:
+    at = coords[0, 0, :2].round().long().tolist()
+    reach = max(1, round(max(image.shape[2:4]) / network.image_size))  # a pixel as the network sees it
+    rows, columns = (slice(max(0, place - reach), place + reach + 1) for place in at)
+    near = [slice(i, i + 1) for i in (k, k - 1, k + 1) if 0 <= i < image.shape[4]] if image.ndim == 5 else [slice(None)]
+    if any(margins(known(here))[:, :, rows, columns].max() > 0 for here in near):
         return True
     logits = alone(network, image, embedding, k, {"point_coords": coords, "point_labels": labels, "boxes": None})
-    at = coords[0, 0, :2].round().long().tolist()
     return bool(logits[at[0], at[1]] > DENIED)
 
 

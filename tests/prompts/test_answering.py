@@ -11,8 +11,7 @@ from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import MedSA
 from sam_monai.networks.click_tokens import in_part
-from sam_monai.networks.resemblance import resemblances
-from sam_monai.prompts import following
+from sam_monai.networks.resemblance import margins, resemblances
 from sam_monai.prompts.answering import CARRIED, answered, numbered, stages
 from sam_monai.prompts.following import answered_without, compared, follow, label_margin
 from sam_monai.prompts.prompted_inference import PromptedInference
@@ -81,10 +80,7 @@ def test_an_object_is_followed_through_the_slices_and_ends_where_it_ends(mask_pr
     logits = torch.where(mask, 5.0, -5.0)
     logits[..., [k for k in range(9) if k != 4]] = 3.0  # to be answered anew
     follow(network, volume, volume, network(volume), logits, {4}, prompts, None)
-    assert torch.equal(logits > 0, mask)
-    assert [call["clicks"] for call in network.asked].count(1) == 1  # the negative click, in its slice
-    answer = PromptedInference(SimpleInferer())(volume, Bright(mask_prompts), **prompts)
-    assert torch.equal(answer.argmax(1)[0] == 1, mask)
+    assert torch.equal(logits > 0, mask) and logits[18, 18, 3] <= -1  # the negative click, in its slice
 
 
 @pytest.mark.parametrize("large", [True, False])
@@ -134,7 +130,6 @@ def test_several_prompted_slices_are_compared_with_the_labels_together(network, 
 
 
 def test_a_negative_click_beyond_the_prompted_slice_is_obeyed_where_the_label_answers(network, monkeypatch):
-    monkeypatch.setattr(following, "LIKE", 0.0)  # whatever is clicked is a label
     x = image(1, 1, 24, 20, 5)
     with torch.no_grad():
         embedding, automatic = network.encode(x), network(x)
@@ -147,6 +142,20 @@ def test_a_negative_click_beyond_the_prompted_slice_is_obeyed_where_the_label_an
             network, x, embedding, automatic, {"point_coords": beside, "point_labels": torch.tensor([[1, 0]])}
         )
     assert after[..., 3][tuple(held[0])] < 0 and torch.equal(after[..., 4], before[..., 4])
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_negative_clicks_on_a_named_label_take_away_what_is_wrong_and_leave_the_other_slices(network, large):
+    x, label = image(1, 1, 24, 20, 5), 1
+    with torch.no_grad():
+        embedding, automatic = network.encode(x), network(x)
+        own = margins(automatic)[0, label]
+        held = (own[..., 3] > 0).nonzero()
+        click = {"point_coords": torch.tensor([[[*held[0].tolist(), 3]]]).float(), "point_labels": torch.tensor([[0]])}
+        found = answered(network, x, embedding, None if large else automatic, click, LABELS[label])
+    assert found[..., 3][tuple(held[0])] < 0
+    others = [k for k in range(5) if k != 3]
+    torch.testing.assert_close(found[..., others], own[..., others], rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(24, 20), (24, 20, 5)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from network_tester import LABELS, tiny_backbone
@@ -9,7 +11,7 @@ from network_tester import LABELS, tiny_backbone
 from sam_monai import MedSA
 from sam_monai.prompts import untrained
 from sam_monai.prompts.answering import answered
-from sam_monai.prompts.following import ABSENT
+from sam_monai.prompts.following import ABSENT, answered_without
 from sam_monai.prompts.untrained import finds
 
 BOX, BOX_3D = torch.tensor([[[10.0, 20, 40, 50]]]), torch.tensor([[[10.0, 20, 1, 40, 50, 3]]])
@@ -17,6 +19,8 @@ BOX, BOX_3D = torch.tensor([[[10.0, 20, 40, 50]]]), torch.tensor([[[10.0, 20, 1,
 
 class Answers:
     """Answers each prompt by a rectangle, or by nothing."""
+
+    image_size = 64
 
     def __init__(self, rows, columns):
         self.rows, self.columns = rows, columns
@@ -64,6 +68,24 @@ def test_a_click_that_the_network_denies_is_none():
     known = torch.tensor([-5.0, 5.0]).view(1, 2, 1, 1).expand(1, 2, 60, 70)
     x = torch.rand(1, 1, 60, 70)
     assert finds(Answers(slice(30, 38), slice(22, 49)), x, x, lambda _: known, click)  # a label holds it
+
+
+@pytest.mark.parametrize("size, near", [(60, 31), (15, 34)])  # of an image that is shrunk fourfold, four pixels
+def test_a_click_beside_a_label_or_in_the_slice_after_its_last_is_on_it(size, near):
+    """The network ends a label a slice too early, or a pixel."""
+    nothing = Answers(slice(0), slice(0))
+    nothing.image_size = size
+    for dims in (2, 3):
+        shape = (60, 60, 9)[:dims]
+        automatic = torch.stack([torch.zeros(shape), torch.full(shape, -5.0)])[None]
+        label = automatic[0, 1, ..., 3:6] if dims == 3 else automatic[0, 1]
+        label[20:30, 20:31] = 5.0
+        known = partial(answered_without, nothing, automatic, automatic, automatic)
+        for column, k, on in ((near, 5, True), (near, 6, True), (near + 1, 5, False), (25, 7, False)):
+            if dims == 2 and k > 5:
+                continue
+            click = {"point_coords": torch.tensor([[[25.0, column, k][:dims]]]), "point_labels": torch.tensor([[1]])}
+            assert finds(nothing, automatic[:, :1], automatic, known, click) == on
 
 
 def test_corrections_do_not_change_who_answers():

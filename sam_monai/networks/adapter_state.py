@@ -5,7 +5,7 @@ They are plain functions, so that a copied or pickled network runs its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -27,7 +27,16 @@ UNTOLD = ("image_channels", "modality")  # which are compared where both say som
 COARSEST = "coarsest"  # an orientation that each volume decides
 
 
+REMEDY = "Freeze them again: for each name, p of named_parameters(): p.requires_grad_(name in network.state_dict())"
+
+
+def told_of_thawed(names: Sequence[str]) -> str:
+    return f"{shown(names, 3)} would be trained and belong to the base, so no adapter holds them"
+
+
 def keep_adapter_only(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    if held := network.thawed():
+        warn_once(f"{told_of_thawed(held)}. {REMEDY}")
     for name in network.frozen_keys:
         state.pop(prefix + name, None)
     versions = getattr(state, "_metadata", {})  # an entry a module: more bytes than a small adapter's numbers

@@ -14,7 +14,7 @@ from ..backbones.blocks import attention_blocks
 from ..backbones.frozen import forget
 from ..errors import InputError
 from . import identity
-from .adapter_state import check_identity, forgive_missing_base, keep_adapter_only
+from .adapter_state import REMEDY, check_identity, forgive_missing_base, keep_adapter_only, told_of_thawed
 from .fields import FLAG, NAMES, PREPARATION, mapping, optional, whole
 from .mixture import ChannelMixture
 from .regions import Regions
@@ -183,6 +183,12 @@ class AdaptedSAM(SliceNetwork):
         self.frozen_keys = frozenset(names - trained)
         self.adapted_modules = {name.rpartition(".")[0] for name in trained}
 
+    def thawed(self) -> list[str]:
+        """Names of parameters of the base that are trained all the same, so that the adapter would not be what was
+        trained."""
+        named = self.backbone.named_parameters(prefix="backbone")
+        return [name for name, parameter in named if parameter.requires_grad and name in self.frozen_keys]
+
     def set_labels(self, labels: Sequence[str]) -> None:
         device = self.backbone.pixel_mean.device
         self.labels = tuple(labels)
@@ -230,7 +236,12 @@ class AdaptedSAM(SliceNetwork):
         (:attr:`decayed`), and what else makes the prompt.
 
         Decay pulls to 0. That is not where SAM's own tokens, scales, shifts, gains, norms and biases start or belong.
+
+        Raises:
+            InputError: parameters of the base were thawed, which no adapter holds.
         """
+        if held := self.thawed():
+            raise InputError(f"{told_of_thawed(held)}. {REMEDY}")
         adapting, decayed, others = [], [], []
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..adaptations import ptsam_prompts as prompts
@@ -28,7 +29,8 @@ class PTSAM(AdaptedSAM):
         tokens: decoder prompts of a label, each of width 256. The paper's 8 make 2,048 numbers.
         encoder_prompts: deep prompts of every encoder block; the paper's 8 make 73,728 numbers on ViT-B. 0: none.
         embedding_cache: folder (or cache) where embeddings are kept across runs; ``None``: nowhere. Not used with
-            encoder prompts, depth attention or channel names, which change them.
+            encoder prompts, depth attention or channel names, which change them, nor for gradients of the encoder or
+            the image. Change no weights of the encoder: what was kept does not notice.
         others: see :class:`AdaptedSAM`.
 
     Example:
@@ -71,8 +73,11 @@ class PTSAM(AdaptedSAM):
         return self.prompts
 
     def encode_slices(self, slices: Tensor, depth: int = 0) -> Tensor:
-        if self.embedding_cache is None or self.backbone.base == "random":
-            return super().encode_slices(slices, depth)
         backbone = self.backbone
+        followed = torch.is_grad_enabled() and (
+            slices.requires_grad or any(p.requires_grad for p in backbone.image_encoder.parameters())
+        )
+        if self.embedding_cache is None or backbone.base == "random" or followed:  # what is kept has no gradient
+            return super().encode_slices(slices, depth)
         base = (ENCODER, backbone.base, backbone.image_size, backbone.weights.resize, self.in_bfloat16(slices.device))
         return self.embedding_cache.encode(slices, base, super().encode_slices)

@@ -70,6 +70,11 @@ class SliceNetwork(nn.Module):
                 yield part, first
                 first += len(part)
             return
+        if (kind := self.backbone.pixel_mean.dtype) != torch.float32:
+            raise InputError(
+                f"the network was converted to {str(kind)[6:]}: leave it in float32; with amp it computes in bfloat16 "
+                "where the processor can"
+            )
         slices = as_slices(image, self.channel_names)
         check_values(image)
         if self.channel_names is not None:

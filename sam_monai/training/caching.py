@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from monai.data import CacheDataset
+from monai.transforms import Compose
 from torch import Tensor
 
 from ..memory import free_memory
@@ -37,7 +38,9 @@ class BoundedCache(CacheDataset):
         **options: Any,
     ) -> None:
         self.most_bytes = most_bytes
-        super().__init__(data, transform, cache_rate=cache_rate, **options)
+        # A Compose is random to MONAI, so nothing would be kept of what comes out of one within another.
+        flat = transform.flatten() if isinstance(transform, Compose) else transform
+        super().__init__(data, flat, cache_rate=cache_rate, **options)
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
         free = free_memory()

@@ -153,8 +153,8 @@ class EmbedFirst:
 
 
 def prepared(dataset: Dataset, index: int) -> Mapping[Hashable, Any]:
-    """A case of a dataset after the transforms that come before the first random one."""
-    transform: Any = dataset.transform
+    """A case of a dataset after the transforms that come before the first random one, in a Compose within it too."""
+    transform: Any = dataset.transform.flatten()
     end = transform.get_index_of_first(lambda step: isinstance(step, RandomizableTrait))
     return transform(dataset.data[index], end=end)
 

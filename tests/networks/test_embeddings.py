@@ -145,6 +145,19 @@ def test_a_network_with_a_cache_answers_as_one_without(tmp_path):
     assert pickle.loads(pickle.dumps(cached)).embedding_cache.folder == tmp_path
 
 
+def test_gradients_of_the_image_and_of_a_thawed_encoder_do_not_end_at_the_cache(tmp_path):
+    network = PTSAM(tiny_backbone(), labels=LABELS, amp=False, embedding_cache=tmp_path)
+    x = image(1, 1, 64, 64).requires_grad_()
+    with torch.no_grad():
+        expected = network(x)
+    found = network(x)
+    torch.testing.assert_close(found, expected)
+    assert torch.autograd.grad(found.sum(), x)[0].abs().sum() > 0
+    network.backbone.image_encoder.requires_grad_()
+    network(x.detach()).sum().backward()
+    assert all(p.grad is not None for p in network.backbone.image_encoder.parameters())
+
+
 def test_another_version_of_the_encoders_code_finds_nothing(tmp_path, monkeypatch):
     network = PTSAM(tiny_backbone(), labels=LABELS, amp=False, embedding_cache=tmp_path)
     network(image(1, 1, 20, 20))

@@ -274,3 +274,26 @@ def test_an_adapter_of_other_shapes_than_its_record_says_is_a_line(kind):
             if name != "identity":
                 with pytest.raises(InputError, match=f"size mismatch for {name}"):
                     network.load_state_dict(network.state_dict() | {name: tensor[..., :-1]}, strict=strict)
+
+
+def test_a_base_that_was_thawed_is_named_because_no_adapter_would_hold_it(kind, caplog):
+    network = kind(tiny_backbone(), labels=LABELS)
+    network.state_dict()
+    network.requires_grad_(False)
+    groups = network.parameter_groups(0.1, 0.1, 0.0)
+    assert not caplog.text and not any(group["params"] for group in groups)
+    network.requires_grad_(True)
+    with pytest.raises(InputError, match="belong to the base, so no adapter holds them. Freeze them again"):
+        network.parameter_groups(0.1, 0.1, 0.0)
+    held = network.state_dict()
+    assert "belong to the base" in caplog.text
+    for name, parameter in network.named_parameters():  # the remedy
+        parameter.requires_grad_(name in held)
+    assert sum(len(group["params"]) for group in network.parameter_groups(0.1, 0.1, 0.0)) > 0
+
+
+@pytest.mark.parametrize("convert", [torch.nn.Module.half, torch.nn.Module.double])
+def test_a_network_in_another_precision_is_named(kind, convert):
+    network = convert(kind(tiny_backbone(), labels=LABELS))
+    with pytest.raises(InputError, match="was converted to float(16|64): leave it in float32"):
+        network(image(1, 1, 24, 24))

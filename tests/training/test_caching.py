@@ -9,6 +9,7 @@ from monai.transforms import Compose, Lambda, RandScaleIntensityd
 from sam_monai.memory import free_memory
 from sam_monai.training import caching
 from sam_monai.training.caching import BoundedCache, tensor_bytes
+from sam_monai.training.handlers import prepared
 
 
 def cache(cases: int = 10, **options):
@@ -28,6 +29,16 @@ def test_as_many_cases_are_kept_as_fit_and_the_others_are_read_anew(most, kept, 
     assert [round(float(data[i]["image"].mean()) / max(i, 1)) for i in range(1, 10)] == [1] * 9
     assert made == [i for i in range(1, 10) if i >= kept]
     assert (f"{kept} of 10 prepared cases are kept" in caplog.text) == (kept < 10)
+
+
+def test_what_comes_before_chance_is_kept_where_a_compose_lies_in_another():
+    data, made = cache(progress=False)
+    nested = Compose([data.transform, RandScaleIntensityd("image", 0.1)])
+    made.clear()
+    again = BoundedCache(list(range(10)), nested, progress=False)
+    assert len(made) == 10 and prepared(again, 3)["image"].mean() == 3
+    made.clear()
+    assert again[3]["image"].shape == (1, 256) and not made
 
 
 @pytest.mark.parametrize("sizes", [[1, 50, 50, 50], [50, 1, 1, 1], [1, 1, 1, 500]])

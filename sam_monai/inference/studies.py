@@ -26,7 +26,7 @@ from ..data.instances import KEY as INSTANCES
 from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
-from ..errors import InputError, counted, several, told, warn_once
+from ..errors import InputError, counted, several, told
 from ..files import check_writable
 from ..locks import locked
 from ..networks.adapter_files import in_short, load_adapter, read_training
@@ -34,7 +34,7 @@ from ..networks.fields import plain
 from ..networks.identity import from_tensor
 from ..networks.medsa import NO_PROMPTS
 from ..networks.regions import values_in_words
-from ..prompts.prompt_files import SUFFIX, prompts_beside
+from ..prompts.prompt_files import name_unused, prompts_beside
 from ..training.cases import content, known_cases
 from .masks import SaveMasks
 from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
@@ -163,10 +163,7 @@ class Studies:
             if not getattr(getattr(self.evaluator.network, "module", self.evaluator.network), "prompted", True):
                 raise InputError(f"{prompts_beside(used[0])}: {NO_PROMPTS}")
             print(f"prompts found for {len(used)} of {counted(len(images), 'image')}", flush=True)
-        for folder in {image.parent for image in images}:
-            for file in sorted(folder.glob(f"*{SUFFIX}")):
-                if not (image := file.with_name(file.name.removesuffix(SUFFIX))).exists():
-                    warn_once(f"{file}: is not used, for there is no {image.name} (prompts of a.png: a.png{SUFFIX})")
+        name_unused({Path(case["image"]) for case in self.cases})
 
     def finish(self, records: list[Record], rank: int, processes: int) -> list[Record]:
         """Write the report and say what was not segmented."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -15,8 +16,9 @@ from monai.data import MetaTensor
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ..data.dicom_series import is_dicom
 from ..data.frames import frames_of
-from ..errors import InputError, several
+from ..errors import InputError, several, warn_once
 from .rough_masks import signed_distance
 from .schema import Object, corrects, read_objects
 
@@ -27,6 +29,20 @@ LASSO_SLOPE = 2.0  # logits a voxel, from the line inwards
 def prompts_beside(path: str | Path) -> Path:
     """Where an image's prompts are looked for: ``scan.nii.gz`` has them in ``scan.nii.gz.prompts.json``."""
     return Path(f"{path}{SUFFIX}")
+
+
+def name_unused(images: set[Path]) -> None:
+    """Warn of files of prompts, beside the images to segment or in the folder of a series, that belong to none."""
+    for folder in sorted({image.parent for image in images} | {image for image in images if image.is_dir()}):
+        for file in sorted(folder.glob(f"*{SUFFIX}")):
+            image = file.with_name(file.name.removesuffix(SUFFIX))
+            if not image.exists():
+                warn_once(f"{file}: is not used, for there is no {image.name} (prompts of a.png: a.png{SUFFIX})")
+            elif image not in images and is_dicom(image):
+                warn_once(
+                    f"{file}: is not used, for {image.name} is a part of a series, whose prompts lie in PATH{SUFFIX}, "
+                    f"where PATH is what sam-monai series {shlex.quote(str(folder))} prints first"
+                )
 
 
 def check_prompts(cases: Iterable[Mapping[str, Any]], dims: int) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import oblique
+from dicom_maker import write_series
 from monai.data import list_data_collate
 from monai.inferers import SimpleInferer
 from monai.transforms import Flipd, Resized, Rotate90d, SpatialCropd
@@ -21,7 +22,7 @@ from sam_monai.data import LoadCased
 from sam_monai.inference import pipeline
 from sam_monai.prompts import following, prompted_inference
 from sam_monai.prompts.answering import answered
-from sam_monai.prompts.prompt_files import prompts_beside, read_prompts, with_prompts
+from sam_monai.prompts.prompt_files import name_unused, prompts_beside, read_prompts, with_prompts
 from sam_monai.prompts.prompted_inference import PromptedInference
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
 from sam_monai.results.prompted import MOST, correction_name, number_of_clicks
@@ -164,6 +165,21 @@ def test_prompts_of_a_picture_mean_the_same_pixel_whatever_was_done_to_it(tmp_pa
     loaded: Any = step(LoadCased("image")({"image": str(tmp_path / "a.png")}))["image"]
     i, j = read_prompts(prompts_beside(tmp_path / "a.png"), loaded)["point_coords"][0, 0].round().int().tolist()
     assert loaded[0, i, j] > 200
+
+
+def test_prompts_that_lie_among_the_files_of_a_series_are_named_with_their_place(tmp_path, caplog):
+    inside, *_ = write_series(tmp_path / "T1", np.zeros((8, 8, 3), np.int16), np.eye(4))
+    alone = tmp_path / "a.nii.gz"
+    alone.touch()
+    for used in (prompts_beside(tmp_path / "T1"), prompts_beside(alone)):
+        used.touch()
+    name_unused({tmp_path / "T1", alone})
+    assert not caplog.text
+    prompts_beside(inside).touch()
+    name_unused({tmp_path / "T1", alone})
+    assert (
+        f"{inside.name}.prompts.json: is not used" in caplog.text and f"sam-monai series {tmp_path}/T1" in caplog.text
+    )
 
 
 def test_an_image_without_a_file_of_prompts_has_none(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -122,11 +123,19 @@ def test_a_product_in_halves_is_the_product(monkeypatch, gradients):
     ],
 )
 def test_bf16_is_for_processors_that_gain_by_it(monkeypatch, able, times, faster):
-    seconds = dict(zip((torch.float32, torch.bfloat16), times, strict=True))
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    monkeypatch.setattr(onednn, "seconds_of_product", seconds.get)
+    monkeypatch.setattr(onednn, "seconds_of_products", lambda _: times)
     monkeypatch.setattr(onednn, "has_amx", onednn.has_amx.__wrapped__)
     assert onednn.multiplies_bfloat16_faster.__wrapped__() is faster
+
+
+def test_waiting_for_a_busy_processor_is_no_time_of_a_product(monkeypatch):
+    """Else a resumed training, or one of two processes, would compute in another precision."""
+    product = torch.mm
+    waits = {torch.float32: 0.02, torch.bfloat16: 0.0}
+    monkeypatch.setattr(torch, "mm", lambda a, b: (time.sleep(waits[a.dtype]), product(a[:64, :64], b[:64, :64]))[1])
+    whole, half = onednn.seconds_of_products((torch.float32, torch.bfloat16))
+    assert 0 < whole < 0.01 and 0 < half < 0.01
 
 
 @pytest.mark.parametrize("precision, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
@@ -115,11 +115,20 @@ def put_beside(target: Path, part: Path) -> None:
 
 
 def hold(folder: str | Path, work: str) -> None:
-    """Have a folder as :func:`locked` does until :func:`release`, or the process ends. To ask again changes nothing."""
+    """Have a folder as :func:`locked` does until :func:`release`, or the process ends. To ask again changes nothing.
+    Folders that were made for it are removed again if nothing came into them."""
     if (real := os.path.realpath(folder)) not in holds:
+        made = [path for path in (Path(real), *Path(real).parents) if not os.path.exists(path)]
         with ExitStack() as stack:
+            stack.callback(remove_empty, made)
             stack.enter_context(locked(folder, work))
             holds[real] = stack.pop_all()
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def locked_or_held(folder: str | Path, work: str) -> AbstractContextManager[None]:

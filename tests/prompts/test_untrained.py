@@ -95,13 +95,20 @@ def test_corrections_do_not_change_who_answers():
 
 @pytest.fixture(scope="module")
 def blind():
-    """A LiteMedSAM that was trained to find nothing, whatever the prompt."""
+    """A LiteMedSAM that was trained to find nothing, whatever the prompt, and without one."""
     network = MedSA("lite_medsam", labels=LABELS, image_size=64, amp=False).eval()
 
     def unguided(image, embedding, point_coords, point_labels, boxes, automatic=None, part=None, masks=None):
         return torch.full((1, *image.shape[2:]), -5.0), automatic
 
-    network.unguided = unguided
+    def segment(image, *_):
+        return (
+            torch.tensor([0.0, *[-5.0] * len(LABELS)])
+            .view(1, -1, *[1] * (image.ndim - 2))
+            .expand(len(image), -1, *image.shape[2:])
+        )
+
+    network.unguided, network.segment = unguided, segment
     return network
 
 

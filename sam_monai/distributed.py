@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
 from .errors import InputError
+
+_alone = False
 
 
 def device() -> torch.device:
@@ -72,9 +75,20 @@ def from_first(item: Any) -> Any:
     return items[0]
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it a process waits for no other: :func:`summed` gives what it gets."""
+    global _alone
+    _alone = True
+    try:
+        yield
+    finally:
+        _alone = False
+
+
 def summed(tensor: Tensor) -> Tensor:
     """The sum of a tensor over all processes. Its gradient, averaged over the processes, is the gradient of the sum."""
-    if not dist.is_initialized():
+    if _alone or not dist.is_initialized():
         return tensor
     total = tensor.detach().clone()
     dist.all_reduce(total)

@@ -32,7 +32,8 @@ def keep_freed_memory() -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that the process can still take, of the machine and of its container; ``None`` where that is not known."""
+    """Bytes that the process can still take, of the machine and of its container: of several that torchrun started
+    here, its share. ``None`` where that is not known."""
     try:
         free = 1024 * number("/proc/meminfo", "MemAvailable:")
     except OSError:  # another system than Linux
@@ -44,7 +45,7 @@ def free_memory() -> int | None:
         with suppress(OSError, ValueError):  # no container, or one without a limit
             left = int(Path(group, limit).read_text()) - int(Path(group, used).read_text())
             free = min(free, left + number(f"{group}/memory.stat", cache))  # files that were read can be dropped
-    return max(0, free)
+    return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def number(file: str, name: str) -> int:

@@ -56,6 +56,7 @@ class Backbone(nn.Module):
         require("segment-anything", self.prompt_encoder, *PROMPT_PARTS)
         require("segment-anything", self.mask_decoder, *DECODER_PARTS)
         self.weights, self.image_size, self.base = weights, image_size, base
+        self.adapted = False  # whether it belongs to a network
         share_image_tokens(self.mask_decoder)
         for module in self.modules():
             if type(module) is nn.Linear:
@@ -122,8 +123,8 @@ def build_backbone(
     """A frozen SAM with its weights.
 
     Args:
-        name: known weights (``sam-monai weights`` lists them), whose hash is checked; or an architecture,
-            ``vit_b``, ``vit_l``, ``vit_h``, for weights of your own.
+        name: known weights (``sam-monai weights`` lists them), whose hash is checked where it is known; or an
+            architecture, ``vit_b``, ``vit_l``, ``vit_h``, for weights of your own.
         checkpoint: ``.pth``, ``.pt`` or ``.safetensors`` with SAM's keys. Needed for an architecture; for known
             weights, where the file is if not in the cache folder.
         image_size: side of the encoder's square in pixels; the weights' own if not given. Position tables are

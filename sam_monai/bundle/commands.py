@@ -113,8 +113,9 @@ def package(args: argparse.Namespace) -> None:
     tell(
         made,
         f"segment with it: sam-monai segment FOLDER --bundle {shlex.quote(str(made))}",
-        f"before you hand it on, read {made / 'docs' / 'README.md'}, fill in authors and copyright in "
-        f"{made / 'configs' / 'metadata.json'}, and leave out its folder output, where masks of your images will be",
+        f"before you hand it on, read {made / 'docs' / 'README.md'}, and fill in authors and copyright in "
+        f"{made / 'configs' / 'metadata.json'}; hand it on before you use it, which leaves pictures and names of your "
+        "images in its folders output and models",
     )
 
 

@@ -87,6 +87,9 @@ def export(
     size = tuple(size or (network.image_size, network.image_size))
     if len(size) not in (2, 3) or min(size) < 1:
         raise InputError(f"the size is H W for pictures or H W D for volumes, not {' '.join(map(str, size))}")
+    if len(size) != (dims := network.preprocessing.get("spatial_dims", len(size))):
+        what = "volumes: give the size as H W D" if dims == 3 else "pictures: give the size as H W"
+        raise InputError(f"the size is {' '.join(map(str, size))}, and the network was trained on {what}")
     if prompted and not isinstance(network, MedSA):
         raise InputError(f"{type(network).__name__} takes no clicks and boxes: only Med-SA is exported with prompts")
     square = network.image_size

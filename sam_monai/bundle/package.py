@@ -62,12 +62,15 @@ def package(
     )
     with new_folder(output) as part:
         copy(root, part)
+        (part / "docs" / PICTURE).unlink(missing_ok=True)  # of the adapter before
         write_json(metadata, part / "configs" / "metadata.json")
         for file in sorted((part / "configs").glob("*.json")):
             config = read_json(file)
             if file.name == "train.json":
                 config |= {key: value for key, value in values.items() if not isinstance(config.get(key, {}), dict)}
                 config["dataset_dir"] = None
+                if known.get("prompted") is False:  # which no key says, but the number of draws
+                    config["draws"] = 0
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
@@ -173,7 +176,10 @@ def named(
     short = method.partition(":")[0]
     metadata["description"] = f"Segments {labels} in {what.split(',')[0]}. Method: {short}, base: {known['backbone']}."
     metadata["image_classes"] = f"{what}; values in [0, 1]"
-    dice = {str(channel): one for channel, one in enumerate(training.get("dice_by_label", ()), 1) if one is not None}
+    regions = known["preprocessing"].get("regions")
+    values = range(1, len(known["labels"]) + 1) if regions is None else [region[0] for region in regions]
+    each = zip(values, training.get("dice_by_label", ()), strict=False)
+    dice = {str(value): one for value, one in each if one is not None}  # as channel_def counts
     measured = {"val_mean_dice": training.get("validation_dice"), "val_dice_by_channel": dice}
     metadata["eval_metrics"] = {key: value for key, value in measured.items() if value not in (None, {})}
     return metadata | versions(metadata["required_packages_version"], known)

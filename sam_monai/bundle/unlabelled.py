@@ -25,7 +25,7 @@ from ..files import write_aside
 from ..inference.records import read_record
 from ..networks.adapter_files import at_temperature, in_short, read_adapter
 from ..networks.base import AdaptedSAM
-from ..networks.identity import from_tensor
+from ..networks.identity import from_tensor, to_tensor
 from ..networks.regions import values_in_words
 from ..prompts.prompt_files import prompts_beside
 from ..training.cases import content, known_cases, names
@@ -108,7 +108,9 @@ def starting_as_teacher(network: AdaptedSAM, unlabelled: str | Path | None, outp
     it ended higher than from the start (docs/tried.md)."""
     if unlabelled is not None:
         state = read_adapter(Path(output_dir) / FOLDER / TEACHER)
-        network.load_state_dict({**state, "identity": network.state_dict()["identity"]})  # its size may be another
+        ours = from_tensor(network.state_dict()["identity"])
+        may_differ = {key: ours[key] for key in ("image_size", "preprocessing", "temperature")}
+        network.load_state_dict({**state, "identity": to_tensor(from_tensor(state["identity"]) | may_differ)})
     return network
 
 

@@ -42,7 +42,7 @@ def read_bids(folder: Path, channel: int | str | None) -> Listed | None:
     for case in cases if splits else ():
         if case.patient not in splits and case.label is not None:
             raise InputError(f"{folder / 'participants.tsv'}: states no split of {case.patient}; add it")
-        case.split = splits.get(case.patient or "", case.split)
+        case.split, case.fold = splits.get(case.patient or "", (case.split, None))
     words = sorted({_whole(labels[key]) for key in chosen if key in labels})
     form = "a BIDS folder"
     if odd := [name for name in names if re.search(OF_MASKS, name.lower())]:

@@ -188,9 +188,10 @@ def joined(images: Sequence[MetaTensor], files: Sequence[str], path: str) -> Met
 def in_folders(
     images: Sequence[Path], names: Sequence[str], numbers: Sequence[int] | None = None
 ) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Images of a folder with the files of one image together: the first file of each, and of those that lack a channel
-    the reason."""
+    """Images of a folder with the files of one image together: the first file of each, and the reason for those that
+    lack a channel and for files of one channel that are named as of an image and are none of ``names``."""
     cases: list[Path] = []
+    begun: dict[str, Path] = {}  # how the names of an image's files begin, and the first of them
     unfit: list[tuple[Path, str]] = []
     seen, found = set[Path](), set[Path]()
     for path in images:
@@ -204,10 +205,17 @@ def in_folders(
                 unfit.append((path, reason))  # once for each file that is missing
             continue
         first = files[0] if files else path
-        seen.update(files or ())
+        if files:
+            seen.update(files)
+            shared = os.path.commonprefix([str(file.parent / stem_of(file)) for file in files])
+            begun[re.sub(r"[^_. -]*$", "", shared)] = first
         if first not in found:  # a file of a channel that is not taken leads to the same image
             cases.append(first)
         found.add(first)
+    for path in [path for path in cases if path not in begun.values() and holds_one(path)]:
+        if image := next((first for start, first in begun.items() if str(path).startswith(start)), None):
+            cases.remove(path)
+            unfit.append((path, f"it is named as if of the image of {image.name}, which has {', '.join(names)}"))
     return cases, unfit
 
 

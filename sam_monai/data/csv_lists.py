@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from .dataset_json import NotParsed, located
 from .listed import SPLITS, Case, Listed, listed
 
 PATIENT = r"(patient|subject|participant)[ _-]?(id|no|number|name)?|pid"  # a column of a list
 SPLITTING = r"(is|in)?[ _-]?(train|valid|validation|test|holdout)(ing)?([ _-]?set)?|(k|cv|cross)[ _-]?fold|folds"
+FLAGS = {"0", "1", "true", "false", "yes", "no", "y", "n", "t", "f", "x", "", "n/a"}  # of a column such as is_test
 MASKS = ("mask", "segmentation", "seg", "annotation")  # other names of the column label
 
 
@@ -26,13 +28,7 @@ def read_csv(file: Path) -> Listed | None:
     if twice := [name for name in columns if name and columns.count(name) > 1]:
         raise InputError(f"{file}: has the column {twice[0]} twice; keep one of them")
     splitting, cases = _split_columns(columns, rows[1:], file), []
-    several = [name for i, name in enumerate(columns) if len({row[i] for row in rows[1:] if len(row) > i}) > 1]
-    odd = [name for name in several if re.fullmatch(SPLITTING, name) and name not in splitting]
-    if odd and "split" not in splitting:
-        raise InputError(
-            f"{file}: the column {odd[0]} is not read; call it split, with train, val and test in it, or fold, with "
-            "whole numbers"
-        )
+    _refuse_unread(columns, rows[1:], splitting, file)
     patient = next((name for name in columns if re.fullmatch(PATIENT, name)), "")
     for number, cells in enumerate(rows[1:], 2):
         if not any(cells):
@@ -44,9 +40,8 @@ def read_csv(file: Path) -> Listed | None:
             what = f"has the split {odd[0]!r}; known are train, val, test or the number of a fold" if odd else ""
             what = what or f"does not fill the columns {', '.join(columns)}"
             raise InputError(f"{file}: row {number} {what}; correct it")
-        image, label = (Path(os.path.abspath(file.parent / row[key])) for key in ("image", "label"))
-        split = next((SPLITS[cell] for cell in stated if cell in SPLITS), "training")
-        fold = next((int(cell) for cell in stated if cell.isdecimal() and split == "training"), None)
+        image, label = (Path(located(file.parent, row[key])) for key in ("image", "label"))
+        split, fold = _split_and_fold(stated)
         cases.append(
             Case(image, label if row["label"] else None, split, fold, patient=row.get(patient) or None, row=number)
         )
@@ -65,7 +60,7 @@ def rows_of(file: Path) -> list[list[str]]:
     try:
         return [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=delimiter)]
     except csv.Error as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it") from error
+        raise NotParsed(f"{file}: cannot be read as CSV ({error}); correct it") from error
 
 
 def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -74,6 +69,23 @@ def columns_of(rows: Sequence[Sequence[str]]) -> list[str]:
     if "label" not in columns and len(masks := [name for name in columns if name in MASKS]) == 1:
         columns[columns.index(masks[0])] = "label"
     return columns
+
+
+def _refuse_unread(columns: Sequence[str], rows: Sequence[Sequence[str]], read: Sequence[str], file: Path) -> None:
+    """Refuse a column that seems to state a split, by its name, and is none of those that are read."""
+    several = [name for i, name in enumerate(columns) if len({row[i] for row in rows if len(row) > i}) > 1]
+    odd = [name for name in several if re.fullmatch(SPLITTING, name) and name not in read]
+    if odd and "split" not in read:
+        raise InputError(
+            f"{file}: the column {odd[0]} is not read; call it split, with train, val and test in it, or fold, with "
+            "whole numbers"
+        )
+
+
+def _split_and_fold(stated: Sequence[str]) -> tuple[str, int | None]:
+    """Of the cells of a row that say it, in lower case."""
+    split = next((SPLITS[cell] for cell in stated if cell in SPLITS), "training")
+    return split, next((int(cell) for cell in stated if cell.isdecimal() and split == "training"), None)
 
 
 def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> list[str]:
@@ -98,24 +110,34 @@ def _split_columns(columns: Sequence[str], rows: Sequence[Sequence[str]], file: 
     return words + found
 
 
-def stated_splits(file: Path, key: str) -> dict[str, str]:
-    """The splits in a table, such as TotalSegmentator's `meta.csv` or BIDS' `participants.tsv`, by what stands in the
-    column ``key``; none where it has no column of splits."""
+def stated_splits(file: Path, key: str) -> dict[str, tuple[str, int | None]]:
+    """The splits and folds in a table, such as TotalSegmentator's `meta.csv` or BIDS' `participants.tsv`, by what
+    stands in the column ``key``; none where it has no column of them."""
     if not os.path.isfile(file):
         return {}
     lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
     try:
-        rows = list(csv.reader(lines, delimiter=max(",;\t", key=(lines or [""])[0].count)))
+        cells = csv.reader(lines, delimiter=max(",;\t", key=(lines or [""])[0].count))
+        rows = [[cell.strip() for cell in row] for row in cells]
     except csv.Error as error:
         raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
-    columns = [cell.strip().lower() for cell in rows[0]] if rows else []
-    splitting = _split_columns(columns, rows[1:], file) if key in columns else []
-    if not splitting or splitting[0] == "fold":
+    columns = [cell.lower() for cell in rows[0]] if rows else []
+    if key not in columns:
         return {}
-    at, of = columns.index(key), columns.index(splitting[0])
-    words = {row[at].strip(): row[of].strip() for row in rows[1:] if len(row) > max(at, of) and row[at].strip()}
-    words = {case: word for case, word in words.items() if word.lower() != "n/a"}
-    for case, word in words.items():
-        if word.lower() not in SPLITS:
-            raise InputError(f"{file}: {case} has the split {word!r}; known are train, val and test; correct it")
-    return {case: SPLITS[word.lower()] for case, word in words.items()}
+    splitting = _split_columns(columns, rows[1:], file)
+    marked = [name for i, name in enumerate(columns) if {row[i].lower() for row in rows[1:] if len(row) > i} <= FLAGS]
+    folds = [name for name in columns if "fold" in name]  # other numbers under "test" may be a finding
+    _refuse_unread([name if name in (*marked, *folds) else "" for name in columns], rows[1:], splitting, file)
+    at, found = columns.index(key), dict[str, tuple[str, int | None]]()
+    for row in rows[1:]:
+        stated = [row[i].lower() for i in map(columns.index, splitting) if len(row) > i]
+        stated = [word for word in stated if word not in ("", "n/a")]
+        if len(row) <= at or not row[at] or not stated:
+            continue
+        if odd := [word for word in stated if word not in SPLITS and not word.isdecimal()]:
+            raise InputError(
+                f"{file}: {row[at]} has the split {odd[0]!r}; known are train, val, test or the number of a fold; "
+                "correct it"
+            )
+        found[row[at]] = _split_and_fold(stated)
+    return found

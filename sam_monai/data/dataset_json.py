@@ -35,7 +35,7 @@ _INTENSITY_WORDS = {
 
 
 class NotParsed(InputError):
-    """A file that does not hold the JSON that is looked for."""
+    """A file that does not hold the JSON, or the table, that is looked for."""
 
 
 def parse(file: Path, kind: type = dict) -> Any:
@@ -115,8 +115,8 @@ def cases_of(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, .
                 f"it must give {shape} as paths relative to the folder (a list of them for an image of several files)"
             )
         image = [entry["image"]] if isinstance(entry["image"], str) else entry["image"]
-        paths = case_of([_located(file.parent, one) for one in image])
-        paths |= {k: _located(file.parent, entry[k]) for k in wanted if k != "image"}
+        paths = case_of([located(file.parent, one) for one in image])
+        paths |= {k: located(file.parent, entry[k]) for k in wanted if k != "image"}
         if len({*paths.get(FILES, [])}) < len(paths.get(FILES, [])):
             raise InputError(
                 f'{file}: entry {number} of "{key}" lists a file of its image twice; list each channel once'
@@ -125,7 +125,7 @@ def cases_of(content: dict[str, Any], key: str, file: Path, wanted: tuple[str, .
     return cases
 
 
-def _located(folder: Path, path: str) -> str:
+def located(folder: Path, path: str) -> str:
     """The absolute path of a file that a list names, perhaps as Windows does."""
     found = os.path.abspath(folder / path)
     other = os.path.abspath(folder / path.replace("\\", "/"))

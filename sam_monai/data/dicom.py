@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +33,13 @@ ALIKE = (
     "ImageType", "EchoTime", "InversionTime", "KVP", "ConvolutionKernel", "ContrastBolusAgent", "DiffusionBValue",
     "TemporalPositionIdentifier", "FlipAngle",
 )  # fmt: skip
+# What each frame of a file says of its place, or all of them together.
+OF_FRAMES = {
+    "PlanePositionSequence": ("ImagePositionPatient",),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SpacingBetweenSlices", "SliceThickness"),
+}
+UPRIGHT = 0.01  # of a cosine: two near slices may be a tenth of a voxel off, which check_geometry has measured
 FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's axes point to the patient's left and back, MONAI's to the right, front
 
 
@@ -81,6 +90,27 @@ def check_geometry(series: Series, headers: Sequence[Dataset]) -> float:
     return float(along[-1] - along[0]) / (len(headers) - 1)
 
 
+def frame_headers(dataset: Dataset) -> list[tuple[str, Dataset]]:
+    """Names of the frames of a file, in the order in which they lie, each with what it says of its place; none where
+    a frame does not say where it lies."""
+    from pydicom import Dataset
+
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    found: list[tuple[str, Dataset]] = []
+    for number, own in enumerate(dataset.get("PerFrameFunctionalGroupsSequence") or (), 1):
+        header = Dataset()
+        for group, names in OF_FRAMES.items():
+            item = (own.get(group) or shared.get(group) or [Dataset()])[0]
+            for name in names:
+                if item.get(name):
+                    setattr(header, name, item.get(name))
+        found.append((f"frame {number}", header))
+    if not found or any(OF_FRAMES[group][0] not in header for _, header in found for group in OF_FRAMES):
+        return []
+    across = normal(found[0][1])
+    return sorted(found, key=lambda frame: float(position(frame[1]) @ across))
+
+
 def highdicom() -> Any:
     """The package, which comes with an extra."""
     try:
@@ -129,6 +159,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         )
     if any("MOSAIC" in (dataset.get("ImageType") or ()) for dataset in datasets):
         raise InputError(f"{series.files[0]}: holds slices as tiles of one picture (MOSAIC); convert it by dcm2niix")
+    frame_of_reference = str(datasets[0].get("FrameOfReferenceUID") or "")  # before one is made up
     datasets = [with_class(dataset) for dataset in datasets]
     # What is shown inverted is turned as a whole below: slice by slice it would lose what slices have in common.
     exact = np.float64 if any(int(one.get("BitsAllocated") or 0) > 16 for one in datasets) else np.float32
@@ -136,14 +167,21 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
         "dtype": exact, "apply_real_world_transform": False, "apply_presentation_lut": False,
     }  # fmt: skip
     check_units(f"{series.path} ({series.description})", series.files, datasets)
-    spacing = check_geometry(series, datasets) if len(datasets) > 1 else 0.0
+    frames = frame_headers(datasets[0]) if len(datasets) == 1 else []
+    spacing = 0.1
+    if len(datasets) > 1:
+        spacing = check_geometry(series, datasets)
+    elif len(frames) > 1:
+        spacing = check_geometry(replace(series, files=tuple(Path(name) for name, _ in frames)), [x for _, x in frames])
+    even = {"atol": 2 * TOLERANCE * spacing, "perpendicular_tol": UPRIGHT}
     try:
         if len(datasets) > 1:
-            even = {"atol": 2 * TOLERANCE * spacing, "orientation_tol": 1e-3, "perpendicular_tol": 1e-3}
-            volume = hd.get_volume_from_series(datasets, **even, **options)
+            volume = hd.get_volume_from_series(datasets, orientation_tol=1e-3, **even, **options)
         elif has_place(datasets[0]):
-            volume = hd.Image.from_dataset(datasets[0], copy=False).get_volume(atol=0.02, **options)
-            thickness = datasets[0].get("SpacingBetweenSlices") or datasets[0].get("SliceThickness")
+            volume = hd.Image.from_dataset(datasets[0], copy=False).get_volume(**even, **options)
+            said = [datasets[0], *(header for _, header in frames[:1])]
+            measures = [header.get(key) for key in ("SpacingBetweenSlices", "SliceThickness") for header in said]
+            thickness = next(filter(None, measures), None)
             if volume.shape[0] == 1 and not thickness:
                 warn_once(f"{series.files[0]}: does not say how thick its slice is; 1 mm is taken")
             volume = as_thick(volume, float(thickness)) if volume.shape[0] == 1 and thickness else volume
@@ -159,7 +197,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     stored = None
     if len(datasets) == 1 and has_place(datasets[0]) and is_padded_as_stored(datasets[0]):
         image = hd.Image.from_dataset(datasets[0], copy=False)
-        stored = [image.get_volume(atol=0.02, **options, apply_modality_transform=False).array]
+        stored = [image.get_volume(**even, **options, apply_modality_transform=False).array]
     elif any(map(is_padded_as_stored, datasets)):
         numbers = [pixel_array(dataset, raw=True) for dataset in datasets]
         stored = [each.reshape(plane.shape) for each, plane in zip(numbers, planes, strict=True)]
@@ -167,7 +205,7 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     white = full_scale(datasets[0])
     if is_inverted(datasets[0]):
         np.subtract(white or pixels.min() + pixels.max(), pixels, out=pixels)
-    known = {MODALITY: str(datasets[0].get("Modality") or ""), FRAME: str(datasets[0].get("FrameOfReferenceUID") or "")}
+    known = {MODALITY: str(datasets[0].get("Modality") or ""), FRAME: frame_of_reference}
     return volume, known if white is None else {**known, FULL_SCALE: white}
 
 

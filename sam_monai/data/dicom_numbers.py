@@ -143,7 +143,7 @@ def check_bits(file: Path, dataset: Dataset) -> None:
     if deeper or syntax == RLE:  # which keeps all bits and does not say how many count
         from pydicom.pixels import pixel_array
 
-        whole = copy.copy(dataset)
+        whole = copy.deepcopy(dataset)  # a copy shares its elements
         whole.BitsStored, whole.HighBit, whole.PixelRepresentation = allocated, allocated - 1, 0
         try:
             data = pixel_array(whole, raw=True).astype(kind).tobytes()

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from .listed import (
 from .made import is_output
 from .mask_folders import is_mask_folder
 from .names import MARK, stem_of
-from .nnunet import by_case, fold_entries, read_nnunet
+from .nnunet import ONE_FILE, by_case, fold_entries, one_channel, read_nnunet
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
 MASKS = ("segmentations", "segmentation", "masks", "labels")
@@ -51,7 +52,7 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         remedy = "save it as CSV" if path.suffix.lower() in SPREADSHEETS else "unpack it, or give its folder"
         raise InputError(f"{path}: is no folder and no list of cases (CSV or JSON); {remedy}")
     if os.path.isfile(path) and path.name != "dataset.json":
-        return read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path)
+        return _taking(read_csv(path) if path.suffix.lower() == ".csv" else read_datalist(path), channel)
     folder = path.parent if path.name == "dataset.json" else path
     file = folder / "dataset.json"
     if os.path.lexists(file) and not past_json:
@@ -63,16 +64,16 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
             fold_entries(content, folder / "splits_final.json")
             if is_output(file, {}) == "":
                 warn_of_older_list(folder, content)
-        return known or Listed(file, content, fold=first_fold(content, file))
-    form = _pairs(folder, channel) or _mask_trees(folder) or _bids(folder, channel)
+        return known or _taking(Listed(file, content, fold=first_fold(content, file)), channel)
+    form = _pairs(folder, channel) or _taking(_mask_trees(folder), channel) or _bids(folder, channel)
     if form is not None:
         table = None
         try:
             table = _lists(folder)
-        except InputError as error:  # some other table, perhaps
+        except NotParsed as error:  # some other table, or an empty one
             logger.warning("%s (it is not read: %s)", error, form.how.partition(":")[0])
-        refuse_lists_beside(folder, form.how.partition(":")[0], table)
-    return form or _lists(folder)
+        refuse_lists_beside(folder, form, table)
+    return form or _taking(_lists(folder), channel)
 
 
 def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:
@@ -110,6 +111,13 @@ def parts_by_label(content: Mapping[str, Any], folder: Path, stated: bool) -> di
     return parts
 
 
+def _taking(known: Listed | None, channel: int | str | None) -> Listed | None:
+    """Cases that are listed, with one channel of each where that is asked for."""
+    if known is None or channel is None:
+        return known
+    return replace(known, content=one_channel(known.content, channel, known.source))
+
+
 def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     """`images/` beside `labels/` or `masks/`, as they are or with `train/`, `val/`, `test/` above or within."""
     inside = _folders(folder)
@@ -126,6 +134,7 @@ def _pairs(folder: Path, channel: int | str | None) -> Listed | None:
     elif images is None and labels is None:
         splits = [(at, _folders(at)) for at in inside if at.name.lower() in SPLITS]
         held = [(at, within, _only(within, IMAGES)) for at, within in splits]
+        _refuse_twice([at for at, _, one in held if one is not None])
         parts = [(SPLITS[at.name.lower()], one, _only(within, LABELS)) for at, within, one in held if one is not None]
         lacking = [at for at, _, one in held if one is None]
     if not any(split == "training" and at is not None for split, _, at in parts):
@@ -173,7 +182,7 @@ def _paired(
         if images.keys() & plain.keys():
             labels = plain
         elif numbered & labels.keys():
-            files = by_case(images, image_folder.parent, channel)
+            files, channel = by_case(images, image_folder.parent, channel), None
         elif (others := _plain(images, OF_IMAGES)).keys() & plain.keys():
             labels, files = plain, {stem: [path] for stem, path in others.items()}
     for stem in sorted(labels.keys() - files.keys()):
@@ -181,6 +190,8 @@ def _paired(
             f"{labels[stem]}: no image in {image_folder} has this name (there is {next(iter(files), 'none')}); give "
             "both the same name, or list the pairs in a CSV with the columns image and label"
         )
+    if channel is not None:
+        raise InputError(f"{image_folder}: {ONE_FILE.format(channel)}")
     return [(channels, labels.get(stem)) for stem, channels in files.items()]
 
 
@@ -218,7 +229,8 @@ def _mask_trees(folder: Path) -> Listed | None:
         label = masks if masks is not None and is_mask_folder(masks) else None
         if images and splits and at.name not in splits:
             raise InputError(f"{folder / 'meta.csv'}: states no split of {at.name}; add a row, or move the folder away")
-        cases += [Case(image, label, splits.get(at.name, "training")) for image in images]
+        split, fold = splits.get(at.name, ("training", None))
+        cases += [Case(image, label, split, fold) for image in images]
     if odd and (several or any(case.label is not None for case in cases)):
         raise InputError(odd[0])
     if not any(case.label is not None for case in cases):
@@ -256,9 +268,14 @@ def _folders(folder: Path) -> list[Path]:
 
 def _splits_in(folder: Path) -> dict[str, Path]:
     """The folders within that are named like a split."""
+    return _refuse_twice([at for at in _folders(folder) if at.name.lower() in SPLITS])
+
+
+def _refuse_twice(folders: Sequence[Path]) -> dict[str, Path]:
+    """Folders that are named like splits, by these; two of one split are refused."""
     found: dict[str, Path] = {}
-    for at in _folders(folder):
-        if (split := SPLITS.get(at.name.lower())) and found.setdefault(split, at) != at:
+    for at in folders:
+        if found.setdefault(split := SPLITS[at.name.lower()], at) != at:
             raise InputError(f"{at}: means the same split as {found[split].name}/ beside it; make one folder of them")
     return found
 

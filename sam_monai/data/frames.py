@@ -113,6 +113,7 @@ class RandPart(Randomizable, MapTransform):
         parts = {key: data[key].chunk(number, -1) for key in self.keys}
         hidden = [label == UNLABELLED for label in parts["label"]]
         most = max(int(each.sum()) for each in hidden)  # not all voxels: around an image there may be a padding
+        most = most if 10 * most > hidden[0].numel() else number * hidden[0].numel()  # a few hide no part
         shown = [(label > 0) & ~each for label, each in zip(parts["label"], hidden, strict=True)]
         known = [i for i in range(number) if int(hidden[i].sum()) < most or shown[i].any()]
         chosen = self.R.choice(known or number)

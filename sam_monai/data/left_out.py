@@ -41,9 +41,18 @@ def refuse_folders_of_pictures(found: Mapping[str, Path]) -> None:
             )
 
 
-def refuse_lists_beside(folder: Path, form: str, table: Listed | None) -> None:
-    """Refuse a folder of a form beside a list that states a split: its test cases would be trained on."""
+def refuse_lists_beside(folder: Path, read: Listed, table: Listed | None) -> None:
+    """Refuse a folder of a form beside a list that says more of its cases: which of them are for testing or of one
+    patient, or that others are meant."""
+    form = read.how.partition(":")[0]
     words = [f"{split}{suffix}" for split in SPLITS for suffix in (".txt", ".csv", ".json")]
+    if table is not None and not (table.stated or table.content["test"]):
+        other = "names patients" if table.patients and not read.patients else "lists other cases"
+        if other == "names patients" or table.images != read.images:
+            raise InputError(
+                f"{folder}: is {form}, and {table.source.name} beside them is not read, which {other}; give the path "
+                "of that list, or move it away"
+            )
     others = [table.source] if table is not None and (table.stated or table.content["test"]) else []
     others += [at for at in sorted(folder.iterdir()) if at.name.lower() in ("splits_final.json", *words)]
     if others:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError, counted
 from .channels import FILES, case_of
-from .dataset_json import cases_of, parse
+from .dataset_json import NotParsed, cases_of, parse
 from .dicom_series import patient_of
 from .made import LISTS, Written, is_output
 from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
@@ -70,6 +70,14 @@ class Listed:
     """Whether each case has a folder of its own, so that file names alone do not tell cases apart."""
     places: Mapping[str, str] = field(default_factory=dict)
     """Where a file is listed, in words and by its path, if that is no `dataset.json`."""
+    patients: bool = False
+    """Whether the list says which cases are of one patient."""
+
+    @property
+    def images(self) -> set[str]:
+        """The first file of every case with or without a label, but those of the test."""
+        entries = [*self.content["training"], *self.content["validation"], *(case.entry for case in self.unlabelled)]
+        return {os.path.realpath(case_of(entry["image"])["image"]) for entry in entries}
 
     def to_segment(self) -> list[dict[str, Any]]:
         """The test cases and those without a label or, where there are none, the validation cases; their images."""
@@ -114,7 +122,7 @@ def listed(
                 patients.append(case.patient or patient_of(case.image) or str(case.image))
     warn_of_one_patient(source, cases)
     if not seen:
-        raise InputError(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
+        raise NotParsed(f"{source}: {form}: there is no image; known ones end in {' '.join(IMAGE_SUFFIXES)}")
     training, fold = content["training"], None
     folds = {case["fold"] for case in training if "fold" in case}
     stated = bool(folds or content["validation"])
@@ -136,7 +144,8 @@ def listed(
             split += "; where several images come from one patient, list the validation cases yourself"
     counts = f"{len(training) + len(content['validation'])} labelled images, {len(content['test'])} for testing"
     places = _places(source, cases) if os.path.isfile(source) and source.name != "dataset.json" else {}
-    return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree, places)
+    named = any(case.patient for case in cases)
+    return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree, places, named)
 
 
 def _places(source: Path, cases: Sequence[Case]) -> dict[str, str]:
@@ -150,9 +159,10 @@ def _places(source: Path, cases: Sequence[Case]) -> dict[str, str]:
 def warn_of_one_patient(source: Path, cases: Sequence[Case]) -> None:
     """Warn of patients on both sides of a stated split: the network has seen them when it is measured."""
     sides: dict[str, set[object]] = defaultdict(set)
-    for case in cases:
-        if case.patient is not None and (case.label is not None or case.split == "test"):
-            sides[case.patient].add(case.split if case.fold is None else f"fold {case.fold}")
+    stated = [case for case in cases if case.label is not None or case.split == "test"]
+    for case in stated if len({(case.split, case.fold) for case in stated}) > 1 else ():
+        if patient := case.patient or patient_of(case.image):
+            sides[patient].add(case.split if case.fold is None else f"fold {case.fold}")
     both = {patient: found for patient, found in sides.items() if len(found) > 1}
     if both:
         first, found = next(iter(both.items()))

@@ -21,11 +21,12 @@ def is_mask_folder(path: str | Path) -> bool:
 def mask_files(folder: str | Path) -> dict[str, Path]:
     """The masks of a folder, by their labels' names: `kidney_left.nii.gz` is that of "kidney left"."""
     found: dict[str, Path] = {}
+    known: dict[str, Path] = {}  # whose names' letter case does not matter
     for file in sorted(Path(folder).iterdir()):
         if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
             name = label_name(stem_of(file))
-            if name in found:
-                raise InputError(f"{file}: {found[name].name} is a mask of {name!r} too; keep one of them")
+            if (other := known.setdefault(name.casefold(), file)) != file:
+                raise InputError(f"{file}: {other.name} is a mask of {name!r} too; keep one of them")
             found[name] = file
     return found
 

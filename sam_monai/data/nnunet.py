@@ -17,6 +17,8 @@ from .listed import Case, Listed, entries, listed
 from .names import PICTURE_SUFFIXES, stem_of
 from .regions import ORDER
 
+ONE_FILE = "images have one file each, so there is no channel {} to take; if a file holds several, train by --channels"
+
 logger = logging.getLogger(__name__)
 
 
@@ -85,6 +87,28 @@ def number_of(channel: int | str | None, names: Mapping[str, Any], top: Path) ->
         known = f"there are {', '.join(map(str, names.values()))}" if names else "the folder names none"
         raise InputError(f"{top}: has no channel named {channel} ({known}); give its number, counted from 0")
     return found[0]
+
+
+def one_channel(content: dict[str, Any], channel: int | str, source: Path) -> dict[str, Any]:
+    """A list of cases, in which an image may have a file for each channel, with the files of one channel alone."""
+    stated = content.get("channel_names", content.get("modality"))
+    stated = dict(enumerate(stated)) if isinstance(stated, list) else stated if isinstance(stated, dict) else {}
+    names = {str(number): name for number, name in stated.items()}
+    number, taken, several = number_of(channel, names, source), dict(content), False
+    assert number is not None
+    for part in ("training", "validation", "test"):
+        entries = [dict(entry) if isinstance(entry, dict) else entry for entry in content.get(part) or ()]
+        for entry in entries:
+            if isinstance(entry, dict) and isinstance(files := entry.get("image"), list):
+                if number >= len(files):
+                    raise InputError(f"{source}: the image of {files[:1]} has {counted(len(files), 'file')}, and no "
+                                     f"channel {number}; the first is 0")  # fmt: skip
+                entry["image"], several = files[number], True
+        taken[part] = entries
+    if not several:
+        raise InputError(f"{source}: {ONE_FILE.format(channel)}")
+    taken.pop("channel_names", None)
+    return taken | {"modality": names.get(str(number), "")}
 
 
 def _lists_other_names(folder: Path, training: Any) -> bool:

@@ -51,7 +51,9 @@ class Calibration:
                 self.cases.append(None)
                 continue
             label = torch.as_tensor(case["label"]).flatten().cpu()
-            step = math.ceil(label.numel() * len(case["pred"]) / most) | 1  # odd, to meet every row and column
+            step = math.ceil(label.numel() * len(case["pred"]) / most)
+            while any(math.gcd(step, size) > 1 for size in case["label"].shape):  # to meet every row, column and slice
+                step += 1
             label = label[::step]
             kept: list[Tensor] = []
             for one in self.grid.channels(case):

@@ -163,7 +163,8 @@ class Studies:
             if not getattr(getattr(self.evaluator.network, "module", self.evaluator.network), "prompted", True):
                 raise InputError(f"{prompts_beside(used[0])}: {NO_PROMPTS}")
             print(f"prompts found for {len(used)} of {counted(len(images), 'image')}", flush=True)
-        name_unused({Path(case["image"]) for case in self.cases})
+        files = {file: Path(case["image"]) for case in self.cases for file in map(Path, self.files(case))}
+        name_unused({*files.values()}, {file: image for file, image in files.items() if file != image})
 
     def finish(self, records: list[Record], rank: int, processes: int) -> list[Record]:
         """Write the report and say what was not segmented."""
@@ -214,7 +215,7 @@ class Studies:
         started = time.perf_counter()
         record: Record = {"image": case["image"], "made by": self.made_by, "error": ""}
         try:
-            state = self.fingerprint(case)
+            state = fingerprint(*self.files(case))
             if self.masks.has_prompts(Path(case["image"])):  # before the image is read: a mistake takes no time then
                 record |= of_prompts(case["image"], self.spatial_dims)
             self.evaluator.data_loader = DataLoader(Dataset([case], self.transform), batch_size=1)
@@ -247,6 +248,7 @@ class Studies:
             record["error"] = self.masks.refused.get(case["image"], "")
         except Exception as error:  # one study, whatever is wrong with it, must not stop the rest
             record["error"] = cause_of(error)
+            self.remove_older(case["image"])
         record["seconds"] = round(time.perf_counter() - started, 2)
         try:
             text = json.dumps(record, indent=4, ensure_ascii=False) + "\n"
@@ -256,6 +258,13 @@ class Studies:
         if record["error"] and len(self.cases) > 1:  # of a single study the end of the run tells it
             tqdm.write(named(record))
         return record
+
+    def remove_older(self, image: str) -> None:
+        """What an earlier run, by another adapter perhaps, left of an image that could not be segmented now."""
+        name, folder = self.masks.names(image), self.masks.folder
+        files = [folder / f"{name}{MARK}{suffix}" for suffix in (".nii.gz", ".dcm", ".png")]
+        for file in (*files, self.masks.probabilities(image), picture_file(folder, name, self.spatial_dims)):
+            self.outputs.remove(file, image)
 
     def report(self) -> Path:
         """Write ``report.html`` of all studies with a record, those of other processes too."""
@@ -277,9 +286,9 @@ class Studies:
     def path(self, image: str) -> Path:
         return self.folder / f"{self.masks.names(image)}.json"
 
-    def fingerprint(self, case: Mapping[str, Any]) -> list[int]:
-        """Of all files of a case."""
-        return fingerprint(*files_of(case, self.preparation.get("channel_names"), self.preparation.get("channels")))
+    def files(self, case: Mapping[str, Any]) -> list[str]:
+        """All files of a case."""
+        return files_of(case, self.preparation.get("channel_names"), self.preparation.get("channels"))
 
     def done(self, case: Mapping[str, Any]) -> Record | None:
         """The record of a case that needs no more work."""
@@ -288,7 +297,7 @@ class Studies:
         if record is None or record["image"] != image or record.get("made by") != self.made_by or record["error"]:
             return None
         try:
-            unchanged = record["state"] == self.fingerprint(case)
+            unchanged = record["state"] == fingerprint(*self.files(case))
         except (OSError, ValueError):
             return None
         files = [self.masks.folder / record["mask"]]

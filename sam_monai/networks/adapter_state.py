@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..errors import InputError, shown, warn_once
@@ -91,7 +92,29 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
     for name, tensor in state.items():
         if name.startswith(prefix) and tensor.is_floating_point() and not tensor.isfinite().all():
             raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")
+    before, kept = network.describe(), {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.adopt(theirs)
+    try:
+        check_tensors(network, state, prefix)
+    except InputError:
+        restore(network, before, kept)
+        raise
+    # An average over several sites comes as floats, which a copy into uint8 would round down.
+    state[prefix + "identity"] = identity.to_tensor(theirs)
+
+
+def restore(network: AdaptedSAM, record: dict[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Make a network again what it was before it became another that :func:`check_tensors` then refused."""
+    network.adopt(record)
+    with torch.no_grad():
+        for name, tensor in network.state_dict().items():
+            if name != "identity":
+                tensor.copy_(state[name])
+    network.identity = state["identity"]
+
+
+def check_tensors(network: AdaptedSAM, state: Mapping[str, Tensor], prefix: str) -> None:
+    """Refuse an adapter that has not the tensors of its network."""
     ours, given = network.state_dict(prefix=prefix), {name for name in state if name.startswith(prefix)}
     changed = "the file is damaged or was changed by hand"
     for names, what in ((ours.keys() - given, "lacks"), (given - ours.keys(), "has what no such adapter has,")):
@@ -106,8 +129,6 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
                 f"size mismatch for {name}: the adapter has {was} and the network that its record describes {now}; "
                 f"{changed}"
             )
-    # An average over several sites comes as floats, which a copy into uint8 would round down.
-    state[prefix + "identity"] = identity.to_tensor(theirs)
 
 
 def refuse_other_images(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -156,6 +156,12 @@ class AdaptedSAM(SliceNetwork):
         self.register_load_state_dict_post_hook(forgive_missing_base)
 
     def set_backbone(self, backbone: Backbone) -> None:
+        if backbone.adapted:
+            raise InputError(
+                "the backbone given belongs to another network, whose trained parts lie in it: build one for each "
+                "network, by build_backbone"
+            )
+        backbone.adapted = True
         self.backbone = backbone
         with backbone.pixel_mean.device:
             self.adapt()

@@ -154,6 +154,17 @@ def sparse_prompts(
     return tokens, torch.cat(counted, 2), condition
 
 
+def in_whole_slices(boxes: Tensor) -> Tensor:
+    """Boxes (R, M, 4 or 6), of volumes with the first and the last slice that they hold; of one between two slices that
+    is the nearer one."""
+    if boxes.shape[2] == 4:
+        return boxes
+    lower, upper = boxes[..., 2], boxes[..., 5]
+    first, last, middle = (lower - 1e-3).ceil(), (upper + 1e-3).floor(), ((lower + upper) / 2).round()
+    first, last = torch.where(first > last, middle, first), torch.where(first > last, middle, last)
+    return torch.cat([boxes[..., :2], first[..., None], boxes[..., 3:5], last[..., None]], 2)
+
+
 def embedded(encoder: Any, pixels: Tensor, kinds: Tensor) -> Tensor:
     """SAM's tokens (..., n, 256) of places (x, y) in pixels (..., n, 2), by their kinds (..., n): -1 padding, 0 and 1
     clicks beside and on the object, 2 and 3 a box's lower and upper corner."""

@@ -92,7 +92,7 @@ class EmbeddingCache:
         part = part[:1] if part.stride(0) == 0 else part  # grey, repeated
         pixels = part.detach().cpu().contiguous()
         about = repr((FORMAT, base, tuple(part.shape), pixels.dtype)).encode()
-        return hashlib.sha256(about + pixels.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(about + pixels.view(torch.uint8).numpy().tobytes()).hexdigest()
 
     def find(self, key: str) -> Tensor | None:
         known = self.entries.get(key)

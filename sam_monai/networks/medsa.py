@@ -14,7 +14,7 @@ from ..adaptations.ptsam_prompts import decoder_prompts
 from ..backbones.backbone import Backbone
 from ..errors import InputError
 from .base import AdaptedSAM
-from .click_tokens import check_prompts, in_part, refuse_outside, sparse_prompts, to_low_resolution
+from .click_tokens import check_prompts, in_part, in_whole_slices, refuse_outside, sparse_prompts, to_low_resolution
 from .fields import FLAG, number, whole
 from .guidance import WIDTHS, guided
 from .resemblance import resemblances
@@ -108,14 +108,20 @@ class MedSA(AdaptedSAM):
         adapters.adapt_mask_decoder(decoder, self.ratio, self.scale, self.hyper_width, self.hyper_steps)
         if self.thaw_decoder:
             decoder.requires_grad_(True)
+        named = self.backbone.prompt_encoder.named_parameters()
+        self.of_sam = {name: parameter.detach().clone() for name, parameter in named}
         self.train_prompts()
 
     def train_prompts(self) -> None:
-        """What of SAM's prompt encoder is trained."""
+        """What of SAM's prompt encoder is trained; the rest is SAM's, whatever was loaded before."""
         encoder = self.backbone.prompt_encoder
         encoder.point_embeddings.requires_grad_(self.prompted)
         encoder.not_a_point_embed.requires_grad_(self.prompted)
         encoder.mask_downscaling.requires_grad_(self.mask_prompts)
+        with torch.no_grad():
+            for name, parameter in encoder.named_parameters():
+                if not parameter.requires_grad:
+                    parameter.copy_(self.of_sam[name])
 
     def adopt(self, record: dict[str, Any]) -> None:
         before = self.prompted, self.mask_prompts
@@ -181,6 +187,7 @@ class MedSA(AdaptedSAM):
 
             return of_image(self.segment(image, embedding, by_labels), image)
         point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))
+        point_labels = None if point_labels is None else point_labels.long()  # of bytes, -1 would be 255
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         point_coords = in_part(point_coords, part)
         if resemblance is None:
@@ -206,6 +213,7 @@ class MedSA(AdaptedSAM):
         if not self.prompted:
             raise InputError(NO_PROMPTS)
         count = check_prompts(image, point_coords, point_labels, boxes, masks)
+        boxes = None if boxes is None else in_whole_slices(boxes)
         if part is None:
             refuse_outside(image.shape[2:], point_coords, point_labels, boxes)
         first, depth = part or (0, image.shape[-1])
@@ -248,6 +256,7 @@ class MedSA(AdaptedSAM):
         """:func:`resemblances` of prompted objects in a part of a volume, to be added to those of its other parts.
         Arguments as in :meth:`forward`."""
         point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))
+        point_labels = None if point_labels is None else point_labels.long()  # of bytes, -1 would be 255
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         return resemblances(objects, automatic, in_part(point_coords, part), point_labels, boxes)
 

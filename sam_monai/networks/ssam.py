@@ -30,7 +30,7 @@ class SSAM(AdaptedSAM):
 
     Args:
         text_encoder: ``"minilm"`` (384 wide) or ``"clip"`` (512 wide, the paper's). Runs once, here, and only where
-            ``labels`` are given: an adapter brings its vectors along.
+            ``labels`` are given, not for ``default_labels``: an adapter brings its vectors along.
         text_checkpoint: file of the text encoder's weights, for ``"clip"``.
         others: see :class:`AdaptedSAM`.
 
@@ -71,6 +71,11 @@ class SSAM(AdaptedSAM):
         width = TEXT_WIDTH[self.text_encoder]
         self.text_affine = nn.Sequential(nn.Linear(width, WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH))
         self.register_buffer("label_vectors", torch.zeros(len(self.labels), width))
+
+    def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
+        if not self.label_vectors.any():
+            raise InputError("S-SAM learns its labels by their names: build it with labels=[...] to train it")
+        return super().parameter_groups(learning_rate, prompt_learning_rate, weight_decay)
 
     def prompt_tokens(self) -> Tensor:
         return self.text_affine(self.label_vectors)[:, None]  # (L, 1, 256)

@@ -31,12 +31,18 @@ def prompts_beside(path: str | Path) -> Path:
     return Path(f"{path}{SUFFIX}")
 
 
-def name_unused(images: set[Path]) -> None:
-    """Warn of files of prompts, beside the images to segment or in the folder of a series, that belong to none."""
+def name_unused(images: set[Path], channels: Mapping[Path, Path]) -> None:
+    """Warn of files of prompts, beside the images to segment or in the folder of a series, that belong to none.
+    ``channels``: of files of further channels, the image."""
     for folder in sorted({image.parent for image in images} | {image for image in images if image.is_dir()}):
         for file in sorted(folder.glob(f"*{SUFFIX}")):
             image = file.with_name(file.name.removesuffix(SUFFIX))
-            if not image.exists():
+            if image in channels:
+                warn_once(
+                    f"{file}: is not used, for {image.name} is a channel of {channels[image].name}, beside which the "
+                    "prompts of the image lie"
+                )
+            elif not image.exists():
                 warn_once(f"{file}: is not used, for there is no {image.name} (prompts of a.png: a.png{SUFFIX})")
             elif image not in images and is_dicom(image):
                 warn_once(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.instances import KEY as INSTANCES
 from ..errors import InputError, warn_once
-from ..networks.click_tokens import check_prompts, refuse_outside
+from ..networks.click_tokens import check_prompts, in_whole_slices, refuse_outside
 from ..networks.regions import label_map_of
 from ..networks.resemblance import named
 from ..networks.slices import MOST_BYTES, of_image
@@ -193,6 +193,12 @@ def prompts_in(image: Tensor, given: dict[str, Any]) -> Prompts:
     if "boxes" in found:
         size = torch.tensor(image.shape[2:], device=image.device)
         found["boxes"] = torch.cat([corner.clamp(size * 0.0, size - 1.0) for corner in found["boxes"].chunk(2, 2)], 2)
+        found["boxes"] = in_whole_slices(found["boxes"])
+    for number in range(len(next(iter(found.values()), ()))):
+        one = {key: value[number] for key, value in found.items()}
+        if not any(bool((value != -1).any() if key == "point_labels" else ~value.isnan().all())
+                   for key, value in one.items() if key != "point_coords"):  # fmt: skip
+            raise InputError(f"object {number + 1} of the prompts has no click, box, lasso or mask: leave it out")
     if "masks" in found and (found["masks"] >= 0).any() and not (found["masks"] < 0).any():
         raise InputError("masks hold no number below 0: they are logits, positive on the object and negative beside it")
     return found

@@ -84,7 +84,8 @@ def are_folds(runs: Sequence[Run]) -> bool:
     pairs = itertools.permutations((run.references.items() for run in runs), 2)
     if any(some and some <= others for some, others in pairs):
         return False
-    cases = [{run.images.get(case) or case for case, _ in run.dice} for run in runs]
+    hashed = all(run.images for run in runs)  # else names are what all have
+    cases = [{(hashed and run.images.get(case)) or case for case, _ in run.dice} for run in runs]
     labels = [{label for _, label in run.dice} for run in runs]
     return len(set().union(*cases)) == sum(map(len, cases)) and all(one == labels[0] for one in labels)
 

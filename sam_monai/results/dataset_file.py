@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.channels import FILES, case_of
+from ..data.channels import FILES
 from ..data.dataset import Dataset, dataset_of, is_picture
+from ..data.dataset_json import cases_of
 from ..data.folders import understand
 from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
@@ -58,23 +59,30 @@ def write_dataset(
     if known is None:
         raise no_known_form(source)
     if modality is not None:
-        known.content.pop("channel_names", None)
-        known.content["modality"] = {str(i): name.strip() for i, name in enumerate(modality.split(","))}
+        before = known.content.get("channel_names", known.content.get("modality"))
+        known.content["modality"] = by_number([name.strip() for name in modality.split(",")])
+        known.content["channel_names"] = known.content["modality"]
+        if "," not in modality and before:  # one word for all channels, which keep their names
+            known.content["channel_names"] = before
     dataset = dataset_of(known, names=labels)
-    modalities = dataset.channels or known.content.get("modality") or known.content.get("channel_names") or ""
-    if isinstance(modalities, list | tuple):
-        modalities = {str(i): name for i, name in enumerate(modalities)}
+    modalities = known.content.get("modality") or known.content.get("channel_names") or ""
+    modalities = by_number(modalities) if isinstance(modalities, list | tuple) else modalities
+    named: dict[str, Any] = {}
+    if dataset.channels and isinstance(modalities, dict) and len(modalities) == 1:
+        named = {"channel_names": by_number(dataset.channels)}
+    elif dataset.channels:
+        modalities = by_number(dataset.channels)
     training, validation = dataset.training, dataset.validation
     if known.stated and known.fold is not None:  # each of the folds may be asked for
-        listed = [at / case_of(entry["image"])["image"] for entry in known.content["training"]]
-        places = {os.path.abspath(image): i for i, image in enumerate(listed)}
+        listed = cases_of(known.content, "training", known.source, ("image", "label"))
+        places = {case["image"]: i for i, case in enumerate(listed)}
         training = sorted([*training, *validation], key=lambda case: places[case["image"]])
         validation = []
     relative = {
         part: [relative_to(out, case, not validation) for case in cases]
         for part, cases in (("training", training), ("validation", validation), ("test", dataset.test))
     }
-    content = {"name": dataset.name, "modality": modalities, **stated_labels(dataset), **relative}
+    content = {"name": dataset.name, "modality": modalities, **named, **stated_labels(dataset), **relative}
     outputs = Outputs(out)
     with outputs.writing(out / PICTURE) as part:
         draw_cases(dataset, part)
@@ -92,6 +100,11 @@ def write_dataset(
         f"written: {target}",
         f"look at {CASES} of its cases: {out / PICTURE}",
     ]
+
+
+def by_number(names: Sequence[str]) -> dict[str, str]:
+    """Names as a `dataset.json` lists them."""
+    return {str(i): name for i, name in enumerate(names)}
 
 
 def stated_labels(dataset: Dataset) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
 from ..networks.regions import Regions, masks_of
 from ..training.cases import content_of_all
+from ..training.checkpoints import ABOUT
 from .page import cell
 from .tables import write_table
 
@@ -39,7 +40,6 @@ METRICS = ("dice", "hd95", "surface_dice")
 SIZES = ("ml", "reference_ml", "pixels", "reference_pixels", "false_positive")
 TOLERANCE = 2.0
 LENGTHS = {"ml": "mm", "pixels": "px"}  # the unit of distances, by that of sizes
-ABOUT = "evaluation.json"  # beside cases.csv: what its numbers mean and which images they are of
 
 
 def case_metrics(

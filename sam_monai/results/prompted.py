@@ -20,7 +20,6 @@ from ..data.instances import KEY as INSTANCES
 from ..data.names import CaseNames
 from ..data.unlabelled import UNLABELLED
 from ..distributed import first_process, gathered
-from ..errors import InputError
 from ..inference.outputs import Outputs
 from ..inference.slabs import SlabInferer
 from ..networks.medsa import MedSA
@@ -111,10 +110,7 @@ def evaluate_prompts(
     """
     images, outputs = network.preprocessing, Outputs(folder)
     if images.get("scale") == "patch" or images.get(INSTANCES) or not network.prompted:
-        if first_process():
-            for name in (ANSWERS, CURVE):  # of another adapter
-                outputs.remove(Path(folder) / name)
-        return {}
+        return nothing_asked(outputs)
     network.eval()
     mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
     parts = []
@@ -137,17 +133,22 @@ def evaluate_prompts(
                 for prompt, answer in [(AUTOMATIC, (found == value) & known), *asked]:
                     dice = compute_dice(answer.float(), mask.float()).item()
                     rows.append({"case": file, "label": label_name, "prompt": prompt, "dice": dice})
-        parts.append(rows)
-    rows = [row for part in gathered(parts) for row in part]
+        parts.append((file, rows))
+    parts = gathered(parts)
+    rows = [row for _, part in parts for row in part]
     if not rows:
-        raise InputError("no validation case shows any label: there is nothing to prompt for")
+        if first_process():
+            print("no validation case shows any label: there is nothing to prompt for", flush=True)
+        return nothing_asked(outputs)
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     means = {prompt: mean_over_labels([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
     counts = {f"clicks to Dice {wanted:.2f}": number_of_clicks(rows, labels, wanted) for wanted in WANTED}
     if not first_process():
         return {**means, **counts}
     folder, names = Path(folder), CaseNames()
-    rows = [{**row, "case": names(row["case"])} for row in rows]  # as in cases.csv
+    for file, _ in parts:  # in their order, so that names are those of cases.csv
+        names(file)
+    rows = [{**row, "case": names(row["case"])} for row in rows]
     with outputs.writing(folder / ANSWERS) as part:
         write_table(part, ["case", "label", "prompt", "dice"], rows)
     with outputs.writing(folder / CURVE) as part:
@@ -157,6 +158,14 @@ def evaluate_prompts(
     print(*(f"{name}, on average: {clicks:.1f}" for name, clicks in counts.items()), sep="\n")
     print(f"every answer: {folder / ANSWERS}", flush=True)
     return {**means, **counts}
+
+
+def nothing_asked(outputs: Outputs) -> dict[str, float]:
+    """No figures; those of another adapter, which an earlier evaluation left, are removed."""
+    if first_process():
+        for name in (ANSWERS, CURVE):
+            outputs.remove(outputs.folder / name)
+    return {}
 
 
 def number_of_clicks(rows: Sequence[dict], labels: Sequence[str], wanted: float) -> float:

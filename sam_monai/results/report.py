@@ -18,6 +18,7 @@ import torch
 from ignite.engine import Engine
 from torch import nn
 
+from ..backbones.weights import content_hash
 from ..data.dataset import is_picture
 from ..data.matching import OBJECTS
 from ..data.names import CaseNames, told_apart
@@ -28,19 +29,20 @@ from ..inference import quality
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..locks import release
 from ..networks import identity
-from ..networks.adapter_files import BUFFERS, load_adapter, read_adapter, read_training
+from ..networks.adapter_files import BUFFERS, at_temperature, load_adapter, read_adapter, read_training
 from ..networks.regions import numbered
-from ..training.checkpoints import Checkpoints
+from ..training.checkpoints import ABOUT, ADAPTER, BESIDE_REPORT, Checkpoints
 from ..training.handlers import Cases
 from ..training.plan import Plan
 from ..training.resume import read_history
 from ..training.room import too_few
 from .html_report import evaluation_report
 from .last_validation import LastValidation
-from .metrics import ABOUT, METRICS, SIZES, TOLERANCE
+from .metrics import METRICS, SIZES, TOLERANCE
+from .prompted import ANSWERS, CURVE
 from .tables import read_table
 
-FILES = ("plan.json", "cases.csv", ABOUT, "report.html", "training_cases.txt", "prompts.csv", "corrective_clicks.png")
+FILES = ("plan.json", "report.html", "training_cases.txt", *BESIDE_REPORT)
 
 
 def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) -> None:
@@ -135,8 +137,14 @@ def write_report(
     data = said["This run"]["data"]
     title = f"{title} on {data}" if data else title
     tolerance = about_cases(folder).get("surface_tolerance", TOLERANCE)
-    curves = [folder / "corrective_clicks.png"]
-    path = evaluation_report(rows, shown, said, history, folder / "report.html", curves, tolerance, title, notes)
+    outputs, curve = Outputs(folder), folder / CURVE
+    if curve.is_file() and curve.stat().st_mtime < (folder / "cases.csv").stat().st_mtime:  # of another adapter
+        for name in (ANSWERS, CURVE):
+            outputs.remove(folder / name)
+    path = evaluation_report(rows, shown, said, history, folder / "report.html", [curve], tolerance, title, notes)
+    if about := about_cases(folder):
+        about[ADAPTER] = content_hash(at_temperature(read_adapter(file)))
+        outputs.write(json.dumps(about, indent=2, ensure_ascii=False) + "\n", folder / ABOUT, RUN)
     print(f"report: {path}", flush=True)
     release(folder)
     return path

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,17 @@ from ..distributed import first_process
 from ..errors import InputError
 from ..files import save_aside
 from ..locks import locked_or_held
-from ..networks.adapter_files import at_temperature, training_summary, write_adapter
+from ..networks.adapter_files import at_temperature, read_adapter, training_summary, write_adapter
 from ..networks.fields import plain
 from . import resume as resuming
 from .best import Best
 from .cases import contents
 from .clock import Schedule
 from .handlers import at_end
+
+ABOUT = "evaluation.json"  # beside cases.csv: what its numbers mean, which images and which adapter they are of
+ADAPTER = "adapter"  # in it: the hash of its content
+BESIDE_REPORT = ("cases.csv", ABOUT, "prompts.csv", "corrective_clicks.png")
 
 
 class Checkpoints:
@@ -108,6 +113,9 @@ class Checkpoints:
             tqdm.write(f"there is no {path} to resume from: training starts anew")
             return
         state = resuming.read_resume(path)
+        clock = self.parts.get("clock")
+        if clock is not None and math.isinf(clock.budget):  # epochs are asked for, and a clock may have changed them
+            state["settings"]["epochs"] = resuming.epochs_of(state)
         changes = resuming.check_same(state["settings"], self.decided(engine), path)
         if first_process():
             resuming.check_same_cases(state["cases"], self.cases, path)
@@ -119,7 +127,7 @@ class Checkpoints:
                 resuming.load_part(part, state[name], name, path)
         if isinstance(schedule, LambdaLR):  # whose rates depend on the number of epochs, which may have grown
             for factor in (f for f in schedule.lr_lambdas if isinstance(f, Schedule)):
-                if factor.planned != planned:
+                if planned != state["settings"]["epochs"]:
                     factor.restart(planned)
                 engine.state.max_epochs = max(state["epoch"], factor.epochs)  # as the clock has decided
             rates = zip(schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
@@ -204,9 +212,7 @@ class Checkpoints:
         names = (self.RESUME, self.BEST, str(Path(self.BEST).with_suffix(".safetensors")))
         there = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
         if there and not self.ours:
-            report = None if self.report is None else Path(self.report)
-            tables = [] if report is None else [report.with_name(name) for name in ("cases.csv", "evaluation.json")]
-            reports = [file for file in (report, *tables) if file is not None and file.is_file()]
+            reports = self.reports_on(self.folder / self.BEST)
             stem = f"replaced_{datetime.now():%Y-%m-%d_%H%M%S}"
             taken = [file.name for file in self.folder.glob(f"{stem}*")]
             old = self.folder / next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 1000))) if n not in taken)
@@ -215,6 +221,17 @@ class Checkpoints:
                 shutil.move(file, old / file.name)
             tqdm.write(f"the adapter that was in {self.folder} is now in {old}{', with its report' * bool(reports)}")
         self.ours = True
+
+    def reports_on(self, adapter: Path) -> list[Path]:
+        """The files of the report that lies where this training's will, if it is about an adapter."""
+        if self.report is None or not adapter.is_file():
+            return []
+        report = Path(self.report)
+        with suppress(OSError, ValueError, InputError):  # what is damaged may be about it
+            about = json.loads(report.with_name(ABOUT).read_text(encoding="utf-8"))
+            if about.get(ADAPTER, "") not in ("", content_hash(at_temperature(read_adapter(adapter)))):
+                return []
+        return [file for name in (report.name, *BESIDE_REPORT) if (file := report.with_name(name)).is_file()]
 
     def summary(self, engine: Engine) -> dict[str, Any]:
         dice = round(self.best.metric, 6) if self.best.epoch == engine.state.epoch else None

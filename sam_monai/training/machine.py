@@ -68,7 +68,12 @@ class Costs:
 
 
 def cost_of(
-    network: AdaptedSAM, shape: tuple[int, ...], inferer: Inferer, loss: nn.Module, device: torch.device
+    network: AdaptedSAM,
+    shape: tuple[int, ...],
+    inferer: Inferer,
+    loss: nn.Module,
+    device: torch.device,
+    embeddings_kept: bool = True,
 ) -> Cost:
     """Take real steps and answer a slice. The network's parameters stay as they are.
 
@@ -78,6 +83,7 @@ def cost_of(
         inferer: the trainer's; one that takes a ``label`` gets the batch's.
         loss: the trainer's.
         device: where to.
+        embeddings_kept: whether they are, where the encoder is frozen.
     """
     network.to(device)
     image = torch.rand(shape, device=device)
@@ -86,7 +92,7 @@ def cost_of(
     label[(slice(None), slice(None), *middle)] = 1
     more: dict[str, Any] = {"label": label} if "label" in inspect.signature(inferer.__call__).parameters else {}
     encoder = network.backbone.image_encoder
-    once = network.channel_names is None and not any(p.requires_grad for p in encoder.parameters())
+    once = network.channel_names is None and not any(p.requires_grad for p in encoder.parameters()) and embeddings_kept
     with torch.no_grad():
         embedding = (network.encode(image),) if once else ()
     kept: dict[int, int] = {}

@@ -19,7 +19,8 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
     Of an organ that lies at one side in all pictures, a mirrored picture shows what no patient has, and takes from the
     network what tells the organ from its like. Cells lie anywhere, and more views of few cases are more cases, also
     where all cases are of one field of view, in which each cell keeps its place. A patch does not show where in the
-    picture it lies. Volumes are mirrored from side to side or not at all, as no patient lies upside down.
+    picture it lies. Volumes, and pictures with a left and a right label, are mirrored from side to side or not at all,
+    as no patient lies upside down.
     """
     names = [label.name for label in data.labels]
     if alone := without_partner(names):
@@ -30,7 +31,7 @@ def chosen_mirror(data: Fingerprint, scale: str) -> tuple[str, str]:
     decisive = [label for label in data.labels if label.name not in paired and not is_scattered(label, data)]
     told = all(label.moved for label in decisive)
     why = f"labels lie anywhere, or as they do when they are mirrored{'' if told else ', as far as few cases tell'}"
-    for kind in MIRROR if data.spatial_dims == 2 else ("sides", "none"):
+    for kind in MIRROR if data.spatial_dims == 2 and not paired else ("sides", "none"):
         views = SHOWN[kind]
         moved = {(label.moved.get(view, 0.0), label.name, view) for label in decisive for view in views}
         most, name, view = max(moved, default=(0.0, "", ""))

@@ -17,7 +17,7 @@ from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
 from ..data.demo import is_demo
 from ..data.fingerprint import Fingerprint
-from ..distributed import from_first
+from ..distributed import alone, first_process, from_first
 from ..errors import InputError
 from ..networks import identity
 from .handlers import validation_interval
@@ -164,6 +164,8 @@ def make_plan(
     steps: int | None = None,
     resume: str | Path | None = None,
     begun: float | None = None,
+    kept: bool = True,
+    samples: int = 1,
 ) -> Plan:
     """Plan what a user did not give.
 
@@ -181,6 +183,8 @@ def make_plan(
         steps: of the optimiser, in place of minutes.
         resume: a training's state, whose plan holds, if it is there.
         begun: when the command began, by ``time.monotonic``.
+        kept: whether embeddings are, where the encoder stays frozen.
+        samples: of volumes and patches, drawn from a case each time it is visited.
 
     Raises:
         InputError: the state to resume from is none, or holds no plan of ours.
@@ -194,11 +198,13 @@ def make_plan(
     if resume and Path(resume).is_file() and (old := plan_kept_in(Path(resume))):
         timed = old["minutes"] if "epochs" not in asked else None
         refuse_other_length(resume, old, minutes, steps, 0 if data is None else data.training)
-        kept = {key: old.get(key, otherwise.get(key)) for key in given}  # none of a batch in states of before
-        return Plan({**kept, **asked}, {}, "", timed, passed, old["validation"])
+        values = {key: old.get(key, otherwise.get(key)) for key in given}  # none of a batch in states of before
+        return Plan({**values, **asked}, {}, "", timed, passed, old["validation"])
     if data is None:
         values = {"spacing": None, **otherwise, **asked}
         return Plan({"val_interval": validation_interval(values["epochs"]), **values})
+    if not first_process():  # which alone takes steps: each would take another number of them, and wait for the others
+        return from_first(None)
     about = f"{examined.dataset.folder.name} ({data})"
     if "spacing" in asked and len(asked["spacing"]) == data.spatial_dims:  # else refused where images are prepared
         data = data.resampled(asked["spacing"])
@@ -206,16 +212,18 @@ def make_plan(
     timed = "epochs" not in asked and steps is None
 
     network_class = identity.methods()[method]
+    drawn = samples if data.spatial_dims == 3 or asked.get("scale") == "patch" else 1
 
     def measure(size: int, checkpointing: bool = False) -> Cost:
         channels = data.channels if network.get("channel_names") or data.channels == 1 else 3
-        shape = (min(sample[0], data.training), channels, size, size, *sample[1 : data.spatial_dims - 1])
+        shape = (min(sample[0], data.training) * drawn, channels, size, size, *sample[1 : data.spatial_dims - 1])
         # The network that will be trained starts from the same weights, whatever was timed before it.
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             built = network_class(
                 default_labels=examined.dataset.labels, image_size=size, checkpointing=checkpointing, **network
             )
-            return cost_of(built, shape, inferer, loss, device)
+            with alone():
+                return cost_of(built, shape, inferer, loss, device, kept)
 
     size = asked.get("image_size")
     costs = Costs(measure, (size,) if size and size <= PROBES[-1] else PROBES)
@@ -238,7 +246,7 @@ def make_plan(
         free=free_on(device),
         given_interval=asked.get("val_interval"),
         mirror=asked.get("mirror"),
-        slices=sample[1] if data.spatial_dims == 3 else 1,
+        slices=drawn * (sample[1] if data.spatial_dims == 3 else 1),
         given_spacing=fixed,
         on_gpu=on_gpu,
         smallest=SMALL_BATCH if fewer else None,

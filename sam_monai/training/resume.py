@@ -91,6 +91,14 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     return ", ".join(f"{key} {in_words(new.get(key))} (was {in_words(old.get(key))})" for key in harmless)
 
 
+def epochs_of(state: Mapping[str, Any]) -> Any:
+    """How many epochs a training was to have in all when its state was saved: those that its clock found to fit."""
+    try:
+        return state["lr_scheduler"]["lr_lambdas"][0]["changes"][-1][-1]
+    except (KeyError, IndexError, TypeError):  # without a clock
+        return state["settings"].get("epochs")
+
+
 def check_same_cases(old: Mapping[str, Any], new: Mapping[str, list[list[str]]], path: Path) -> None:
     """Compare the cases of a training, by the content of their files, with those it is resumed on: by ``"training"``
     and ``"validation"`` a list of name and hashes of each case."""

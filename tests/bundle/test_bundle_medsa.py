@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -13,10 +14,13 @@ import pytest
 import torch
 from bundle_runner import ROOT, run
 from bundle_tester import BundleTester
+from monai.data import Dataset, MetaTensor
 from network_tester import tiny_backbone
 
 from sam_monai import InputError, MedSA
+from sam_monai.data.names import CaseNames
 from sam_monai.errors import told
+from sam_monai.inference.outputs import Outputs
 from sam_monai.results import pictures
 from sam_monai.results.prompted import evaluate_prompts
 
@@ -99,3 +103,39 @@ class TestMedSABundle(BundleTester):
         assert "<h2>Prompts</h2>" in (out / "report.html").read_text()
         evaluate_prompts(MedSA(tiny_backbone(), preprocessing={"scale": "patch"}), [], [], out, torch.device("cpu"))
         assert not (out / "prompts.csv").exists() and not (out / "corrective_clicks.png").exists()
+
+    def test_a_report_has_no_curve_of_another_adapter(self, trained):
+        out = trained / "later"
+        for name in ("prompts.csv", "corrective_clicks.png"):
+            Outputs(out).write("of an earlier run", out / name)
+            os.utime(out / name, (1, 1))
+        where = {"dataset_dir": f"{trained}/data", "ckpt_dir": f"{trained}/models", "output_dir": str(out)}
+        run("medsa", "train", "evaluate", prompted_cases=None, **{"run#1": "$None"}, **where)
+        assert "<h2>Prompts</h2>" not in (out / "report.html").read_text()
+        assert not (out / "corrective_clicks.png").exists()
+
+
+def prompted(tmp_path, labelled):
+    """Evaluate the prompts of two cases of one file name, of which some show a label."""
+    cases = []
+    for i, shows in enumerate(labelled):
+        meta = {"filename_or_obj": f"{tmp_path}/s{i}/mri.nii.gz"}
+        label = torch.zeros(1, 40, 40)
+        label[:, 10:20, 10:20] = float(shows)
+        cases.append({"image": MetaTensor(torch.rand(1, 40, 40), meta=meta), "label": MetaTensor(label)})
+    network = MedSA(tiny_backbone(), labels=["liver"], amp=False)
+    return evaluate_prompts(network, Dataset(cases), ["liver"], tmp_path / "o", torch.device("cpu"))
+
+
+def test_a_case_has_the_name_that_it_has_in_the_other_table(tmp_path):
+    assert prompted(tmp_path, [False, True])
+    names = CaseNames()
+    for i in range(2):
+        last = names(f"{tmp_path}/s{i}/mri.nii.gz")
+    assert {row["case"] for row in csv.DictReader((tmp_path / "o/prompts.csv").open())} == {last}
+
+
+def test_cases_without_a_label_are_evaluated_without_prompts(tmp_path, capsys):
+    prompted(tmp_path, [True, True])
+    assert prompted(tmp_path, [False, False]) == {} and "nothing to prompt for" in capsys.readouterr().out
+    assert not (tmp_path / "o/prompts.csv").exists()

@@ -7,6 +7,9 @@ import torch
 from bundle_runner import SMALL, run, start, volumes
 from bundle_tester import BundleTester
 
+from sam_monai import InputError
+from sam_monai.errors import told
+
 
 class TestPTSAMBundle(BundleTester):
     bundle = "ptsam"
@@ -46,6 +49,19 @@ def test_false_keeps_no_embeddings_and_brings_the_full_augmentation_back(tmp_pat
     workflow.run()
     steps = [type(step).__name__ for step in workflow.parser.get_parsed_content("train#preprocessing").transforms]
     assert "RandAffined" in steps and len(encoded) > 2 and not (tmp_path / "False").exists()
+    assert workflow.parser.get_parsed_content("train#settings")["embedding_cache"] is False
+    with pytest.raises((InputError, RuntimeError)) as refused:  # which would bring other samples
+        run("ptsam", "train", embedding_cache=f"{tmp_path}/e", resume=True, **where, **SMALL | {"epochs": 3})
+    assert "embedding_cache was false and is true" in str(told(refused.value))
+
+
+def test_embeddings_of_patches_are_not_kept_wherever_their_folder_is(tmp_path):
+    volumes(tmp_path / "data", (40, 40, 6))
+    where = {"dataset_dir": f"{tmp_path}/data", "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    workflow = run("ptsam", "train", embedding_cache=f"{tmp_path}/e", scale="patch", **where, **SMALL | {"epochs": 1})
+    assert not (tmp_path / "e").exists()
+    steps = [type(step).__name__ for step in workflow.parser.get_parsed_content("train#preprocessing").transforms]
+    assert "RandAffined" in steps
 
 
 def test_encoder_prompts_train_and_inference_takes_them_over(tmp_path):

@@ -306,3 +306,12 @@ def test_without_tensorrt_the_overlay_says_so_and_changes_nothing(tmp_path, monk
     plain, overlaid = (np.asarray(nib.load(tmp_path / f / "d_seg.nii.gz").dataobj) for f in ("plain", "trt"))
     assert np.array_equal(plain, overlaid)
     assert len(logits) == 2 and torch.equal(*logits) and logits[0].any()
+
+
+@pytest.mark.parametrize(
+    "dims, size, said", [(3, (64, 64), "volumes: .* H W D"), (2, (64, 64, 3), "pictures: .* H W$")]
+)
+def test_a_network_of_volumes_is_not_exported_as_one_of_pictures(tmp_path, dims, size, said):
+    network = MedSA(tiny_backbone(), labels=LABELS, preprocessing={"spatial_dims": dims})
+    with pytest.raises(InputError, match=said):
+        export.export(network, tmp_path / "m.onnx", size)

@@ -169,3 +169,25 @@ def test_every_package_that_is_needed_is_named(method, made):
 
 def test_the_zoo_takes_a_bundle_of_any_name(made, capsys):
     assert main(["verify_bundle", str(made(name="$a@b#c%", labels=["liver", "spleen"]))]) == 0
+
+
+def test_a_picture_of_the_adapter_before_is_left_out(made, tmp_path):
+    first = made()
+    Image.new("RGB", (4, 4)).save(first / "docs/validation.png")
+    assert not (made(source=first, name="again") / "docs/validation.png").exists()
+
+
+def test_figures_of_regions_stand_under_the_values_of_their_channels(made):
+    regions = MR | {"regions": [[2, 1], [1]]}
+    measured = MEASURED | {"dice_by_label": [0.9, 0.4]}
+    said = metadata(made(labels=["whole ball", "core"], images=regions, training=measured))
+    names = said["network_data_format"]["outputs"]["pred"]["channel_def"]
+    found = {names[value]: dice for value, dice in said["eval_metrics"]["val_dice_by_channel"].items()}
+    assert found == {"whole ball": 0.9, "core": 0.4}
+
+
+@pytest.mark.parametrize("images", [MR, MR | {"regions": [[1, 2], [2]]}])
+def test_a_bundle_of_a_med_sa_for_its_labels_alone_trains_such_a_one(made, images, capsys):
+    bundle = made("medsa", labels=["whole", "core"], images=images, prompted=False)
+    assert json.loads((bundle / "configs/train.json").read_text())["draws"] == 0
+    assert main(["verify_bundle", str(bundle)]) == 0, capsys.readouterr().out

@@ -154,3 +154,41 @@ def test_a_plan_that_is_none_is_not_resumed(data, tmp_path, timed, kept):
     torch.save(state | {"clock": kept}, tmp_path / "m/model_resume.pt")
     with pytest.raises(InputError, match=r"model_resume\.pt: its plan"):
         planning.plan_kept_in(tmp_path / "m/model_resume.pt")
+
+
+@pytest.mark.parametrize("epochs, said", [(None, 2), (5, 5), (3, 3), (1, "epochs was 2 and is 1")])
+def test_epochs_that_are_asked_for_count_after_a_clock_has_shortened_a_training(data, tmp_path, epochs, said):
+    """Not those that were planned before, of which most were never trained."""
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o"}
+    short = {key: value for key, value in SMALL.items() if key != "epochs"}
+    run("ssam", "train", **where, **short, epochs=2)
+    state = torch.load(tmp_path / "m/model_resume.pt", weights_only=True)
+    state["lr_scheduler"]["lr_lambdas"] = [{"changes": [(0, 0.0, 5), (1, 0.2, 2)]} for _ in
+                                           state["lr_scheduler"]["lr_lambdas"]]  # fmt: skip
+    state["settings"]["epochs"] = 5
+    state["clock"]["plan"] |= {"epochs": 5, "minutes": 15.0, "seconds": 0.0, "validation": 1.0}
+    torch.save(state, tmp_path / "m/model_resume.pt")
+    asked = short | ({} if epochs is None else {"epochs": epochs})
+    if isinstance(said, str):
+        with pytest.raises((InputError, RuntimeError)) as refused:
+            run("ssam", "train", **where, **asked, resume=True)
+        assert said in str(told(refused.value))
+        return
+    run("ssam", "train", **where, **asked, resume=True)
+    assert torch.load(tmp_path / "m/model_resume.pt", weights_only=True)["epoch"] == said
+
+
+def test_more_samples_of_a_case_make_a_step_larger(data, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(planning, "cost_of", lambda _, shape, *others: shapes.append(shape) or Cost(32, 1.0, 0.01, 1e8))
+    parser = start("ssam", "train", dataset_dir=str(data), image_size=32, samples=3).parser
+    assert parser.get_parsed_content("plan") and {shape[0] for shape in shapes} == {3 * 2}
+
+
+def test_a_planned_step_begins_with_an_image_where_no_embeddings_are_kept(data, monkeypatch):
+    kept = []
+    monkeypatch.setattr(planning, "cost_of", lambda *given: kept.append(given[5]) or Cost(32, 1.0, 0.01, 1e8))
+    for cache in (None, False):
+        where = {} if cache is None else {"embedding_cache": cache}
+        start("ptsam", "train", dataset_dir=str(data), image_size=32, **where).parser.get_parsed_content("plan")
+    assert kept == [True, False]

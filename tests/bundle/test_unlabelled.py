@@ -15,6 +15,7 @@ from sam_monai import InputError
 from sam_monai.bundle.unlabelled import MOST, check_teacher, chosen, with_pseudo_labels
 from sam_monai.data import read_dataset
 from sam_monai.data.channels import FILES
+from sam_monai.errors import told
 from sam_monai.training.cases import content, known_cases
 
 
@@ -183,3 +184,9 @@ def test_no_adapter_or_one_for_other_labels_is_refused(trained, tmp_path):
     shutil.copytree(trained / "m", tmp_path / "m")
     with pytest.raises(InputError, match="is for the labels bright ball"):
         taught(tmp_path, tmp_path, trained / "more")
+
+
+def test_a_teacher_of_another_network_is_refused_by_what_differs(again):
+    with pytest.raises((InputError, RuntimeError)) as refused:
+        run("ssam", "train", **again, depth_attention=True)
+    assert "made for depth_attention False; this network has depth_attention True" in str(told(refused.value))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folder_maker import SHAPE, image, label, refused_in_one_line
+from folder_maker import SHAPE, bids, image, label, refused_in_one_line
 from image_files import volume
 
 from sam_monai.__main__ import main
@@ -169,3 +169,21 @@ def test_what_cannot_be_channels_or_names_is_refused_in_one_line(tmp_path, form)
 def test_a_channel_that_is_not_there_is_refused(tmp_path, capsys, channel, said):
     assert main(["dataset", str(sequences(tmp_path)), "--channel", channel]) != 0
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column, said", [("is_test", "the column is_test is not read; call it split"), ("fold", None)])
+def test_a_table_of_participants_states_folds_and_no_split_under_another_name(tmp_path, column, said):
+    rows = [f"sub-{i:02d}\t{int(i < 2)}\n" for i in range(6)]
+    (bids(tmp_path) / "participants.tsv").write_text(f"participant_id\t{column}\n" + "".join(rows))
+    if said:
+        with pytest.raises(InputError, match=said):
+            read_dataset(tmp_path)
+        return
+    assert [Path(case["image"]).name[:6] for case in read_dataset(tmp_path, fold=1).validation] == ["sub-00", "sub-01"]
+    assert len(read_dataset(tmp_path).validation) == 4  # fold 0
+
+
+def test_a_finding_that_is_called_test_is_no_split(tmp_path):
+    rows = [f"sub-{i:02d}\t{20 + i}\n" for i in range(6)]
+    (bids(tmp_path) / "participants.tsv").write_text("participant_id\ttest\n" + "".join(rows))
+    assert len(read_dataset(tmp_path).validation) == 1

@@ -219,6 +219,16 @@ def test_an_image_is_segmented_once_whichever_of_its_channels_are_taken(tmp_path
     assert [Path(case["image"]).name for case in found] == [f"a_{taken[0]:04d}.nii.gz"]
 
 
+def test_a_file_of_a_channel_that_is_not_taken_is_passed_over_and_not_tried_as_an_image(tmp_path):
+    for name in ("a_CT", "a_T2", "a_ADC", "a_b_CT", "a_b_ADC"):
+        image(tmp_path / f"{name}.nii.gz")
+    volume(tmp_path / "a_all.nii.gz", RNG.random((9, 8, 3, 2)).astype(np.float32))
+    found = images_to_segment(tmp_path, spatial_dims=3, channel_names=("CT", "ADC"))
+    assert [Path(case["image"]).name for case in found] == ["a_CT.nii.gz", "a_all.nii.gz", "a_b_CT.nii.gz"]
+    ((path, reason),) = found.passed_over
+    assert path.endswith("a_T2.nii.gz") and "of the image of a_CT.nii.gz, which has CT, ADC" in reason
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_an_adapter_of_one_channel_takes_its_file_of_each_image_and_not_the_others(tmp_path, number, caplog):
     """Those of other channels would get masks of a network that knows nothing of them."""

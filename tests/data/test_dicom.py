@@ -233,3 +233,41 @@ def test_directions_that_are_rounded_apart_are_of_one_series(tmp_path):
         dataset.ImageOrientationPatient = [f"{x:.10g}" for x in (cosine, sine, 0, -sine, cosine, 0)]
         dataset.save_as(file)
     assert [len(series.files) for series in list_series(tmp_path / "s")] == [8]
+
+
+def moved(path, shift) -> None:
+    """Move each frame of a multi-frame file by what its height in millimetres above -100 gives."""
+    file = pydicom.dcmread(path)
+    for frame in file.PerFrameFunctionalGroupsSequence:
+        place = frame.PlanePositionSequence[0]
+        place.ImagePositionPatient = decimal(shift(*map(float, place.ImagePositionPatient)))
+    file.save_as(path)
+
+
+def test_a_multi_frame_file_is_as_straight_and_even_as_a_series_must_be(tmp_path):
+    path, array = tmp_path / "m.dcm", blob((16, 18, 40))
+    write_multiframe(path, array, AFFINE)
+    moved(path, lambda x, y, z: [x, y + np.tan(np.radians(2)) * (z + 100), z])
+    with pytest.raises(InputError, match=r" by 2\.0 degrees off \(gantry tilt\)"):
+        LoadCased("image")({"image": path})
+    write_multiframe(path, array, AFFINE)
+    moved(path, lambda x, y, z: [x, y, z + 0.05 * ((z + 100) / 2.5 % 2 > 0.5)])  # rounded, as by some exports
+    assert LoadCased("image")({"image": path})["image"].pixdim[2] == pytest.approx(2.5, abs=0.01)
+    write_multiframe(path, array, AFFINE)
+    moved(path, lambda x, y, z: [x, y, min(z, -5)])
+    with pytest.raises(InputError, match=r"frame 1 and frame 2 lie at the same place|frame 2 and frame 1 lie"):
+        LoadCased("image")({"image": path})
+
+
+def test_the_thickness_of_a_file_of_one_frame_is_found_where_such_files_say_it(tmp_path, caplog):
+    write_multiframe(tmp_path / "one.dcm", blob((16, 18, 1)), AFFINE)
+    assert LoadCased("image")({"image": tmp_path / "one.dcm"})["image"].pixdim.tolist() == pytest.approx([0.7, 0.7, 3])
+    assert "1 mm is taken" not in caplog.text
+
+
+def test_a_slice_a_little_aside_of_the_next_is_read_though_slices_are_thin(tmp_path):
+    thin = AFFINE @ np.diag([1, 1, 0.4, 1])
+    files = write_series(tmp_path, blob((16, 18, 12)), thin)
+    second = pydicom.dcmread(files[1]).ImagePositionPatient
+    spoil(files, 1, ImagePositionPatient=decimal([float(second[0]) + 0.06, float(second[1]), float(second[2])]))
+    assert LoadCased("image")({"image": tmp_path})["image"].shape == (1, 16, 18, 12)

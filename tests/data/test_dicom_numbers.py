@@ -12,6 +12,7 @@ import pytest
 from dicom_maker import AFFINE, slice_file, spoil, write_multiframe, write_series
 from image_files import load_image
 from monai.data import MetaTensor
+from pydicom.uid import RLELossless
 
 from sam_monai import InputError
 from sam_monai.data import LoadCased
@@ -271,3 +272,20 @@ def test_a_damaged_frame_of_rle_is_left_to_its_decoder_and_costs_no_time(frame):
     begun = time.process_time()
     assert other_width(frame, 65535, 65534) == 0
     assert time.process_time() - begun < 5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_signed_numbers_of_fewer_bits_are_the_same_when_they_are_compressed(tmp_path, masked):
+    files = write_series(tmp_path, RAMP - 300, AFFINE)
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        hu = dataset.pixel_array.astype(int) - 1024
+        dataset.PixelRepresentation, dataset.BitsStored, dataset.HighBit, dataset.RescaleIntercept = 1, 12, 11, 0
+        dataset.PixelData = ((hu & 0xFFF).astype("<u2") if masked else hu.astype("<i2")).tobytes()
+        dataset.save_as(file)
+    before = load_image(tmp_path)
+    for file in files:
+        dataset = pydicom.dcmread(file)
+        dataset.compress(RLELossless, generate_instance_uid=False)
+        dataset.save_as(file)
+    assert before.min() < 0 and np.array_equal(load_image(tmp_path), before)

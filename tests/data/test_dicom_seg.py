@@ -241,3 +241,12 @@ def test_a_segmentation_is_read_back_whatever_the_header_says_of_thickness(tmp_p
     write_segmentation(ours, np.asarray(image.affine), files[0], ["b"], tmp_path / "m.dcm")
     assert ours.any()
     assert np.array_equal(read_segmentation(tmp_path / "m.dcm", np.asarray(image.affine), ours.shape, ["b"]), ours)
+
+
+def test_of_an_image_without_a_frame_of_reference_the_grid_decides(tmp_path):
+    files = write_series(tmp_path / "s", blob((12, 10, 6)), AFFINE)
+    path = threshold(tmp_path / "s", tmp_path / "o", mask_format="dicom_seg", network=Named("a"))
+    for number in range(len(files)):
+        spoil(files, number, FrameOfReferenceUID="")
+    case = {"image": str(tmp_path / "s"), "label": str(path)}
+    assert LoadCased(("image", "label"), labels=["a"])(case)["label"].max() == 1

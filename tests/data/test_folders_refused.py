@@ -49,6 +49,8 @@ BAD = {
                                  label(t / "labels/train/a.png")], r"b\.png: lies beside the folder train"),
     "a split twice": (lambda t: [image(t / f"images/{at}/a.png") and label(t / f"labels/{at}/a.png")
                                  for at in ("train", "val", "dev")], r"images/val: means the same split as dev/"),
+    "a split above twice": (lambda t: [image(t / f"{at}/images/a.png") and label(t / f"{at}/masks/a.png")
+                                       for at in ("train", "val", "dev")], r"/val: means the same split as dev/"),
     "labels of a split twice": (lambda t: [image(t / "images/train/a.png"), label(t / "labels/train/a.png"),
                                            label(t / "labels/Training/b.png")], "/train: means the same.* Training/"),
     "a split without images": (lambda t: [image(t / "train/images/a.png"), label(t / "train/masks/a.png"),
@@ -91,8 +93,8 @@ BAD = {
     "no volume": (lambda t: without(segmentations(t), "s0002/ct.nii.gz"), "s0002: one image is needed.*there is none"),
     "no masks": (lambda t: shutil.rmtree(segmentations(t) / "s0002/segmentations"), r"s0002/ct\.nii\.gz: has no label"),
     "a split of another word": (lambda t: meta(t, "image_id;split", "s0000;train", "s0001;held out"),
-                                r"meta\.csv: s0001 has the split 'held out'; known are train, val and test"),
-    "a split of nothing": (lambda t: meta(t, "image_id;split", "s0000;train", "s0001;"), "s0001 has the split ''"),
+                                r"meta\.csv: s0001 has the split 'held out'; known are train, val, test or"),
+    "a split of nothing": (lambda t: meta(t, "image_id;split", "s0000;train", "s0001;"), "states no split of s0001"),
     "a case without a split": (lambda t: meta(t, "image_id;split", *(f"s{i:04d};train" for i in range(5))),
                                r"meta\.csv: states no split of s0005"),
     "BIDS: another image": (lambda t: image(bids(t) / "sub-01/anat/sub-01_T2w.nii.gz"),

@@ -179,3 +179,16 @@ def test_a_dataset_of_frames_is_checked_and_its_slices_counted(tmp_path):
     found = examine(dataset, frames=True).fingerprint
     assert found is not None and found.channels == 1 == image_channels(dataset.training, frames=True)
     assert sorted(found.shape) == [10, 12, 27]
+
+
+@pytest.mark.parametrize("hidden", [0, 1])
+def test_of_annotated_parts_those_without_a_label_are_drawn_too(hidden):
+    """That nothing is there is what they teach."""
+    image = MetaTensor(torch.arange(6.0).repeat_interleave(3).expand(1, 4, 4, 18).clone(), meta={FRAMES: 6})
+    label = MetaTensor(torch.zeros(1, 4, 4, 18))
+    label[..., 6:12] = 1
+    label[0, 0, 0, :hidden] = UNLABELLED
+    label[0, 0, 0, ::3] = UNLABELLED if hidden else label[0, 0, 0, ::3]
+    draw = RandPart(("image", "label")).set_random_state(0)
+    drawn = {int(draw({"image": image, "label": label})["image"].max()) for _ in range(99)}
+    assert drawn == {0, 1, 2, 3, 4, 5}

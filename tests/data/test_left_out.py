@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dicom_maker import AFFINE as DICOM_AFFINE
 from dicom_maker import blob, write_series
-from folder_maker import bids, image, label, nnunet, pairs, refused_in_one_line, segmentations
+from folder_maker import bids, image, label, mask, nnunet, pairs, refused_in_one_line, segmentations
 from image_files import AFFINE, volume
 
 from sam_monai.data import check_dataset, images_to_segment, read_dataset
@@ -231,3 +231,44 @@ def test_dicom_of_one_patient_stays_on_one_side_and_a_ct_is_one(tmp_path):
         scan(tmp_path / f"labels/c{i}.nii.gz", np.ones((8, 9, 4), np.uint8), DICOM_AFFINE)
     dataset = read_dataset(tmp_path)
     assert [Path(case["image"]).name for case in dataset.validation] == ["c4", "c5"] and dataset.intensity == "ct"
+
+
+@pytest.mark.parametrize(
+    "rows, said",
+    [
+        (lambda i: f"images/c{i}.png,labels/c{i}.png,p{i // 2}", "names patients; give the path of that list"),
+        (lambda i: f"images/c{min(i, 4)}.png,labels/c{i}.png," if i != 4 else "", "lists other cases"),
+        (lambda i: f"images/c{i}.png,labels/c{i}.png,", None),
+    ],
+)
+def test_a_list_beside_the_folders_that_says_more_is_refused_and_not_passed_over(tmp_path, rows, said):
+    lines = [line for i in range(6) if (line := rows(i))]
+    (pairs(tmp_path) / "list.csv").write_text("\n".join(["image,label,patient", *lines, ""]))
+    if said is None:
+        assert len(read_dataset(tmp_path).training) == 5
+    else:
+        with pytest.raises(InputError, match=said):
+            read_dataset(tmp_path)
+
+
+def test_a_list_beside_the_folders_that_seems_to_state_a_split_is_refused(tmp_path):
+    rows = [f"images/c{i}.png,labels/c{i}.png,{i % 2}" for i in range(6)]
+    (pairs(tmp_path) / "list.csv").write_text("\n".join(["image,label,is_test", *rows, ""]))
+    with pytest.raises(InputError, match="the column is_test is not read"):
+        read_dataset(tmp_path)
+
+
+def test_two_masks_whose_names_differ_in_letter_case_alone_are_refused(tmp_path):
+    mask(segmentations(tmp_path, 2, ("liver",)) / "s0000/segmentations/Liver.nii.gz", 5, 9)
+    with pytest.raises(InputError, match=r"liver\.nii\.gz: Liver\.nii\.gz is a mask of 'liver' too"):
+        read_dataset(tmp_path)
+
+
+def test_a_patient_of_dicom_images_on_both_sides_of_a_stated_split_is_named(tmp_path, caplog):
+    for part, number in (("train", 3), ("val", 2)):
+        for i in range(number):
+            write_series(tmp_path / f"{part}/images/c{i}", blob((8, 9, 4), i), DICOM_AFFINE, PatientID=f"p{i}")
+            (tmp_path / part / "labels").mkdir(exist_ok=True)
+            volume(tmp_path / f"{part}/labels/c{i}.nii.gz", np.ones((8, 9, 4), np.uint8), DICOM_AFFINE)
+    read_dataset(tmp_path)
+    assert "2 patients are on both sides of the split, such as p0 in training and validation" in caplog.text

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import SMALL, run, volumes
-from monai.data import MetaTensor
+from monai.data import MetaTensor, list_data_collate
 from monai.transforms import Compose
 
 from sam_monai import InputError
@@ -129,3 +129,21 @@ def test_an_adapter_without_it_means_1():
     other = at_temperature(state, 2.0)
     assert identity.from_tensor(other["identity"])["temperature"] == 2
     assert identity.from_tensor(at_temperature(other)["identity"]) == identity.from_tensor(state["identity"])
+
+
+@pytest.mark.parametrize("depth", [10, 11, 36])
+def test_voxels_are_taken_of_every_slice(depth):
+    """A stride that is a multiple of the depth would stay in one."""
+    label = torch.zeros(1, 512, 512, depth)
+    label[:, 200:300, 200:300, 3:8], label[:, 220:240, 220:240, 4:6] = 1, 2
+    logits = torch.zeros(3, 512, 512, depth)
+    logits[1:] = -4
+    for value in (1, 2):
+        logits[value][label[0] == value] = 1
+    calibration = Calibration(Compose([]))
+    output = list_data_collate([{"pred": MetaTensor(logits), "label": MetaTensor(label)}])
+    calibration.collect(SimpleNamespace(state=SimpleNamespace(output=output, epoch_length=1)))  # type: ignore[arg-type]
+    ((_, masks),) = calibration.cases
+    assert masks.float().mean(1).tolist() == pytest.approx(
+        [float((label == i).float().mean()) for i in (1, 2)], rel=0.1
+    )

@@ -143,6 +143,24 @@ def test_what_another_adapter_left_and_this_run_does_not_write_is_gone(trained, 
     assert left == {"series_seg.nii.gz", "report.html", "studies.csv"}
 
 
+def test_of_a_study_that_fails_now_nothing_of_another_adapter_stays(trained, studies, tmp_path):
+    """Its mask would pass for one of this run, and the report would show its picture."""
+    shutil.copy(f"{trained}/models/model.pt", tmp_path / "model.pt")
+    where = settings(trained, studies, tmp_path / "o") | {
+        "dataset_dir": f"{studies}/c.nii.gz",
+        "adapter": f"{tmp_path}/model.pt",
+    }
+    run("ptsam", "inference", **where, probabilities=True)
+    assert {"c.png", "c_seg.nii.gz", "c_prob.nii.gz"} <= {f.name for f in (tmp_path / "o").iterdir()}
+    change(tmp_path / "model.pt")
+    (studies / "c.nii.gz").write_bytes(b"no image")
+    with pytest.raises((InputError, RuntimeError)):
+        run("ptsam", "inference", **where)
+    left = {f.name for f in (tmp_path / "o").iterdir() if f.is_file()}
+    assert left == {"report.html", "studies.csv"}
+    assert "data:image/png" not in (tmp_path / "o/report.html").read_text()
+
+
 def test_an_adapter_that_is_replaced_meanwhile_leaves_no_mask_that_passes_for_the_old_ones(
     trained, studies, tmp_path, monkeypatch
 ):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from network_tester import LABELS, tiny_backbone
+from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import PTSAM, SSAM, InputError, MedSA
 from sam_monai.__main__ import main
@@ -212,3 +212,22 @@ def test_numbers_of_numpy_are_numbers(network, tmp_path):
     for one, other in ((network, theirs), (theirs, network)):
         one.load_state_dict(other.state_dict())
     assert read_adapter(tmp_path / "adapter.pt")["identity"].equal(network.state_dict()["identity"])
+
+
+@pytest.mark.parametrize("kind", [SSAM, PTSAM, MedSA])
+def test_a_network_stays_what_it_was_where_an_adapter_of_other_labels_is_refused(kind):
+    first, second = (kind(tiny_backbone(), labels=[name], amp=False).eval() for name in ("liver", "left kidney"))
+    perturb(first)
+    network, x = kind(tiny_backbone(), amp=False).eval(), image(1, 1, 40, 40)
+    network.load_state_dict(first.state_dict())
+    with torch.no_grad():
+        before = network(x)
+        broken = second.state_dict()
+        broken.pop(next(name for name in broken if name != "identity"))
+        for _ in range(2):
+            with pytest.raises(InputError, match="lacks"):
+                network.load_state_dict(broken)
+            assert network.labels == ("liver",) and torch.equal(network(x), before)
+            assert torch.equal(network.state_dict()["identity"], first.state_dict()["identity"])
+        network.load_state_dict(second.state_dict())
+        assert network.labels == ("left kidney",) and torch.equal(network(x), second(x))

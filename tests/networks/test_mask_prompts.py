@@ -128,3 +128,19 @@ def test_masks_that_do_not_fit_are_refused(masks, said):
     prompts = CLICKS if len(masks) == 2 else {}
     with pytest.raises(InputError, match=said):
         build()(image(1, 1, 40, 40), masks=masks, **prompts)
+
+
+def test_what_an_adapter_trained_is_gone_where_the_next_one_did_not_train_it():
+    """A network that loads adapters in turn answers masks as one that has loaded the last alone."""
+    first, second = build(), build(mask_prompts=False)
+    perturb(first)
+    perturb(second)
+    used, fresh = build().eval(), build().eval()
+    used.load_state_dict(first.state_dict())
+    for network in (used, fresh):
+        network.load_state_dict(second.state_dict())
+    x, mask = image(1, 1, 40, 40), 4 * image(1, 1, 40, 40, seed=1) - 2
+    with torch.no_grad():
+        assert torch.equal(used(x, masks=mask), fresh(x, masks=mask))
+        used.load_state_dict(first.state_dict())
+        assert torch.equal(used(x, masks=mask), first.eval()(x, masks=mask))

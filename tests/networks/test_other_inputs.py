@@ -84,3 +84,51 @@ def test_one_network_takes_adapters_of_differently_prepared_images_in_turn():
         assert tuple(network.preprocessing["ct_window"]) == window
     with pytest.raises(InputError, match="ct_window"):
         PTSAM(tiny_backbone(), labels=LABELS, preprocessing={"ct_window": windows[0]}).load_state_dict(states[1])
+
+
+def test_labels_of_clicks_may_be_bytes_in_volumes_too(network):
+    x, place = image(1, 1, 30, 30, 4), torch.tensor([[[9.0, 9.0, 1.0]]])
+    with torch.no_grad():
+        answers = [network(x, point_coords=place, point_labels=torch.ones(1, 1, dtype=kind))
+                   for kind in (torch.uint8, torch.int64)]  # fmt: skip
+    assert torch.equal(*answers)
+
+
+def test_a_box_between_two_slices_is_on_the_nearer_one(network):
+    x = image(1, 1, 64, 64, 5)
+
+    def answer(*box):
+        with torch.no_grad():
+            return network(x, boxes=torch.tensor([[list(map(float, box))]]))
+
+    assert torch.equal(answer(5, 8, 2.4, 30, 60, 2.4), answer(5, 8, 2, 30, 60, 2))
+    assert not torch.equal(answer(5, 8, 2.4, 30, 60, 2.4), answer(40, 2, 2.4, 63, 20, 2.4))
+    assert torch.equal(answer(5, 8, 0.6, 30, 60, 3.4), answer(5, 8, 1, 30, 60, 3))
+
+
+@pytest.mark.parametrize("kind", [SSAM, PTSAM, MedSA])
+def test_a_backbone_belongs_to_one_network(kind):
+    """Two would train the same parts, each as its own."""
+    backbone = tiny_backbone()
+    first = kind(backbone, labels=LABELS, amp=False)
+    with pytest.raises(InputError, match="belongs to another network.*build one for each"):
+        PTSAM(backbone, labels=LABELS)
+    kind(copy.deepcopy(tiny_backbone()), labels=LABELS)
+    assert copy.deepcopy(first).backbone is not first.backbone
+
+
+def test_s_sam_without_names_is_not_trained():
+    """Its labels could never differ."""
+    with pytest.raises(InputError, match=r"by their names: build it with labels="):
+        SSAM(tiny_backbone(), default_labels=LABELS, amp=False).parameter_groups(0.01, 0.01, 0.0)
+
+
+def test_kept_embeddings_of_images_in_bfloat16(tmp_path):
+    x, made = image(1, 1, 30, 30).bfloat16(), []
+    for cache in (None, tmp_path):
+        torch.manual_seed(0)
+        made.append(PTSAM(tiny_backbone(), labels=LABELS, amp=False, embedding_cache=cache).eval())
+    made[1].backbone.base = "known"  # what is random is not kept
+    with torch.no_grad():
+        assert torch.equal(*(network(x) for network in made))
+    assert any(tmp_path.iterdir())

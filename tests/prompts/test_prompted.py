@@ -173,10 +173,10 @@ def test_prompts_that_lie_among_the_files_of_a_series_are_named_with_their_place
     alone.touch()
     for used in (prompts_beside(tmp_path / "T1"), prompts_beside(alone)):
         used.touch()
-    name_unused({tmp_path / "T1", alone})
+    name_unused({tmp_path / "T1", alone}, {})
     assert not caplog.text
     prompts_beside(inside).touch()
-    name_unused({tmp_path / "T1", alone})
+    name_unused({tmp_path / "T1", alone}, {})
     assert (
         f"{inside.name}.prompts.json: is not used" in caplog.text and f"sam-monai series {tmp_path}/T1" in caplog.text
     )
@@ -196,3 +196,11 @@ def test_clicks_are_counted_until_the_dice_is_reached_first_and_all_where_it_nev
     assert number_of_clicks(rows, ["a", "b"], 0.85) == ((0 + MOST) / 2 + 2) / 2
     assert number_of_clicks(rows, ["a", "b"], 0.88) == ((0 + MOST) / 2 + 4) / 2
     assert number_of_clicks(rows, ["a", "b", "absent"], 0.91) == MOST
+
+
+def test_prompts_beside_another_channel_are_named_with_the_image_where_they_belong(tmp_path, caplog):
+    first, second = tmp_path / "x_FLAIR.nii.gz", tmp_path / "x_T1w.nii.gz"
+    for file in (first, second, prompts_beside(second)):
+        file.touch()
+    name_unused({first}, {second: first})
+    assert "x_T1w.nii.gz.prompts.json: is not used, for x_T1w.nii.gz is a channel of x_FLAIR.nii.gz" in caplog.text

@@ -194,3 +194,15 @@ def test_an_answer_lies_where_its_image_lies(network, automatic):
     with torch.no_grad():
         found = PromptedInference(automatic)(x, network, **CLICK)
     assert isinstance(found, MetaTensor) and torch.equal(found.affine, x.affine)
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"point_coords": [[[9.0, 9]], [[0.0, 0]]], "point_labels": [[1], [-1]]},
+        {"boxes": [[[4.0, 5, 20, 30]], [[float("nan")] * 4]]},
+    ],
+)
+def test_an_object_without_a_prompt_is_refused(network, prompts):
+    with pytest.raises(InputError, match="object 2 of the prompts has no click, box, lasso or mask"):
+        PromptedInference(SimpleInferer())(image(1, 1, 40, 40), network, **prompts)

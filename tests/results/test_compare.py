@@ -139,3 +139,10 @@ def test_folds_whose_images_have_the_same_names_are_folds(tmp_path, capsys):
 def test_the_same_cases_whose_images_were_saved_again_are_no_folds(tmp_path, capsys):
     one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9], images="cd")
     assert "the images of c0, c1 are others" in refused(capsys, one, other)
+
+
+def test_the_same_cases_are_no_folds_where_one_evaluation_has_but_its_table(tmp_path, capsys):
+    one, other = evaluation(tmp_path / "one", [0.5, 0.7]), evaluation(tmp_path / "other", [0.6, 0.9])
+    (one / "evaluation.json").unlink()
+    assert main(["compare", str(one / "cases.csv"), str(other)]) == 0
+    assert "+0.1500" in (said := capsys.readouterr().out) and "folds" not in said

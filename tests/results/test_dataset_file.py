@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from folder_maker import label, nnunet, pairs, segmentations
+from folder_maker import image, label, nnunet, pairs, segmentations
 from PIL import Image
 
 from sam_monai.__main__ import main
-from sam_monai.data import check_dataset, read_dataset
+from sam_monai.data import check_dataset, images_to_segment, read_dataset
 
 
 def failed(capsys, *arguments) -> str:
@@ -159,3 +159,37 @@ def test_a_table_whose_split_has_changed_since_is_told_of(tmp_path, caplog):
     (tmp_path / "a/cases.csv").write_text("\n".join(["image,label,split", *lines]))
     read_dataset(tmp_path / "a")
     assert "2 labels in another part of the split" in caplog.text
+
+
+def test_one_modality_is_that_of_all_channels_which_keep_their_names(tmp_path, capsys):
+    folder = nnunet(tmp_path / "n", channels=2, channel_names={"0": "arterial", "1": "venous"})
+    assert main(["dataset", str(folder), "--modality", "CT", "--output", str(tmp_path / "o")]) == 0
+    assert "intensities: ct" in capsys.readouterr().out
+    dataset = read_dataset(tmp_path / "o")
+    assert dataset.intensity == "ct" and dataset.channels == ("arterial", "venous") and dataset.modality == ("CT",)
+
+
+def test_a_table_of_windows_is_read_as_it_is_listed_with_its_folds(tmp_path):
+    folder = pairs(tmp_path, 6, "a", "b")
+    rows = [f"a\\c{i}.png,b\\c{i}.png,{i % 2}\n" for i in range(6)]
+    (folder / "list.csv").write_text("image,label,fold\n" + "".join(rows))
+    assert all(Path(case["image"]).is_file() for case in images_to_segment(folder))
+    assert main(["dataset", str(folder), "--labels", "x,y"]) == 0
+    names = [Path(case["image"]).name for case in read_dataset(folder, fold=1).validation]
+    assert names == ["c1.png", "c3.png", "c5.png"]
+
+
+def test_a_channel_is_taken_of_a_list_of_cases_too(tmp_path, capsys):
+    cases = []
+    for i in range(3):
+        files = [str(image(tmp_path / f"r{i}_{name}.nii.gz").name) for name in ("T1", "T2")]
+        cases.append({"image": files, "label": label(tmp_path / f"l{i}.nii.gz").name})
+    content = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"0": "background", "1": "a", "2": "b"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"training": cases[:2], "validation": cases[2:]}))
+    assert "no channel named PD" in failed(capsys, tmp_path, "--channel", "PD", "--output", tmp_path / "o")
+    assert main(["dataset", str(tmp_path), "--channel", "T2", "--output", str(tmp_path / "o")]) == 0
+    dataset = read_dataset(tmp_path / "o")
+    assert dataset.channels == () and dataset.training[0]["image"].endswith("r0_T2.nii.gz")
+    assert "channel_files" not in dataset.training[0]
+    one = pairs(tmp_path / "one")
+    assert "one file each, so there is no channel 1" in failed(capsys, one, "--channel", "1")

@@ -63,3 +63,10 @@ def test_the_room_is_a_share_of_what_is_free_and_a_smaller_rate_wins(monkeypatch
 def test_free_memory_and_the_bytes_of_a_case_are_right():
     assert free_memory() is None or 2**20 < free_memory() < 2**50
     assert tensor_bytes({"a": torch.zeros(3), "b": [torch.zeros(2, dtype=torch.uint8)], "c": "name"}) == 14
+
+
+def test_processes_that_share_a_machine_share_its_memory(monkeypatch):
+    alone = free_memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    shared = free_memory()
+    assert alone is None or shared == pytest.approx(alone / 4, rel=0.2)

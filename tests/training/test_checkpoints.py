@@ -53,6 +53,18 @@ def test_the_report_about_an_older_adapter_stays_beside_it(tmp_path):
     assert (old / "report.html").read_text() == "about the first" and not report.exists()
 
 
+def test_a_report_about_another_adapter_is_not_put_beside_this_one(tmp_path):
+    """Two trainings into folders of their own may share the folder of their reports."""
+    cases, folder, report = make_cases(tmp_path / "data"), tmp_path / "models", tmp_path / "output" / "report.html"
+    report.parent.mkdir()
+    tiny_training(folder, cases, report=report).run()
+    report.write_text("about another")
+    (report.parent / "evaluation.json").write_text('{"adapter": "0123"}')
+    tiny_training(folder, cases, report=report, seed=1).run()
+    (old,) = folder.glob("replaced_20*")
+    assert report.read_text() == "about another" and not (old / "report.html").exists()
+
+
 def test_a_training_that_fails_before_its_first_epoch_ends_moves_nothing(tmp_path):
     cases, folder = make_cases(tmp_path / "data"), tmp_path / "models"
     tiny_training(folder, cases).run()

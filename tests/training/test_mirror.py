@@ -147,3 +147,11 @@ def test_a_label_of_one_side_without_a_partner_is_never_mirrored_and_the_plan_sa
     mirror, why = chosen_mirror(one, scale)
     assert mirror == "none" and "left atrium would be on the wrong side" in why
     assert chosen_mirror(data, scale)[0] != "none"
+
+
+def test_pictures_with_a_left_and_a_right_are_mirrored_from_side_to_side_alone():
+    """Turned upside down, the left one would lie on the right under its own name."""
+    found = cases(lambda random: disc(20, 14).astype(np.float32) + 2 * disc(20, 50).astype(np.float32))
+    names = {"liver": "left lung", "spleen": "right lung"}
+    sided = [dataclasses.replace(label, name=names[label.name]) for label in found.labels]
+    assert chosen_mirror(dataclasses.replace(found, labels=tuple(sided)), "whole")[0] == "sides"

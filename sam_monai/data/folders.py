@@ -104,10 +104,11 @@ def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:
 def parts_by_label(content: Mapping[str, Any], folder: Path, stated: bool) -> dict[str, Any]:
     """In which part of the split each labelled case is, or in which fold, by the path of its label."""
     parts = {}
+    fixed = bool(content.get("validation"))  # so folds, which the list that was written leaves out, do not count
     for part in ("training", "validation"):
         for case in content.get(part) or ():
             if isinstance(case, dict) and isinstance(case.get("label"), str):
-                parts[os.path.realpath(folder / case["label"])] = case.get("fold", part) if stated else None
+                parts[os.path.realpath(folder / case["label"])] = (part if fixed else case.get("fold", part)) if stated else None
     return parts
 
 

@@ -36,6 +36,9 @@ def main() -> None:
     kept = words.output / "benchmarks.json"
     before = json.loads(kept.read_text(encoding="utf-8")) if kept.is_file() and not words.anew else {"jobs": {}}
     found: dict[str, Any] = {"date": time.strftime("%Y-%m-%d"), **alone(measure.machine), "jobs": before["jobs"]}
+    for what in ("device", "threads", "versions"):
+        if before["jobs"] and before.get(what) != found[what]:
+            parser.error(f"{kept} was measured with another {what}, {before.get(what)}: give --output or --anew")
     print(heading(found), flush=True)
     ended = []
     for number, name in enumerate(chosen, 1):

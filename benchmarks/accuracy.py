@@ -18,7 +18,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ RIVALS: dict[str, tuple[str, ...]] = {"U-Net whole": (), "U-Net patch": ("--patc
 RIVALS_3D: dict[str, tuple[str, ...]] = {
     f"U-Net {size}": ("--size", str(size), "--epochs", "60") for size in (48, 64, 96)
 }
+OF_CASES = {"--fold": "--fold", "--train_cases": "--cases"}  # keys, and what they are called for the U-Net
 METHODS: dict[str, tuple[str, ...]] = {  # bundle and keys
     "S-SAM": ("ssam",),
     "PTSAM": ("ptsam",),
@@ -42,12 +44,14 @@ METHODS: dict[str, tuple[str, ...]] = {  # bundle and keys
 
 
 def contenders(folder: str, methods: Sequence[str], settings: Sequence[str]) -> dict[str, list[str]]:
-    """Command lines by name, of which OUTPUT and SEED are to be filled in."""
+    """Command lines by name, of which OUTPUT and SEED are to be filled in. Settings that choose cases are the rivals'
+    too."""
     rivals = RIVALS if read_dataset(folder).spatial_dims == 2 else RIVALS_3D
-    found = {
-        name: ["-m", "benchmarks.unet", folder, "OUTPUT/found.json", "--seed", "SEED", *more]
-        for name, more in rivals.items()
-    }
+    shared = [word for key, value in pairwise(settings) if key in OF_CASES for word in (key, value)]
+    found = {}
+    for name, more in rivals.items():
+        command = ["-m", "benchmarks.unet", folder, "OUTPUT/found.json", "--seed", "SEED", *more]
+        found[" ".join([name, *shared])] = [*command, *(OF_CASES.get(word, word) for word in shared)]
     for method in methods:
         bundle, *keys = METHODS[method]
         config = str(BUNDLES / bundle / "configs" / "train.json")
@@ -67,11 +71,13 @@ def contenders(folder: str, methods: Sequence[str], settings: Sequence[str]) -> 
     return found
 
 
-def cell(folder: str, name: str, command: Sequence[str], seed: int, results: Path, threads: int) -> None:
-    """Train one contender and keep what it reached, if it was not kept before."""
-    file = results / f"{Path(folder).name} {name.replace('/', '_')} {seed}.json"
+def cell(folder: str, name: str, command: Sequence[str], seed: int, results: Path, threads: int) -> str:
+    """Train one contender and keep what it reached, if it was not kept before. Gives what went wrong, or nothing."""
+    dataset = Path(folder).resolve().name
+    more = f" {threads} threads" * (threads > 1)
+    file = results / f"{dataset} {name.replace('/', '_')} {seed}{more}.json"
     if file.is_file():
-        return
+        return ""
     with tempfile.TemporaryDirectory() as output:
         words = [word.replace("OUTPUT", output).replace("SEED", str(seed)) for word in command]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -81,7 +87,7 @@ def cell(folder: str, name: str, command: Sequence[str], seed: int, results: Pat
             done = subprocess.run([sys.executable, *words], env=environment, stdout=lines, stderr=lines)
         if done.returncode:
             print(f"{file.stem}: ended with {done.returncode}: {log.read_text()[-500:]}", flush=True)
-            return
+            return f"{file.stem} (ended with {done.returncode})"
         seconds = time.monotonic() - started
         found = Path(output) / "found.json"
         if found.is_file():
@@ -92,8 +98,12 @@ def cell(folder: str, name: str, command: Sequence[str], seed: int, results: Pat
         plan = Path(output) / "output" / "plan.json"
         if plan.is_file():
             kept["plan"] = json.loads(plan.read_text(encoding="utf-8"))
-    write_json({"dataset": Path(folder).name, "contender": name, "seed": seed, "wall": seconds, **kept}, file)
+    if not by_label(kept["cases"]):
+        return f"{file.stem} (no validation case holds a label)"
+    about = {"dataset": dataset, "contender": name, "seed": seed, "threads": threads, "wall": seconds}
+    write_json({**about, **kept}, file)
     print(f"{file.stem}: Dice {mean_dice(kept['cases']):.3f} in {seconds / 60:.1f} min", flush=True)
+    return ""
 
 
 def by_label(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -149,13 +159,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
     words = parser.parse_args()
     settings = [part for pair in words.set for part in (f"--{pair.partition('=')[0]}", pair.partition("=")[2])]
+    names = [Path(folder).resolve().name for folder in words.folders]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        parser.error(
+            f"two folders are called {twice}, and results are known by that name: rename one, or run them apart"
+        )
+    cells_run: list[Future[str]] = []
     with ThreadPoolExecutor(words.processes) as pool:
         for seed in words.seeds:
             for folder in words.folders:
                 for name, command in contenders(folder, words.methods, settings).items():
                     if words.without_rivals and name.startswith("U-Net"):
                         continue
-                    pool.submit(cell, folder, name, command, seed, words.output, words.threads)
+                    arguments = (folder, name, command, seed, words.output, words.threads)
+                    cells_run.append(pool.submit(cell, *arguments))
+    failed = [said for run in cells_run if (said := run.result())]  # an error of its own comes out here
     file = words.output / "accuracy.json"
     if words.folders:
         write_json(cells_of(words.output), file)
@@ -163,6 +181,8 @@ def main() -> None:
     write_aside(table(cells), words.output / "accuracy.md")
     draw_dice(cells, words.output / "accuracy.png")
     print(table(cells))
+    if failed:
+        raise SystemExit(f"not measured: {'; '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def exported(image_size: int, batch: int) -> Job:
 
     def file() -> Path:
         folder = Path(tempfile.gettempdir()) / "sam_monai_benchmarks"
-        path = folder / f"ssam_{image_size}.onnx"
+        path = folder / f"ssam_{image_size}_{os.getppid()}.onnx"  # the processes of one command share it
         if not path.exists():  # minutes
             folder.mkdir(exist_ok=True)
             export(network(False), path, channels=3)

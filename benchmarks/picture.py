@@ -39,14 +39,18 @@ def draw_dice(cells: Sequence[Mapping[str, Any]], path: Path) -> None:
         )
     means = {d: {name: statistics.fmean(values) for name, values in row.items()} for d, row in rows.items()}
     others = sorted({name for row in means.values() for name in row if not name.startswith("U-Net")})
-    best = {d: max((v for n, v in row.items() if n.startswith("U-Net")), default=0.0) for d, row in means.items()}
+    rivals = {d: [v for n, v in row.items() if n.startswith("U-Net")] for d, row in means.items()}
+    best = {d: max(found) for d, found in rivals.items() if found}
     order = sorted(means, key=lambda d: max((means[d].get(name, 0.0) for name in others), default=0.0))
     figure = Figure(figsize=(8, 0.24 * len(order) + 0.6), layout="constrained")
     axes = figure.subplots()
     for row, dataset in enumerate(order):
         found = [means[dataset][name] for name in others if name in means[dataset]]
-        axes.plot([best[dataset], *found[:1]], [row] * (1 + len(found[:1])), color="lightgrey", linewidth=3, zorder=1)
-    axes.scatter([best[d] for d in order], range(len(order)), color="grey", label="the better U-Net", zorder=2)
+        if dataset in best and found:
+            axes.plot([best[dataset], found[0]], [row, row], color="lightgrey", linewidth=3, zorder=1)
+    there = [(best[d], row) for row, d in enumerate(order) if d in best]
+    if there:
+        axes.scatter(*zip(*there, strict=True), color="grey", label="the better U-Net", zorder=2)
     for name in others:
         there = [(means[d][name], row) for row, d in enumerate(order) if name in means[d]]
         axes.scatter(*zip(*there, strict=True), label=name, zorder=3)

@@ -2,9 +2,9 @@
 
 Each method trains with its bundle's own plan, and MONAI's U-Net as :mod:`benchmarks.unet` has it, one after the other,
 each in a process of its own. Every Dice that a training prints is noted with the seconds since its process began, in
-which its validations count too. A training is written to ``time_to_dice.json`` when it ends, and never run again; the
-table and the picture are made of all that are there. Several runs with ``--only`` may share a machine's cores, a core
-each.
+which its validations count too. A training is written to ``time_to_dice.json`` in the current folder when it ends, and
+not run again with the same minutes and threads; the table and the picture are made of all that are there. Several runs
+with ``--only`` may share a machine's cores, a core each.
 """
 
 from __future__ import annotations
@@ -24,10 +24,9 @@ from typing import Any
 from sam_monai.data import read_dataset
 from sam_monai.files import write_json
 
-from .accuracy import BUNDLES, HERE, METHODS
+from .accuracy import BUNDLES, METHODS
 from .picture import draw_curves
 
-FILE = HERE / "results" / "time_to_dice.json"
 VALIDATED = re.compile(r"epoch \d+: validation Dice ([\d.]+)")
 
 
@@ -92,18 +91,19 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="contenders: S-SAM, PTSAM, Med-SA, 'U-Net whole', 'U-Net 64', ...")
     parser.add_argument("--minutes", type=float, default=15.0, help="the budget of a method")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--output", type=Path, default=Path("time_to_dice.json"))
     words = parser.parse_args()
     for folder in words.folders:
         with tempfile.TemporaryDirectory() as output:
             for name, command in commands(folder, words.minutes, output).items():
                 known = read(words.output)
-                key = {"dataset": Path(folder).resolve().name, "contender": name}
+                key = {"dataset": Path(folder).resolve().name, "contender": name, "threads": words.threads}
+                key |= {} if name.startswith("U-Net") else {"minutes": words.minutes}  # a U-Net takes what it takes
                 if words.only and name not in words.only or any(key.items() <= cell.items() for cell in known):
                     continue
                 points = curve(command, words.threads)
                 print(f"{key['dataset']}, {name}: {points}", flush=True)
-                made = {**key, "minutes": words.minutes, "threads": words.threads, "points": points}
+                made = {**key, "minutes": words.minutes, "points": points}
                 write_json([*read(words.output), made], words.output)
     cells = read(words.output)
     print(table(cells))

@@ -2,9 +2,10 @@
 
     python -m benchmarks.unet FOLDER OUTPUT.json [--patch] [--seed 0] [--epochs 150] [--size 128] [--judge_every N]
 
-Pictures and volumes are resized to a square or cube of ``size``; ``--patch``: crops of that size at the file's own
-resolution, two of three around labels, and a sliding window at the end. Flips and quarter turns unless a label has a
-side, brightness. AdamW 1e-3 with cosine decay, Dice and cross-entropy. The weights of the last epoch count;
+Images are scaled by their percentiles 1 and 99, and resized to a square or cube of ``size``; ``--patch``: crops of that
+size at the file's own resolution, two of three around labels, and a sliding window at the end. Flips and quarter turns
+of pictures unless a label has a side, brightness. AdamW 1e-3 with cosine decay, Dice and cross-entropy. The weights of
+the last epoch count;
 ``--judge_every``: Dice is printed every so many epochs, too.
 """
 
@@ -39,6 +40,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from sam_monai.data import Dataset, LoadCased, has_sides, read_dataset
+from sam_monai.errors import InputError
 from sam_monai.files import write_json
 from sam_monai.results.metrics import case_metrics
 
@@ -47,11 +49,11 @@ from .accuracy import mean_dice
 KEYS = ("image", "label")
 
 
-def transforms(labels: Sequence[str], dims: int, size: int, patch: bool, picture: bool) -> tuple[Compose, list]:
+def transforms(labels: Sequence[str], dims: int, size: int, patch: bool) -> tuple[Compose, list]:
     """Those of training, and the ones with which a whole case begins."""
     square = (size,) * dims
     scale = ScaleIntensityRangePercentilesd("image", 1, 99, 0.0, 1.0, clip=True)
-    loading = [LoadCased(KEYS, labels), *([] if picture else [scale])]
+    loading = [LoadCased(KEYS, labels), scale]
     if patch:
         cut = [SpatialPadd(KEYS, square), RandCropByPosNegLabeld(KEYS, "label", square, pos=2, neg=1)]
     else:
@@ -111,13 +113,23 @@ def judge(
 
 
 def run(
-    folder: str, seed: int, size: int, epochs: int, patch: bool, cases: int | None = None, judge_every: int = 0
+    folder: str,
+    seed: int,
+    size: int,
+    epochs: int,
+    patch: bool,
+    cases: int | None = None,
+    fold: int | None = None,
+    judge_every: int = 0,
 ) -> dict[str, Any]:
-    """Train and judge; Dice of every validation case and label."""
+    """Train and judge; Dice of every validation case and label. ``seed`` is that of a split that nothing states, too,
+    as in the bundles."""
     set_determinism(seed, use_deterministic_algorithms=None)
-    data = read_dataset(folder, cases)
+    data = read_dataset(folder, cases, seed, fold=fold)
+    if data.regions is not None or data.channels:
+        raise InputError(f"{folder}: has regions or channels of its own, for which this U-Net is not made")
     dims = data.spatial_dims
-    training, loading = transforms(data.labels, dims, size, patch, data.intensity == "picture")
+    training, loading = transforms(data.labels, dims, size, patch)
     dataset = CacheDataset(data.training, training, progress=False, num_workers=1)
     loader = DataLoader(dataset, batch_size=4 if dims == 2 else 2, shuffle=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -144,10 +156,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=150)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--cases", type=int, help="only the first of the training list")
+    parser.add_argument("--fold", type=int)
     parser.add_argument("--judge_every", type=int, default=0, metavar="EPOCHS")
     words = parser.parse_args()
-    found = run(words.folder, words.seed, words.size, words.epochs, words.patch, words.cases, words.judge_every)
-    write_json(found, words.output)
+    output = words.__dict__.pop("output")
+    write_json(run(**vars(words)), output)
 
 
 if __name__ == "__main__":

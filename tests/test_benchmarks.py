@@ -12,10 +12,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from bundle_runner import volumes
+from folder_maker import pairs
+from matplotlib.axes import Axes
+from monai.transforms import Compose
 
-from benchmarks import accuracy, inference, job, measure, time_to_dice
+from benchmarks import accuracy, inference, job, measure, time_to_dice, unet
 from benchmarks.__main__ import table
+from benchmarks.picture import draw_dice
 from sam_monai.backbones import onednn
+from sam_monai.data import read_dataset
+from sam_monai.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -116,3 +122,55 @@ def test_each_contender_is_trained_by_its_own_bundle_and_keys(tmp_path):
         assert f"bundles/{bundle}/configs/train.json" in command[4].replace("\\", "/")
         assert command[-2 - len(keys) :] == [*keys, "--minutes", "8"]
     assert [*accuracy.METHODS["Med-SA, labels alone"]] == ["medsa", "--draws", "0"]
+
+
+def test_the_rival_is_trained_on_the_same_cases_and_named_by_them(tmp_path):
+    settings = ["--train_cases", "2", "--minutes", "8", "--fold", "1"]
+    found = accuracy.contenders(str(volumes(tmp_path)), ["S-SAM"], settings)
+    command = found["U-Net 48 --train_cases 2 --fold 1"]
+    assert command[-4:] == ["--cases", "2", "--fold", "1"]
+    seeded = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unet, "read_dataset", lambda *given, **more: seeded.append((given, more)) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            unet.run("folder", 3, 32, 1, False, cases=2, fold=1)
+    assert seeded == [(("folder", 2, 3), {"fold": 1})]  # as the bundles' training reads it
+
+
+@pytest.mark.parametrize("suffix", [".png", ".nii.gz"])
+def test_the_rival_gets_images_between_0_and_1(tmp_path, suffix):
+    data = read_dataset(pairs(tmp_path, 2, suffix=suffix))
+    training, loading = unet.transforms(data.labels, data.spatial_dims, 16, False)
+    image = Compose(loading)(dict(data.training[0]))["image"]
+    assert image.min() == 0 and image.max() == 1 and float(image.mean()) == pytest.approx(0.5, abs=0.1)
+    assert training(dict(data.training[0]))["image"].max() < 1.5
+
+
+def test_regions_are_no_labels_for_the_rival(tmp_path):
+    folder = pairs(tmp_path, 3)
+    labels = {"background": 0, "whole": [1, 2], "core": [2]}
+    cases = [{"image": f"images/c{i}.png", "label": f"labels/c{i}.png"} for i in range(3)]
+    content = {"labels": labels, "regions_class_order": [1, 2], "training": cases[:2], "validation": cases[2:]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="has regions or channels of its own"):
+        unet.run(str(folder), 0, 16, 1, False)
+
+
+def test_cells_that_fail_are_told_at_the_end_and_two_folders_of_one_name_are_refused(tmp_path, monkeypatch, capsys):
+    folder = str(volumes(tmp_path / "scans"))
+    monkeypatch.setattr(accuracy, "contenders", lambda *_: {"S-SAM": ["-c", "raise SystemExit(3)"]})
+    monkeypatch.setattr(sys, "argv", ["accuracy", folder, "--output", str(tmp_path / "o")])
+    with pytest.raises(SystemExit, match=r"not measured: scans S-SAM 0 \(ended with 3\)"):
+        accuracy.main()
+    monkeypatch.setattr(sys, "argv", ["accuracy", folder, str(volumes(tmp_path / "b" / "scans"))])
+    with pytest.raises(SystemExit):
+        accuracy.main()
+    assert "two folders are called scans" in capsys.readouterr().err
+
+
+def test_a_picture_shows_no_u_net_where_none_was_trained(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "scatter", lambda self, x, y, **style: drawn.append((style["label"], *x)))
+    monkeypatch.setattr(Axes, "legend", lambda *_, **__: None)
+    draw_dice([{"dataset": "a", "contender": "S-SAM", "dice": {"x": 0.8}}], tmp_path / "a.png")
+    assert drawn == [("S-SAM", 0.8)]

@@ -105,7 +105,8 @@ def package(args: argparse.Namespace) -> None:
     from .shipped import find
 
     bundle = find(args.bundle)
-    home = bundle if is_own(bundle) else Path(bundle.name)  # where a training by its name leaves it
+    kept = is_own(bundle) or (bundle / "models" / "model.pt").is_file()
+    home = bundle if kept else Path(bundle.name)  # where a training by its name leaves it
     adapter = adapter_at(str(home / "models" / "model.pt") if args.adapter is None else args.adapter)
     from .package import package
 
@@ -222,6 +223,8 @@ def plan(args: argparse.Namespace) -> None:
     from . import shipped
     from .folder import read_json
     from .front import as_taken
+    from .keys import PATHS
+    from .typed import literal
 
     refuse_missing(args.folder, "folder")
     if args.json:
@@ -243,7 +246,8 @@ def plan(args: argparse.Namespace) -> None:
 
     if given.pop("unlabelled", None) is not None:
         print("planned for the labelled cases alone: only a training labels the images of --unlabelled", flush=True)
-    parser = ConfigParser(config | given | {"dataset_dir": args.folder})
+    paths = {key: literal(str(value)) for key, value in given.items() if key in PATHS}
+    parser = ConfigParser(config | given | paths | {"dataset_dir": literal(args.folder)})
     check_weights(parser)
     found = parser.get_parsed_content("plan")
     show_plan(found)

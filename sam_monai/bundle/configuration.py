@@ -29,6 +29,8 @@ from .typed import literal
 SECTIONS = ("preparation", "network_def", "dataloader", "train::trainer", "train::dataset", "train::dataloader",
             "validate::dataset", "validate::dataloader")  # fmt: skip
 
+NAMES = ("labels", "channel_names")
+
 logger = logging.getLogger(__name__)
 
 
@@ -73,6 +75,9 @@ def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
     for key in PATHS:
         if isinstance(value := parser.get(key), str) and not is_expression(value):
             parser[key] = literal(with_hash(key, value))
+    for key in NAMES:  # in which MONAI writes every # as ::, too
+        if isinstance(value := parser.get(key), list) and not is_expression(value):
+            parser[key] = [literal(x.replace("::", "#")) if isinstance(x, str) and "::" in x else x for x in value]
     parser.parse(reset=True)
 
 

@@ -5,6 +5,7 @@ The command line reads metadata.json before it imports torch and MONAI, so this 
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def root(path: str) -> str:
 
     workflows = (frame.f_locals.get("self") for frame, _ in traceback.walk_stack(None))
     configs = (workflow.config_root_path for workflow in workflows if isinstance(workflow, ConfigWorkflow))
-    for folder in (*(Path(folder).parent for folder in configs), Path()):
+    for folder in (*(Path(os.path.abspath(folder)).parent for folder in configs), Path()):
         if (folder / "configs" / "metadata.json").is_file():
             return str(folder)
     return path

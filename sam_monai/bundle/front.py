@@ -267,15 +267,16 @@ def in_folder(path: str) -> str:
 
 def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, str]:
     """Where adapters and results lie that may not lie in the bundle's folder: in one of its name in the current one.
-    Keys that are ``given`` stay as they are."""
+    An adapter that a bundle holds is read there. Keys that are ``given`` stay as they are."""
     if "bundle_root" in given:
         return {}
+    holds_one = name != "train" and (bundle / "models" / "model.pt").is_file()
     home = Path(bundle.name)
     quick = ["quick"] * (name == "train" and str(given.get("quick")) == "True")
     places = {"output_dir": home.joinpath(FRONTS[name].output, *quick)}
-    if "ckpt_dir" in config:  # which the adapter's place follows
+    if "ckpt_dir" in config and not holds_one:  # which the adapter's place follows
         places["ckpt_dir"] = home / "models"
-    else:
+    elif not holds_one:
         places["adapter"] = home / "models" / "model.pt"
     chosen = {key: str(place) for key, place in places.items() if key not in given}
     if chosen:

@@ -19,9 +19,11 @@ from ..errors import InputError
 from ..files import write_aside, write_json
 from ..networks.adapter_files import BUFFERS, read_adapter, read_training, write_adapter
 from ..networks.regions import numbered
+from .configuration import NAMES
 from .folder import metadata_labels, read_json, read_metadata, record
 from .model_card import PICTURE, images, joined, model_card, needed
 from .shipped import copy, default_root, new_folder, shipped
+from .typed import literal
 
 MONAI_NAMES = {"monai": "monai", "torch": "pytorch", "numpy": "numpy"}  # which metadata.json names by themselves
 LARGE = 25 * 2**20  # bytes of a file that the model zoo does not take
@@ -68,6 +70,8 @@ def package(
             config = read_json(file)
             if file.name == "train.json":
                 config |= {key: value for key, value in values.items() if not isinstance(config.get(key, {}), dict)}
+                names = {key: config[key] for key in NAMES if isinstance(config.get(key), list)}
+                config |= {key: [literal(name) for name in each] for key, each in names.items()}
                 config["dataset_dir"] = None
                 if known.get("prompted") is False:  # which no key says, but the number of draws
                     config["draws"] = 0

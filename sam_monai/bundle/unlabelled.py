@@ -29,6 +29,8 @@ from ..networks.identity import from_tensor, to_tensor
 from ..networks.regions import values_in_words
 from ..prompts.prompt_files import prompts_beside
 from ..training.cases import content, known_cases, names
+from .keys import PATHS
+from .typed import literal
 
 FOLDER = "pseudo_labels"  # in output_dir
 TEACHER = "teacher.pt"
@@ -83,7 +85,9 @@ def with_pseudo_labels(
         print(f"{counted(len(images), 'image')} without labels: trained on with {what}, in {folder}", flush=True)
     bundle_root = Path(settings["bundle_root"])
     parser = ConfigParser(ConfigParser.load_config_file(bundle_root / "configs" / "inference.json"))
-    parser.update({**settings, "adapter": str(teacher), "output_dir": str(folder), "dataset#data": images})
+    paths = {key: str(value) for key, value in settings.items() if key in PATHS and value is not None}
+    paths = {key: literal(path) for key, path in {**paths, "adapter": str(teacher), "output_dir": str(folder)}.items()}
+    parser.update({**settings, **paths, "dataset#data": tuple(images)})  # a list's paths MONAI would alter
     parser.get_parsed_content("run")
     idist.barrier()  # each process segments a part
     found = {}

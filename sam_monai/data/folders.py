@@ -108,7 +108,9 @@ def parts_by_label(content: Mapping[str, Any], folder: Path, stated: bool) -> di
     for part in ("training", "validation"):
         for case in content.get(part) or ():
             if isinstance(case, dict) and isinstance(case.get("label"), str):
-                parts[os.path.realpath(folder / case["label"])] = (part if fixed else case.get("fold", part)) if stated else None
+                parts[os.path.realpath(folder / case["label"])] = (
+                    (part if fixed else case.get("fold", part)) if stated else None
+                )
     return parts
 
 

@@ -170,8 +170,8 @@ DICOM: dict[str, tuple[Make, str]] = {
         frames(lambda d: setattr(d.SharedFunctionalGroupsSequence[0][UNITS][0], "RescaleSlope", "0")), r"\(0.0 and"),
     "fewer frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 12)), "9 frames and says that it has 12"),
     "more frames than said": (frames(lambda d: setattr(d, "NumberOfFrames", 5)), "9 frames and says that it has 5"),
-    "frames at one place": (frames(lambda d: move(d, [0, 0, -6])), "cannot be read"),
-    "frames of uneven spacing": (frames(lambda d: move(d, [0, 0, -8.7])), "cannot be read"),
+    "frames at one place": (frames(lambda d: move(d, [0, 0, -6])), "slices missing between frame|at the same place"),
+    "frames of uneven spacing": (frames(lambda d: move(d, [0, 0, -8.7])), "uneven slice spacing"),
     "frames without a size": (
         frames(lambda d: delattr(d.SharedFunctionalGroupsSequence[0], "PixelMeasuresSequence")), "cannot be read"),
     "frames with another scale for each": (

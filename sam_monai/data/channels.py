@@ -23,7 +23,7 @@ from ..errors import InputError, counted
 from ..networks.fields import MOST_CHANNELS, RUN
 from .affines import TOLERANCE, apart
 from .names import IMAGE_SUFFIXES, PICTURE_SUFFIXES, stem_of
-from .nifti import FULL_SCALE, has_fourth_axis
+from .nifti import FULL_SCALE, fourth_axis, has_fourth_axis
 
 FILES = "channel_files"  # of a case: a file for each channel, in their order; of metadata: the same as JSON
 SHOWN = "shown_file"  # of an image's metadata: the file of the first channel that was taken, where each has a file
@@ -89,6 +89,14 @@ def taken(names: Sequence[str], channels: Sequence[int] | None = None) -> list[s
     if max(channels) >= len(names):
         raise InputError(f"key channels is {list(channels)}, and there are 0 to {len(names) - 1}: {', '.join(names)}")
     return [names[i] for i in channels]
+
+
+def with_files_taken(case: Mapping[str, Any], channels: Sequence[int] | None) -> dict[str, Any]:
+    """A case with the files of the channels alone that the key ``channels`` takes, as far as they are there."""
+    files = case.get(FILES)
+    if files is None or channels is None:
+        return dict(case)
+    return {**case, FILES: [files[i] for i in channels if i < len(files)]}
 
 
 def kinds_taken(kinds: str | Sequence[str], channels: Sequence[int] | None = None) -> str | list[str]:
@@ -249,6 +257,17 @@ def _numbered(path: Path) -> str:
     """The name of an image without the number of a channel; nothing where it has none."""
     found = re.fullmatch(r"(.+)_\d{4}", stem_of(path))
     return str(path.parent / found[1]) if found and not path.is_dir() else ""
+
+
+def channels_of(path: str | Path) -> int | None:
+    """How many channels a picture or a NIfTI file has, as far as its header says it."""
+    try:
+        if str(path).lower().endswith(PICTURE_SUFFIXES):
+            with Image.open(path) as picture:
+                return {"L": 1, "RGB": 3, "RGBA": 4}.get(picture.mode)
+        return fourth_axis(path)
+    except OSError:
+        return None
 
 
 def holds_one(path: Path) -> bool:

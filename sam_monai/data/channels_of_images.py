@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from .channels import kinds_taken
+from .channels import channels_of, kinds_taken
 from .dataset import Dataset
 from .frames import frames_of
 from .load import LoadCased
@@ -45,12 +45,12 @@ def image_channels(
 
 
 def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] | None = None) -> list[int] | None:
-    """The key ``channels`` as an adapter records it: nothing where it picks all that the images have, in their order.
+    """The key ``channels`` as an adapter records it: nothing where it picks all that every image has, in their order.
 
     An adapter that recorded ``[0]`` of grey images would take the red of colours without a word.
 
     Args:
-        cases: of the training. The first one tells.
+        cases: of the training. The first one tells, and of the others their headers.
         channels: as in `LoadCased`.
 
     Example:
@@ -58,9 +58,16 @@ def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] 
         >>> channels_picked(read_dataset(demo_dataset()).training, [0]), channels_picked([], [2])
         (None, [2])
     """
-    if channels is None or list(channels) == list(range(image_channels(cases) or 0)):
+    number = 0 if channels is None else image_channels(cases)
+    if channels is None or (
+        list(channels) == list(range(number or 0)) and {*map(channels_of, map(first_file, cases))} <= {None, number}
+    ):
         return None
     return list(channels)
+
+
+def first_file(case: Mapping[str, Any]) -> str:
+    return str(case.get("image", ""))
 
 
 def intensity_taken(data: Dataset, channels: Sequence[int] | None = None) -> str | list[str]:

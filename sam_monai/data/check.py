@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..errors import InputError, counted, several, shown
 from ..networks.regions import Regions, values_in_words
 from . import pairs
-from .channels import refuse_others, taken
+from .channels import refuse_others, taken, with_files_taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
@@ -135,7 +135,8 @@ def examine(
     unfit: dict[int, tuple[OtherGrid, dict, Any]] = {}  # by the numbers of their problems
     pieces = 0  # labels of which each piece is taken for an object
     problems = [line for part in (dataset.training, dataset.validation) for line in pairs.listed_twice(part)]
-    problems += pairs.exchanged([*dataset.training, *dataset.validation], channel_names or ())
+    files = [with_files_taken(case, channels) for case in (*dataset.training, *dataset.validation)]
+    problems += pairs.exchanged(files, channel_names or ())
     held: dict[str, str] = {}
     same: dict[str, list[str]] = defaultdict(list)
     kinds: dict[str, tuple[int, int]] = {}
@@ -181,7 +182,7 @@ def examine(
             problems.append((image is not None and swapped(case)) or str(e))
         try:
             if image is not None and label is not None:
-                on_grid_of(label, image, case["label"], case["image"])
+                label = on_grid_of(label, image, case["label"], case["image"])
                 if pairs.holds_its_label(image, label):
                     problems.append(f"{case['image']}: holds the same as its label {case['label']}; give the image")
                 if part == "training" and case["image"] in trained_on and not given:
@@ -229,7 +230,7 @@ def examine(
         )
     notes += [note for oddity in oddities for note in oddity.notes(dataset.labels)] + gaps.notes()
     notes += pairs.oversights(dataset.training, dataset.validation)
-    notes += pairs.of_several_images([*dataset.training, *dataset.validation], channel_names or ())
+    notes += pairs.of_several_images(files, channel_names or ())
     notes += alike(said)
     for note in notes:
         logger.warning(note)

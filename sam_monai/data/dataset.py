@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import InputError, shown
 from ..networks.regions import overlap
-from .channels import stated_names
+from .channels import FILES, stated_names
 from .dataset_json import cases_of, intensities_of, labels_of, stated_kind, unstated, usual_intensity
 from .dicom_series import is_dicom_picture
 from .folders import understand
@@ -161,7 +161,13 @@ def dataset_of(
     channels = stated_names(names_of_channels, [*training, *validation, *test], kind == "picture", file)
     of_each = isinstance(modality, dict | list) and len(modality) > 1  # of each channel by itself
     usual = usual_intensity(first) if of_each or kind is None else kind
-    intensity = intensities_of(channels, usual) if channels else kind or usual
+    intensity: str | list[str] = kind or usual
+    if channels:
+        said = [*(modality.values() if isinstance(modality, dict) else modality)] if of_each else []
+        said = said if len(said) == len(channels) else [""] * len(channels)
+        files = training[0].get(FILES, [first]) if of_each or kind is None else []
+        each = [usual_intensity(file) for file in files] if len(files) == len(channels) else [usual] * len(channels)
+        intensity = intensities_of([f"{one} {name}" for one, name in zip(said, channels, strict=True)], each)
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
     cases = [*training, *validation]

@@ -141,10 +141,10 @@ def _is_path(value: object, or_several: bool = False) -> bool:
         return False
 
 
-def intensities_of(names: Sequence[str], usual: str) -> str | list[str]:
-    """What the numbers of each of an image's channels are, by their names, or else ``usual``; one word where they are
-    all alike."""
-    kinds = [_kind([name]) or usual for name in names]
+def intensities_of(names: Sequence[str], usual: Sequence[str]) -> str | list[str]:
+    """What the numbers of each of an image's channels are, by their names, or else as is ``usual`` for each; one word
+    where they are all alike."""
+    kinds = [_kind([name]) or other for name, other in zip(names, usual, strict=True)]
     return kinds if len({*kinds}) > 1 else kinds[0]
 
 

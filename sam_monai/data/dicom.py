@@ -172,7 +172,8 @@ def read_volume(series: Series) -> tuple[Any, dict[str, Any]]:
     if len(datasets) > 1:
         spacing = check_geometry(series, datasets)
     elif len(frames) > 1:
-        spacing = check_geometry(replace(series, files=tuple(Path(name) for name, _ in frames)), [x for _, x in frames])
+        as_series = replace(series, path=series.files[0], files=tuple(Path(name) for name, _ in frames))
+        spacing = check_geometry(as_series, [header for _, header in frames])
     even = {"atol": 2 * TOLERANCE * spacing, "perpendicular_tol": UPRIGHT}
     try:
         if len(datasets) > 1:

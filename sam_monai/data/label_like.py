@@ -22,9 +22,10 @@ def values_of_labels(image: torch.Tensor) -> list[int] | None:
         if len(values) > MOST:
             return None
     if len(values) > FEW:
-        along = image.narrow(1, 1, image.shape[1] - 1)
+        axis = max(range(1, image.ndim), key=lambda axis: image.shape[axis])
+        along = image.narrow(axis, 1, image.shape[axis] - 1)
         shown = along != int(counts.argmax())
-        same = shown & (along == image.narrow(1, 0, image.shape[1] - 1))
+        same = shown & (along == image.narrow(axis, 0, image.shape[axis] - 1))
         if same.sum() < WHOLLY * shown.sum():
             return None
     return values

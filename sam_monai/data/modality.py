@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import warn_once
 from ..networks.fields import CODE
-from .channels import FILES
+from .channels import FILES, with_files_taken
 from .dicom_series import is_dicom, no_image, read_header
 
 WORDS = {  # by code; of these alone can one contradict another
@@ -37,15 +37,23 @@ def codes_in(entry: Any) -> tuple[str, ...]:
     return tuple(code for code, known in WORDS.items() if any(re.fullmatch(known, word) for word in words))
 
 
-def modality_of(cases: Sequence[Mapping[str, Any]], stated: Sequence[str] = ()) -> list[str] | None:
+def modality_of(
+    cases: Sequence[Mapping[str, Any]],
+    stated: Sequence[str] = (),
+    channels: Sequence[int] | None = None,
+    names: Sequence[str] = (),
+) -> list[str] | None:
     """The key ``modality``: codes of all modalities of the training's images; ``None`` where nothing says any. Images
-    that are no DICOM are of the modalities in their dataset's words, ``stated``.
+    that are no DICOM are of the modalities in their dataset's words, ``stated``. Where the key ``channels`` takes some
+    of the channels with these ``names``, the others do not count.
 
     Warns of DICOM whose header contradicts the dataset.
     """
     found: set[str] = set()
+    if channels is not None and names:
+        stated = codes_in([names[i] for i in channels if i < len(names)]) or stated
     for case in cases:
-        files = case.get(FILES) or [case.get("image")]
+        files = with_files_taken(case, channels).get(FILES) or [case.get("image")]
         codes = {code for file in files if isinstance(file, str | Path) and (code := code_of(Path(file)))}
         for code in codes:
             if contradicts(code, stated):

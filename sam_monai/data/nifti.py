@@ -112,13 +112,18 @@ def _check_numbers(path: str, header: Any) -> None:
 
 def has_fourth_axis(path: str | Path) -> bool:
     """Whether a file, by its header, holds several volumes: channels or time points. Not where it cannot be read."""
+    return (fourth_axis(path) or 1) > 1
+
+
+def fourth_axis(path: str | Path) -> int | None:
+    """How many volumes a NIfTI file holds, by its header; ``None`` of another file, and of one that cannot be read."""
     if not str(path).lower().endswith((".nii", ".nii.gz")):
-        return False
+        return None
     try:
         image: Any = nib.load(path)
     except Exception:  # whatever is wrong is said where the file is opened
-        return False
-    return int(np.prod(image.shape[3:])) > 1
+        return None
+    return int(np.prod(image.shape[3:]))
 
 
 def on_source(mask: np.ndarray, affine: np.ndarray, path: str) -> nib.Nifti1Image:

@@ -187,7 +187,6 @@ class MedSA(AdaptedSAM):
 
             return of_image(self.segment(image, embedding, by_labels), image)
         point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))
-        point_labels = None if point_labels is None else point_labels.long()  # of bytes, -1 would be 255
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         point_coords = in_part(point_coords, part)
         if resemblance is None:
@@ -214,6 +213,7 @@ class MedSA(AdaptedSAM):
             raise InputError(NO_PROMPTS)
         count = check_prompts(image, point_coords, point_labels, boxes, masks)
         boxes = None if boxes is None else in_whole_slices(boxes)
+        point_labels = None if point_labels is None else point_labels.long()  # of bytes, -1 would be 255
         if part is None:
             refuse_outside(image.shape[2:], point_coords, point_labels, boxes)
         first, depth = part or (0, image.shape[-1])
@@ -256,7 +256,6 @@ class MedSA(AdaptedSAM):
         """:func:`resemblances` of prompted objects in a part of a volume, to be added to those of its other parts.
         Arguments as in :meth:`forward`."""
         point_coords, boxes, masks = (x if x is None else x.float() for x in (point_coords, boxes, masks))
-        point_labels = None if point_labels is None else point_labels.long()  # of bytes, -1 would be 255
         objects, automatic = self.unguided(image, embedding, point_coords, point_labels, boxes, automatic, part, masks)
         return resemblances(objects, automatic, in_part(point_coords, part), point_labels, boxes)
 

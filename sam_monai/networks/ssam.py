@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.backbone import WIDTH, Backbone
-from ..errors import InputError
+from ..errors import InputError, warn_once
 from .base import AdaptedSAM
 from .fields import NAMES, one_of, optional
 from .identity import checked
@@ -72,12 +72,9 @@ class SSAM(AdaptedSAM):
         self.text_affine = nn.Sequential(nn.Linear(width, WIDTH), nn.ReLU(), nn.LayerNorm(WIDTH))
         self.register_buffer("label_vectors", torch.zeros(len(self.labels), width))
 
-    def parameter_groups(self, learning_rate: float, prompt_learning_rate: float, weight_decay: float) -> list[dict]:
-        if not self.label_vectors.any():
-            raise InputError("S-SAM learns its labels by their names: build it with labels=[...] to train it")
-        return super().parameter_groups(learning_rate, prompt_learning_rate, weight_decay)
-
     def prompt_tokens(self) -> Tensor:
+        if self.training and not torch.compiler.is_compiling() and not self.label_vectors.any():
+            warn_once("S-SAM is trained without names, so all labels are answered alike: build it with labels=[...]")
         return self.text_affine(self.label_vectors)[:, None]  # (L, 1, 256)
 
     def merged(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

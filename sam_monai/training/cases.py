@@ -34,11 +34,12 @@ logger = logging.getLogger(__name__)
 
 def content(path: str | Path, whole: bool = False) -> str:
     """16 hexadecimal digits of what a file, or the DICOM series or the masks in a folder, holds; whatever it is
-    called. ``whole``: of every byte, also of a large file."""
+    called, but for the masks. ``whole``: of every byte, also of a large file."""
     path = Path(path)
-    if is_mask_folder(path):
-        files = list(mask_files(path).values())
-    elif is_segmentation(path):
+    if is_mask_folder(path):  # whose names say which label a mask is of
+        parts = sorted(f"{name.casefold()} {file_content(file, whole)}" for name, file in mask_files(path).items())
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    if is_segmentation(path):
         files = [path]
     else:
         files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else with_values(path)

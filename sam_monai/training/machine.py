@@ -86,6 +86,8 @@ def cost_of(
         embeddings_kept: whether they are, where the encoder is frozen.
     """
     network.to(device)
+    if isinstance(vectors := getattr(network, "label_vectors", None), Tensor):
+        vectors.normal_()  # in place of those of names, which a step need not know
     image = torch.rand(shape, device=device)
     label = torch.zeros(shape[0], 1, *shape[2:], device=device)
     middle = tuple(slice(n // 4, max(1, 3 * n // 4)) for n in shape[2:4])

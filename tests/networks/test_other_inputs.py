@@ -117,10 +117,13 @@ def test_a_backbone_belongs_to_one_network(kind):
     assert copy.deepcopy(first).backbone is not first.backbone
 
 
-def test_s_sam_without_names_is_not_trained():
+def test_s_sam_warns_where_it_is_trained_without_names(caplog):
     """Its labels could never differ."""
-    with pytest.raises(InputError, match=r"by their names: build it with labels="):
-        SSAM(tiny_backbone(), default_labels=LABELS, amp=False).parameter_groups(0.01, 0.01, 0.0)
+    network = SSAM(tiny_backbone(), default_labels=LABELS, amp=False)
+    network.eval()(image(1, 1, 30, 30))
+    assert not caplog.text
+    network.train()(image(1, 1, 30, 30))
+    assert "trained without names, so all labels are answered alike" in caplog.text
 
 
 def test_kept_embeddings_of_images_in_bfloat16(tmp_path):

@@ -39,9 +39,10 @@ def killed_in_epoch_3():
             raise Killed
         save(self, engine)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises((Killed, RuntimeError)):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises((Killed, RuntimeError)) as ended:
         patch.setattr(Checkpoints, "save", die)
         yield
+    assert isinstance(ended.value, Killed) or "Killed" in str(ended.getrepr(chain=True))
 
 
 class BundleTester:

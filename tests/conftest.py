@@ -48,7 +48,15 @@ def label_vectors_are_computed_once():
 
 
 @pytest.fixture(autouse=True, scope="session")
+def the_cache_is_kept_apart(tmp_path_factory):
+    """Not that of who runs the tests, whose files would hide what is made wrong now; one for all workers."""
+    own = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAM_MONAI_CACHE", str((own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cache"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def embeddings_are_kept_apart(tmp_path_factory):
-    """Not in the cache folder of who runs the tests."""
     folder = tmp_path_factory.mktemp("embeddings")
     sam_monai.networks.embeddings.default_folder = lambda: folder

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sam_monai import PTSAM, SSAM, MedSA
+from sam_monai.backbones.backbone import build_backbone
 from sam_monai.backbones.checkpoint_files import describe_state, load_into, read_state
 from sam_monai.backbones.weights import KNOWN_WEIGHTS, content_hash, file_sha256, locate
 from sam_monai.errors import InputError
@@ -110,6 +112,14 @@ def test_missing_weights_come_with_a_remedy(name: str, remedy: str, no_cache: Pa
     weights = replace(KNOWN_WEIGHTS[name], package="no_such_package/file.pth" if name == "lite_medsam" else None)
     with pytest.raises(InputError, match=rf"{remedy}.*--checkpoint PATH"):
         locate(weights)
+
+
+@pytest.mark.parametrize("kind", [None, SSAM, PTSAM, MedSA])
+def test_missing_weights_are_not_downloaded_unasked(kind, no_cache: Path, monkeypatch):
+    monkeypatch.setattr("sam_monai.backbones.download.urlopen", lambda *_, **__: pytest.fail("downloads"))
+    with pytest.raises(InputError, match="sam-monai download sam_vit_b"):
+        build_backbone("sam_vit_b") if kind is None else kind("sam_vit_b", labels=["a"])
+    assert not list(no_cache.rglob("*.pth"))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors"])

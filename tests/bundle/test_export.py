@@ -246,8 +246,11 @@ def test_an_export_killed_between_its_two_files_can_be_run_again(tmp_path, monke
         export.export(network, tmp_path / "m.xml")
     (tmp_path / "m.bin").unlink()
     if (child := os.fork()) == 0:
-        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        export.export(network, tmp_path / "m.xml")
+        try:
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            export.export(network, tmp_path / "m.xml")
+        finally:
+            os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert (tmp_path / "m.bin").exists() and not (tmp_path / "m.xml").exists()
     export.export(network, tmp_path / "m.xml")

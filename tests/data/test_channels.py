@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_maker import AFFINE as DICOM_AFFINE
+from dicom_maker import blob, write_series
 from folder_maker import image, label, nnunet
 from image_files import AFFINE, picture, volume
 from monai.transforms import Compose
@@ -317,3 +319,28 @@ def test_kinds_that_are_not_as_many_as_channels_are_refused():
     for names in (None, ["a", "b", "c"]):
         with pytest.raises(InputError, match="the key intensity lists 2 kinds"):
             preparing(SETTINGS | {"intensity": ["ct", "mr"], "channel_names": names})
+
+
+@pytest.mark.parametrize("channels", [[1, 2], [1, 0], [3]])
+def test_files_that_are_taken_are_compared_with_their_own_names(tmp_path, channels):
+    names, cases = ("flair", "t1", "t1ce", "t2"), []
+    for case in "abc":
+        files = [image(tmp_path / f"{case}_{name}.nii.gz").name for name in names]
+        cases.append({"image": files, "label": label(tmp_path / f"{case}_seg.nii.gz").name})
+    content = {"channel_names": dict(enumerate(names)), "labels": {"0": "background", "1": "a", "2": "b"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"training": cases[:2], "validation": cases[2:]}))
+    assert check_dataset(read_dataset(tmp_path), channels=channels) == []
+
+
+def test_each_channel_is_of_the_kind_that_its_own_words_or_header_say(tmp_path):
+    for case in range(3):
+        for name, modality in (("one", "CT"), ("two", "PT")):
+            write_series(tmp_path / f"{case}_{name}", blob((9, 8, 3), case), DICOM_AFFINE, Modality=modality)
+        label(tmp_path / f"{case}_seg.nii.gz")
+    cases = [{"image": [f"{i}_one", f"{i}_two"], "label": f"{i}_seg.nii.gz"} for i in range(3)]
+    content: dict = {"labels": {"0": "background", "1": "a", "2": "b"}, "training": cases[:2], "validation": cases[2:]}
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"channel_names": {"0": "one", "1": "uptake"}}))
+    assert read_dataset(tmp_path).intensity == ["ct", "mr"]
+    stated = {"modality": {"0": "MR", "1": "CT"}, "channel_names": {"0": "first", "1": "second"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(content | stated))
+    assert read_dataset(tmp_path).intensity == ["mr", "ct"]

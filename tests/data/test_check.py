@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam_monai.data import check_dataset, read_dataset
+from sam_monai.data import check_dataset, examine, read_dataset
 from sam_monai.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -267,3 +268,29 @@ def test_a_label_that_is_a_mere_rim_of_another_in_some_cases_is_named(tmp_path, 
     check_dataset(read_dataset(tmp_path))
     assert 'in 1 of the 4 masks that hold "ileum" it is only a rim' in caplog.text and "b.png" in caplog.text
     assert 'hold "colon"' not in caplog.text
+
+
+@pytest.mark.parametrize("codes", ["SLA", "LPS"])
+def test_labels_are_measured_as_they_lie_on_their_images(tmp_path, codes):
+    """Whatever the order of their own axes."""
+    found = []
+    for turned in (False, True):
+        folder, affine, cases = tmp_path / str(turned), np.diag([1.0, 1, 4, 1]), []
+        folder.mkdir()
+        rng = np.random.default_rng(0)
+        for name in "abc":
+            nibabel.save(
+                nibabel.Nifti1Image(rng.normal(100, 20, (40, 48, 12)).astype("f4"), affine), folder / f"{name}.nii.gz"
+            )
+            mask = np.zeros((40, 48, 12), np.uint8)
+            mask[5:12, 10:30, 3:9] = 1
+            drawn = nibabel.Nifti1Image(mask, affine)
+            turn = nibabel.orientations.ornt_transform(*map(nibabel.orientations.axcodes2ornt, ("RAS", codes)))
+            nibabel.save(drawn.as_reoriented(turn) if turned else drawn, folder / f"{name}_l.nii.gz")
+            cases.append({"image": f"{name}.nii.gz", "label": f"{name}_l.nii.gz"})
+        content = {"modality": {"0": "MRI"}, "labels": {"0": "background", "1": "x"}}
+        (folder / "dataset.json").write_text(json.dumps(content | {"training": cases[:2], "validation": cases[2:]}))
+        fingerprint = examine(read_dataset(folder)).fingerprint
+        assert fingerprint is not None
+        found.append(dataclasses.replace(fingerprint, seconds=0.0))
+    assert found[0] == found[1]

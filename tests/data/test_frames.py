@@ -106,8 +106,10 @@ def test_each_frame_is_prepared_as_a_file_of_its_own_and_returns_to_its_place(tm
     logits = torch.stack([(line["label"][0] == value).float() for value in range(3)]).as_tensor()
     mask = ToFileGridd(steps)({**prepared, "pred": logits})["pred"]
     assert mask.shape == (3, *SHAPE[:3]) and (np.asarray(mask[1]) == 0).all()
-    same = np.asarray(mask) == np.moveaxis(LABEL, -1, 0)
-    assert same.all() if spacing is None else same.mean() > 0.95
+    for found, held in zip(np.asarray(mask), np.moveaxis(LABEL, -1, 0), strict=True):
+        for value in np.unique(held)[1:]:
+            a, b = found == value, held == value
+            assert 2 * (a & b).sum() / (a.sum() + b.sum()) > (0.999 if spacing is None else 0.7)
 
 
 def test_a_frame_that_somebody_has_annotated_is_drawn_alone():

@@ -110,3 +110,15 @@ def test_an_adapter_of_before_is_not_checked_whatever_its_bundle_says(tmp_path):
     root = Path(__file__).parents[2] / "bundles/ptsam"
     assert record(root, tmp_path / "none.pt")["preprocessing"]["image_channels"] == 1
     assert record(root, tmp_path / "model.pt")["preprocessing"]["image_channels"] is None
+
+
+def test_the_key_channels_is_kept_where_any_image_has_more(tmp_path):
+    """The first one alone would not tell: the others would be loaded without it."""
+    grey, colour = picture(tmp_path / "g.png", GREY), picture(tmp_path / "c.png", COLOUR)
+    assert channels_picked([{"image": grey}, {"image": colour}], [0]) == [0]
+    assert channels_picked([{"image": grey}], [0]) is None and channels_picked([{"image": colour}], [0]) == [0]
+    assert channels_picked([{"image": colour}, {"image": colour}], [0, 1, 2]) is None
+    with_alpha = picture(tmp_path / "a.png", np.dstack([COLOUR, np.full((20, 24), 255, np.uint8)]))
+    assert channels_picked([{"image": colour}, {"image": with_alpha}], [0, 1, 2]) == [0, 1, 2]
+    flat, deep = (volume(tmp_path / f"{n}.nii.gz", np.ones((4, 4, 3, *n), np.float32)) for n in ((), (2,)))
+    assert channels_picked([{"image": flat}, {"image": deep}], [0]) == [0]

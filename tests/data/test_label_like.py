@@ -51,3 +51,9 @@ def test_a_label_map_that_is_taken_for_an_image_is_named_and_still_answered(make
         assert "image" in prepare({"image": str(path)})
     told = [line for line in caplog.messages if f"{name}: looks like a label map" in line]
     assert len(told) == 1 and "it holds the values 0, 1, 2" in told[0]
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_noise_in_one_slice_is_no_label_map_whichever_axis_it_lies_across(axis):
+    image = torch.randint(0, 256, (1, 64, 64), generator=torch.Generator().manual_seed(0)).float().unsqueeze(axis)
+    assert values_of_labels(image) is None

@@ -96,3 +96,9 @@ def test_a_dataset_says_its_modality_and_records_with_and_without_it_load(tmp_pa
     field = identity.PREPARATION["modality"]
     assert field.absent is None and field.fits(["CT", "PT"]) and field.fits(None)
     assert not any(field.fits(odd) for odd in ("CT", [], ["ct"], ["$A"], [1], ["A" * 17], {"CT": 1}))
+
+
+def test_channels_that_are_not_taken_say_nothing_of_an_adapter():
+    case = {"image": "a_0000.nii.gz", "channel_files": ["a_0000.nii.gz", "a_0001.nii.gz"]}
+    assert modality_of([case], ("CT", "MR"), [1], ("CT", "T2")) == ["MR"]
+    assert modality_of([case], ("CT", "MR"), None, ("CT", "T2")) == ["CT", "MR"]

@@ -85,7 +85,9 @@ def test_a_spacing_is_taken_on_and_undone(tmp_path):
     logits = -(case["image"] - torch.tensor([0.0, 0.5, 1.0]).view(3, 1, 1, 1)).abs()
     back = pipeline.postprocessing(preparation)({"image": case["image"], "pred": logits})["pred"]
     assert back.shape[1:] == label.shape
-    assert (np.asarray(back[0]) == label).mean() > 0.97
+    for value in (1, 2):
+        found, held = np.asarray(back[0]) == value, label == value
+        assert 2 * (found & held).sum() / (found.sum() + held.sum()) > 0.6  # rims of 2 pass through 1
 
 
 def test_a_picture_is_shrunk_and_its_mask_and_clicks_are_those_of_the_file(tmp_path):
@@ -162,12 +164,17 @@ def test_image_and_label_are_augmented_together(tmp_path, scale):
     for transform in train.transforms:
         if type(transform).__name__.startswith(("RandScaleIntensity", "RandShiftIntensity", "RandAdjustContrast")):
             transform.prob = 0.0
+        if type(transform).__name__ == "RandAffined":
+            transform.rand_affine.prob = transform.prob = 1.0
     drawn = train(save(tmp_path, label * 10.0, label, oblique()))
     agreement = []
     for sample in drawn:
         assert sample["image"].shape[1:] == sample["label"].shape[1:] == (64, 64, 3)
-        agreement.append(((sample["image"][0] * 2).round() == sample["label"][0]).float().mean().item())
-    assert np.mean(agreement) > 0.93
+        seen, held = (sample["image"][0] * 2).round(), sample["label"][0]
+        assert set(held.unique().tolist()) <= {0, 1, 2}
+        if ((seen > 0) | (held > 0)).any():
+            agreement.append((seen == held)[(seen > 0) | (held > 0)].float().mean().item())
+    assert np.mean(agreement) > 0.6
 
 
 def test_nothing_changes_sides_where_a_label_has_one(tmp_path):

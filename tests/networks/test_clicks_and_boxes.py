@@ -11,6 +11,7 @@ from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
 from sam_monai.networks import slices
+from sam_monai.networks.click_tokens import sparse_prompts
 
 
 @pytest.fixture
@@ -108,11 +109,16 @@ def test_the_prompt_makes_hyp_adpts_weights(network):
 
 def test_a_slice_without_a_click_is_conditioned_on_the_volumes_clicks(network):
     perturb(network)
+    for gains in (network.label_gains, network.click_gains):  # by which clicks reach the next slices too
+        gains.data.zero_()
     volume, labels = image(1, 1, 32, 32, 3), torch.ones(1, 1, dtype=torch.long)
     with torch.no_grad():
         embedding = network.encode(volume)
         near, far = (network(volume, embedding, torch.tensor([[[a, a, 0.0]]]), labels)[..., 2] for a in (3.0, 28.0))
     assert not torch.allclose(near, far, atol=1e-4)
+    _, _, condition = sparse_prompts(network.backbone, (32, 32, 3), torch.tensor([[[3.0, 3.0, 0.0]]]), labels, None)
+    for k in (1, 2):
+        torch.testing.assert_close(condition[:, k], condition[:, 0] / (1 + k))
 
 
 def test_a_second_click_costs_the_decoder_alone(network):
@@ -129,9 +135,9 @@ def test_no_box_is_nan_and_padding_is_no_click(network):
     coords, labels = torch.tensor([[[3.0, 4.0]]]), torch.tensor([[1]])
     nothing = torch.full((1, 1, 4), torch.nan)
     with torch.no_grad():
-        assert network(x, None, coords, labels, nothing).isfinite().all()
         assert network(x, boxes=nothing).isfinite().all()
-        assert network(x, None, coords, -labels).isfinite().all()
+        torch.testing.assert_close(network(x, None, coords, labels, nothing), network(x, None, coords, labels))
+        torch.testing.assert_close(network(x, boxes=nothing), network(x, None, coords, -labels))
 
 
 @pytest.mark.parametrize(

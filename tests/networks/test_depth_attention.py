@@ -59,9 +59,12 @@ def test_a_deep_volume_passes_in_parts_that_overlap():
     for deep, n in ((19, 8), (8, 8), (9, 8), (100, 16), (7, 3), (601, 16)):
         kept = []
         for start, stop, first, last in slices.passes(2 * deep, deep, n):
-            assert start <= first < last <= stop and stop - start == min(n, deep) or deep * 2 <= n
+            assert start <= first < last <= stop and (stop - start == min(n, deep) or deep * 2 <= n)
             assert start // deep == (stop - 1) // deep
-            assert deep <= n or n < 3 or first in (0, deep) or start < first
+            if deep > n > 2:  # the outer eighths see too little
+                margin = max(1, n // 8)
+                assert first in (0, deep) or first - start >= margin
+                assert last in (deep, 2 * deep) or stop - last >= margin
             kept += range(first, last)
         assert kept == list(range(2 * deep))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
+import time
 from multiprocessing import get_context
 
 import pytest
@@ -28,6 +30,21 @@ class Encoder:
     def __call__(self, slices: torch.Tensor) -> torch.Tensor:
         self.seen += len(slices)
         return slices.mean(1, keepdim=True).repeat(1, 256, 1, 1)
+
+
+@pytest.mark.parametrize("room", [12, 13])
+def test_files_unused_for_a_day_go_first(tmp_path, room):
+    cache = EmbeddingCache(tmp_path)
+    keys = [f"{i:064x}" for i in range(20)]
+    for key in keys:
+        cache.write(key, torch.zeros(1, 8, 4, 4))
+    for key in keys[:10]:
+        os.utime(cache.path(key), (time.time() - 2 * 86400,) * 2)
+    again = EmbeddingCache(tmp_path, disk_bytes=room * cache.path(keys[0]).stat().st_size)
+    assert again.find(keys[0]) is not None  # so it was used today
+    again.make_room()
+    left, fresh = {file.stem for file in tmp_path.iterdir()}, {keys[0], *keys[10:]}
+    assert left == fresh if room == 13 else left < fresh
 
 
 def test_what_was_seen_in_memory_or_on_disk_is_not_encoded_again(tmp_path):

@@ -236,8 +236,11 @@ def test_a_merge_that_is_killed_between_its_two_files_can_be_run_again(tmp_path,
     (tmp_path / "a.pt").touch()
     words = ["merge", str(tmp_path / "a.pt"), str(tmp_path / "sam.pth")]
     if (child := os.fork()) == 0:
-        os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-        main(words)
+        try:
+            os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            main(words)
+        finally:
+            os._exit(0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert not (tmp_path / "sam.pth").exists()
     assert main(words) == 0

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
+from monai.data import Dataset
+from monai.transforms import Compose, RandScaleIntensity
 from tiny_training import ABSENT, Tiny, make_cases, same, state, tiny_training
 
 from sam_monai import InputError
+from sam_monai.training import handlers
 from sam_monai.training.cases import contents
 from sam_monai.training.handlers import Validate
 from sam_monai.training.losses import loss_of
@@ -41,10 +46,33 @@ def stop_after(trainer, epoch: int) -> None:
         trainer.run()
 
 
+def epochs_of(trainer) -> list[int]:
+    """Those that a training runs: one that began anew would end as one that was resumed."""
+    begun: list[int] = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda engine: begun.append(engine.state.epoch))
+    trainer.run()
+    return begun
+
+
+def test_each_epoch_and_process_draws_its_own_and_the_same_again(monkeypatch):
+    def drawn(seed, epoch, rank):
+        monkeypatch.setattr(handlers.idist, "get_rank", lambda: rank)
+        transform = RandScaleIntensity(0.2, prob=1.0)
+        engine = Engine(lambda *_: None)
+        engine.state.epoch = epoch
+        handlers.SeedEpochs(seed, Dataset([0], Compose([transform])))(engine)
+        return random.random(), np.random.rand(), torch.rand(1).item(), transform.R.rand()
+
+    keys = list(itertools.product((0, 1), (1, 2), (0, 1)))
+    first = [drawn(*key) for key in keys]
+    assert first == [drawn(*key) for key in keys]
+    assert all(len(set(values)) == len(keys) for values in zip(*first, strict=True))
+
+
 def test_a_resumed_training_ends_as_one_that_was_not_stopped(started, tmp_path):
     folder, cases = started
     tiny_training(tmp_path / "whole", cases).run()
-    tiny_training(folder, cases, resume=True).run()
+    assert epochs_of(tiny_training(folder, cases, resume=True)) == [4, 5, 6]
     assert state(folder)["epoch"] == 6 and same(tmp_path / "whole", folder)
 
 
@@ -150,8 +178,7 @@ def test_data_that_only_moved_are_resumed_on(started, tmp_path):
     folder, cases = started
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
     moved = [{key: path.replace("/data/", "/elsewhere/") for key, path in case.items()} for case in cases]
-    tiny_training(folder, moved, resume=True).run()
-    assert state(folder)["epoch"] == 6
+    assert epochs_of(tiny_training(folder, moved, resume=True)) == [4, 5, 6]
 
 
 def spoil(path, what: str) -> None:
@@ -301,8 +328,7 @@ def test_a_state_of_before_is_resumed_from_whatever_the_adapter(started):
     del content["adapter"]
     torch.save(content, folder / "model_resume.pt")
     torch.save(Tiny().state_dict(), folder / "model.pt")
-    tiny_training(folder, cases, resume=True).run()
-    assert state(folder)["epoch"] == 6
+    assert epochs_of(tiny_training(folder, cases, resume=True)) == [4, 5, 6]
 
 
 def test_minutes_and_steps_of_a_resumed_training_are_its_own_or_refused():

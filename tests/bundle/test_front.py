@@ -164,6 +164,19 @@ def test_a_bundle_whose_folder_cannot_be_used_keeps_nothing_there(ran, monkeypat
         assert ("--ckpt_dir" in ran) is not writable
 
 
+@pytest.mark.parametrize("command", ["segment", "evaluate"])
+def test_a_bundle_that_may_only_be_read_is_used_with_its_own_adapter(command, ran, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shared = copied(tmp_path / "share/liver")
+    for holds in (shared, tmp_path / "liver"):  # the latter is another one, trained here
+        (holds / "models").mkdir(parents=True)
+        (holds / "models/model.pt").write_text("x")
+    monkeypatch.setattr(front.os, "access", lambda path, mode: False)
+    assert main([command, ".", "--bundle", str(shared)]) == 0
+    assert ran[ran.index("--output_dir") + 1].startswith("liver/output")
+    assert "--adapter" not in ran and "--ckpt_dir" not in ran  # so it is that of the configuration's own folder
+
+
 def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path, capsys):
     copied(tmp_path / "mine")
     for bundle, said in (("ssam", 0), (str(tmp_path / "mine"), 1)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import jsonschema
@@ -18,6 +19,7 @@ from sam_monai.bundle import folder as bundles
 from sam_monai.bundle import package
 from sam_monai.bundle.configuration import check_weights
 from sam_monai.networks import adapter_files
+from sam_monai.training.handlers import is_due
 
 METHODS = ("ssam", "ptsam", "medsa")
 OWN = {
@@ -139,6 +141,38 @@ class TestOfOneMethod:
         served(bundle, [case(data, "d")], [case(data, "c")])
         training = adapter_files.read_training(bundle / "models/model.pt")
         assert training["validation_cases"] == 1 and 0 <= training["validation_dice"] <= 1
+
+    @pytest.mark.parametrize("epochs", [20, 400])
+    def test_the_rate_of_a_servers_training_falls_to_its_end_and_it_is_validated_on_the_way(
+        self, packaged, data, tmp_path, epochs
+    ):
+        bundle = shutil.copytree(packaged, tmp_path / "served")
+        config = {"train#trainer#max_epochs": epochs, "train#dataset#data": [case(data, "d")], "epochs": None,
+                  "validate#dataset#data": [case(data, "c")], "bundle_root": str(bundle)}  # fmt: skip
+        workflow = monai.bundle.ConfigWorkflow(str(bundle / "configs/train.json"), logging_file=False, **config)
+        workflow.initialize()
+        schedule = workflow.parser.get_parsed_content("lr_scheduler").lr_lambdas[0]
+        assert schedule(epochs - 1) < 0.02 < schedule(epochs // 2)
+        interval = workflow.parser.get_parsed_content("train#interval")
+        assert sum(is_due(interval, epoch, epochs) for epoch in range(1, epochs + 1)) == 6
+
+    def test_names_are_taken_as_they_are(self, packaged, data, tmp_path):
+        network = adapter_files.load_network(packaged / "models/model.pt")
+        labels = ["tooth #11", "a @b"]
+        other = type(network)("lite_medsam", labels=labels, image_size=32, preprocessing=network.preprocessing)
+        adapter_files.write_adapter(other.state_dict(), tmp_path / "model.pt")
+        bundle = package.package(packaged, tmp_path / "teeth", tmp_path / "model.pt")
+        parser = monai.bundle.ConfigParser(monai.bundle.ConfigParser.load_config_file(f"{bundle}/configs/train.json"))
+        assert parser.get_parsed_content("labels") == labels
+
+    def test_it_is_found_from_within_its_configs(self, packaged, data, tmp_path, monkeypatch):
+        monkeypatch.chdir(packaged / "configs")
+        workflow = monai.bundle.ConfigWorkflow("train.json", logging_file=False, dataset_dir=str(data))
+
+        def asked(self):
+            return bundles.root("elsewhere")
+
+        assert os.path.samefile(asked(workflow), packaged)
 
     def test_the_learning_rate_never_rises_again(self, packaged, data, tmp_path):
         """Where a server trains for longer than the schedule was made for."""

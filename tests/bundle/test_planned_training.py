@@ -74,6 +74,7 @@ def test_the_command_plans_without_training(data, tmp_path, timed, capsys):
     assert main(["plan", str(data), "--json", f"{data}/dataset.json"]) == 1
     assert "dataset.json is there already" in capsys.readouterr().err
     assert main(["plan", f"{tmp_path}/none"]) == 1 and "no such folder" in capsys.readouterr().err
+    assert main(["plan", str(data.rename(tmp_path / "scans#2"))]) == 0 and "plan for scans#2" in capsys.readouterr().out
 
 
 def test_planning_draws_none_of_the_random_numbers_from_which_a_training_starts(data, timed):

@@ -106,6 +106,18 @@ def test_a_new_bundle_is_that_of_the_package_under_its_own_name(name, output, tm
         assert parser.get_parsed_content("bundle_root") == output
 
 
+def test_a_bundle_that_nobody_may_write_is_copied_to_one_that_may_be_changed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "ssam", "kept"]) == 0
+    for path in (*(tmp_path / "kept").rglob("*"), tmp_path / "kept"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    assert main(["new", "kept", "mine"]) == 0
+    for path in (tmp_path / "mine").rglob("*"):
+        assert path.stat().st_mode & 0o200, path
+    for path in (tmp_path / "kept", *(tmp_path / "kept").rglob("*")):
+        path.chmod(0o755)
+
+
 @pytest.mark.parametrize("name", BUNDLES)
 def test_the_document_of_a_new_bundle_has_no_link_out_of_it_and_names_its_own_folder(name, tmp_path):
     shipped.new(name, tmp_path / "mine")

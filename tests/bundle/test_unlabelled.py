@@ -186,6 +186,13 @@ def test_no_adapter_or_one_for_other_labels_is_refused(trained, tmp_path):
         taught(tmp_path, tmp_path, trained / "more")
 
 
+def test_folders_may_have_any_names(again, trained, tmp_path):
+    shutil.copytree(trained / "more", tmp_path / "more#2")
+    run("ssam", "train", **again | {"unlabelled": f"{tmp_path}/more#2", "output_dir": f"{tmp_path}/o#1"})
+    assert (tmp_path / "o#1/pseudo_labels/d_seg.nii.gz").is_file()
+    assert "d.nii.gz" in (tmp_path / "o#1/training_cases.txt").read_text()
+
+
 def test_a_teacher_of_another_network_is_refused_by_what_differs(again):
     with pytest.raises((InputError, RuntimeError)) as refused:
         run("ssam", "train", **again, depth_attention=True)

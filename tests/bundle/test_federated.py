@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from bundle_runner import ROOT, volumes
+from folder_maker import pairs
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems
 from monai.fl.utils.exchange_object import ExchangeObject
@@ -30,14 +31,14 @@ def sites(tmp_path_factory):
     return [folder / "0", folder / "1"]
 
 
-def client(bundle: str, site, folder) -> MonaiAlgo:
+def client(bundle: str, site, folder, **told) -> MonaiAlgo:
     settings = {"dataset_dir": str(site), "ckpt_dir": f"{folder}/models", "image_size": 32, "output_dir": f"{folder}/o"}
     algo = MonaiAlgo(
         bundle_root=str(ROOT / "bundles" / bundle),
         local_epochs=1,
         send_weight_diff=False,
         train_kwargs=settings | {"slices": 2, "epochs": ROUNDS},
-        eval_kwargs=settings,
+        eval_kwargs=settings | told,
     )
     algo.initialize({ExtraItems.CLIENT_NAME: site.name})
     return algo
@@ -68,6 +69,17 @@ def test_only_the_adapter_travels_and_two_sites_average_to_one(bundle, most_byte
         assert all(torch.equal(received[name], weights[name]) for name in trained)
         assert 0 <= dice <= 1
         algo.finalize()
+
+
+@pytest.mark.parametrize("bundle", ["ptsam", pytest.param("medsa", marks=pytest.mark.slow)])
+def test_pictures_are_evaluated_where_the_site_is_told_what_they_are(bundle, tmp_path):
+    """Before it has an adapter, its metadata say volumes of MR."""
+    told = {"spatial_dims": 2, "intensity": "picture", "image_channels": 3}
+    told |= {"depth_attention": False} if bundle == "medsa" else {}
+    algo = client(bundle, pairs(tmp_path / "site", 3), tmp_path, scale="whole", **told)
+    algo.train(ExchangeObject(weights=algo.trainer.network.state_dict()))
+    assert 0 <= algo.evaluate(algo.get_weights()).metrics["val_mean_dice"] <= 1
+    algo.finalize()
 
 
 def test_weight_differences_travel_too(sites, tmp_path):

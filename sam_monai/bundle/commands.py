@@ -224,7 +224,6 @@ def plan(args: argparse.Namespace) -> None:
     from .folder import read_json
     from .front import as_taken
     from .keys import PATHS
-    from .typed import literal
 
     refuse_missing(args.folder, "folder")
     if args.json:
@@ -239,15 +238,15 @@ def plan(args: argparse.Namespace) -> None:
     from monai.bundle import ConfigParser
 
     from ..results.report import show_plan
-    from .configuration import check_weights
+    from .configuration import check_weights, take_as_typed
 
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("sam_monai").setLevel(logging.INFO)  # how the folder was understood
 
     if given.pop("unlabelled", None) is not None:
         print("planned for the labelled cases alone: only a training labels the images of --unlabelled", flush=True)
-    paths = {key: literal(str(value)) for key, value in given.items() if key in PATHS}
-    parser = ConfigParser(config | given | paths | {"dataset_dir": literal(args.folder)})
+    parser = ConfigParser(config | given | {"dataset_dir": args.folder})
+    take_as_typed(parser, {key: str(given[key]) for key in PATHS & given.keys()} | {"dataset_dir": args.folder})
     check_weights(parser)
     found = parser.get_parsed_content("plan")
     show_plan(found)

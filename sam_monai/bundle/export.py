@@ -60,7 +60,8 @@ def export(
     Args:
         network: is put in eval mode and computes in float32 from here on.
         path: ``.onnx``, ``.xml`` (OpenVINO, with a ``.bin`` beside it) or ``.pt2``.
-        size: H, W for pictures; H, W, D for volumes. ``None``: pictures of the encoder's square.
+        size: H, W for pictures; H, W, D for volumes. ``None``: the encoder's square, and for volumes without depth
+            attention any number of such slices.
         channels: C, 1 or 3; where the network has ``channel_names``, it is their number.
         prompted: Med-SA by clicks and a box.
         opset: of ONNX.
@@ -84,10 +85,12 @@ def export(
         except ImportError as error:
             raise InputError(f'{path.suffix} needs {package}: pip install "sam_monai[export]"') from error
     channels = len(network.channel_names or ()) or channels
-    size = tuple(size or (network.image_size, network.image_size))
+    dims = network.preprocessing.get("spatial_dims", 2 if size is None else len(size))
+    one = (1,) if dims == 3 and not network.depth_attention else ()  # slice, of any number
+    size = tuple(size or (network.image_size, network.image_size, *one))
     if len(size) not in (2, 3) or min(size) < 1:
         raise InputError(f"the size is H W for pictures or H W D for volumes, not {' '.join(map(str, size))}")
-    if len(size) != (dims := network.preprocessing.get("spatial_dims", len(size))):
+    if len(size) != dims:
         what = "volumes: give the size as H W D" if dims == 3 else "pictures: give the size as H W"
         raise InputError(f"the size is {' '.join(map(str, size))}, and the network was trained on {what}")
     if prompted and not isinstance(network, MedSA):

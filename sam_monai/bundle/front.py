@@ -270,10 +270,14 @@ def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[st
     An adapter that a bundle holds is read there. Keys that are ``given`` stay as they are."""
     if "bundle_root" in given:
         return {}
-    holds_one = name != "train" and (bundle / "models" / "model.pt").is_file()
+    own = bundle / "models" / "model.pt"
+    holds_one = name != "train" and own.is_file()
     home = Path(bundle.name)
     quick = ["quick"] * (name == "train" and str(given.get("quick")) == "True")
     places = {"output_dir": home.joinpath(FRONTS[name].output, *quick)}
+    trained_here = home / "models" / "model.pt"
+    if holds_one and not {"adapter", "ckpt_dir"} & given.keys() and trained_here.is_file():
+        print(f"the adapter is {own}; for the one that was trained here give --adapter {trained_here}", flush=True)
     if "ckpt_dir" in config and not holds_one:  # which the adapter's place follows
         places["ckpt_dir"] = home / "models"
     elif not holds_one:

@@ -66,8 +66,10 @@ def copy(source: Path, target: Path) -> None:
     if absent := [name for name in COPIED if not (source / name).exists()]:
         raise InputError(f"{source} is no bundle of sam_monai: it has no {', '.join(absent)}")
     for name in COPIED:
-        files = [file for file in sorted((source / name).rglob("*")) if file.is_file()] or [source / name]
-        for file in files:  # without their rights: one that nobody may write must not be one that nobody may change
+        files = sorted((source / name).rglob("*")) if (source / name).is_dir() else [source / name]
+        for file in filter(
+            Path.is_file, files
+        ):  # without their rights: one that nobody may write must not be one that nobody may change
             (to := target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)
 

@@ -112,9 +112,15 @@ def starting_as_teacher(network: AdaptedSAM, unlabelled: str | Path | None, outp
     it ended higher than from the start (docs/tried.md)."""
     if unlabelled is not None:
         state = read_adapter(Path(output_dir) / FOLDER / TEACHER)
-        ours = from_tensor(network.state_dict()["identity"])
+        ours, theirs = from_tensor(network.state_dict()["identity"]), from_tensor(state["identity"])
+        if "prompted" in ours and theirs.get("prompted", True) != ours["prompted"]:
+            alone = "for its labels alone" if ours["prompted"] else "with prompts"
+            raise InputError(
+                f"the adapter that labelled the images was trained {alone}, and this training is not: give both "
+                "the same --draws"
+            )
         may_differ = {key: ours[key] for key in ("image_size", "preprocessing", "temperature")}
-        network.load_state_dict({**state, "identity": to_tensor(from_tensor(state["identity"]) | may_differ)})
+        network.load_state_dict({**state, "identity": to_tensor(theirs | may_differ)})
     return network
 
 

@@ -80,8 +80,11 @@ def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:
     """Warn where a folder has changed since this package listed its cases in a `dataset.json`, which is what counts."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # which were told when the list was written
+    form: Listed | None = None
     try:
-        form = understand(folder, past_json=True)
+        with suppress(InputError):  # a list beside the folders counts, from which the file was made
+            form = understand(folder, past_json=True)
+        form = form or _lists(folder)
     except InputError:
         return
     finally:

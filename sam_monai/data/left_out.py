@@ -47,8 +47,11 @@ def refuse_lists_beside(folder: Path, read: Listed, table: Listed | None) -> Non
     form = read.how.partition(":")[0]
     words = [f"{split}{suffix}" for split in SPLITS for suffix in (".txt", ".csv", ".json")]
     if table is not None and not (table.stated or table.content["test"]):
-        other = "names patients" if table.patients and not read.patients else "lists other cases"
-        if other == "names patients" or table.images != read.images:
+        told = table.patients and not read.patients and not read.stated
+        other = "names patients" if told else "lists other cases"
+        if not table.labels_exist:
+            logger.warning("%s: is not read, for the labels that it lists are not there", table.source)
+        elif told or table.images != read.images:
             raise InputError(
                 f"{folder}: is {form}, and {table.source.name} beside them is not read, which {other}; give the path "
                 "of that list, or move it away"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,6 +72,11 @@ class Listed:
     """Where a file is listed, in words and by its path, if that is no `dataset.json`."""
     patients: bool = False
     """Whether the list says which cases are of one patient."""
+
+    @property
+    def labels_exist(self) -> bool:
+        """Whether a label of any case is there; a table of findings names none."""
+        return any(os.path.exists(entry["label"]) for entry in (*self.content["training"], *self.content["validation"]))
 
     @property
     def images(self) -> set[str]:
@@ -144,7 +149,7 @@ def listed(
             split += "; where several images come from one patient, list the validation cases yourself"
     counts = f"{len(training) + len(content['validation'])} labelled images, {len(content['test'])} for testing"
     places = _places(source, cases) if os.path.isfile(source) and source.name != "dataset.json" else {}
-    named = any(case.patient for case in cases)
+    named = max(Counter(case.patient for case in cases if case.patient).values(), default=0) > 1
     return Listed(source, content, f"{form}: {counts}; {split}", fold, stated, unlabelled, tree, places, named)
 
 
@@ -160,8 +165,11 @@ def warn_of_one_patient(source: Path, cases: Sequence[Case]) -> None:
     """Warn of patients on both sides of a stated split: the network has seen them when it is measured."""
     sides: dict[str, set[object]] = defaultdict(set)
     stated = [case for case in cases if case.label is not None or case.split == "test"]
-    for case in stated if len({(case.split, case.fold) for case in stated}) > 1 else ():
-        if patient := case.patient or patient_of(case.image):
+    stated = stated if len({(case.split, case.fold) for case in stated}) > 1 else []
+    headers = {case.image: patient_of(case.image) for case in stated if case.patient is None}
+    headers = headers if len({*headers.values()}) > 1 else {}  # all alike: a name in place of names
+    for case in stated:
+        if patient := case.patient or headers.get(case.image):
             sides[patient].add(case.split if case.fold is None else f"fold {case.fold}")
     both = {patient: found for patient, found in sides.items() if len(found) > 1}
     if both:

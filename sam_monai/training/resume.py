@@ -80,6 +80,9 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> st
     old = {key: value for key, value in old.items() if (key, value) != ("detail", False)}  # an option that is no more
     if "loss" not in old:  # of before Dice's logarithm was taken; a trainer's own loss is not known
         old["loss"] = "Dice and focal loss" if new.get("loss") == LOGARITHM else new.get("loss")
+    if any(new.get(key) for key in ("depth_attention", "encoder_prompts", "channel_names")):
+        old.pop("embedding_cache", None)  # which was noted as given where none is kept
+        new = {key: value for key, value in new.items() if key != "embedding_cache"}
     compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
     differing = [key for key in compared if old.get(key) != new.get(key)]
     longer = isinstance(old.get("epochs"), int) and isinstance(new.get("epochs"), int) and new["epochs"] > old["epochs"]

@@ -155,6 +155,11 @@ class TestOfOneMethod:
         assert schedule(epochs - 1) < 0.02 < schedule(epochs // 2)
         interval = workflow.parser.get_parsed_content("train#interval")
         assert sum(is_due(interval, epoch, epochs) for epoch in range(1, epochs + 1)) == 6
+        given = monai.bundle.ConfigWorkflow(
+            str(bundle / "configs/train.json"), logging_file=False, **config | {"val_interval": 1}
+        )
+        given.initialize()
+        assert given.parser.get_parsed_content("train#interval") == 1
 
     def test_names_are_taken_as_they_are(self, packaged, data, tmp_path):
         network = adapter_files.load_network(packaged / "models/model.pt")

@@ -192,4 +192,5 @@ def test_a_planned_step_begins_with_an_image_where_no_embeddings_are_kept(data, 
     for cache in (None, False):
         where = {} if cache is None else {"embedding_cache": cache}
         start("ptsam", "train", dataset_dir=str(data), image_size=32, **where).parser.get_parsed_content("plan")
-    assert kept == [True, False]
+    assert main(["plan", str(data), "--bundle", "ptsam", "--image_size", "32", "--embedding_cache", "False"]) == 0
+    assert kept == [True, False, False]

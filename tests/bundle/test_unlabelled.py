@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import ROOT, SMALL, run, volumes, write_json
+from network_tester import tiny_backbone
 
-from sam_monai import InputError
-from sam_monai.bundle.unlabelled import MOST, check_teacher, chosen, with_pseudo_labels
+from sam_monai import InputError, MedSA
+from sam_monai.bundle.unlabelled import MOST, check_teacher, chosen, starting_as_teacher, with_pseudo_labels
 from sam_monai.data import read_dataset
 from sam_monai.data.channels import FILES
 from sam_monai.errors import told
+from sam_monai.networks.adapter_files import write_adapter
 from sam_monai.training.cases import content, known_cases
 
 
@@ -184,6 +186,14 @@ def test_no_adapter_or_one_for_other_labels_is_refused(trained, tmp_path):
     shutil.copytree(trained / "m", tmp_path / "m")
     with pytest.raises(InputError, match="is for the labels bright ball"):
         taught(tmp_path, tmp_path, trained / "more")
+
+
+@pytest.mark.parametrize("prompted", [True, False])
+def test_a_teacher_does_not_decide_whether_prompts_are_trained(tmp_path, prompted):
+    teacher, network = (MedSA(tiny_backbone(), labels=["a"], prompted=kind) for kind in (prompted, not prompted))
+    write_adapter(teacher.state_dict(), tmp_path / "pseudo_labels/teacher.pt")
+    with pytest.raises(InputError, match="give both the same --draws"):
+        starting_as_teacher(network, "more", tmp_path)
 
 
 def test_folders_may_have_any_names(again, trained, tmp_path):

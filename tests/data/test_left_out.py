@@ -251,6 +251,26 @@ def test_a_list_beside_the_folders_that_says_more_is_refused_and_not_passed_over
             read_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "header, row",
+    [("image,label", "{i}.png,benign"), ("image,label,patient_id", "images/c{i}.png,labels/c{i}.png,p{i}"),
+     ("image,label,patient", "/elsewhere/c{i}.png,/elsewhere/l{i}.png,p0")],
+)  # fmt: skip
+def test_a_table_beside_the_folders_that_changes_nothing_is_passed_over(tmp_path, header, row):
+    (pairs(tmp_path) / "findings.csv").write_text("\n".join([header, *(row.format(i=i) for i in range(6)), ""]))
+    assert len(read_dataset(tmp_path).training) == 5
+
+
+def test_one_patient_id_in_all_headers_is_no_patient(tmp_path, caplog):
+    for part, number in (("train", 3), ("val", 2)):
+        for i in range(number):
+            write_series(tmp_path / f"{part}/images/c{i}", blob((8, 9, 4), i), DICOM_AFFINE, PatientID="ANON")
+            (tmp_path / part / "labels").mkdir(exist_ok=True)
+            volume(tmp_path / f"{part}/labels/c{i}.nii.gz", np.ones((8, 9, 4), np.uint8), DICOM_AFFINE)
+    read_dataset(tmp_path)
+    assert "both sides" not in caplog.text
+
+
 def test_a_list_beside_the_folders_that_seems_to_state_a_split_is_refused(tmp_path):
     rows = [f"images/c{i}.png,labels/c{i}.png,{i % 2}" for i in range(6)]
     (pairs(tmp_path) / "list.csv").write_text("\n".join(["image,label,is_test", *rows, ""]))

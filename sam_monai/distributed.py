@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -39,7 +40,8 @@ def begin() -> None:
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if own_gpus else "gloo")
+        # The first process may read all images before the first step, or measure one large case more.
+        dist.init_process_group("nccl" if own_gpus else "gloo", timeout=timedelta(days=30))
     if dist.get_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
         logging.disable(logging.INFO)

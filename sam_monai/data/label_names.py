@@ -42,7 +42,7 @@ def label_names(cases: Sequence[dict], given: Sequence[str] | None = None) -> tu
     called: dict[int, str] = {}
     numbered: set[int] = set()  # by how many values masks hold that number them from 1 on
     for case in tqdm(cases, desc="reading labels", disable=len(cases) < 20):
-        held = [int(value) for value in torch.unique(load(case)["label"]).tolist()]
+        held = torch.bincount(load(case)["label"].flatten().int()).nonzero().flatten().tolist()
         own = stated_labels(case["label"])
         numbered.add(held[-1] if held == list(range(held[-1] + 1)) else 0)
         for value in held:

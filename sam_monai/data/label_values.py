@@ -24,7 +24,7 @@ def as_label(label: MetaTensor, number: int, path: str) -> torch.Tensor:
     # NIfTI files may scale their numbers, which leaves a trace of rounding.
     whole = label.round()
     vanishes = bool(label.any()) and not whole.any()  # a wrong scale makes all labels background
-    if vanishes or not torch.allclose(whole, label, rtol=0, atol=1e-3):
+    if vanishes or not (torch.equal(whole, label) or torch.allclose(whole, label, rtol=0, atol=1e-3)):
         raise InputError(f"{path}: holds values that are not whole numbers ({values_in_words(label)}); {remedy}")
     lowest, highest = (value.item() for value in torch.aminmax(whole))
     if lowest >= 0 and highest <= number:

@@ -12,17 +12,38 @@ LISTS = "written"  # a folder within each folder of results, which lists them
 Written = dict[str, dict[str, set[str]]]  # file's name in lower case -> case -> hashes of what was written
 
 
+_read: dict[Path, tuple[dict[Path, tuple[int, int]], Written]] = {}  # of a folder: which bytes of its lists, and what
+
+
 def written(folder: Path) -> Written:
-    """What :class:`sam_monai.inference.outputs.Outputs` wrote to a folder."""
-    listed: Written = {}
-    for file in sorted((folder / LISTS).glob("*.jsonl")):
-        with suppress(OSError):
-            for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    """What :class:`sam_monai.inference.outputs.Outputs` wrote to a folder. Its lists only grow, and of ten thousand
+    results each is asked for: of a list that is known the new lines are read."""
+    files = sorted((folder / LISTS).glob("*.jsonl"))
+    known, listed = _read.get(folder, ({}, {}))
+    if not known.keys() <= {*files} or any(is_another(file, *known[file]) for file in known):
+        known, listed = {}, {}
+    for file in files:
+        with suppress(OSError), file.open("rb") as lines:
+            inode, begin = known.get(file, (os.fstat(lines.fileno()).st_ino, 0))
+            lines.seek(begin)
+            new = lines.read().rpartition(b"\n")[0]  # another process may write the last line
+            known[file] = (inode, begin + len(new))
+            for line in new.decode(errors="replace").splitlines():
                 with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     entry = json.loads(line)
                     of = listed.setdefault(entry["file"].casefold(), {})
                     of.setdefault(entry["case"], set()).add(entry["sha256"])
+    _read[folder] = known, listed
     return listed
+
+
+def is_another(file: Path, inode: int, size: int) -> bool:
+    """Whether a list is not the one that was read so far."""
+    try:
+        found = file.stat()
+    except OSError:
+        return True
+    return found.st_ino != inode or found.st_size < size
 
 
 def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:

@@ -51,8 +51,8 @@ def of_several_images(cases: Cases, channels: Sequence[str]) -> list[str]:
         ]
         for case in cases
     }
-    known = [each[0] for each in numbers.values() if each]
-    odd = [image for image, each in numbers.items() if any(one != each[0] and one in known for one in each)]
+    known = {tuple(each[0]) for each in numbers.values() if each}
+    odd = [image for image, each in numbers.items() if any(one != each[0] and tuple(one) in known for one in each)]
     return [f"{image}: its channels are files of several images, by the numbers in their names" for image in odd[:MOST]]
 
 
@@ -94,8 +94,13 @@ def by_stem(cases: Cases) -> dict[str, str]:
 def named_like(case: Mapping[str, Any], known: Mapping[str, str]) -> str | None:
     """Which other image of those ``known`` a case's label is named like, if it is not named like its own."""
     label, own = stem_of(Path(case["label"])), stem_of(Path(case["image"]))
-    alike = [stem for stem in known if label == stem or (label.startswith(stem) and not label[len(stem)].isalnum())]
-    return known[max(alike, key=len)] if alike and own not in alike else None
+
+    def is_alike(stem: str) -> bool:
+        return label == stem or (label.startswith(stem) and not label[len(stem)].isalnum())
+
+    if own in known and is_alike(own):
+        return None
+    return known[max(alike, key=len)] if (alike := list(filter(is_alike, known))) else None
 
 
 def of_another(case: Mapping[str, Any], cases: Cases, fitting: Sequence[str]) -> str | None:

@@ -9,7 +9,7 @@ Torch is imported where it is needed, because the command line checks keys befor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -108,13 +108,16 @@ def masks_of(label_map: Tensor, labels: int, regions: Regions | None = None, dim
     the channels' ``dim``."""
     import torch
 
-    masks = []
+    return torch.cat([*each_mask(label_map, labels, regions)], dim)
+
+
+def each_mask(label_map: Tensor, labels: int, regions: Regions | None = None) -> Iterator[Tensor]:
+    """The masks of :func:`masks_of` one after the other, for no more memory than that of one."""
     for first, *others in regions or [[value] for value in range(1, labels + 1)]:
         mask = label_map == first
         for value in others:
             mask |= label_map == value
-        masks.append(mask)
-    return torch.cat(masks, dim)
+        yield mask
 
 
 def label_map_of(logits: Tensor, regions: Regions | None = None, dim: int = 0) -> Tensor:

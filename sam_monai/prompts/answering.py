@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..networks.guidance import OBEYED
 from ..networks.resemblance import named as as_meant
 from .drawn import Prompts
 from .following import ABSENT, Network, answered_without, clicks_of, compared, connected, follow, label_margin, parts_of
 from .unlike_labels import unlike_labels
 from .untrained import Embeddings, instead
 
+EXACT = 1e-3  # of a voxel, to which a click's place is rounded
 CARRIED = 0.7  # of a correction's change, to the next slice
 
 
@@ -57,8 +60,28 @@ def answered(
         prompts = {key: value for key, value in prompts.items() if key != "masks"}
     known = partial(answered_without, network, image, embedding, automatic)
     if (other := instead(network, image, embedding, known, prompts)) is not None:
-        return unlike_labels(other, image, prompts, answered_by)
-    return answered_by(network, image, embedding, automatic, prompts, margins_kept)
+        answer = unlike_labels(other, image, prompts, answered_by)
+    else:
+        answer = answered_by(network, image, embedding, automatic, prompts, margins_kept)
+    return answer if getattr(network, "training", False) else obeyed_between_voxels(answer, prompts)
+
+
+def obeyed_between_voxels(logits: Tensor, prompts: Prompts) -> Tensor:
+    """Logits (*spatial) on the side of every click at all of the voxels about it. A click of an image that was
+    resampled lies between voxels, and its own voxel in the file would have a part of what lies beside."""
+    if "point_labels" not in prompts:
+        return logits
+    answer = logits.clone()
+    for at, kind in zip(prompts["point_coords"][0].tolist(), prompts["point_labels"][0].tolist(), strict=True):
+        whole = all(abs(x - round(x)) < EXACT for x in at)
+        if kind == -1 or whole or not all(-0.5 <= x <= n - 0.5 for x, n in zip(at, logits.shape, strict=True)):
+            continue
+        about = tuple(
+            slice(max(0, math.floor(x + EXACT)), min(n, math.ceil(x - EXACT) + 1))
+            for x, n in zip(at, logits.shape, strict=True)
+        )
+        answer[about] = answer[about].clamp(min=OBEYED) if kind == 1 else answer[about].clamp(max=-OBEYED)
+    return answer
 
 
 def answered_by(

@@ -16,7 +16,9 @@ from ..networks.resemblance import likeness, margins, resemblances
 from ..networks.slices import MOST_BYTES
 from .drawn import Prompts
 
-ABSENT = -20.0  # logit of an object that was followed to its end
+# Logit of an object where it was followed to its end: as far below 0 as answers are above, so that on a file of thinner
+# slices the border lies about the middle between two of the network's.
+ABSENT = -4.0
 LIKE = 0.5  # as an object is like a label, from 0 to 1, that its very first click is enough to tell
 LOOSE = 0.1  # of a box's sides, that it reaches farther on each side: answers stay inside
 SAME = 0.5  # Dice of an object in two neighbouring slices at least

@@ -66,6 +66,8 @@ def in_patch(prompts: Prompts, patch: tuple[slice, slice]) -> Prompts:
     if "masks" in prompts:
         masks = prompts["masks"][:, :, patch[0], patch[1]]
         rest = [int(side) - n for side, n in zip(sides, masks.shape[2:4], strict=True)]
+        padding = (*[0, 0] * (masks.ndim - 4), 0, rest[1], 0, rest[0])
         # Beyond the image the object is not, but a slice without a mask stays one.
-        found["masks"] = F.pad(masks, (*[0, 0] * (masks.ndim - 4), 0, rest[1], 0, rest[0]), value=-1.0)
+        nothing = masks[:, :, :1, :1].isnan()
+        found["masks"] = F.pad(masks, padding, value=-1.0).masked_fill(nothing, torch.nan)
     return found

@@ -23,6 +23,7 @@ from .rough_masks import signed_distance
 from .schema import Object, corrects, read_objects
 
 SUFFIX = ".prompts.json"
+EDGE = 1e-3  # of a voxel
 LASSO_SLOPE = 2.0  # logits a voxel, from the line inwards
 
 
@@ -112,7 +113,9 @@ def prompts_on_grid(objects: list[Object], image: MetaTensor, path: str) -> dict
         coords[i, : len(points)], kinds[i, : len(points)] = move(points), values
         if box is not None:
             corners[i, 0] = box_on_grid(box.view(2, dims), move, size, f"{path}: the box of object {i + 1}")
-    outside = (coords.round() < 0) | (coords.round() >= size)
+    # The last voxel of a file may lie half a voxel beyond the last one of a coarser grid.
+    outside = (coords < -0.5 - EDGE) | (coords > size - 0.5 + EDGE)
+    coords = torch.where(outside, coords, torch.minimum(coords.clamp(min=0), size - 1.0))
     wrong = (outside.any(2) & (kinds != -1)).any(1)
     if wrong.any():
         i = int(wrong.nonzero()[0])
@@ -159,7 +162,7 @@ def inside_lasso(corners: Tensor, shape: Sequence[int], which: str = "a lasso") 
     k = 0
     if len(shape) == 3:
         at = corners[:, 2]
-        k = int(at.mean().round())
+        k = int(at.mean().clamp(0, shape[2] - 1).round()) if -0.5 - EDGE <= at.mean() <= shape[2] - 0.5 + EDGE else -1
         if at.max() - at.min() > 1:
             raise InputError(f"{which} does not lie in one slice of the volume, in the plane that the network sees")
         if not 0 <= k < shape[2]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -194,12 +195,15 @@ def studies_report(
     sections = []
     images = [record["image"] for record in records]
     names = dict(zip(images, told_apart(images), strict=True))  # the page is handed on, the table is for programs
+    of_study: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        of_study[row["study"]].append(row)
     for record in records:
         image = record["image"]
         if record["error"]:
             content = f'<p class="error">{html.escape(record["error"].replace(image, names[image]))}</p>'
         else:
-            own = [[row.get(key) for key in heads] for row in rows if row["study"] == image]
+            own = [[row.get(key) for key in heads] for row in of_study[image]]
             content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"
             corrections = html.escape(words(record.get(CORRECTED, [])))
             content += f"<p>Corrected by prompts: {corrections}.</p>" if corrections else ""

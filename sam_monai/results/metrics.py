@@ -29,7 +29,7 @@ from ..distributed import first_process, gathered
 from ..errors import InputError, counted
 from ..inference.outputs import RUN, Outputs
 from ..inference.quality import KEY as GUESS
-from ..networks.regions import Regions, masks_of
+from ..networks.regions import Regions, each_mask
 from ..training.cases import content_of_all
 from ..training.checkpoints import ABOUT
 from .page import cell
@@ -65,17 +65,21 @@ def case_metrics(
         return of_frames(pred, label, labels, spacing, tolerance, regions)
     # MONAI warns of an argument that its own functions pass on.
     warnings.filterwarnings("ignore", message=".*always_return_as_numpy.*", category=FutureWarning)
-    y_pred, y = (masks_of(torch.as_tensor(x), labels, regions)[None].float() for x in (pred, label))
+    y_pred, y = (torch.as_tensor(x) for x in (pred, label))
     voxel = math.prod(spacing)
-    if 1 in y.shape[2:] and y.ndim == 5:  # of one slice each voxel would lie on the surface
-        flat = list(y.shape[2:]).index(1)
-        y_pred, y = (mask.squeeze(2 + flat) for mask in (y_pred, y))
+    if 1 in y.shape[1:] and y.ndim == 4:  # of one slice each voxel would lie on the surface
+        flat = list(y.shape[1:]).index(1)
+        y_pred, y = (x.squeeze(1 + flat) for x in (y_pred, y))
         spacing = [mm for axis, mm in enumerate(spacing) if axis != flat]
-    dice = compute_dice(y_pred, y)[0].tolist()
     rows = []
-    for i in range(labels):
-        a, b = y_pred[:, i : i + 1], y[:, i : i + 1]
-        row = {"dice": dice[i], "hd95": math.nan, "surface_dice": math.nan, "false_positive": math.nan}
+    for masks in zip(*(each_mask(x, labels, regions) for x in (y_pred, y)), strict=True):
+        a, b = (mask[None].float() for mask in masks)
+        row = {
+            "dice": compute_dice(a, b).item(),
+            "hd95": math.nan,
+            "surface_dice": math.nan,
+            "false_positive": math.nan,
+        }
         if b.any():
             row |= {"hd95": math.inf, "surface_dice": 0.0}
         else:
@@ -83,10 +87,16 @@ def case_metrics(
         if a.any() and b.any():
             # As compute_hausdorff_distance and compute_surface_dice, which would find the same distances twice.
             _, distances, _ = get_edge_surface_distance(a[0, 0], b[0, 0], spacing=spacing, symmetric=True)
-            row["hd95"] = max(torch.quantile(each, 0.95).item() for each in distances)
+            row["hd95"] = max(map(percentile_95, distances))
             row["surface_dice"] = (torch.cat(distances) <= tolerance).float().mean().item()
         rows.append(row)
     return rows
+
+
+def percentile_95(values: Tensor) -> float:
+    if values.numel() <= 2**24:  # of which torch makes one
+        return torch.quantile(values, 0.95).item()
+    return float(np.quantile(values.cpu().numpy(), 0.95))
 
 
 def of_frames(
@@ -162,7 +172,7 @@ class CaseTable:
                 pred, label = pred.clamp(max=1), label.clamp(max=1)
             spacing = [float(x) for x in label.pixdim] if label.ndim == 4 else [1.0, 1.0]
             metrics = case_metrics(pred, label, len(self.labels), spacing, self.tolerance, self.regions)
-            masks = (masks_of(together(x), len(self.labels), self.regions) for x in (pred, label))
+            masks = (each_mask(together(x), len(self.labels), self.regions) for x in (pred, label))
             sizes = [[float(mask.sum()) for mask in each] for each in masks]
             unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
             guessed = case[GUESS].tolist() if GUESS in case else None
@@ -267,7 +277,7 @@ def finite(values: Sequence[float]) -> list[float]:
 def overlap(pred: Tensor, label: Tensor, labels: int, regions: Regions | None = None) -> list[dict[str, float]]:
     """Dice and false positives alone, as in :func:`case_metrics` but in voxels: quick enough to rank cases by."""
     rows = []
-    found, reference = (masks_of(together(x).cpu(), labels, regions) for x in (pred, label))
+    found, reference = (each_mask(together(x).cpu(), labels, regions) for x in (pred, label))
     for a, b in zip(found, reference, strict=True):
         marked, held = int(a.sum()), int(b.sum())
         dice = 2 * int((a & b).sum()) / (marked + held) if held else math.nan

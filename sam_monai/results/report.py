@@ -50,9 +50,9 @@ def check_outputs(output_dir: str | Path, cases: Sequence[Mapping[str, Any]]) ->
     check_writable(output_dir, "output_dir")
     folder, names = Path(output_dir), CaseNames()
     Outputs(folder).check((folder / name, RUN) for name in FILES)
-    named = [(names(case["image"]), case["image"]) for case in cases]
+    named = [(names(case["image"]), case["image"], 2 if is_picture(case["image"]) else 3) for case in cases]
     for place in (folder, folder / "validation"):
-        Outputs(place).check((picture_file(place, name, 2 if is_picture(image) else 3), image) for name, image in named)
+        Outputs(place).check((picture_file(place, name, dims), image) for name, image, dims in named)
 
 
 def show_plan(plan: Plan, output_dir: str | Path | None = None) -> None:

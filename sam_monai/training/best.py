@@ -60,7 +60,8 @@ class Best:
                         self.precisions = [self.precisions[0] + precision, self.precisions[1] + 1]
                     pred, label = pred.clamp(max=1), label.clamp(max=1)
                 if self.regions is None:
-                    self.counted += float((~torch.isin(pred, label.unique()) & (pred > 0)).sum())
+                    held = torch.bincount(label.flatten().int()).nonzero().flatten()
+                    self.counted += float((~torch.isin(pred, held.to(pred)) & (pred > 0)).sum())
                     continue
                 found, held = (masks_of(each[None], len(self.regions), self.regions, 0) for each in (pred, label))
                 self.counted += float(found[~held.flatten(1).any(1)].sum())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from sam_monai import InputError
+from sam_monai.data import made
 from sam_monai.inference.outputs import Outputs, holds_outputs_alone, is_output, picture_file
 
 
@@ -139,3 +142,19 @@ def test_a_folder_that_cannot_be_read_is_told_of_and_ends_nothing(tmp_path, monk
 
     monkeypatch.setattr(Path, "iterdir", refused)
     assert not holds_outputs_alone(tmp_path, {})
+
+
+def test_of_a_list_that_is_known_the_new_lines_alone_are_read(tmp_path, monkeypatch):
+    """Of ten thousand pictures each asks for it several times."""
+    outputs, parsed = Outputs(tmp_path), []
+    monkeypatch.setattr(made.json, "loads", lambda text, real=json.loads: parsed.append(text) or real(text))
+    for run in ("one", "two"):
+        for i in range(30):
+            outputs.write(run, tmp_path / f"{i}.txt", f"/in/{i}.png")
+    assert len(parsed) < 200 and (tmp_path / "7.txt").read_text() == "two"
+    (tmp_path / "7.txt").write_text("by hand")
+    with pytest.raises(InputError, match=r"7\.txt: is there already and has been changed"):
+        outputs.write("three", tmp_path / "7.txt", "/in/7.png")
+    shutil.rmtree(tmp_path / "written")  # lists that are gone say nothing
+    with pytest.raises(InputError, match="was not written by this package"):
+        outputs.write("three", tmp_path / "8.txt", "/in/8.png")

@@ -78,3 +78,12 @@ def test_negative_clicks_alone_are_refused(network):
     clicks = {"point_coords": torch.tensor([[[5.0, 5.0]]]), "point_labels": torch.tensor([[0]])}
     with pytest.raises(InputError, match="where the object is"):
         prompted(2)(image(1, 1, 40, 50), network, **clicks)
+
+
+def test_a_slice_without_a_mask_has_none_beyond_the_volume_either():
+    masks = torch.full((1, 1, 40, 50, 6), torch.nan)
+    masks[..., 2] = -1
+    masks[..., 10:30, 10:40, 2] = 4
+    own = in_patch({"masks": masks}, (slice(0, 64), slice(0, 64)))["masks"]
+    assert own.shape[2:] == (64, 64, 6) and own[..., 2].isfinite().all() and (own[..., 2] > 0).sum() == 600
+    assert own[..., [0, 1, 3, 4, 5]].isnan().all()

@@ -21,7 +21,7 @@ from sam_monai import MedSA
 from sam_monai.data import LoadCased
 from sam_monai.inference import pipeline
 from sam_monai.prompts import following, prompted_inference
-from sam_monai.prompts.answering import answered
+from sam_monai.prompts.answering import answered, obeyed_between_voxels
 from sam_monai.prompts.prompt_files import name_unused, prompts_beside, read_prompts, with_prompts
 from sam_monai.prompts.prompted_inference import PromptedInference
 from sam_monai.prompts.prompted_training import PromptedLoss, PromptedTraining
@@ -204,3 +204,25 @@ def test_prompts_beside_another_channel_are_named_with_the_image_where_they_belo
         file.touch()
     name_unused({first}, {second: first})
     assert "x_T1w.nii.gz.prompts.json: is not used, for x_T1w.nii.gz is a channel of x_FLAIR.nii.gz" in caplog.text
+
+
+@pytest.mark.parametrize("kind", [0, 1])
+@pytest.mark.parametrize("spacing, at", [((1.0, 1.0, 5.0), 12), ((1.7, 1.3, 2.0), 7), ((1.0, 1.0, 2.0), 39)])
+def test_the_clicked_voxel_of_the_file_is_obeyed_whatever_the_networks_grid(tmp_path, spacing, at, kind):
+    """Its slice lies between two of the network's, which are interpolated; the last one may lie beyond the last."""
+    path = str(tmp_path / "scan.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.random.default_rng(0).random((40, 40, 40), np.float32), np.diag([-1, -1, 1, 1.0])), path
+    )
+    preparation = pipeline.preprocessing((), SETTINGS | {"spacing": spacing})
+    case: Any = preparation({"image": path})
+    prompts_beside(path).write_text(json.dumps({"objects": [{"points": [[20, 21, at]], "labels": [kind]}]}))
+    prompts = read_prompts(prompts_beside(path), case["image"])
+    before = torch.full(case["image"].shape[1:], -4.0 if kind else 5.0)
+    logits = obeyed_between_voxels(before, prompts)
+    whole = prompts["point_coords"].round().long()[0, 0].tolist()
+    logits[tuple(whole)] = 1.0 if kind else -1.0  # as the network itself obeys
+    pred = torch.stack([torch.zeros_like(logits), logits])
+    mask = pipeline.postprocessing(preparation)({"image": case["image"], "pred": pred})["pred"]
+    assert int(mask[0, 20, 21, at]) == kind
+    assert (mask[0] == kind).sum() < 60  # and little else

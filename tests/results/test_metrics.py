@@ -20,6 +20,7 @@ from sam_monai import InputError
 from sam_monai.data import LoadCased
 from sam_monai.data.channels import case_of
 from sam_monai.data.unlabelled import UNLABELLED, LeaveOutUnlabelled
+from sam_monai.results import metrics
 from sam_monai.results.html_report import evaluation_report
 from sam_monai.results.metrics import METRICS, CaseTable, case_metrics
 from sam_monai.results.page import cell
@@ -250,3 +251,21 @@ def test_frames_are_measured_as_one_case_without_distances_across_them():
     assert missed["dice"] == 0 and math.isinf(missed["hd95"])
     (absent,) = case_metrics(pred, 0 * label, 1, [1.0, 1.0, 2.0], tolerance=1.0)
     assert math.isnan(absent["dice"]) and absent["false_positive"] == pytest.approx(2 * float(here.sum()))
+
+
+def test_the_memory_of_a_case_is_that_of_one_label(monkeypatch):
+    """Of a hundred labels in a volume the masks of all would be fifty gigabytes."""
+    held = []
+    one = metrics.compute_dice
+    monkeypatch.setattr(metrics, "compute_dice", lambda a, b: held.append(tuple(a.shape)) or one(a, b))
+    label = torch.randint(0, 20, (1, 12, 11, 10), generator=torch.Generator().manual_seed(0)).float()
+    rows = metrics.case_metrics(label, label, 19, [1.0] * 3, 2.0)
+    assert held == [(1, 1, 12, 11, 10)] * 19 and all(row["dice"] == 1 for row in rows)
+
+
+def test_a_surface_of_any_size_has_its_percentile():
+    values = torch.rand(2**24 + 8, generator=torch.Generator().manual_seed(0))
+    assert metrics.percentile_95(values) == pytest.approx(0.95, abs=1e-3)
+    assert metrics.percentile_95(values[:1000]) == pytest.approx(
+        float(np.quantile(values[:1000].numpy(), 0.95)), abs=1e-6
+    )

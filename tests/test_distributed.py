@@ -154,3 +154,16 @@ def test_processes_share_the_studies_and_do_none_twice(data, tmp_path):
 def test_multi_gpu_configurations_say_who_starts_them(data):
     with pytest.raises(Exception, match="torchrun"):
         run("ssam", "train", "multi_gpu_train", dataset_dir=str(data), image_size=32)
+
+
+@pytest.mark.slow
+def test_one_process_plans_for_all_of_them(data, tmp_path):
+    """Each would take another number of steps, and wait for the others for ever."""
+    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/m", "output_dir": f"{tmp_path}/o", "steps": 1}
+    process = torchrun("ssam", ["train", "multi_gpu_train"], tmp_path, **where)
+    try:
+        said, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said[-2000:]
+    assert said.count("plan for volumes") == 1 and (tmp_path / "m/model.pt").is_file()

@@ -58,6 +58,11 @@ def first_process() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def processes() -> int:
+    """How many there are. Ignite's number of them is asked of all: it waits until each has asked."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
 def gathered(items: Sequence[Any]) -> list[Any]:
     """The items of all processes, one from each in turn: their order before a sampler shared them out."""
     if not dist.is_initialized():

@@ -220,7 +220,8 @@ def in_folders(
         if first not in found:  # a file of a channel that is not taken leads to the same image
             cases.append(first)
         found.add(first)
-    for path in [path for path in cases if path not in begun.values() and holds_one(path)]:
+    together = {*begun.values()}
+    for path in [path for path in cases if path not in together and holds_one(path)]:
         if image := next((first for start, first in begun.items() if str(path).startswith(start)), None):
             cases.remove(path)
             unfit.append((path, f"it is named as if of the image of {image.name}, which has {', '.join(names)}"))

@@ -115,12 +115,7 @@ def stated_splits(file: Path, key: str) -> dict[str, tuple[str, int | None]]:
     stands in the column ``key``; none where it has no column of them."""
     if not os.path.isfile(file):
         return {}
-    lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    try:
-        cells = csv.reader(lines, delimiter=max(",;\t", key=(lines or [""])[0].count))
-        rows = [[cell.strip() for cell in row] for row in cells]
-    except csv.Error as error:
-        raise InputError(f"{file}: cannot be read as CSV ({error}); correct it, or remove it") from error
+    rows = rows_of(file)
     columns = [cell.lower() for cell in rows[0]] if rows else []
     if key not in columns:
         return {}

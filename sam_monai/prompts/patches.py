@@ -39,13 +39,13 @@ def patch_about(prompts: Prompts, shape: Sequence[int], size: int) -> tuple[slic
     return slice(rows, rows + side), slice(columns, columns + side)
 
 
-def cut_out(image: Tensor, patch: tuple[slice, slice]) -> Tensor:
-    """The patch of an image (1, C, H, W[, D]), with zeros where it reaches beyond, as patches in training have."""
+def cut_out(image: Tensor, patch: tuple[slice, slice], value: float = 0.0) -> Tensor:
+    """The patch of an image (1, C, H, W[, D]), with a value where it reaches beyond: 0, as patches in training have."""
     found = torch.as_tensor(image)[:, :, patch[0], patch[1]]
     missing = [p.stop - p.start - n for p, n in zip(patch, found.shape[2:4], strict=True)]
     if not any(missing):
         return found
-    return F.pad(found, (*[0, 0] * (image.ndim - 4), 0, missing[1], 0, missing[0]))
+    return F.pad(found, (*[0, 0] * (image.ndim - 4), 0, missing[1], 0, missing[0]), value=value)
 
 
 def in_patch(prompts: Prompts, patch: tuple[slice, slice]) -> Prompts:
@@ -64,10 +64,7 @@ def in_patch(prompts: Prompts, patch: tuple[slice, slice]) -> Prompts:
         axes[..., :2] -= corner.to(axes)
         found["boxes"] = axes.flatten(2)
     if "masks" in prompts:
-        masks = prompts["masks"][:, :, patch[0], patch[1]]
-        rest = [int(side) - n for side, n in zip(sides, masks.shape[2:4], strict=True)]
-        padding = (*[0, 0] * (masks.ndim - 4), 0, rest[1], 0, rest[0])
+        masks = cut_out(prompts["masks"], patch, value=-1.0)
         # Beyond the image the object is not, but a slice without a mask stays one.
-        nothing = masks[:, :, :1, :1].isnan()
-        found["masks"] = F.pad(masks, padding, value=-1.0).masked_fill(nothing, torch.nan)
+        found["masks"] = masks.masked_fill(masks[:, :, :1, :1].isnan(), torch.nan)
     return found

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ignite.distributed as idist
 import torch
 from monai.inferers import Inferer
 from torch import nn
@@ -204,7 +203,6 @@ def make_plan(
     if data is None:
         values = {"spacing": None, **otherwise, **asked}
         return Plan({"val_interval": validation_interval(values["epochs"]), **values})
-    idist.get_world_size()  # where ignite joins the group, for which it waits for all processes
     if not first_process():  # which alone takes steps: each would take another number of them, and wait for the others
         return from_first(None)
     about = f"{examined.dataset.folder.name} ({data})"

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ignite.distributed as idist
-
 from ..data.fingerprint import Fingerprint
 from ..data.sides import has_sides
+from ..distributed import processes
 from .machine import Costs
 from .mirror import VIEWED, chosen_mirror
 
@@ -130,7 +129,7 @@ class Room:
 
 def steps_of_a_visit(cases: int, batch: int) -> int:
     """Steps in which each case is visited once, by processes that share the cases out."""
-    return math.ceil(math.ceil(cases / idist.get_world_size()) / batch)
+    return math.ceil(math.ceil(cases / processes()) / batch)
 
 
 def answers(data: Fingerprint, size: int, scale: str) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import ignite.distributed as idist
 import pytest
 from plan_maker import LARGE, MIXED, SMALL, THIN, data, frozen, machine, planned, seconds
 
+from sam_monai.training import room
 from sam_monai.training.machine import Cost, Costs
 from sam_monai.training.room import Room
 from sam_monai.training.rules import rules
@@ -169,7 +169,7 @@ def test_of_volumes_smaller_steps_are_enough_for_a_larger_size():
 
 
 def test_steps_are_those_of_the_optimiser_however_many_processes_share_the_cases(monkeypatch):
-    monkeypatch.setattr(idist, "get_world_size", lambda: 2)  # 16 cases, two batches of four for each
+    monkeypatch.setattr(room, "processes", lambda: 2)  # 16 cases, two batches of four for each
     values, why = rules(Room(data(512, *LARGE), machine(1.0), 900, 4, 100), {}, 256, None)
     assert values["epochs"] == 50 and why["epochs"].endswith("; 100 steps")
 

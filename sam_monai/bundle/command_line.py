@@ -69,11 +69,11 @@ def begin() -> None:
         if "record" not in parser:
             configuration.check_weights(parser)
         configuration.check_folders(parser)
+        if "train" in parser and "record" not in parser:
+            STATES.append(Path(parser.get_parsed_content("train#folder")) / RESUMED)
         configuration.hold_outputs(parser)
         if "record" in parser:
             configuration.warn_of_other_images(parser)
-        elif "train" in parser:
-            STATES.append(Path(parser.get_parsed_content("train#folder")) / RESUMED)
 
 
 def is_monai_bundle() -> bool:
@@ -142,6 +142,7 @@ def stop_in_a_line(resumed: bool) -> None:
             signal.signal(one, lambda *_: os._exit(128 + number))
         logging.disable(logging.CRITICAL)  # ignite tells of every engine that ends
         sys.unraisablehook = lambda _: None
+        sys.excepthook = lambda *_: sys.exit(128 + number)  # what fails as its workers have ended already
         if os.environ.get("RANK", "0") == "0":
             written = any(file.is_file() and file.stat().st_mtime >= begun for file in STATES)
             how = "with --resume True to go on" if written and not resumed else "again to go on"

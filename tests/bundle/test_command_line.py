@@ -148,6 +148,25 @@ def test_an_interrupted_training_says_how_to_go_on_and_does(number, status, work
     assert not list((tmp_path / "m").glob(".*"))
 
 
+DROPPED = """
+import os, signal
+from sam_monai.bundle import command_line
+command_line.stop_in_a_line(resumed=False)
+class Dropping:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000): pass
+Dropping()
+raise RuntimeError("DataLoader worker exited unexpectedly")
+"""
+
+
+def test_what_fails_after_a_signal_whose_exception_python_dropped_is_not_told():
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 143, done.stderr
+    assert done.stderr.strip() == "interrupted; run the same command again to go on"
+
+
 @pytest.mark.slow
 def test_a_training_interrupted_before_an_epoch_ended_does_not_go_on_with_another(data, tmp_path):
     """The state that lies there is of a training that ended, whose adapter would be lost."""

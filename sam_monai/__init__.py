@@ -50,6 +50,4 @@ def modules_of(package: str) -> Callable[[str], Any]:
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name], __name__), name)
-    if name in ("bundles", "command_line"):  # what older configurations ask for first
-        importlib.import_module(".bundle.command_line", __name__).refuse_outdated()
     return modules_of(__name__)(name)

@@ -36,7 +36,7 @@ def begin() -> None:
             "the multi_gpu configurations are started by torchrun: torchrun --standalone --nproc_per_node=2 "
             "-m monai.bundle run --config_file ..."
         )
-    own_gpus = torch.cuda.is_available() and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+    own_gpus = torch.cuda.is_available() and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) <= torch.cuda.device_count()
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
     if not dist.is_initialized():

@@ -101,8 +101,8 @@ def told(error: BaseException) -> str | None:
         return f"{cause.filename}: {cause.strerror}"
     if cause is None and any(type(one).__name__ == "OutOfMemoryError" for one in causes(error)):  # torch's
         return (
-            "the GPU's memory is full: give a smaller --image_size or --batch_size, or --checkpointing True, and "
-            "--resume True where a training was under way"
+            "the GPU's memory is full: give --checkpointing True, with --resume True where a training was under way; "
+            "or begin anew with a smaller --image_size or --batch_size"
         )
     if isinstance(cause, InputError) and cause.problems:
         return "\nerror: ".join(" ".join(problem.split()) for problem in cause.problems)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -98,12 +99,17 @@ def save_aside(obj: Any, path: Path) -> None:
 def write_aside(content: str | bytes, path: Path) -> None:
     """Text in UTF-8, or bytes, through :func:`aside`."""
     with aside(path) as part:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.write_bytes(as_bytes(content) if isinstance(content, str) else content)
+
+
+def as_bytes(text: str) -> bytes:
+    """UTF-8. What a file's name holds that is no UTF-8 is escaped, as JSON reads it again."""
+    return text.encode(errors="backslashreplace")
 
 
 def write_json(content: Any, path: Path) -> None:
-    """JSON that people read, through :func:`aside`."""
-    write_aside(json.dumps(content, indent=4, ensure_ascii=False) + "\n", path)
+    """JSON through :func:`aside`, in ASCII: MONAI reads configurations in the encoding of the system."""
+    write_aside(json.dumps(content, indent=4) + "\n", path)
 
 
 def parse_json(text: str) -> Any:
@@ -117,6 +123,11 @@ def parse_json(text: str) -> Any:
         return found
 
     return json.loads(text, object_pairs_hook=one_of_each)
+
+
+def from_home(path: str | Path) -> str:
+    """A path that may begin with ``~/``, as a shell leaves it behind ``--key=``. A name such as ``~old`` is a name."""
+    return os.path.expanduser(path) if re.match(r"~($|[/\\])", str(path)) else str(path)
 
 
 def refuse_existing(*paths: Path) -> None:

@@ -7,6 +7,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+LIMITS = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
 
 def keep_freed_memory() -> None:
     """Let Linux keep the memory of freed arrays for the next ones: a tenth to a fifth of the time of training and
@@ -32,20 +37,31 @@ def keep_freed_memory() -> None:
 
 
 def free_memory() -> int | None:
-    """Bytes that the process can still take, of the machine and of its container: of several that torchrun started
-    here, its share. ``None`` where that is not known."""
+    """Bytes that the process can still take, of the machine, of its container and of a cluster's job: of several that
+    torchrun started here, its share. ``None`` where that is not known."""
     try:
         free = 1024 * number("/proc/meminfo", "MemAvailable:")
     except OSError:  # another system than Linux
         return None
-    for group, limit, used, cache in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        with suppress(OSError, ValueError):  # no container, or one without a limit
-            left = int(Path(group, limit).read_text()) - int(Path(group, used).read_text())
-            free = min(free, left + number(f"{group}/memory.stat", cache))  # files that were read can be dropped
+    for group in groups():
+        for limit, used, cache in LIMITS:
+            with suppress(OSError, ValueError):  # of another version, or without a limit
+                left = int(Path(group, limit).read_text()) - int(Path(group, used).read_text())
+                free = min(free, left + number(f"{group}/memory.stat", cache))  # files that were read can be dropped
     return max(0, free) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def groups(of: str = "/proc/self/cgroup", top: str = "/sys/fs/cgroup") -> list[Path]:
+    """The control groups whose limits hold for the process: its own, as a cluster makes one for each job, and all above
+    it. In a container its own one is at the top."""
+    found = [Path(top), Path(top, "memory")]
+    with suppress(OSError):
+        for line in Path(of).read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if not controllers or "memory" in controllers.split(","):
+                own = Path(top, controllers, path.strip("/"))
+                found += [own, *(parent for parent in own.parents if Path(top) in parent.parents)]
+    return found
 
 
 def number(file: str, name: str) -> int:

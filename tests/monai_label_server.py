@@ -18,7 +18,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import requests
-from bundle_runner import ROOT, run, volumes
+from bundle_runner import ROOT, run, volumes, write_json
+from PIL import Image
 
 PYTHON = os.environ.get("MONAI_LABEL_PYTHON", "")
 SHAPE = (40, 36, 8)
@@ -42,6 +43,20 @@ def package(bundle: str, folder: Path, data: Path, epochs: int) -> Path:
     command = [sys.executable, "-m", "sam_monai", "package", str(ROOT / "bundles" / bundle), str(folder / bundle)]
     subprocess.run([*command, "--adapter", f"{folder}/{bundle}_trained/model.pt"], check=True, cwd=folder)
     return folder / bundle
+
+
+def pictures(folder: Path) -> Path:
+    """Three pictures of 40 rows and 60 columns with a bright box."""
+    folder.mkdir()
+    rng, mask = np.random.default_rng(0), np.zeros((40, 60), np.uint8)
+    mask[5:15, 30:50] = 1
+    for i in range(3):
+        Image.fromarray((mask * 150 + rng.integers(0, 60, mask.shape)).astype(np.uint8)).save(folder / f"p{i}.png")
+        Image.fromarray(mask).save(folder / f"p{i}_label.png")
+    cases = [{"image": f"p{i}.png", "label": f"p{i}_label.png"} for i in range(3)]
+    labels = {"0": "background", "1": "box"}
+    write_json(folder, modality={"0": "grey"}, labels=labels, training=cases[:2], validation=cases[2:])
+    return folder
 
 
 class Server:
@@ -108,8 +123,10 @@ def start_server(folder: Path) -> Server:
     data = volumes(folder / "data", SHAPE)
     models = {bundle: package(bundle, folder, data, number) for bundle, number in EPOCHS.items()}
     models["medsa_deepgrow"] = models["medsa"]
+    models["pictures"] = package("ssam", folder / "pictures", pictures(folder / "picture_data"), 30)
     studies = folder / "studies"
     studies.mkdir()
+    shutil.copy(folder / "picture_data/p0.png", studies / "p0.png")
     for name in ("c", "d"):
         shutil.copy(data / f"images/{name}.nii.gz", studies)
     image = nib.load(data / "images/d.nii.gz")

@@ -9,6 +9,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from ..errors import InputError
+from ..files import from_home
 from ..locks import alone
 from .weights import KnownFile, file_sha256, how_to_get, weights_folder
 
@@ -28,7 +29,7 @@ def download(weights: KnownFile, folder: str | Path | None = None) -> Path:
     """
     if not weights.url or not weights.sha256:
         raise InputError(f"{weights.name} cannot be downloaded from here: {how_to_get(weights)}")
-    path = (weights_folder() if folder is None else Path(folder).expanduser()) / weights.filename
+    path = (weights_folder() if folder is None else Path(from_home(folder))) / weights.filename
     part = path.with_name(path.name + ".part")
     if path.exists():
         if (found := file_sha256(path)) != weights.sha256:

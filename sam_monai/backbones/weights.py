@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..files import from_home
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +132,7 @@ def locate(weights: KnownFile, checkpoint: str | Path | None = None) -> Path:
     """The file of these weights: ``checkpoint`` if given, else in its package, else in the cache folder. Nothing is
     downloaded here: an error says how to get it."""
     if checkpoint is not None:
-        path = Path(checkpoint).expanduser()
+        path = Path(from_home(checkpoint))
         if not path.is_file():
             raise InputError(f"there is no file {path}: give the path of the weights of {weights.name}")
         return path

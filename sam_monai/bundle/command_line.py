@@ -7,7 +7,6 @@ import atexit
 import inspect
 import logging
 import os
-import shlex
 import signal
 import sys
 import threading
@@ -18,12 +17,13 @@ from contextlib import suppress
 from functools import partialmethod
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any, NoReturn
+from typing import Any
 
 from monai.bundle import ConfigParser, run
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from tqdm import tqdm
 
-from ..errors import InputError, causes, told
+from ..errors import causes, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
 from .front import refuse_misplaced
@@ -35,7 +35,7 @@ _python_hook = sys.excepthook
 _BEGAN = time.monotonic() - time.process_time()  # a program that imports does nothing else
 SECONDS_TO_STOP = 15.0
 SECONDS_IN_A_LOG = 30.0  # from one line of a bar to the next
-STATES: list[Path] = []  # what the training that runs can be resumed from, once it has written it
+STATES: dict[Path, Any] = {}  # what the training that runs can be resumed from, once it has written it, and what it was
 
 
 def begin() -> None:
@@ -60,8 +60,6 @@ def begin() -> None:
             refuse_lone(others[1:])
     if parser is None:
         return
-    if "detail" in (parser.get().get("network_def") or {}):  # an option that is no more
-        refuse_outdated()
     configuration.refuse_overlay(parser)
     configuration.take_as_typed(parser, given)
     configuration.check(parser, given)
@@ -70,7 +68,8 @@ def begin() -> None:
             configuration.check_weights(parser)
         configuration.check_folders(parser)
         if "train" in parser and "record" not in parser:
-            STATES.append(Path(parser.get_parsed_content("train#folder")) / RESUMED)
+            state = Path(parser.get_parsed_content("train#folder")) / RESUMED
+            STATES[state] = written_at(state)
         configuration.hold_outputs(parser)
         if "record" in parser:
             configuration.warn_of_other_images(parser)
@@ -79,25 +78,6 @@ def begin() -> None:
 def is_monai_bundle() -> bool:
     """Whether the program is ``python -m monai.bundle``."""
     return "monai" in Path(sys.argv[0]).parts and Path(sys.argv[0]).parent.name == "bundle"
-
-
-def refuse_outdated() -> NoReturn:
-    """Say how a bundle is brought up to date whose configuration names modules or options that are no more."""
-    from ..networks import identity
-    from ..networks.adapter_files import read_adapter
-    from .folder import root
-
-    if is_monai_bundle():
-        sys.excepthook = print_cause
-    bundle = root("MY_BUNDLE")
-    adapter = Path(bundle) / "models" / "model.pt"
-    method = "METHOD"
-    with suppress(InputError):
-        method = identity.from_tensor(read_adapter(adapter)["identity"])["method"]
-    raise InputError(
-        f"the configuration of {bundle} was written by an older sam_monai; make the bundle anew from its adapter: "
-        f"sam-monai package bundles/{method} NEW_FOLDER --adapter {shlex.quote(str(adapter))}"
-    )
 
 
 def began() -> float:
@@ -133,7 +113,7 @@ def stop_in_a_line(resumed: bool) -> None:
     be ``resumed`` as soon as it has written a state of its own; one that lies there from another does not count."""
     if threading.current_thread() is not threading.main_thread():
         return
-    owner, begun = os.getpid(), time.time()
+    owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a worker that loads data
@@ -144,7 +124,7 @@ def stop_in_a_line(resumed: bool) -> None:
         sys.unraisablehook = lambda _: None
         sys.excepthook = lambda *_: sys.exit(128 + number)  # what fails as its workers have ended already
         if os.environ.get("RANK", "0") == "0":
-            written = any(file.is_file() and file.stat().st_mtime >= begun for file in STATES)
+            written = any(written_at(file) not in (None, before) for file, before in STATES.items())
             how = "with --resume True to go on" if written and not resumed else "again to go on"
             if STATES and not written and not resumed:
                 how = "again: no epoch had ended, so it starts anew"
@@ -161,16 +141,24 @@ def stop_in_a_line(resumed: bool) -> None:
         signal.signal(number, stop)
 
 
+def written_at(file: Path) -> tuple[int, int] | None:
+    """By which it is seen whether a file was written anew; its time alone may be that of another machine's clock."""
+    with suppress(OSError):
+        return file.stat().st_ino, file.stat().st_mtime_ns
+    return None
+
+
 def refuse_unknown_keys(words: Sequence[str]) -> None:
     """MONAI adds an unknown ``--key`` to the configuration in silence, so a misspelt one would do nothing."""
     refuse_single_dash(words)
     given: dict[str, Any] = dict(arguments(words)[0])
     if "args_file" in given:
         given = {**ConfigParser.load_config_file(given["args_file"]), **given}
+    tracked = DEFAULT_MLFLOW_SETTINGS["configs"] if "tracking" in given else {}  # which MONAI puts there
     files = given.get("config_file") or "configs/train.json"
     if isinstance(files, str) and files[:1] in ("[", "("):
         files = ast.literal_eval(files)
     files = [files] if isinstance(files, str) else list(files)
-    config = ConfigParser.load_config_files(files)
+    config = tracked | ConfigParser.load_config_files(files)
     refuse_misplaced(given, config, [Path(file).stem for file in files], "run the configuration of {}")
     refuse_unknown(given, config, inspect.signature(run).parameters)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
+from ..files import from_home
 from .folder import refuse_packed
 from .front import import_quietly, in_folder, is_own
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def refuse_missing(path: str, what: str) -> None:
     """Say at once that there is nothing at ``path``, or an archive."""
-    if not os.path.lexists(os.path.expanduser(path)):
+    if not os.path.lexists(from_home(path)):
         raise InputError(f"{path}: no such {what}")
     refuse_packed(path)
 

@@ -19,7 +19,7 @@ from ..data.channels import kinds_taken
 from ..data.dataset import dataset_of
 from ..data.folders import understand
 from ..errors import InputError, innermost, input_error_in
-from ..files import check_writable
+from ..files import check_writable, from_home
 from ..locks import hold
 from ..networks.text import TEXT_WEIGHTS
 from .keys import KEYS, OTHER_NAMES, PATHS, problems
@@ -71,10 +71,10 @@ def take_as_typed(parser: ConfigParser, given: Mapping[str, str]) -> None:
         if word is None and not path or word is not typed and not there and KEYS[key].kind.fits(word):
             parser[key] = word
         elif path and (there or not is_expression(typed)):
-            parser[key] = literal(typed)
+            parser[key] = literal(typed if there else from_home(typed))
     for key in PATHS:
         if isinstance(value := parser.get(key), str) and not is_expression(value):
-            parser[key] = literal(with_hash(key, value))
+            parser[key] = literal(from_home(with_hash(key, value)))
     for key in NAMES:  # in which MONAI writes every # as ::, too
         if isinstance(value := parser.get(key), list) and not is_expression(value):
             parser[key] = [literal(x.replace("::", "#")) if isinstance(x, str) and "::" in x else x for x in value]

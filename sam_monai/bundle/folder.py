@@ -84,11 +84,6 @@ def record(bundle_root: str | Path, adapter: str | Path) -> dict[str, Any]:
     from ..training.room import too_few
 
     metadata = read_metadata(bundle_root)
-    if "detail" in metadata["adapter"]:
-        raise InputError(
-            f"{bundle_root}: was made by an older sam_monai, whose networks had an option that is no more; make it "
-            f"anew: sam-monai package METHOD OUTPUT --adapter {adapter}, with ssam, ptsam or medsa for METHOD"
-        )
     shipped = absent(identity.COMMON) | metadata["adapter"] | {"labels": metadata_labels(metadata)}
     own = [key for key in shipped if key not in (*keys.NETWORK, *keys.IMAGES, "method", "preprocessing")]
     if not Path(adapter).is_file():

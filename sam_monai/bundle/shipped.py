@@ -67,9 +67,10 @@ def copy(source: Path, target: Path) -> None:
         raise InputError(f"{source} is no bundle of sam_monai: it has no {', '.join(absent)}")
     for name in COPIED:
         files = sorted((source / name).rglob("*")) if (source / name).is_dir() else [source / name]
-        for file in filter(
-            Path.is_file, files
-        ):  # without their rights: one that nobody may write must not be one that nobody may change
+        for file in files:
+            if not file.is_file() or file.name.startswith("."):
+                continue
+            # Without their rights: one that nobody may write must not be one that nobody may change.
             (to := target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, to)
 
@@ -83,11 +84,20 @@ def elsewhere(readme: str, name: str, output: str | Path) -> str:
 
 @contextmanager
 def new_folder(output: str | Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place when it is complete. Whatever fails, nothing is left."""
+    """A folder to fill, which takes its place when it is complete. Whatever fails, nothing is left. Of an empty folder
+    that is there the place stays, which may be a mount, or where a shell is: it is filled at the end."""
     output = Path(output)
     target = Path(os.path.abspath(output))
+    if target.is_dir() and not any(target.iterdir()):
+        with beside(target / "bundle", "making a bundle") as part:
+            if any(entry != part.parent for entry in target.iterdir()):  # another process was quicker
+                raise InputError(f"{output} exists already: give a new or an empty folder")
+            yield part
+            for entry in sorted(part.iterdir()):
+                entry.replace(target / entry.name)
+        return
     with beside(target, "making a bundle") as part:
-        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        if os.path.lexists(target):
             raise InputError(f"{output} exists already: give a new or an empty folder")
         yield part
         part.replace(target)

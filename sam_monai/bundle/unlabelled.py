@@ -71,7 +71,7 @@ def with_pseudo_labels(
     if quick:
         raise InputError("a quick training takes two labelled cases: leave out --quick or --unlabelled")
     folder, adapter = Path(output_dir) / FOLDER, Path(adapter)
-    teacher = folder / TEACHER
+    teacher = teacher_in(output_dir)
     goes_on = resume and teacher.is_file() and not (adapter.is_file() and same_adapter(adapter, teacher))
     check_teacher(teacher if goes_on else adapter, dataset)
     if first_process() and not goes_on:
@@ -103,6 +103,11 @@ def with_pseudo_labels(
     return dataclasses.replace(dataset, training=[*dataset.training, *taught])
 
 
+def teacher_in(output_dir: str | Path) -> Path:
+    """The copy of the adapter that made the masks."""
+    return Path(output_dir) / FOLDER / TEACHER
+
+
 def same_adapter(adapter: Path, other: Path) -> bool:
     return content_hash(at_temperature(read_adapter(adapter))) == content_hash(at_temperature(read_adapter(other)))
 
@@ -111,7 +116,7 @@ def starting_as_teacher(network: AdaptedSAM, unlabelled: str | Path | None, outp
     """The network, which starts as the adapter that labelled the images of :func:`with_pseudo_labels`, if any were: so
     it ended higher than from the start (docs/tried.md)."""
     if unlabelled is not None:
-        state = read_adapter(Path(output_dir) / FOLDER / TEACHER)
+        state = read_adapter(teacher_in(output_dir))
         ours, theirs = from_tensor(network.state_dict()["identity"]), from_tensor(state["identity"])
         if "prompted" in ours and theirs.get("prompted", True) != ours["prompted"]:
             alone = "for its labels alone" if ours["prompted"] else "with prompts"

@@ -17,7 +17,7 @@ from ..errors import InputError, shown
 from .affines import TOLERANCE, apart
 from .csv_lists import stated_splits
 from .listed import Case, Listed, listed
-from .names import MARK, stem_of
+from .names import MARK, is_hidden, stem_of
 from .nifti import millimetres
 
 OF_MASKS = "lesion|mask|msk|seg|label|roi"  # in the name of a file
@@ -194,6 +194,8 @@ def _label_names(folder: Path) -> dict[str, str] | None:
     values are not 1, 2, ..., as of an atlas of which the masks hold a part."""
     tables: set[tuple[tuple[str, str], ...]] = set()
     for file in folder.rglob("*dseg.tsv"):
+        if any(map(is_hidden, file.relative_to(folder).parts)):
+            continue
         lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         rows = csv.DictReader(lines, delimiter="\t")
         try:

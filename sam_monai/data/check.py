@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..errors import InputError, counted, several, shown
 from ..networks.regions import Regions, values_in_words
 from . import pairs
-from .channels import refuse_others, taken, with_files_taken
+from .channels import FILES, refuse_others, taken, with_files_taken
 from .dataset import NO_DATA, Dataset
 from .fingerprint import Fingerprint, FingerprintTaker
 from .frames import frames_of
@@ -27,6 +27,7 @@ from .kind import CheckKind, odd_spacing
 from .label_names import not_held
 from .list_errors import MOST_LINES, in_its_list, swapped
 from .load import LoadCased
+from .mask_folders import number_of_files
 from .names import told_apart
 from .odd_masks import Gaps, Rims, Surroundings
 from .unlabelled import UNLABELLED
@@ -235,8 +236,9 @@ def examine(
     for note in notes:
         logger.warning(note)
     seconds = (time.monotonic() - begun) / len(parts)
+    number = sum(len(case.get(FILES, ("",))) + number_of_files(case["label"]) for _, case in parts)
     dataset = replace(dataset, labels=trained_labels)
-    return Examined(dataset, notes, taker.result(len(dataset.validation), seconds), held)
+    return Examined(dataset, notes, taker.result(len(dataset.validation), seconds, number / len(parts)), held)
 
 
 def alike(said: Mapping[str, Sequence[str]]) -> list[str]:

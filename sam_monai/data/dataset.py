@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, shown
+from ..files import from_home
 from ..networks.regions import overlap
 from .channels import FILES, stated_names
 from .dataset_json import cases_of, intensities_of, labels_of, stated_kind, unstated, usual_intensity
@@ -119,7 +120,7 @@ def read_dataset(
     if dataset_dir is None:
         return Dataset(Path(), "", (), "mr", [], [], [], ())
     _check_arguments(dataset_dir, seed, train_cases_seed, fold)
-    path = Path(os.path.abspath(Path(dataset_dir).expanduser()))
+    path = Path(os.path.abspath(from_home(dataset_dir)))
     if not os.path.exists(path):
         raise InputError(f"{path}: no such folder; the key dataset_dir names a folder of images and labels")
     known = understand(path)

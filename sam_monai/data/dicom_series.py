@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 from collections.abc import Sequence
@@ -164,6 +165,13 @@ def series_of(path: str | Path) -> Series:
 
 
 def read_header(file: Path) -> Dataset:
+    """What tells of a file which image it is of; not to be changed, as a folder's are asked for many times."""
+    status = file.stat()
+    return _header(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _header(file: Path, size: int, changed: int) -> Dataset:
     from pydicom import dcmread
 
     return dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))

@@ -72,6 +72,8 @@ class Fingerprint:
     """Those that a measured case holds."""
     seconds: float
     """To open a case, in the mean."""
+    files: float = 2.0
+    """Of a case, in the mean: its image's and its masks'."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -162,12 +164,13 @@ class FingerprintTaker:
                     seen = seen_with_sides(inside, box, volume.shape, sides)
                     self.places.setdefault(value, []).append(place_of(seen))
 
-    def result(self, validation: int, seconds: float) -> Fingerprint | None:
+    def result(self, validation: int, seconds: float, files: float = 2.0) -> Fingerprint | None:
         """What was collected; nothing where no case was.
 
         Args:
             validation: number of validation cases.
             seconds: to open a case.
+            files: of a case.
         """
         if not self.shapes:
             return None
@@ -183,7 +186,7 @@ class FingerprintTaker:
                 extent, thickness = (float(np.median(one * as_usual)) for one in (extents, thicknesses))
                 large, moved = float(np.quantile(extents, 0.9)), moved_by_views(self.places[value])
                 prints.append(LabelPrint(name, float(np.median(shares)), extent, large, thickness, moved))
-        return Fingerprint(len(shapes), validation, dims, self.channels, shape, spacing, tuple(prints), seconds)
+        return Fingerprint(len(shapes), validation, dims, self.channels, shape, spacing, tuple(prints), seconds, files)
 
 
 def measures(mask: np.ndarray, pixels: int) -> list[tuple[float, float, float]]:

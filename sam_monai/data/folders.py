@@ -32,7 +32,7 @@ from .listed import (
 )
 from .made import is_output
 from .mask_folders import is_mask_folder
-from .names import MARK, stem_of
+from .names import MARK, is_hidden, stem_of
 from .nnunet import ONE_FILE, by_case, fold_entries, one_channel, read_nnunet
 
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
@@ -269,7 +269,7 @@ def _lists(folder: Path) -> Listed | None:
 def _folders(folder: Path) -> list[Path]:
     if not os.access(folder, os.R_OK | os.X_OK):
         return []  # what cannot be read is said where images are looked for
-    return [path for path in sorted(folder.iterdir()) if os.path.isdir(path) and not path.name.startswith(".")]
+    return [path for path in sorted(folder.iterdir()) if os.path.isdir(path) and not is_hidden(path.name)]
 
 
 def _splits_in(folder: Path) -> dict[str, Path]:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, counted
+from ..files import from_home
 from .channels import FILES, case_of, in_folders, one_of_each, refuse_others, stated_names
 from .dataset import dataset_of
 from .dataset_json import stated_kind
 from .dicom_series import Series, is_dicom, is_dicom_picture, is_localiser, sort_folder
 from .folders import understand
-from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES
+from .made import Written, holds_outputs_alone, is_output
+from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, VOLUME_SUFFIXES, is_hidden
 
 OTHER_NAMES = ("dicomdir", "license", "readme")
 
@@ -74,7 +76,7 @@ def images_to_segment(
     """
     if not isinstance(source, str | Path) or not str(source):
         raise InputError(f"the key dataset_dir is {source!r}; give the path of a folder or of an image")
-    path = Path(os.path.abspath(Path(source).expanduser()))
+    path = Path(os.path.abspath(from_home(source)))
     if os.path.isfile(path) and path.suffix.lower() not in (".json", ".csv"):
         given_alone = list(channels or ()) == [0]  # whatever its name says
         return Images((not given_alone and _chosen([path], channel_names, channels)[0]) or [path])
@@ -133,12 +135,14 @@ def images_to_segment(
             passed_over.append((one.path, "it is a localiser; to segment it, give the path of one of its files"))
         else:
             images.append(one.path)
+    known_results: dict[Path, Written] = {}
     if channel_names is not None:
-        images, lacking = in_folders(images, channel_names, channels)
-        passed_over += lacking
+        results = {image for image in images if is_output(image, known_results) == ""}
+        images, lacking = in_folders([image for image in images if image not in results], channel_names, channels)
+        images, passed_over = [*images, *sorted(results)], passed_over + lacking  # whoever segments counts the results
     cases, lacking = _chosen(images, channel_names, channels)
     passed_over += lacking
-    passed_over = _together(passed_over)
+    passed_over = _together([(x, why) for x, why in passed_over if not holds_outputs_alone(x, known_results)])
     for file, reason in passed_over:
         logger.warning("%s: not segmented, %s", file, reason)
     if not cases:
@@ -167,8 +171,8 @@ def _chosen(
 
 
 def folders_in(top: Path) -> Iterator[tuple[Path, str]]:
-    """A folder and all folders within, through links too, each once, in order of their paths; with the reason where
-    one cannot be entered."""
+    """A folder and all folders within but hidden ones, through links too, each once, in order of their paths; with the
+    reason where one cannot be entered."""
     seen: set[str] = set()
     reasons: dict[str, str] = {}
     found: list[Path] = []
@@ -182,6 +186,7 @@ def folders_in(top: Path) -> Iterator[tuple[Path, str]]:
             within.clear()
             continue
         seen.add(real)
+        within[:] = [name for name in within if not is_hidden(name)]
         within.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))  # a link comes second
         found.append(Path(folder))
     found += [Path(folder) for folder in reasons if Path(folder) not in found]

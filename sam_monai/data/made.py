@@ -62,6 +62,16 @@ def is_output(file: str | Path, known: dict[Path, Written]) -> str | None:
     return None
 
 
+def holds_outputs_alone(path: Path, known: dict[Path, Written]) -> bool:
+    """Whether a file is a result or a list of results, or a folder holds no other files."""
+    if path.is_dir():
+        try:
+            return all(holds_outputs_alone(file, known) for file in path.iterdir() if file.is_file())
+        except OSError:  # nobody can read it, so nobody knows
+            return False
+    return (path.parent.name == LISTS and path.suffix == ".jsonl") or is_output(path, known) == ""
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file; nothing that is listed where it is no file that can be read."""
     if path.is_file():  # and no pipe, which would never end

@@ -31,6 +31,11 @@ def mask_files(folder: str | Path) -> dict[str, Path]:
     return found
 
 
+def number_of_files(label: str | Path) -> int:
+    """Of a label: the masks of a folder, or 1."""
+    return len(mask_files(label)) if is_mask_folder(label) else 1
+
+
 def label_name(text: str) -> str:
     """A name with spaces for underscores, which a text encoder reads better."""
     return re.sub(r"[_\s]+", " ", text).strip()

@@ -16,10 +16,16 @@ OTHER_SUFFIXES = (
     ".txt", ".md", ".rst", ".json", ".csv", ".tsv", ".xml", ".html", ".htm", ".pdf", ".log", ".yaml", ".yml", ".py",
     ".sh", ".ini", ".inf", ".db", ".bval", ".bvec", ".raw", ".raw.gz", ".zraw", ".pt", ".exe",
 )  # fmt: skip
+SYSTEMS = ("__MACOSX", "$RECYCLE.BIN", "System Volume Information", "#recycle", "@eaDir", "lost+found")
 MARK = "_seg"  # what is added to a case's name in the name of its mask
 LONGEST = 180  # bytes: file systems take 255, and suffixes are added
 RESERVED = r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?"  # on Windows, whatever the suffix
 SUFFIXES = sorted((*VOLUME_SUFFIXES, *PICTURE_SUFFIXES, ".dcm"), key=len, reverse=True)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is one that a system or a program keeps for itself, such as what was thrown away."""
+    return name.startswith(".") or name in SYSTEMS
 
 
 class CaseNames:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +77,8 @@ def _check_numbers(path: str, header: Any) -> None:
         raise InputError(f"{path}: is a field of displacements and no image; give the image")
     with Opener(path) as file:  # nibabel repairs what it loads and does not say so
         raw = type(header).from_fileobj(file, check=False)
-        end = int(raw["sizeof_hdr"])
-        while part := file.read(2**24):  # to the end, where a compressed file has its checksum
-            end += len(part)
+    status = os.stat(path)
+    end = _length(path, status.st_size, status.st_mtime_ns)
     sizes = [int(size) for size in raw["dim"][1 : 1 + int(raw["dim"][0])]]
     if max(sizes[5:], default=1) > 1:
         raise InputError(f"{path}: has {len(sizes)} dimensions, more than space, time and channels; save each image")
@@ -108,6 +109,13 @@ def _check_numbers(path: str, header: Any) -> None:
     if raw["sform_code"] > 0 and not np.allclose(sform[known], raw["pixdim"][1:4][known], rtol=TOLERANCE):
         sizes = [" x ".join(f"{size:.3g}" for size in one) for one in (sform, raw["pixdim"][1:4])]
         warn_once(f"{path}: its sform gives voxels of {sizes[0]} and its pixdim of {sizes[1]}; the sform is taken")
+
+
+@functools.lru_cache(maxsize=2**14)  # a training reads most of its files many times
+def _length(path: str, size: int, changed: int) -> int:
+    """Bytes of a file, unpacked: read to the end, where a compressed file has its checksum."""
+    with Opener(path) as file:
+        return sum(map(len, iter(functools.partial(file.read, 2**24), b"")))
 
 
 def has_fourth_axis(path: str | Path) -> bool:

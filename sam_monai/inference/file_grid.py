@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..data.kind import file_of
 from ..networks.regions import Regions, label_map_of, overlap, painted
 
 BEYOND = -20.0  # logit of a label where the image was cropped away; that of the background is 0
+INTERPOLATED = 72  # bytes a voxel of the file: MONAI's grid of places and what is found there, in double precision
 REORDERING = ("Orientation", "ToSlices", "InLine", "Flip", "Rotate90", "Transpose")  # the same voxels, elsewhere
 
 
@@ -43,7 +45,7 @@ class ToFileGridd(MapTransform):
 
     def channels(self, data: Mapping[Hashable, Any]) -> Iterator[MetaTensor]:
         """Each channel of the logits on that grid, without a decision: (1, *spatial), or of T frames (T, *spatial)."""
-        case = self.ensure(dict(data))
+        case = where_there_is_room(self.ensure(dict(data)))
         inside = self.inside(case)
         for i, one in enumerate(case["pred"]):
             found = self.invert({**case, "pred": one[None].float()})["pred"]
@@ -66,7 +68,8 @@ class ToFileGridd(MapTransform):
                     part.copy_(label_map_of(rows, self.regions))
                 pred = labels
             return self.invert({**case, "pred": pred})
-        inside = self.inside(case)
+        device, case = pred.device, where_there_is_room(case)
+        pred, inside = case["pred"], self.inside(case)
         values = list(range(len(pred))) if len(pred) > 1 else pred.unique().tolist()
         if len(pred) > 1 and self.regions is not None:
             values = [0, *(region[0] for region in self.regions)]
@@ -74,7 +77,7 @@ class ToFileGridd(MapTransform):
         if len(pred) > 1 and self.regions is not None and overlap(self.regions):
             invert = (self.invert({**case, "pred": pred[i : i + 1]})["pred"] for i in range(1, len(pred)))
             held = [share > 0 if inside is None else (share > 0) & inside for share in invert]
-            return {**case, "pred": painted(held, self.regions)}
+            return {**case, "pred": painted(held, self.regions).to(device)}
         for i, value in enumerate(values):
             channel = pred[i : i + 1] if len(pred) > 1 else (pred == value).float()
             share = self.invert({**case, "pred": channel})["pred"]
@@ -85,12 +88,24 @@ class ToFileGridd(MapTransform):
                 best = torch.maximum(best, share)
         if inside is not None and found is not None:
             found[~inside] = 0
-        return {**case, "pred": found}
+        return {**case, "pred": None if found is None else found.to(device)}
 
 
 def done_to(image: Any) -> set[str]:
     """The names of the invertible transforms that made an image what it is."""
     return {str(step["class"]) for step in getattr(image, "applied_operations", ())}
+
+
+def where_there_is_room(case: dict[Hashable, Any]) -> dict[Hashable, Any]:
+    """A case whose logits, where they are to be interpolated, are on the CPU if a GPU lacks the memory, or double
+    precision, as Apple's do."""
+    pred, image = case["pred"], case.get("image")
+    if image is None or pred.device.type in ("cpu", "meta") or not is_resampled(image):
+        return case
+    voxels = math.prod(map(int, image.meta.get("spatial_shape", image.shape[1:])))
+    if pred.device.type == "cuda" and INTERPOLATED * voxels < torch.cuda.mem_get_info(pred.device)[0]:
+        return case
+    return {**case, "pred": pred.cpu()}
 
 
 def is_resampled(image: Any) -> bool:
@@ -110,4 +125,5 @@ class ToInstances(Transform):
             return self.grid(data)
         found = objects_in(torch.cat([one.as_tensor() for one in self.grid.channels(data)]))
         refuse_more(int(found.max()), file_of(data["image"]))
-        return {**data, "pred": MetaTensor(torch.as_tensor(found)[None], meta=getattr(data["pred"], "meta", None))}
+        pred = torch.as_tensor(found, device=data["pred"].device)[None]
+        return {**data, "pred": MetaTensor(pred, meta=getattr(data["pred"], "meta", None))}

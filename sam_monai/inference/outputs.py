@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..data.made import LISTS, Written, digest, is_output, written
+from ..data.made import LISTS, Written, digest, written
 from ..errors import InputError
-from ..files import aside, cannot_write
+from ..files import as_bytes, aside, cannot_write
 
 RUN = ""  # the case of files that belong to a whole run, such as a report
 
@@ -50,7 +50,7 @@ class Outputs:
     def write(self, content: str, path: Path, case: str | Path = RUN) -> None:
         """Text in UTF-8 through :meth:`writing`."""
         with self.writing(path, case) as part:
-            part.write_text(content, encoding="utf-8")
+            part.write_bytes(as_bytes(content))
 
     def remove(self, path: Path, case: str | Path = RUN) -> None:
         """Remove what an earlier run wrote for that very case and this one does not write. What is somebody else's
@@ -87,16 +87,6 @@ class Outputs:
                 file.write(f"\n{json.dumps(entry)}\n")
         except OSError as error:
             raise cannot_write(path, error) from error
-
-
-def holds_outputs_alone(path: Path, known: dict[Path, Written]) -> bool:
-    """Whether a file is a result or a list of results, or a folder holds no other files."""
-    if path.is_dir():
-        try:
-            return all(holds_outputs_alone(file, known) for file in path.iterdir() if file.is_file())
-        except OSError:  # nobody can read it, so nobody knows
-            return False
-    return (path.parent.name == LISTS and path.suffix == ".jsonl") or is_output(path, known) == ""
 
 
 def picture_file(folder: Path, name: str, spatial_dims: int) -> Path:

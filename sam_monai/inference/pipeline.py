@@ -34,7 +34,7 @@ from ..networks.adapter_state import refuse_other_images
 from ..networks.fields import plain
 from ..networks.regions import Regions, masks_of
 from ..networks.slices import MOST_BYTES
-from ..prompts.monai_label import KeepClicks
+from ..prompts.monai_label import AsServerWrites, KeepClicks
 from .file_grid import ToFileGridd, ToInstances
 from .flips import FlippedInferer
 from .probabilities import ToProbabilities
@@ -120,7 +120,7 @@ def postprocessing(
         steps.append(EachFrame("pred", KeepLargestConnectedComponentd("pred")))
     if fill_holes:
         steps.append(EachFrame("pred", FillBackgroundd("pred")))
-    return Compose([*steps, LeaveOutUnlabelled()])
+    return Compose([*steps, LeaveOutUnlabelled(), AsServerWrites()])
 
 
 class FillBackgroundd(FillHolesd):

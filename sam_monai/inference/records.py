@@ -55,13 +55,13 @@ def named(record: Record) -> str:
     return error if error.startswith(image) else f"{image}: {error}"
 
 
-def fingerprint(*images: str | Path) -> list[int]:
-    """What is known without reading of an image's files or folders, and of the prompts beside the first: their number,
-    their bytes, the time of the last change, and a checksum of all names, sizes and times."""
+def fingerprint(*images: str | Path, prompts: Path | None = None) -> list[int]:
+    """What is known without reading of an image's files or folders, and of its file of prompts: their number, their
+    bytes, the time of the last change, and a checksum of all names, sizes and times."""
     files: list[Path] = []
     for path in map(Path, images):
         files += series_of(path).files if path.is_dir() or is_dicom(path) else with_values(path)
-    files += [file for file in [prompts_beside(Path(images[0]))] if file.exists()]
+    files += [prompts] if prompts is not None and prompts.exists() else []
     states = [file.stat() for file in files]
     each = [(file.name, s.st_size, s.st_mtime_ns) for file, s in zip(files, states, strict=True)]
     last = max((s.st_mtime_ns for s in states), default=0)

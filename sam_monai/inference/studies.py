@@ -37,7 +37,7 @@ from ..networks.regions import values_in_words
 from ..prompts.prompt_files import name_unused, prompts_beside
 from ..training.cases import content, known_cases
 from .masks import SaveMasks
-from .outputs import RUN, Outputs, holds_outputs_alone, picture_file
+from .outputs import RUN, Outputs, picture_file
 from .pipeline import refuse_replaced
 from .probabilities import KEY
 from .quality import CERTAINTY, by_label
@@ -107,7 +107,7 @@ class Studies:
         self.top: Path | None = masks.names.top
         self.cases: list[Mapping[str, Any]] = []
         known: dict[Path, Written] = {}
-        self.passed_over = [(str(x), why) for x, why in passed_over if not holds_outputs_alone(Path(x), known)]
+        self.passed_over = [(str(path), why) for path, why in passed_over]
         for case in cases:
             why_not = is_output(case["image"], known)
             if why_not is None:
@@ -215,7 +215,7 @@ class Studies:
         started = time.perf_counter()
         record: Record = {"image": case["image"], "made by": self.made_by, "error": ""}
         try:
-            state = fingerprint(*self.files(case))
+            state = self.state(case)
             if self.masks.has_prompts(Path(case["image"])):  # before the image is read: a mistake takes no time then
                 record |= of_prompts(case["image"], self.spatial_dims)
             self.evaluator.data_loader = DataLoader(Dataset([case], self.transform), batch_size=1)
@@ -290,6 +290,10 @@ class Studies:
         """All files of a case."""
         return files_of(case, self.preparation.get("channel_names"), self.preparation.get("channels"))
 
+    def state(self, case: Mapping[str, Any]) -> list[int]:
+        """By which it is seen whether a case's files, or the prompts beside the one that is named, have changed."""
+        return fingerprint(*self.files(case), prompts=prompts_beside(case["image"]))
+
     def done(self, case: Mapping[str, Any]) -> Record | None:
         """The record of a case that needs no more work."""
         image = case["image"]
@@ -297,7 +301,7 @@ class Studies:
         if record is None or record["image"] != image or record.get("made by") != self.made_by or record["error"]:
             return None
         try:
-            unchanged = record["state"] == fingerprint(*self.files(case))
+            unchanged = record["state"] == self.state(case)
         except (OSError, ValueError):
             return None
         files = [self.masks.folder / record["mask"]]

@@ -94,6 +94,9 @@ def check_identity(network: AdaptedSAM, state: dict[str, Tensor], prefix: str, *
             raise InputError(f"the adapter holds NaN or infinite numbers, in {name}: train it again, or load another")
     before, kept = network.describe(), {name: tensor.clone() for name, tensor in network.state_dict().items()}
     network.adopt(theirs)
+    for name in kept.keys() - network.state_dict().keys():  # MONAI fills an adapter up with what this network had
+        if (given := state.get(prefix + name)) is not None and torch.equal(given.to(kept[name].device), kept[name]):
+            del state[prefix + name]
     try:
         check_tensors(network, state, prefix)
     except InputError:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import torch
 from monai.data import MetaTensor
 from monai.transforms import Transform
 from torch import Tensor
@@ -53,6 +54,20 @@ class KeepClicks(Transform):
         if isinstance(data.get(SEGMENT), str):  # what follows takes it for a label map
             data = {key: value for key, value in data.items() if key != SEGMENT}
         return data
+
+
+class AsServerWrites(Transform):
+    """The mask (1, H, W) of a picture that a request of MONAI Label asks about, as its writer takes one: (1, W, H, 1),
+    in numbers that a picture's file may hold, at the place that ITK gives a picture. Any other stays as it is."""
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Mapping[Hashable, Any]:
+        image, pred = data.get("image"), data["pred"]
+        if "image_path" not in data or not isinstance(image, MetaTensor) or image.ndim != 3:
+            return data
+        mask = torch.as_tensor(pred)[0].T[None, ..., None]
+        mask = mask.to(torch.uint8 if int(mask.max()) < 2**8 else torch.uint16)
+        shown = MetaTensor(image.as_tensor(), meta={**image.meta, "spatial_shape": mask.shape[1:]})
+        return {**data, "image": shown, "pred": MetaTensor(mask, affine=torch.diag(torch.tensor([-1.0, -1, 1, 1])))}
 
 
 def clicks_of_request(image: Tensor, labels: Sequence[str] = ()) -> dict[str, Any]:

@@ -182,6 +182,11 @@ def prompts_in(image: Tensor, given: dict[str, Any]) -> Prompts:
             raise InputError(f"{key} of the prompts is no array of numbers: {error}") from error
         if key != "point_labels":
             found[key] = found[key].float()
+    lasso, axes = found.get("lasso"), image.ndim - 2
+    if lasso is not None and (lasso.ndim != 3 or lasso.shape[2] != axes):
+        raise InputError(f"lassos are (B, N, {axes}), the corners of each in one slice, not {tuple(lasso.shape)}")
+    if lasso is not None and "masks" in found:
+        raise InputError("a lasso is shown as a mask: give a lasso or masks, not both")
     shown = {key: value for key, value in found.items() if key != "lasso"}
     if shown:
         check_prompts(image, *(shown.get(key) for key in PROMPTS[:4]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -70,18 +71,20 @@ class Untrained:
         return last
 
 
-FOUND: WeakKeyDictionary[MedSA, Untrained | None] = WeakKeyDictionary()
+FOUND: WeakKeyDictionary[MedSA, Untrained] = WeakKeyDictionary()
+ONE_AT_A_TIME = Lock()
 
 
 def untrained(network: MedSA) -> Untrained | None:
-    """Of a trained network, made once. ``None``: its base was built in a program, and no file holds it."""
-    found = FOUND.get(network)
-    if network not in FOUND or (found is not None and found.device != network.backbone.pixel_mean.device):
-        try:
-            found = Untrained(network)
-        except InputError:
-            found = None
-        FOUND[network] = found
+    """Of a trained network, made once. ``None``: its base cannot be built again, of which a warning says why."""
+    with ONE_AT_A_TIME:
+        found = FOUND.get(network)
+        if found is None or found.device != network.backbone.pixel_mean.device:
+            try:
+                found = FOUND[network] = Untrained(network)
+            except InputError as error:
+                logger.warning("an object is none of the labels, and SAM itself cannot be asked for it: %s", error)
+                return None
     return found
 
 

@@ -19,6 +19,7 @@ from ..data.regions import ORDER
 from ..data.unknown_forms import no_known_form
 from ..data.unlabelled import KEY, NAME, UNLABELLED
 from ..errors import InputError, shown
+from ..files import from_home
 from ..inference.outputs import Outputs
 from .drawing import Row, chosen_slices, draw_rows, slice_in_words, stretched, view
 
@@ -45,11 +46,11 @@ def write_dataset(
     Returns:
         Lines that say what was understood and written.
     """
-    source = Path(os.path.abspath(Path(folder).expanduser()))
+    source = Path(os.path.abspath(from_home(folder)))
     if not os.path.exists(source):
         raise InputError(f"{source}: no such folder")
     at = source if os.path.isdir(source) else source.parent
-    out = at if output is None else Path(os.path.abspath(Path(output).expanduser()))
+    out = at if output is None else Path(os.path.abspath(from_home(output)))
     target = out / FILE
     for path in (target, out / PICTURE):
         if os.path.lexists(path) and is_output(path, {}) != "":

@@ -110,7 +110,8 @@ def evaluate_prompts(
     """
     images, outputs = network.preprocessing, Outputs(folder)
     if images.get("scale") == "patch" or images.get(INSTANCES) or not network.prompted:
-        return nothing_asked(outputs)
+        why = "a training in patches" if images.get("scale") == "patch" else "one that numbers objects"
+        return nothing_asked(outputs, f"there are no figures of prompts for {why}" if network.prompted else "")
     network.eval()
     mine = range(idist.get_rank(), len(dataset), idist.get_world_size())
     parts = []
@@ -137,9 +138,7 @@ def evaluate_prompts(
     parts = gathered(parts)
     rows = [row for _, part in parts for row in part]
     if not rows:
-        if first_process():
-            print("no validation case shows any label: there is nothing to prompt for", flush=True)
-        return nothing_asked(outputs)
+        return nothing_asked(outputs, "no validation case shows any label: there is nothing to prompt for")
     prompts = list(dict.fromkeys(row["prompt"] for row in rows))
     means = {prompt: mean_over_labels([row for row in rows if row["prompt"] == prompt], labels) for prompt in prompts}
     counts = {f"clicks to Dice {wanted:.2f}": number_of_clicks(rows, labels, wanted) for wanted in WANTED}
@@ -160,9 +159,11 @@ def evaluate_prompts(
     return {**means, **counts}
 
 
-def nothing_asked(outputs: Outputs) -> dict[str, float]:
+def nothing_asked(outputs: Outputs, why: str) -> dict[str, float]:
     """No figures; those of another adapter, which an earlier evaluation left, are removed."""
     if first_process():
+        if why:
+            print(why, flush=True)
         for name in (ANSWERS, CURVE):
             outputs.remove(outputs.folder / name)
     return {}

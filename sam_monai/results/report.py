@@ -24,7 +24,7 @@ from ..data.matching import OBJECTS
 from ..data.names import CaseNames, told_apart
 from ..distributed import first_process
 from ..errors import InputError, shown
-from ..files import check_writable
+from ..files import check_writable, from_home
 from ..inference import quality
 from ..inference.outputs import RUN, Outputs, picture_file
 from ..locks import release
@@ -222,7 +222,7 @@ def of_run(
         said["device"] = in_full(torch.device(device))
     if begun is not None:
         said["time"] = str(timedelta(seconds=round(time.monotonic() - begun)))
-    above = os.path.dirname(os.path.abspath(Path(dataset_dir or ".").expanduser())) + os.sep
+    above = os.path.dirname(os.path.abspath(from_home(dataset_dir or "."))) + os.sep
     said["notes"] = [note.replace(above, "") for note in notes]
     return said
 

@@ -14,7 +14,7 @@ TEXT = "'"  # before it, which spreadsheets take for "this is text"
 def write_table(path: Path, heads: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows, of which other keys are left out. A text that a spreadsheet would compute, and one that begins with
     an apostrophe, gets an apostrophe in front; :func:`read_table` takes it off again."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, heads, extrasaction="ignore")
         writer.writeheader()
         writer.writerows({key: as_text(value) for key, value in row.items()} for row in rows)

@@ -15,7 +15,7 @@ from typing import Any
 import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from tqdm.auto import tqdm
@@ -25,7 +25,7 @@ from ..distributed import first_process
 from ..errors import InputError
 from ..files import save_aside
 from ..locks import locked_or_held
-from ..networks.adapter_files import at_temperature, read_adapter, training_summary, write_adapter
+from ..networks.adapter_files import at_temperature, read_adapter, read_training, training_summary, write_adapter
 from ..networks.fields import plain
 from . import resume as resuming
 from .best import Best
@@ -47,7 +47,8 @@ class Checkpoints:
     settings and cases that decided them.
 
     A training that does not go on from these files moves them, and the report about them, into a folder of their own
-    before it writes the first of its own. While it runs, no other training can use the folder.
+    before it writes the first of its own. One that begins as the adapter that is there, as a server's does, leaves that
+    one where it is until it has its own. While it runs, no other training can use the folder.
 
     Args:
         folder: where the files go.
@@ -58,6 +59,8 @@ class Checkpoints:
             What the network records need not be among them.
         voxels: what images show, by their paths, of :func:`sam_monai.data.examine`.
         report: file of the report that will be written at the end.
+        teacher: file of the adapter as which the network begins, if that is not the one in ``folder``. The cases of
+            either are among those that the new adapter was trained on.
     """
 
     BEST, RESUME = "model.pt", "model_resume.pt"
@@ -73,8 +76,9 @@ class Checkpoints:
         settings: Mapping[str, Any] | None = None,
         voxels: Mapping[str, str] | None = None,
         report: str | Path | None = None,
+        teacher: str | Path | None = None,
     ) -> None:
-        self.folder, self.report = Path(folder), report
+        self.folder, self.report, self.teacher = Path(folder), report, teacher
         self.parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.network: Any = getattr(network, "module", network)
         images = getattr(self.network, "preprocessing", {})
@@ -86,10 +90,13 @@ class Checkpoints:
         self.cases: dict[str, list[list[str]]] = {}
         self.adapter: str | None = ""  # content of model.pt; None where an older version did not note it
         self.ours = False  # whether what lies in the folder is of this training
+        self.goes_on = False  # whether the network began as the adapter that lies there
+        self.earlier: dict[str, list[str]] = {}  # hashes of the cases of the adapter as which it began
         self.lock = ExitStack()
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.EPOCH_STARTED(once=1), self.note_origin)  # handlers have loaded what they load
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.note)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
         at_end(engine, lambda: self.lock.close())
@@ -106,6 +113,19 @@ class Checkpoints:
             if self.resume and not self.ours:
                 self.load(engine)
             self.lock = lock.pop_all()
+
+    def note_origin(self) -> None:
+        """Whether the network is an adapter that was trained already, and on what."""
+        if self.ours or not first_process():
+            return
+        ours = tensors_hash(self.network.state_dict())
+        for file in filter(None, (self.folder / self.BEST, self.teacher)):
+            with suppress(InputError):  # a file that is damaged is none that was loaded
+                if Path(file).is_file() and tensors_hash(read_adapter(file)) == ours:
+                    known = read_training(file) or {}
+                    self.earlier = {key: known.get(key, []) for key in ("training_hashes", "training_voxels")}
+                    self.goes_on = file == self.folder / self.BEST
+                    return
 
     def load(self, engine: Engine) -> None:
         path = self.folder / self.RESUME
@@ -135,6 +155,7 @@ class Checkpoints:
                 group["lr"] = rate * factor(schedule.last_epoch)
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.history, self.adapter, self.ours = state["history"], state.get("adapter"), True
+        self.earlier = state.get("earlier", {})
         measured = f"best mean Dice so far {self.best.metric:.4f}" if self.best.epoch > 0 else "nothing measured so far"
         tqdm.write(f"resuming after epoch {state['epoch']}, {measured}" + (f"; changed: {changes}" if changes else ""))
 
@@ -204,6 +225,7 @@ class Checkpoints:
             "settings": self.decided(engine),
             "cases": self.cases,
             "adapter": self.adapter,
+            "earlier": self.earlier,
         }
         save_aside(state, self.folder / self.RESUME)
 
@@ -218,8 +240,11 @@ class Checkpoints:
             old = self.folder / next(n for n in (stem, *(f"{stem}_{i}" for i in range(2, 1000))) if n not in taken)
             old.mkdir()
             for file in (*there, *reports):
-                shutil.move(file, old / file.name)
+                kept = self.goes_on and file in there and file.name != self.RESUME
+                (shutil.copy2 if kept else shutil.move)(file, old / file.name)
             tqdm.write(f"the adapter that was in {self.folder} is now in {old}{', with its report' * bool(reports)}")
+            if self.goes_on:
+                self.adapter = content_hash(at_temperature(read_adapter(self.folder / self.BEST)))
         self.ours = True
 
     def reports_on(self, adapter: Path) -> list[Path]:
@@ -245,8 +270,15 @@ class Checkpoints:
         hashes = {f"{part}_hashes": [case[1] for case in cases] for part, cases in self.cases.items()}
         trained = getattr(engine.data_loader.dataset, "data", ())
         hashes["training_voxels"] = [self.voxels[case["image"]] for case in trained if case["image"] in self.voxels]
+        for key, before in self.earlier.items():
+            hashes[key] += [one for one in before if one not in hashes[key]]
         plan = {"plan": self.parts["clock"].plan} if "clock" in self.parts else {}
         return summary | hashes | plan | ({"quick": True} if self.settings.get("quick") else {})
+
+
+def tensors_hash(state: Mapping[str, Tensor]) -> str:
+    """Of what is trained, whatever the adapter's record says."""
+    return content_hash({name: tensor for name, tensor in state.items() if name != "identity"})
 
 
 def warn_of_copies(cases: Mapping[str, list[list[str]]]) -> None:

@@ -72,14 +72,16 @@ class Clock:
 
     Every twelfth of the budget the clock expects the end from the epochs of that time and the last validation. Where
     that is off by more than a twentieth of the budget, it changes the number of epochs, and says so where that is news.
-    The first epoch is taken for as long as its usual step makes it: a GPU's first steps, in which it chooses its
-    programs, take a hundred times as long as others. Attach it after the validation's handler.
+    The first epoch is taken for as long as its usual step makes it, or the second epoch, where it has one step or two:
+    a GPU's first steps, in which it chooses its programs, take a hundred times as long as others. Attach it after the
+    validation's handler.
 
     Args:
         plan: what :func:`sam_monai.training.plan.make_plan` gave; without ``minutes`` nothing is changed.
         schedule: of the learning rate.
         evaluator: of the validation.
         interval: epochs between validations.
+        begun: when the command began, by ``now``; ``None``: as long ago as it had taken when the plan was made.
         now: a clock in seconds.
     """
 
@@ -89,14 +91,17 @@ class Clock:
         schedule: Schedule,
         evaluator: Engine,
         interval: float,
+        begun: float | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan, self.schedule, self.interval = dict(plan), schedule, interval
         self.budget = math.inf if plan.get("minutes") is None else 60.0 * plan["minutes"]
-        self.now, self.begun = now, now() - plan.get("seconds", 0.0)
+        self.now, self.begun = now, now() - plan.get("seconds", 0.0) if begun is None else begun
         self.before = 0.0  # seconds of the runs that this one resumes
         self.epochs: list[float] = []  # seconds of each since the clock last looked, without validation
         self.steps: list[float] | None = []  # when each of the first epoch ended; None after it
+        self.doubtful = False  # whether the one epoch that was may have taken longer than others will
+        self.looked = 0.0  # seconds of the epochs since the clock last looked, with validation
         self.validation = float(plan.get("validation", 0.0))  # seconds of the last one
         self.validating = 0.0  # seconds of those since the epoch began
         self.validated = False
@@ -145,14 +150,19 @@ class Clock:
 
     def epoch_ends(self, engine: Engine) -> None:
         seconds = self.now() - self.epoch_started - self.validating
-        if self.steps and len(self.steps) > 2:
-            usual = statistics.median(after - before for before, after in itertools.pairwise(self.steps))
-            seconds = min(seconds, usual * len(self.steps))
-        self.steps = None
+        first, self.steps = self.steps, None
+        if first and len(first) > 2:
+            usual = statistics.median(after - before for before, after in itertools.pairwise(first))
+            seconds = min(seconds, usual * len(first))
+        if self.doubtful:
+            self.looked -= max(0.0, self.epochs[0] - seconds)
+            self.epochs = [min(self.epochs[0], seconds)]
+        self.doubtful = first is not None and len(first) <= 2
         self.epochs.append(seconds)
+        self.looked += seconds + self.validating
         done, planned = engine.state.epoch, self.schedule.epochs
         # Whoever asks for another number of epochs, as a round of federated learning does, gets it.
-        if done >= planned or math.isinf(self.budget) or engine.state.max_epochs != planned:
+        if self.doubtful or done >= planned or math.isinf(self.budget) or engine.state.max_epochs != planned:
             return
         fitting = from_first(self.judged(done, planned))  # several processes end together
         if fitting != planned:
@@ -169,13 +179,14 @@ class Clock:
 
     def judged(self, done: int, planned: int) -> int:
         """How many epochs there should be in all: the planned ones, or those that end on time where these would not."""
-        if sum(self.epochs) < RECENT * self.budget:
+        if self.looked < RECENT * self.budget:
             return planned
         off = self.expected(done, planned) - self.budget
         too_late_for_more = off < 0 and self.schedule.progress(done) > LENGTHEN_UNTIL
         keep = abs(off) <= TOLERANCE * self.budget or too_late_for_more
         fitting = planned if keep else self.fitting(done)
         self.epochs.clear()
+        self.looked = 0.0
         return fitting
 
     def expected(self, done: int, epochs: int) -> float:

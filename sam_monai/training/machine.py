@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -105,6 +107,7 @@ def cost_of(
         return tensor
 
     def step() -> None:
+        kept.clear()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             value = loss(inferer(image, network, *embedding, **more), label)
         value.backward()
@@ -147,12 +150,19 @@ def timed(action: Callable[[], object], device: torch.device) -> float:
     action()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter() - begun
 
 
 def free_on(device: torch.device) -> int | None:
-    """Free bytes of a GPU's memory, or of the machine's; ``None`` where that is not known."""
+    """Free bytes of a GPU's memory, or of the machine's; ``None`` where that is not known. Of several processes that
+    torchrun started here, those of one GPU share it."""
+    if device.type != "cuda":
+        return free_memory()
     try:
-        return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+        torch.cuda.empty_cache()  # what steps that were timed have left
+        free = torch.cuda.mem_get_info(device)[0]
     except RuntimeError:
         return None
+    return free // math.ceil(int(os.environ.get("LOCAL_WORLD_SIZE", 1)) / torch.cuda.device_count())

@@ -44,8 +44,9 @@ def chosen_scale(room: Room, largest: int, advise: bool = True) -> tuple[str, st
         )
     if room.given_steps is not None or shrunk.steps(patch, "patch") >= enough_steps(room):
         return "patch", shown
-    minutes = math.ceil((enough_steps(room) * room.step(patch, "patch") + shrunk.validation(patch, "patch")) / 30)
-    if advise and chosen_scale(replace(room, budget=60.0 * minutes), largest, advise=False)[0] == "patch":
+    needed = enough_steps(room) * room.step(patch, "patch") + shrunk.validation(patch, "patch")
+    minutes = math.ceil((room.spent + 2 * needed) / 60)
+    if advise and chosen_scale(room.within(minutes), largest, advise=False)[0] == "patch":
         return "whole", f"{shown}; patches would be better, and take longer: try --minutes {minutes}"
     return "whole", f"{shown}; patches take too long"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from ..backbones.weights import KNOWN_WEIGHTS
 from ..data.check import Examined
 from ..data.demo import is_demo
 from ..data.fingerprint import Fingerprint
-from ..distributed import alone, first_process, from_first
+from ..distributed import alone, first_process, from_first, processes
 from ..errors import InputError
 from ..networks import identity
 from .handlers import validation_interval
@@ -75,10 +76,10 @@ class Plan(Mapping[str, Any]):
         return "\n".join([f"plan for {self.about}", *rows, *filter(None, [self.advice]), end])
 
 
-def is_held(measure: Callable[[int, bool], Cost], values: Mapping[str, Any]) -> bool:
+def is_held(measure: Callable[..., Cost], values: Mapping[str, Any], samples: int) -> bool:
     """Whether steps as planned fit a GPU's memory, by taking some: other programs and fragments take their part."""
     try:
-        measure(values["image_size"], values["checkpointing"])
+        measure(values["image_size"], values["checkpointing"], *[samples] * (values["scale"] == "patch"))
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()
         return False
@@ -212,11 +213,12 @@ def make_plan(
     timed = "epochs" not in asked and steps is None
 
     network_class = identity.methods()[method]
-    drawn = samples if data.spatial_dims == 3 or asked.get("scale") == "patch" else 1
+    batch = min(sample[0], math.ceil(data.training / processes()))
+    drawn = samples if data.spatial_dims == 3 else 1
 
-    def measure(size: int, checkpointing: bool = False) -> Cost:
+    def measure(size: int, checkpointing: bool = False, drawn: int = drawn) -> Cost:
         channels = data.channels if network.get("channel_names") or data.channels == 1 else 3
-        shape = (min(sample[0], data.training) * drawn, channels, size, size, *sample[1 : data.spatial_dims - 1])
+        shape = (batch * drawn, channels, size, size, *sample[1 : data.spatial_dims - 1])
         # The network that will be trained starts from the same weights, whatever was timed before it.
         with torch.random.fork_rng(range(torch.cuda.device_count())):
             built = network_class(
@@ -239,8 +241,8 @@ def make_plan(
         data,
         costs,
         left,
-        batch=sample[0],
-        given_steps=steps,
+        batch=batch,
+        given_steps=steps if "epochs" not in asked else asked["epochs"] * steps_of_a_visit(data.training, batch),
         given_size=size,
         whole_only=follows,
         free=free_on(device),
@@ -250,9 +252,11 @@ def make_plan(
         given_spacing=fixed,
         on_gpu=on_gpu,
         smallest=SMALL_BATCH if fewer else None,
+        samples=samples if data.spatial_dims == 2 else 1,
+        spent=budget - left,
     )
     made = rules(room, asked, size or largest, budget if timed else None)
-    while device.type == "cuda" and size is None and not is_held(measure, made[0]):
+    while device.type == "cuda" and size is None and not is_held(measure, made[0], samples):
         largest = smaller_than(made[0]["image_size"])
         logger.warning("a step does not fit the GPU's memory: planned with an image_size of %d at most", largest)
         made = rules(room, asked, largest, budget if timed else None)

@@ -15,14 +15,11 @@ from torch.optim import Optimizer
 from ..backbones.weights import content_hash
 from ..errors import InputError
 from ..networks.adapter_files import at_temperature, read_adapter, read_training
-from ..networks.fields import PREPARATION, absent
-from .losses import WORDS as LOGARITHM
 
 REMEDY = "start anew with resume false, which moves the files that are here aside"
 # Keys that may change: they decide how fast, how long and how exactly is computed, and not what is learnt. Or
 # it follows from the cases, which are compared by themselves.
 HARMLESS = ("epochs", "val_interval", "device", "num_workers", "amp", "sam_monai", "torch", "pixel_mm")
-LATER = tuple(absent(PREPARATION))  # that older files do not have, so there is nothing to compare
 SHAPE: dict[str, Any] = {
     "network": dict,
     "optimizer": dict,
@@ -77,14 +74,7 @@ def read_history(adapter: Path, name: str) -> list[dict[str, float]]:
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> str:
     """Compare the settings of a training, in the resume file ``path``, with those it is resumed under. Gives the
     harmless differences in words; any other, and fewer epochs, are refused."""
-    old = {key: value for key, value in old.items() if (key, value) != ("detail", False)}  # an option that is no more
-    if "loss" not in old:  # of before Dice's logarithm was taken; a trainer's own loss is not known
-        old["loss"] = "Dice and focal loss" if new.get("loss") == LOGARITHM else new.get("loss")
-    if any(new.get(key) for key in ("depth_attention", "encoder_prompts", "channel_names")):
-        old.pop("embedding_cache", None)  # which was noted as given where none is kept
-        new = {key: value for key, value in new.items() if key != "embedding_cache"}
-    compared = [key for key in dict.fromkeys([*old, *new]) if key in old or key not in LATER]
-    differing = [key for key in compared if old.get(key) != new.get(key)]
+    differing = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
     longer = isinstance(old.get("epochs"), int) and isinstance(new.get("epochs"), int) and new["epochs"] > old["epochs"]
     harmless = [key for key in differing if key in HARMLESS and (key != "epochs" or longer)]
     refused = [key for key in differing if key not in harmless]
@@ -136,7 +126,8 @@ def check_adapter(state: Mapping[str, Any], adapter: Path, path: Path) -> None:
     if expected is None or found == expected:
         return
     trained = [case[1] for case in state["cases"].get("training", ())]
-    if summary and summary["best_epoch"] == state["epoch"] + 1 and summary.get("training_hashes") == trained:
+    known = (summary or {}).get("training_hashes", [])[: len(trained)]  # behind them, those of an adapter before
+    if summary and summary["best_epoch"] == state["epoch"] + 1 and known == trained:
         return
     raise InputError(
         f"{adapter} {'is gone' if not found else 'is not the adapter of this training'}, which {path} goes on with: "

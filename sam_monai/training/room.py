@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..data.fingerprint import Fingerprint
@@ -19,7 +19,7 @@ REPORT = 10.0  # seconds: pictures, tables and the report
 FULL = 0.8  # of the free memory may be used
 CHECKPOINTED = 0.4  # of what a step keeps is kept with checkpointing
 OVERHEAD = 0.15  # seconds a validation case
-OPENED = 2.0  # times as long as to open it: reading again, and its mask on the grid of its file; and once a label
+OPENED = 2.0  # times as long as to open it: reading again, and its mask on the grid of its file
 
 
 def too_few(training: Mapping[str, Any]) -> str:
@@ -39,7 +39,8 @@ class Room:
     ``whole_only``: objects are followed through volumes, in whole slices. ``free``: bytes of memory, if known.
     ``given_interval``: epochs from one validation to the next. ``mirror``: if given. ``given_spacing``: whether the
     spacing is, which the data then have. ``smallest``: cases in the smallest step that may be planned, where fewer are
-    enough for a size.
+    enough for a size. ``samples``: patches of each picture in a step, where one of each was timed. ``spent``: seconds
+    of the command's time that are not in the budget.
     """
 
     data: Fingerprint
@@ -57,16 +58,28 @@ class Room:
     timed: int | None = None
     on_gpu: bool = False
     smallest: int | None = None
+    samples: int = 1
+    spent: float = 0.0
 
-    def fits(self, size: int) -> bool:
+    def within(self, minutes: float) -> Room:
+        """The same in so many minutes of the whole command."""
+        return replace(self, budget=60.0 * minutes - self.spent)
+
+    def kept(self, size: int, scale: str) -> float:
+        """Bytes of memory that a step keeps."""
+        return self.costs(size).kept * (self.samples if scale == "patch" else 1)
+
+    def fits(self, size: int, scale: str) -> bool:
         """Whether a step of this size, with checkpointing, leaves some of the free memory."""
-        return self.free is None or CHECKPOINTED * self.costs(size).kept <= FULL * self.free
+        return self.free is None or CHECKPOINTED * self.kept(size, scale) <= FULL * self.free
 
     def step(self, size: int, scale: str) -> float:
         """Seconds of a step, in proportion to its cases, as on a CPU. Embeddings are not kept of patches, of which no
         two are the same."""
         cost, share = self.costs(size), self.batch / (self.timed or self.batch)
-        return share * cost.step + (self.batch * self.slices * cost.encode if scale == "patch" else 0.0)
+        if scale == "whole":
+            return share * cost.step
+        return self.samples * (share * cost.step + self.batch * self.slices * cost.encode)
 
     def step_and_share(self, size: int, scale: str) -> float:
         """Seconds of a step, and its share of validations at a given interval."""
@@ -77,7 +90,8 @@ class Room:
         """Seconds of one validation of all cases."""
         cost = self.costs(size)
         each = cost.answer + (cost.encode if scale == "patch" else 0.0)
-        measuring = OVERHEAD + (OPENED + len(self.data.labels)) * self.data.seconds
+        file = self.data.seconds / self.data.files  # to read one takes about as long as to measure half a label in it
+        measuring = OVERHEAD + OPENED * self.data.seconds + 2 * len(self.data.labels) * file
         return self.data.validation * (measuring + answers(self.data, size, scale) * each)
 
     def validations(self, size: int, scale: str) -> int:
@@ -85,8 +99,10 @@ class Room:
         Those at a given interval are a part of the epochs, but for the last."""
         if self.given_interval is not None:
             return 1
-        each = self.validation(size, scale)
-        return max(1, min(6, int(VALIDATIONS * self.budget / each))) if each else 1
+        each, whole = self.validation(size, scale), self.budget
+        if self.given_steps is not None:
+            whole = self.given_steps * self.step(size, scale) / (1 - VALIDATIONS)
+        return max(1, min(6, int(VALIDATIONS * whole / each))) if each else 1
 
     def steps(self, size: int, scale: str) -> int:
         """How many steps are left beside validations, and beside embedding every image once where that is done."""

@@ -41,7 +41,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
     if size < wanted:
         more = room.epochs(wanted, scale)
         why = f"{step}; {wanted} would leave {more} visit{'s' * (more != 1)} of a case in the budget"
-        longer = (m for m in LONGER_MINUTES if 60 * m > 1.2 * room.budget)
+        longer = (m for m in LONGER_MINUTES if 60 * m > 1.2 * (room.budget + room.spent))
         minutes = next((m for m in longer if size_within(room, m, scale, largest) >= wanted), None)
         return size, why if minutes is None else f"{why}: try --minutes {minutes}"
     if size < needed:
@@ -50,7 +50,7 @@ def chosen_size(room: Room, scale: str, largest: int) -> tuple[int, str]:
 
 
 def size_within(room: Room, minutes: int, scale: str, largest: int) -> int:
-    return affordable_size(replace(room, budget=60.0 * minutes), scale, largest)
+    return affordable_size(room.within(minutes), scale, largest)
 
 
 def chosen_interval(room: Room, size: int, scale: str, epochs: int, timed: bool = True) -> tuple[float, str]:
@@ -114,7 +114,7 @@ def rules(
     if "checkpointing" not in asked and not timed:
         values["checkpointing"], why["checkpointing"] = False, "not measured, as size and epochs are given"
     elif "checkpointing" not in asked:
-        kept, free = room.costs(size).kept, room.free
+        kept, free = room.kept(size, scale), room.free
         values["checkpointing"] = free is not None and kept > FULL * free
         there = "" if free is None else f" of {free / 1e9:.1f} GB free"
         why["checkpointing"] = f"a step keeps about {kept / 1e9:.2g} GB{there}"
@@ -131,16 +131,16 @@ def told_length(room: Room, size: int, scale: str, budget: float | None) -> str:
         return f"{steps} steps{rounded}"
     enough = room.visit * math.ceil(max(FEW, room.visit) / room.visit)
     least = budget + room.late(size, scale, enough)
-    needed = max(1.2 * budget, 1.2 * least + 2 * room.validation(size, scale)) / 60
+    needed = math.ceil(max(1.2 * budget, 1.2 * least + 2 * room.validation(size, scale)) / 60)
     fitting = room.steps(size, scale)
     if fitting >= room.visit:
-        few = f"; only {steps} steps fit, which are too few: try --minutes {needed:.0f}" if steps < FEW else ""
+        few = f"; only {steps} steps fit, which are too few: try --minutes {needed}" if steps < FEW else ""
         return f"{in_time(budget)} in all, validation included{few}"
     cases = fitting * room.batch
     fewer = f", or --train_cases {cases}" if cases >= FEW else ""
     one = budget + room.late(size, scale, room.visit)
     longer = f"one visit of each and a validation take {one / 60:.1f} minutes, more than {budget / 60:.3g}"
-    return f"{longer}: give about --minutes {needed:.0f}{fewer}"
+    return f"{longer}: give about --minutes {needed}{fewer}"
 
 
 def in_time(seconds: float) -> str:

@@ -41,6 +41,7 @@ from ..networks.base import AdaptedSAM
 from ..networks.slices import from_slices, slices_of
 
 logger = logging.getLogger(__name__)
+SOME = 1024  # voxels, among which one of the background is looked for
 
 
 class NameCase(Transform):
@@ -58,11 +59,16 @@ class CropAroundLabelsd(RandCropByPosNegLabeld):
     def randomize(
         self, label: Tensor | None = None, fg_indices: Any = None, bg_indices: Any = None, image: Tensor | None = None
     ) -> None:
-        flat = np.asarray(label, np.int64).ravel()
-        labelled, background = np.flatnonzero((flat > 0) & (flat != UNLABELLED)), np.flatnonzero(flat == 0)
+        flat, random = np.asarray(label).ravel(), self.cropper.R
+        labelled = np.flatnonzero((flat > 0) & (flat != UNLABELLED))
         if len(labelled):
-            share = 1 / np.bincount(flat[labelled])[flat[labelled]]
-            labelled = self.cropper.R.choice(labelled, self.cropper.num_samples, p=share / share.sum())
+            values = flat[labelled].astype(np.int64)
+            share = 1 / np.bincount(values)[values]
+            labelled = random.choice(labelled, self.cropper.num_samples, p=share / share.sum())
+        some = random.randint(len(flat), size=SOME)  # a list of all background is as large as the volume
+        background = some[flat[some] == 0]
+        if not len(background):
+            background = np.flatnonzero(flat == 0)
         super().randomize(label, labelled, background, image)
 
 

@@ -70,5 +70,5 @@ def affordable_size(room: Room, scale: str, largest: int) -> int:
 
     seen = next_size(max((needed_by(label, room.data, ENOUGH) for label in room.data.labels), default=0.0))
     worth = pictures and scale == "whole" and not room.on_gpu and room.steps(seen, scale) * room.batch >= STEPS
-    sizes = [size for size in SIZES if size <= largest and room.fits(size)]
+    sizes = [size for size in SIZES if size <= largest and room.fits(size, scale)]
     return max((size for size in sizes if affordable(size) or worth and size == seen), default=SIZES[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -20,8 +19,8 @@ from monai_command import config_files
 import sam_monai
 from sam_monai import InputError
 from sam_monai.__main__ import main
+from sam_monai.bundle import command_line, front
 from sam_monai.bundle import folder as bundles
-from sam_monai.bundle import front
 from sam_monai.errors import told
 from sam_monai.networks import adapter_files
 
@@ -55,55 +54,6 @@ def last_line(*words, cwd=ROOT) -> tuple[int, str]:
 def test_a_mistake_ends_in_one_line(words, line):
     status, said = last_line(*words)
     assert status == 1 and said.startswith("error: ") and line in said
-
-
-@pytest.fixture
-def old(tmp_path):
-    """A configuration as it was before the package had rooms."""
-    configs = tmp_path / "old/configs"
-    shutil.copytree(ROOT / "bundles/ssam/configs", configs)
-    config = json.loads((configs / "train.json").read_text())
-    config["bundle_root"] = "$sam_monai.bundles.root('bundles/ssam')"
-    config["initialize"][0] = "$sam_monai.command_line.begin()"
-    (configs / "train.json").write_text(json.dumps(config))
-    network = sam_monai.SSAM("lite_medsam", labels=["x"], image_size=32)
-    adapter_files.write_adapter(network.state_dict(), tmp_path / "old/models/model.pt")
-    return configs / "train.json"
-
-
-def test_a_configuration_of_an_older_version_says_how_to_make_the_bundle_anew(old):
-    workflow = monai.bundle.ConfigWorkflow(str(old), logging_file=False)
-    with pytest.raises(RuntimeError) as error:
-        workflow.initialize()
-    line = str(told(error.value))
-    assert re.match(r"the configuration of \S*old was written by an older sam_monai", line)
-    assert "package bundles/ssam NEW_FOLDER --adapter " in line and "old/models/model.pt" in line
-    with pytest.raises(RuntimeError) as error:
-        workflow.parser.get_parsed_content("bundle_root")
-    assert "was written by an older sam_monai" in str(told(error.value))
-
-
-@pytest.mark.parametrize("workflow", ["train", "inference"])
-def test_so_does_a_bundle_with_an_option_that_is_no_more(tmp_path, workflow):
-    shutil.copytree(ROOT / "bundles/ptsam/configs", tmp_path / "old/configs")
-    for name, place in (("train", "network_def"), ("inference", "network_def"), ("metadata", "adapter")):
-        file = tmp_path / f"old/configs/{name}.json"
-        config = json.loads(file.read_text())
-        config[place]["detail"] = False
-        file.write_text(json.dumps(config))
-    overrides = {"bundle_root": f"{tmp_path}/old", "dataset_dir": str(tmp_path)}
-    config = str(tmp_path / f"old/configs/{workflow}.json")
-    with pytest.raises(RuntimeError) as error:
-        monai.bundle.ConfigWorkflow(config, logging_file=False, **overrides).initialize()
-    assert "was written by an older sam_monai" in str(told(error.value))
-    with pytest.raises(InputError, match="was made by an older sam_monai.*package METHOD OUTPUT"):
-        bundles.record(tmp_path / "old", tmp_path / "model.pt")
-
-
-@pytest.mark.slow
-def test_so_does_monais_program(old):
-    status, line = last_line(old)
-    assert status == 1 and line.startswith("error: the configuration of ")
 
 
 def test_a_folder_that_cannot_be_written_is_found_out_before_the_data_are_read(data, tmp_path):
@@ -284,3 +234,22 @@ def test_an_adapter_may_be_named_by_its_bundles_folder(monkeypatch, tmp_path):
     assert front.in_folder("ssam") == str(ROOT / "bundles/ssam/models/model.pt")  # a name, in a clone
     (tmp_path / "ssam").mkdir()  # as of a training from a wheel
     assert front.in_folder("ssam") == "ssam/models/model.pt"
+
+
+def test_monais_options_of_tracking_are_known_where_it_is_asked_for():
+    words = ["run", "--config_file", str(config_files("ssam", "train")), "--experiment_name", "liver"]
+    with pytest.raises(InputError, match="unknown key --experiment_name"):
+        command_line.refuse_unknown_keys(words)
+    command_line.refuse_unknown_keys([*words, "--tracking", "mlflow"])
+
+
+def test_whether_a_state_was_written_is_seen_whatever_the_clock_of_its_disk_says(tmp_path):
+    file = tmp_path / "model_resume.pt"
+    assert command_line.written_at(file) is None
+    file.write_text("x")
+    os.utime(file, (1, 1))
+    before = command_line.written_at(file)
+    (tmp_path / "new").write_text("y")
+    os.utime(tmp_path / "new", (1, 1))
+    os.replace(tmp_path / "new", file)
+    assert before is not None and command_line.written_at(file) not in (None, before)

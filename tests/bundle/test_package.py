@@ -19,6 +19,8 @@ from sam_monai.bundle import folder as bundles
 from sam_monai.bundle import package
 from sam_monai.bundle.configuration import check_weights
 from sam_monai.networks import adapter_files
+from sam_monai.training.cases import content, known_cases
+from sam_monai.training.checkpoints import Checkpoints
 from sam_monai.training.handlers import is_due
 
 METHODS = ("ssam", "ptsam", "medsa")
@@ -136,6 +138,30 @@ def test_a_server_trains_the_very_network_on(packaged, data, tmp_path, monkeypat
 
 @pytest.mark.parametrize("packaged", ["ptsam"], indirect=True)
 class TestOfOneMethod:
+    def test_an_adapter_that_is_trained_on_is_known_by_all_cases_that_it_has_seen(self, packaged, data, tmp_path):
+        bundle = shutil.copytree(packaged, tmp_path / "served")
+        adapter = bundle / "models/model.pt"
+        first = known_cases(adapter)
+        served(bundle, [case(data, "d")], [])
+        second = known_cases(adapter)
+        assert second[0] == first[0] | {content(case(data, "d")["image"])} and second[2] >= first[2] != set()
+        served(bundle, [case(data, "d")], [])
+        assert known_cases(adapter)[0] == second[0]
+
+    def test_a_server_has_the_adapter_before_until_there_is_another(self, packaged, data, tmp_path, monkeypatch):
+        """It would answer with an untrained network, and train one anew."""
+        bundle, there, save = shutil.copytree(packaged, tmp_path / "served"), [], Checkpoints.save
+
+        def watched(self, engine):
+            save(self, engine)
+            there.append((self.folder / "model.pt").is_file() and adapter_files.read_training(self.folder / "model.pt"))
+
+        monkeypatch.setattr(Checkpoints, "save", watched)
+        before = adapter_files.read_training(bundle / "models/model.pt")
+        served(bundle, [case(data, "d")], [], **{"train#trainer#max_epochs": 3})
+        assert there[:2] == [before, before] and there[2]["best_epoch"] == 3
+        assert (next((bundle / "models").glob("replaced_*")) / "model.pt").is_file()
+
     def test_a_short_training_by_a_server_validates(self, packaged, data, tmp_path, capsys):
         bundle = shutil.copytree(packaged, tmp_path / "served")
         served(bundle, [case(data, "d")], [case(data, "c")])

@@ -15,6 +15,7 @@ from monai_command import FILES, begun, config_files
 from sam_monai.bundle.command_line import arguments
 from sam_monai.bundle.keys import PATHS
 from sam_monai.bundle.typed import literal
+from sam_monai.data import read_dataset
 
 NAMES = ["2024_05_17", "20240517", "scans#2", "a space", "at@sign", "seed@seed", "100%", "cash$", "it's", 'a"b', '"q"',
          "[a]", "[1, 2]", "a,b", "(a)", "{a}", "{a: b}", "ünïcode", "\ufb01le", "日本", "0012", "1e5", "True", "0x10",
@@ -128,3 +129,14 @@ def test_a_training_reads_the_very_folder(tmp_path):
         assert done.returncode == 0, done.stderr[-2000:]
         assert (tmp_path / f"out#{name}/quick/model.pt").is_file() and (tmp_path / output / "cases.csv").is_file()
         assert names[name] in (tmp_path / output / "cases.csv").read_text()
+
+
+def test_a_path_from_home_is_one_at_every_key_and_a_name_with_a_tilde_is_a_name(monkeypatch, tmp_path):
+    """A shell leaves ``~/`` as it is behind ``--key=``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    workflow = begun(monkeypatch, "ssam", "train", *words("~/run 1", "train", "ssam"))
+    for key in keys_of(workflow):
+        assert workflow.parser.get_parsed_content(key) == f"{tmp_path}/run 1"
+    volumes(tmp_path / "~root")
+    assert read_dataset("~root").folder == tmp_path / "~root" == read_dataset("~/~root").folder

@@ -144,7 +144,9 @@ def test_a_full_memory_of_a_gpu_is_a_line():
         raise RuntimeError("in a handler") from torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
     except RuntimeError as error:
         line = told(error)
-    assert line is not None and "--image_size" in line and "\n" not in line
+    assert line is not None and "\n" not in line
+    resumed, anew = line.split(";")  # a training is not resumed with images or batches of another size
+    assert "--checkpointing True, with --resume True" in resumed and "--image_size" in anew and "--resume" not in anew
 
 
 @pytest.mark.parametrize("kept", [5, {}, {"plan": 3}, {"plan": {}}, {"plan": {"image_size": "$print(1)"}}])

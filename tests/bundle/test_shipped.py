@@ -141,3 +141,18 @@ def test_a_folder_in_use_and_a_bundle_that_is_none_are_named_and_nothing_is_left
         line = capsys.readouterr().err.strip()
         assert line.startswith("error: ") and said in line and "\n" not in line
     assert files(tmp_path / "kept") == {"file"} and sorted(p.name for p in tmp_path.iterdir()) == ["half", "kept"]
+
+
+def test_an_empty_folder_that_is_there_is_filled_and_stays_the_same_folder(tmp_path, monkeypatch):
+    """It may be a mount, whose place nothing can take, or the folder in which a shell is."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    inode = (tmp_path / "mine").stat().st_ino
+    assert main(["new", "ssam", "."]) == 0
+    assert (tmp_path / "mine").stat().st_ino == inode and files(Path(".")) == in_git("ssam")
+
+
+def test_files_that_a_system_leaves_beside_others_are_not_part_of_a_bundle(tmp_path):
+    kept = shipped.new("ssam", tmp_path / "kept")
+    (kept / "configs/._train.json").write_bytes(b"\0\5\x16\7\0\xb0\xe2")
+    assert not (shipped.new(str(kept), tmp_path / "mine") / "configs/._train.json").exists()

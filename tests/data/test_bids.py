@@ -187,3 +187,12 @@ def test_a_finding_that_is_called_test_is_no_split(tmp_path):
     rows = [f"sub-{i:02d}\t{20 + i}\n" for i in range(6)]
     (bids(tmp_path) / "participants.tsv").write_text("participant_id\ttest\n" + "".join(rows))
     assert len(read_dataset(tmp_path).validation) == 1
+
+
+def test_what_a_mac_leaves_beside_a_table_of_labels_is_no_table(tmp_path):
+    sequences(tmp_path, ("T1w",))
+    (tmp_path / "dseg.tsv").write_text("index\tname\n1\tliver\n2\ttumour\n")
+    for odd in ("._dseg.tsv", "__MACOSX/._dseg.tsv"):
+        (tmp_path / odd).parent.mkdir(exist_ok=True)
+        (tmp_path / odd).write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        \0\2\0\0\0\t\0\0\0\x32\0\0\x0e\xb0")
+    assert read_dataset(tmp_path).labels[:1] == ("liver",)

@@ -16,6 +16,7 @@ from monai.transforms import Compose
 from sam_monai import InputError
 from sam_monai.data import LoadCased, channels, check_dataset, examine, images_to_segment, read_dataset
 from sam_monai.data.preparing import preparing
+from sam_monai.inference.outputs import Outputs
 from sam_monai.inference.records import fingerprint
 from sam_monai.results.dataset_file import write_dataset
 
@@ -285,6 +286,17 @@ def test_a_study_is_done_anew_where_one_of_its_channels_has_changed(tmp_path):
     before = fingerprint(*channels.files_of(case, ("T1", "T2")))
     volume(tmp_path / "a_0001.nii.gz", RNG.random((9, 8, 7)).astype(np.float32))
     assert fingerprint(*channels.files_of(case, ("T1", "T2"))) != before
+
+
+def test_a_picture_of_results_is_not_taken_for_a_channel(tmp_path):
+    """That of an image is named by its first channel, and lies where the images do."""
+    for name in ("p1_T1", "p1_T2", "p2_T1", "p2_T2"):
+        image(tmp_path / f"{name}.nii.gz")
+    before = images_to_segment(tmp_path, spatial_dims=3, channel_names=("T1", "T2"))
+    for case in before:
+        Outputs(tmp_path).write("a picture", Path(case["image"].replace(".nii.gz", ".png")), case["image"])
+    after = images_to_segment(tmp_path, spatial_dims=3, channel_names=("T1", "T2"))
+    assert [case for case in after if case in before] == before and not after.passed_over
 
 
 # -- intensities -------------------------------------------------------------------------------------------------------

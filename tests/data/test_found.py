@@ -15,6 +15,7 @@ from dicom_maker import slice_file, write_series
 
 from sam_monai.data import LoadCased, check_dataset, images_to_segment, read_dataset
 from sam_monai.errors import InputError
+from sam_monai.inference.outputs import Outputs
 
 
 def test_images_to_segment_lists_a_folder_or_one_file(tmp_path):
@@ -146,3 +147,23 @@ def test_a_folder_whose_images_are_all_for_training_is_refused_and_not_passed_ov
     with pytest.raises(InputError, match="every image in it has a label"):
         images_to_segment(tmp_path)
     assert len(images_to_segment(tmp_path / "images")) == 1
+
+
+def test_what_a_system_or_a_program_keeps_for_itself_is_not_searched(tmp_path):
+    """Such as what was thrown away, or the files to which those of a DataLad folder are links."""
+    for name in (".git/annex/a.nii.gz", ".Trash-1000/files/b.nii.gz", "$RECYCLE.BIN/c.nii.gz", "sub/d.nii.gz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "e.nii.gz").symlink_to(tmp_path / ".git/annex/a.nii.gz")
+    images = images_to_segment(tmp_path, spatial_dims=3)
+    assert [Path(case["image"]).name for case in images] == ["e.nii.gz", "d.nii.gz"] and not images.passed_over
+
+
+def test_results_of_many_images_in_a_folder_within_are_not_told_of_as_images(tmp_path):
+    for name in "abc":
+        (tmp_path / "p1").mkdir(exist_ok=True)
+        (tmp_path / f"p1/{name}.nii.gz").touch()
+        Outputs(tmp_path).write(name, tmp_path / f"p1/{name}.png", f"{tmp_path}/p1/{name}.nii.gz")
+    assert not images_to_segment(tmp_path, spatial_dims=3).passed_over
+    (tmp_path / "p1/other.png").touch()
+    assert list(passed(images_to_segment(tmp_path, spatial_dims=3))) == ["other.png"]

@@ -15,7 +15,7 @@ from image_files import volume
 from network_tester import tiny_backbone
 
 from sam_monai import PTSAM, InputError
-from sam_monai.data import LoadCased, check_dataset, overlaps, read_dataset
+from sam_monai.data import LoadCased, check_dataset, examine, overlaps, read_dataset
 from sam_monai.networks.identity import PREPARATION
 from sam_monai.networks.regions import label_map_of, masks_of
 from sam_monai.results.dataset_file import write_dataset
@@ -50,7 +50,8 @@ def as_channels(top: Path, rows: dict[str, tuple[int, int]] = ROWS) -> Path:
 def test_masks_that_overlap_are_regions_and_each_keeps_all_of_its_voxels(tmp_path, make):
     dataset = read_dataset(make(tmp_path))
     assert dataset.labels == ("heart", "lung") and dataset.regions == ((1, 3), (2, 3)) and dataset.apart
-    check_dataset(dataset)
+    fingerprint = examine(dataset).fingerprint
+    assert fingerprint is not None and fingerprint.files == (3 if make is as_files else 2)
     label = LoadCased("label", labels=dataset.labels, regions=dataset.regions)(dataset.training[0])["label"]
     expected = np.zeros((2, *SHAPE), bool)
     expected[0, 0:4], expected[1, 2:7] = True, True

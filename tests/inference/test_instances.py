@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import Compose
 from PIL import Image
 
 from sam_monai import InputError
 from sam_monai.data.instances import inside_and_border
-from sam_monai.inference import pipeline
+from sam_monai.inference import file_grid, pipeline
 from sam_monai.inference.masks import SaveMasks
 
 SETTINGS = {"spatial_dims": 2, "intensity": "picture", "ct_window": (0, 1), "orientation": "PLS", "spacing": None,
@@ -76,3 +77,10 @@ def test_the_largest_component_is_refused_and_labels_are_compared_as_one():
     case = {"pred": MetaTensor(torch.tensor([[[0, 1, 7]]])), "label": MetaTensor(torch.tensor([[[3, 0, 2]]]))}
     pred, label = pipeline.to_compare(instances=True)([case])
     assert pred[0].tolist() == [[[0, 1, 1]]] and label[0].tolist() == [[[1, 0, 1]]]
+
+
+def test_numbered_objects_are_where_their_logits_are(monkeypatch):
+    """The reference is there too, and metrics compare the two. A device without numbers stands for a GPU."""
+    monkeypatch.setattr(file_grid, "objects_in", lambda logits: np.ones((4, 5), int))
+    case = {"image": MetaTensor(torch.zeros(1, 4, 5)), "pred": torch.zeros(3, 4, 5, device="meta")}
+    assert file_grid.ToInstances(Compose([]))(case)["pred"].device.type == "meta"

@@ -13,7 +13,8 @@ import pytest
 
 from sam_monai import InputError
 from sam_monai.data import made
-from sam_monai.inference.outputs import Outputs, holds_outputs_alone, is_output, picture_file
+from sam_monai.data.made import holds_outputs_alone, is_output
+from sam_monai.inference.outputs import Outputs, picture_file
 
 
 @pytest.fixture

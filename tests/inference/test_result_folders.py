@@ -14,7 +14,9 @@ from bundle_runner import ROOT, SMALL, run, start, write_json
 from PIL import Image
 
 from sam_monai import InputError
+from sam_monai.inference.records import fingerprint, read_record
 from sam_monai.locks import locked
+from sam_monai.prompts.prompt_files import prompts_beside
 
 
 def picture(path, seed=0):
@@ -200,3 +202,28 @@ def test_a_file_in_place_of_the_folder_is_found_before_the_work(adapter, images,
 def test_the_time_of_the_others_is_told_after_the_first(adapter, images, tmp_path, capfd):
     segment(adapter, images, tmp_path / "out")
     assert re.search(r"a study took .*; 1 more take about", "".join(capfd.readouterr()))
+
+
+def test_a_name_that_is_no_utf8_is_segmented_and_told_of_as_any_other(adapter, images, tmp_path):
+    """As of an old archive, unpacked on Linux."""
+    odd = os.fsdecode(os.fsencode(images) + b"/K\xf6hler.png")
+    try:
+        picture(odd, 3)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (images / os.fsdecode(b"r\xe9sum\xe9.docx")).touch()
+    for _ in range(2):
+        with pytest.raises(InputError, match="1 of 4 studies could not be segmented"):
+            segment(adapter, images, tmp_path / "out")
+        records = [read_record(file) for file in (tmp_path / "out/manifest").iterdir()]
+        assert {record["image"] for record in records if record} == {f"{images}/a.png", f"{images}/b.png", odd}
+        assert "K\\udcf6hler" in (tmp_path / "out/report.html").read_text(encoding="utf-8")
+
+
+def test_prompts_beside_the_file_that_is_named_are_looked_at_whichever_channel_it_is(tmp_path):
+    image, first = tmp_path / "case_FLAIR.png", tmp_path / "case_T1.png"
+    for file in (image, first):
+        picture(file)
+    before = fingerprint(first, image, prompts=prompts_beside(image))
+    prompts_beside(image).write_text("{}")
+    assert fingerprint(first, image, prompts=prompts_beside(image)) != before

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from monai.inferers import SimpleInferer
+from monai.networks.utils import copy_model_state
 from network_tester import LABELS, image, perturb, tiny_backbone
 
 from sam_monai import InputError, MedSA
@@ -144,3 +145,16 @@ def test_what_an_adapter_trained_is_gone_where_the_next_one_did_not_train_it():
         assert torch.equal(used(x, masks=mask), fresh(x, masks=mask))
         used.load_state_dict(first.state_dict())
         assert torch.equal(used(x, masks=mask), first.eval()(x, masks=mask))
+
+
+def test_monai_loads_an_adapter_for_the_labels_alone_into_a_network_that_takes_prompts():
+    """Its :func:`load` fills the state up with what the network had, and loads all of it."""
+    trained, network, x = build(prompted=False), build(), image(1, 1, 64, 64)
+    perturb(trained)
+    copy_model_state(network, trained.state_dict())
+    assert not network.prompted and network.state_dict().keys() == trained.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(network(x), trained(x))
+    more = trained.state_dict() | {"backbone.prompt_encoder.point_embeddings.0.weight": torch.rand(1, 32)}
+    with pytest.raises(InputError, match="has what no such adapter has"):
+        build().load_state_dict(more)

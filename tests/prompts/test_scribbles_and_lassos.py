@@ -16,6 +16,7 @@ from sam_monai import InputError
 from sam_monai.inference import pipeline
 from sam_monai.prompts.monai_label import KeepClicks, clicks_of_request
 from sam_monai.prompts.prompt_files import lasso_as_mask, prompts_beside, read_prompts
+from sam_monai.prompts.prompted_inference import prompts_in
 from sam_monai.prompts.schema import along, check_objects
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": (-160, 240), "orientation": "PLS", "spacing": None,
@@ -101,3 +102,16 @@ def test_a_lasso_that_holds_nothing_is_refused(lasso, said):
     image.meta["clicks"] = {"lasso": lasso}
     with pytest.raises(InputError, match=said):
         clicks_of_request(image)
+
+
+@pytest.mark.parametrize(
+    ("shape", "more", "said"),
+    [
+        ((1, 1, 30, 30), {"lasso": SQUARE}, r"lassos are \(B, N, 2\)"),  # without the axis of objects
+        ((1, 1, 30, 30, 4), {"lasso": [SQUARE]}, r"lassos are \(B, N, 3\)"),
+        ((1, 1, 30, 30), {"lasso": [SQUARE], "masks": torch.randn(1, 1, 30, 30)}, "a lasso or masks, not both"),
+    ],
+)
+def test_a_lasso_of_another_shape_or_beside_a_mask_is_refused(shape, more, said):
+    with pytest.raises(InputError, match=said):
+        prompts_in(torch.rand(shape), more)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from network_tester import LABELS, tiny_backbone
 
-from sam_monai import MedSA
+from sam_monai import InputError, MedSA
 from sam_monai.prompts import untrained
 from sam_monai.prompts.answering import answered
 from sam_monai.prompts.following import ABSENT, answered_without
@@ -220,10 +221,24 @@ def test_prompts_that_point_at_nothing_are_no_error(fast):
     assert found[..., 2].any() and not found[..., [0, 1, 3]].any()
 
 
-def test_a_base_that_no_file_holds_cannot_be_asked(monkeypatch):
+def test_a_base_that_no_file_holds_cannot_be_asked_which_is_told(monkeypatch, caplog):
     network = MedSA(tiny_backbone(), labels=LABELS, amp=False).eval()
     monkeypatch.setattr(untrained, "finds", lambda *_: False)
     x = torch.rand(1, 1, 60, 70)
     with torch.no_grad():
         one = answered(network, x, network.encode(x), network(x), {"boxes": BOX})
-    assert one.shape == (60, 70)
+    assert one.shape == (60, 70) and "none of the labels, and SAM itself cannot be asked for it: " in caplog.text
+
+
+def test_a_base_that_is_back_is_asked_again(monkeypatch):
+    network, there = MedSA(tiny_backbone(), labels=LABELS, amp=False).eval(), []
+
+    def build(_):
+        if not there:
+            raise InputError("no such file")
+        return SimpleNamespace(device=network.backbone.pixel_mean.device)
+
+    monkeypatch.setattr(untrained, "Untrained", build)
+    assert untrained.untrained(network) is None
+    there.append(True)
+    assert (found := untrained.untrained(network)) is not None and untrained.untrained(network) is found

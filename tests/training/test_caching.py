@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.transforms import Compose, Lambda, RandScaleIntensityd
 
+from sam_monai import memory
 from sam_monai.memory import free_memory
 from sam_monai.training import caching
 from sam_monai.training.caching import BoundedCache, tensor_bytes
@@ -63,6 +64,19 @@ def test_the_room_is_a_share_of_what_is_free_and_a_smaller_rate_wins(monkeypatch
 def test_free_memory_and_the_bytes_of_a_case_are_right():
     assert free_memory() is None or 2**20 < free_memory() < 2**50
     assert tensor_bytes({"a": torch.zeros(3), "b": [torch.zeros(2, dtype=torch.uint8)], "c": "name"}) == 14
+
+
+def test_the_memory_of_a_clusters_job_is_that_of_its_own_control_group_and_those_above(tmp_path, monkeypatch):
+    own = tmp_path / "system/job/step"
+    own.mkdir(parents=True)
+    (tmp_path / "groups").write_text("5:cpu:/\n0::/system/job/step\n")
+    found = memory.groups(str(tmp_path / "groups"), str(tmp_path))
+    assert {own, own.parent, own.parent.parent} <= {*found} and tmp_path.parent not in found
+    for group, limit in ((own, "max"), (own.parent, 3 * 2**20)):
+        for name, text in (("memory.max", limit), ("memory.current", 2**21), ("memory.stat", f"inactive_file {2**19}")):
+            (group / name).write_text(f"{text}\n")
+    monkeypatch.setattr(memory, "groups", lambda: found)
+    assert free_memory() in (None, 2**20 + 2**19)
 
 
 def test_processes_that_share_a_machine_share_its_memory(monkeypatch):

@@ -27,7 +27,7 @@ class Machine:
         self.trainer, self.evaluator = Engine(self.step), Engine(lambda *_: None)
         self.seconds, self.validation, self.interval = seconds, validation, interval
         plan = {"minutes": minutes, "validation": validation}
-        self.clock = Clock(plan, self.schedule, self.evaluator, interval, lambda: self.time)
+        self.clock = Clock(plan, self.schedule, self.evaluator, interval, 0.0, lambda: self.time)
         self.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.wait(self.validation))
         self.trainer.add_event_handler(Events.EPOCH_COMPLETED, self.validate)
         self.trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self.scheduler.step())
@@ -77,11 +77,28 @@ def test_a_plan_that_was_timed_on_a_busy_machine_leaves_no_time_for_nothing():
     assert machine.run() == pytest.approx(720, rel=0.15)
 
 
-def test_first_steps_that_choose_a_gpus_programs_shorten_nothing():
+@pytest.mark.parametrize("steps", [8, 2, 1])
+@pytest.mark.parametrize("first", [4.4, 10.0])
+def test_first_steps_that_choose_a_gpus_programs_shorten_nothing(steps, first):
     """Seen on an H100: of 28 epochs of a minute the clock left three, as the first step took as long as the others."""
-    machine = Machine(28, 1, lambda t: 4.4 if t == 0 else 0.16, validation=6.0, interval=28)
-    assert machine.run(steps=8) == pytest.approx(60, rel=0.15)
+    epochs = round(28 * 8 / steps)
+    machine = Machine(epochs, 1, lambda t: first if t == 0 else 0.16, validation=6.0, interval=epochs)
+    assert machine.run(steps=steps) == pytest.approx(60, rel=0.15)
     assert len(machine.rates) > 20 * 8
+
+
+def test_validations_that_take_most_of_the_time_are_part_of_it():
+    """They took twice as long as planned, and epochs are short beside them."""
+    machine = Machine(13, 15, lambda t: 5.0, validation=60.0, interval=1)
+    machine.validation = 120.0
+    assert machine.run() == pytest.approx(900, rel=0.15) and machine.schedule.epochs < 9
+
+
+def test_what_is_done_between_plan_and_training_is_part_of_the_time():
+    """Such as to fill the caches with the cases."""
+    machine = Machine(100, 10, lambda t: 6.0, validation=5.0)
+    machine.wait(300.0)
+    assert machine.run() == pytest.approx(600, rel=0.15) and machine.schedule.epochs < 60
 
 
 def test_a_training_that_became_longer_is_not_validated_just_before_its_end():

@@ -50,3 +50,12 @@ def test_a_step_that_would_take_long_is_estimated():
     asked: list[int] = []
     costs = Costs(lambda size: asked.append(size) or Cost(size, 3.0 * (size / 64) ** 2, 1.0, 1e9))
     assert costs(128).step == pytest.approx(12.0) and asked == [64]
+
+
+def test_processes_that_share_a_gpu_share_its_memory(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (8 * 10**9, 10**10))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for processes, gpus, share in ((1, 1, 8), (2, 1, 4), (2, 2, 8), (3, 2, 4)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        monkeypatch.setattr(torch.cuda, "device_count", lambda n=gpus: n)
+        assert machines.free_on(torch.device("cuda")) == share * 10**9

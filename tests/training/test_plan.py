@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 from plan_maker import LARGE, MIXED, SMALL, THIN, data, frozen, machine, planned, seconds
@@ -12,6 +13,13 @@ from sam_monai.training.machine import Cost, Costs
 from sam_monai.training.room import Room
 from sam_monai.training.rules import rules
 from sam_monai.training.sizes import SIZES, wanted_size
+
+
+def test_a_validation_of_labels_that_each_have_a_file_is_not_reckoned_twice_for_each():
+    """To open a case is to read all of its files, and to measure a label is not."""
+    many = dataclasses.replace(data(512, *[(20, 30)] * 100), seconds=10.0)
+    one, each = (Room(dataclasses.replace(many, files=n), machine(), 0, 4).validation(128, "whole") for n in (2, 101))
+    assert one > 4 * 100 * 10 and each < 4 * 5 * 10
 
 
 @pytest.mark.parametrize("labels", [LARGE, SMALL, THIN, MIXED])
@@ -183,6 +191,40 @@ def test_steps_in_place_of_minutes_fix_the_epochs_on_every_machine():
     assert values["epochs"] == 1 and why["epochs"].endswith("; 6 steps (--steps 4, in whole visits)")
     assert "needs more steps" in why["image_size"] and "would make it shorter" in why["val_interval"]
     assert not any(word in reason for reason in why.values() for word in ("budget", "minutes in all"))
+
+
+def test_a_validation_takes_its_share_of_a_length_that_is_given():
+    """And not of the default budget, which has nothing to do with it."""
+    deep = dataclasses.replace(data(512, *LARGE, dims=3, training=24), validation=60)
+    numbers = [rules(Room(deep, machine(), 870, 4, steps), {}, 256, None)[0] for steps in (20_000, 1000, 100)]
+    assert [round(plan["epochs"] / plan["val_interval"]) for plan in numbers] == [6, 1, 1]
+
+
+def test_a_step_of_a_single_case_is_not_taken_for_one_of_four():
+    one = data(512, *LARGE, training=1)
+    values, why = rules(Room(one, machine(0.25), 35, 1), {}, 256, 60)
+    assert values["batch_size"] == 1 and "would fit" not in why["batch_size"]
+    assert values["epochs"] * 0.25 < 40
+
+
+def test_patches_of_a_picture_take_their_time_and_memory_each():
+    small, costs = data(2000, *SMALL), machine(1.0, kept=2e9)
+    one, four = (Room(small, costs, 900, 4, free=int(8e9), samples=n) for n in (1, 4))
+    values = [rules(room, {}, 256, 900)[0] for room in (one, four)]
+    assert [plan["scale"] for plan in values] == ["patch", "patch"]
+    assert values[0]["epochs"] == pytest.approx(4 * values[1]["epochs"], rel=0.1)
+    assert not values[0]["checkpointing"] and values[1]["checkpointing"]
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 5])
+def test_the_time_that_is_advised_is_longer_than_the_one_that_is_given(minutes):
+    budget = 60 * minutes
+    for step in (0.5, 1.0, 2.0, 4.0, 8.0):
+        for spent in (10, 240):
+            room = Room(data(512, (60, 60), training=4), machine(step), budget - spent, 4, on_gpu=True, spent=spent)
+            for reason in rules(room, {}, 256, budget)[1].values():
+                advised = re.search(r"--minutes (\d+)", reason)
+                assert advised is None or int(advised[1]) > minutes, reason
 
 
 def test_a_step_that_would_not_fit_the_memory_keeps_less():

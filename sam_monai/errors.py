@@ -61,6 +61,11 @@ def say_once(message: str) -> None:
     logger.info(message)
 
 
+def printable(text: str) -> str:
+    """A text of somebody else's, such as a name in a header, of which nothing acts upon a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def shown(names: Sequence[object], most: int = 12) -> str:
     """Names, or values, in a line of bounded length."""
     return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -105,5 +110,5 @@ def told(error: BaseException) -> str | None:
             "or begin anew with a smaller --image_size or --batch_size"
         )
     if isinstance(cause, InputError) and cause.problems:
-        return "\nerror: ".join(" ".join(problem.split()) for problem in cause.problems)
-    return None if cause is None else " ".join(str(cause).split())
+        return "\nerror: ".join(printable(" ".join(problem.split())) for problem in cause.problems)
+    return None if cause is None else printable(" ".join(str(cause).split()))

@@ -20,6 +20,7 @@ try:
 except ImportError:  # Windows, where an open file cannot be removed, which serves as well
     fcntl = None
 
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # what is written in place must not lie elsewhere; Windows has no such flag
 LOCK = ".in_use"  # in a folder that one process has for itself
 
 
@@ -153,7 +154,7 @@ def take(path: Path) -> int:
             path.unlink(missing_ok=True)
             return os.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
         except FileNotFoundError:  # whoever had it has just removed the folder
             continue
         try:

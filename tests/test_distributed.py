@@ -135,22 +135,6 @@ def test_a_killed_worker_ends_the_run_which_can_be_resumed(data, tmp_path):
     assert torch.load(resume, weights_only=True)["epoch"] == 20
 
 
-@pytest.mark.slow
-def test_processes_share_the_studies_and_do_none_twice(data, tmp_path):
-    where = {"dataset_dir": str(data), "ckpt_dir": f"{tmp_path}/models", "image_size": 32}
-    run("ptsam", "train", **where, output_dir=f"{tmp_path}/out", epochs=1, val_interval=1, embedding_cache=False)
-    where = {
-        "dataset_dir": f"{data}/images",
-        "adapter": f"{tmp_path}/models/model.pt",
-        "output_dir": f"{tmp_path}/masks",
-    }
-    output = finish(torchrun("ptsam", ["inference"], tmp_path, **where))
-    made = [line.rsplit("/", 1)[1] for line in output.splitlines() if "mask: " in line]
-    assert sorted(made) == [f"{name}_seg.nii.gz" for name in "abcdef"]
-    report = (tmp_path / "masks/report.html").read_text()
-    assert all(f"{name}.nii.gz" in report for name in "abcdef")
-
-
 def test_multi_gpu_configurations_say_who_starts_them(data):
     with pytest.raises(Exception, match="torchrun"):
         run("ssam", "train", "multi_gpu_train", dataset_dir=str(data), image_size=32)

@@ -18,6 +18,10 @@ from sam_monai.networks.adapter_files import write_adapter
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+PREPARED = {
+    "spatial_dims": 3, "intensity": "mr", "ct_window": [-160, 240], "orientation": "coarsest", "spacing": None,
+    "channels": None, "scale": "whole",
+}  # fmt: skip
 # Once through everything, on a small square.
 QUICK = {
     "train.json": "--quick True",
@@ -35,7 +39,8 @@ def blocks(language: str, file) -> list[str]:
 def commands(file) -> list[str]:
     """Lines of a document's shell blocks, one command each, without the installation and the tests themselves."""
     parts = [part.strip() for block in blocks("bash", file) for line in block.splitlines() for part in line.split("&&")]
-    others = ("pip install", "python -m pytest", "ruff", "pyright", "#")
+    # Scans that have a dataset.json need none.
+    others = ("pip install", "python -m pytest", "ruff", "pyright", "#", "sam-monai dataset")
     return [part for part in parts if part and not part.startswith(others)]
 
 
@@ -73,7 +78,7 @@ def clone(tmp_path_factory):
     volumes(folder / "my_scans")
     shutil.copytree(folder / "my_scans/images", folder / "new_scans")
     for name, method in (("ssam", SSAM), ("ptsam", PTSAM), ("medsa", MedSA)):  # as a training in earnest leaves them
-        network = method("lite_medsam", labels=["bright"], image_size=64)
+        network = method("lite_medsam", labels=["bright"], image_size=64, preprocessing=PREPARED)
         write_adapter(network.state_dict(), folder / f"bundles/{name}/models/model.pt")
     return folder
 

@@ -191,3 +191,12 @@ def test_a_folder_on_a_full_disk_is_had_nevertheless(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", full)  # of who has it; the work itself will say what it cannot write
     with locked(tmp_path / "a", "training"), pytest.raises(InputError, match="in use"), locked(tmp_path / "a", "more"):
         pass
+
+
+def test_a_lock_that_is_a_link_empties_no_file_elsewhere(tmp_path):
+    (tmp_path / "precious").write_text("years of work")
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / LOCK).symlink_to(tmp_path / "precious")
+    with pytest.raises(InputError, match="cannot be written"), locked(tmp_path / "m", "training"):
+        pass
+    assert (tmp_path / "precious").read_text() == "years of work"

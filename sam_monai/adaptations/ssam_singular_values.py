@@ -222,20 +222,33 @@ def tune_image_encoder(encoder: nn.Module, base: str = "random") -> None:
             ViT-B take 16 s to make. ``"random"``: not kept.
     """
     patch_embedding = set(encoder.patch_embed.modules())  # type: ignore[union-attr]
-    known = read_decompositions(base)
+    known, others = read_decompositions(base), False
     tuned: dict[str, nn.Module] = {}
     for name, module in [(name, m) for name, m in encoder.named_modules() if m not in patch_embedding]:
         if isinstance(module, nn.Linear) or (type(module) is nn.Conv2d and module.groups == 1):
             own = {factor: known[f"{name}.{factor}"] for factor in FACTORS if f"{name}.{factor}" in known}
-            tune(module, own if len(own) == len(FACTORS) else None)
+            fits = len(own) == len(FACTORS) and are_factors(own, module.weight.detach())
+            others |= not fits
+            tune(module, own if fits else None)
             tuned[name] = module
         elif isinstance(module, nn.LayerNorm):
             module.requires_grad_(True)
     if isinstance(getattr(encoder, "pos_embed", None), nn.Parameter):
         encoder.pos_embed.requires_grad_(True)  # type: ignore[union-attr]
     made = {f"{name}.{factor}": getattr(layer, factor) for name, layer in tuned.items() for factor in FACTORS}
-    if base != "random" and made.keys() != known.keys():
+    if base != "random" and (others or made.keys() != known.keys()):
         keep_decompositions(base, made)
+
+
+def are_factors(factors: Mapping[str, Tensor], weight: Tensor) -> bool:
+    """Whether they are those of this weight, and not of one that was put in its place: by its product with a vector."""
+    u, s, vh = (factors[name].float() for name in FACTORS)
+    matrix = weight.flatten(1).cpu().float()
+    if (u.shape[0], vh.shape[-1]) != tuple(matrix.shape):
+        return False
+    vector = torch.linspace(-1, 1, matrix.shape[1]).cos()
+    expected, found = matrix @ vector, u @ (s * (vh @ vector))
+    return bool((found - expected).norm() <= 1e-3 * (expected.norm() + matrix.norm()))
 
 
 def decompositions_file(base: str) -> Path:

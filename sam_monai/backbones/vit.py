@@ -199,9 +199,9 @@ def fit_position_tables(state: dict[str, Tensor], encoder: ImageEncoderViT) -> d
         if name == "pos_embed" and table.ndim == 4:
             size = target.shape[1:3]
             resized = F.interpolate(
-                table.permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False, antialias=True
+                table.float().permute(0, 3, 1, 2), size, mode="bicubic", align_corners=False, antialias=True
             )
             state[key] = resized.permute(0, 2, 3, 1).contiguous()
         elif "rel_pos" in name and table.ndim == 2:
-            state[key] = F.interpolate(table.T[None], target.shape[0], mode="linear")[0].T.contiguous()
+            state[key] = F.interpolate(table.float().T[None], target.shape[0], mode="linear")[0].T.contiguous()
     return state

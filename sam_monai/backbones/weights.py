@@ -168,6 +168,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def plan_folder() -> Path:
+    """Where TensorRT's engines are kept: in the cache folder, and not beside an adapter, which may be a stranger's."""
+    folder = weights_folder().parent / "tensorrt"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def content_hash(state: Mapping[str, Tensor]) -> str:
     """sha256 over keys, types, shapes and numbers: the same for the same weights in whatever file they came."""
     import torch

@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from ..errors import InputError, printable
 from ..files import from_home
 from .folder import refuse_packed
-from .front import import_quietly, in_folder, is_own
+from .front import import_quietly, in_folder, is_own, tell_trust
 
 if TYPE_CHECKING:
     from ..backbones.weights import KnownFile
@@ -108,6 +108,12 @@ def package(args: argparse.Namespace) -> None:
     bundle = find(args.bundle)
     kept = is_own(bundle) or (bundle / "models" / "model.pt").is_file()
     home = bundle if kept else Path(bundle.name)  # where a training by its name leaves it
+    here = Path(bundle.name) / "models" / "model.pt"
+    if args.adapter is None and not is_own(bundle) and home == bundle and here.is_file():
+        raise InputError(
+            f"{args.bundle} holds an adapter, and {here} was trained here: name the one that is meant by --adapter "
+            f"{shlex.quote(str(here))} or --adapter {shlex.quote(str(bundle / 'models' / 'model.pt'))}"
+        )
     adapter = adapter_at(str(home / "models" / "model.pt") if args.adapter is None else args.adapter)
     from .package import package
 
@@ -158,7 +164,7 @@ def series(args: argparse.Namespace) -> None:
     if not found:
         raise InputError(f"{args.folder}: there is no DICOM image in it")
     for one in found:
-        print(f"{one.path}  ({one.description}, {len(one.files)} file{'s' * (len(one.files) > 1)})")
+        print(f"{one.path}  ({printable(one.description)}, {len(one.files)} file{'s' * (len(one.files) > 1)})")
 
 
 def dataset(args: argparse.Namespace) -> None:
@@ -176,12 +182,15 @@ def merge(args: argparse.Namespace) -> None:
     args.adapter = adapter_at(args.adapter)
     import torch
 
+    from ..backbones.weights import SAM_MEAN
     from ..files import refuse_existing
     from ..locks import beside, put_beside
     from ..networks.adapter_files import load_network
     from ..networks.ssam import SSAM
 
     output = Path(args.output)
+    if output.suffix not in (".pth", ".pt"):
+        raise InputError(f"{output}: segment-anything reads .pth: give the file such a name")
     prompts = output.with_name(f"{output.stem}_prompts.pth")
     refuse_existing(output)
     with beside(output, "merging an adapter") as folder:
@@ -195,6 +204,13 @@ def merge(args: argparse.Namespace) -> None:
         refuse_existing(output, prompts)
         put_beside(output, folder)
     print(f"{output}: a SAM for images of {network.image_size} px\n{prompts}: a sparse prompt (1, 256) for each label")
+    weights = network.backbone.weights
+    if weights.pixel_mean != SAM_MEAN or weights.resize != "pad":
+        how = "stretched" if weights.resize == "stretch" else "padded"
+        print(
+            f"its images are prepared otherwise than SAM's: {how}, mean {weights.pixel_mean} and standard deviation "
+            f"{weights.pixel_std} of values from 0 to 1. SamPredictor gives wrong masks: call the network itself"
+        )
 
 
 def export(args: argparse.Namespace) -> None:
@@ -229,7 +245,9 @@ def plan(args: argparse.Namespace) -> None:
     refuse_missing(args.folder, "folder")
     if args.json:
         refuse_existing(Path(args.json))
-    config = read_json(shipped.find(args.bundle) / "configs" / "train.json")
+    bundle = shipped.find(args.bundle)
+    tell_trust(bundle)
+    config = read_json(bundle / "configs" / "train.json")
     given = as_taken(args.keys, config)
     if "dataset_dir" in given:
         raise InputError(f"two folders are given: {args.folder} and, by --dataset_dir, {given['dataset_dir']}")

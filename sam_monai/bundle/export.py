@@ -123,6 +123,9 @@ def export(
         aside = folder / path.name
         example = inputs(size, channels, 2, prompted, deep)
         exported = torch.export.export(program, example, dynamic_shapes=dimensions(axes), strict=False)
+        for module in exported.graph_module.modules():
+            for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+                node.meta.pop("stack_trace", None)  # which names the folders of this machine
         bar.update()
         bar.set_description("writing the program")
         run = WRITERS[path.suffix](exported, aside, axes, opset, about)

@@ -115,9 +115,14 @@ def start(name: str, words: Sequence[str]) -> None:
         raise InputError(f"{models} holds no interrupted training: leave out --resume, or give its --ckpt_dir")
     if demo:
         print("no folder is given: the data are those of the demonstration", flush=True)
-    if bundle.parent != shipped.shipped():
-        print(f"MONAI runs what is in {bundle}: use only bundles that you trust")
+    tell_trust(bundle)
     run(["run", "--config_file", listed(files), *(word for pair in given.items() for word in as_words(*pair))])
+
+
+def tell_trust(bundle: Path) -> None:
+    """Say of a bundle that did not come with the package what it is to use one."""
+    if bundle.parent != shipped.shipped():
+        print(f"MONAI runs what is in {bundle}: use only bundles that you trust", flush=True)
 
 
 def refuse_misplaced(
@@ -260,7 +265,7 @@ def is_own(bundle: Path) -> bool:
 def in_folder(path: str) -> str:
     """The file of an adapter, which may be named by its bundle's folder, or the name of one that comes with the
     package."""
-    if path in shipped.names() and not os.path.lexists(path) and is_own(shipped.find(path)):
+    if path in shipped.names() and is_own(shipped.find(path)):
         path = str(shipped.find(path))  # in a clone, where it is trained
     return os.path.join(path, "models", "model.pt") if os.path.isdir(path) else path
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .. import __version__
 from ..backbones.weights import file_sha256
+from ..data.picture_files import FORMATS
 from ..distributed import first_process
 from ..errors import InputError
 from ..files import write_aside, write_json
@@ -75,6 +76,8 @@ def package(
                 config["dataset_dir"] = None
                 if known.get("prompted") is False:  # which no key says, but the number of draws
                     config["draws"] = 0
+                elif config.get("draws") == 0:  # of the bundle that this one is made of
+                    config["draws"] = read_json(shipped() / known["method"] / "configs" / "train.json")["draws"]
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
@@ -102,7 +105,7 @@ def listed(files: Sequence[Path]) -> str:
 def add_picture(source: str | Path, target: Path) -> None:
     """A picture as it looks, without what else its file says."""
     try:
-        with Image.open(source) as image:
+        with Image.open(source, formats=FORMATS) as image:
             Image.frombytes("RGB", image.size, image.convert("RGB").tobytes()).save(target)
     except (OSError, ValueError, SyntaxError) as error:
         raise InputError(f"{source}: no picture that can be read ({error})") from error
@@ -154,6 +157,8 @@ def described(metadata: dict[str, Any], known: Mapping[str, Any]) -> dict[str, A
     metadata["adapter"] = {key: value for key, value in known.items() if key not in ("method", "labels")}
     if known.get("prompted") is False:
         metadata["task"] = "Segmentation of medical images and volumes"
+    elif "prompted" in known:
+        metadata["task"] = read_metadata(shipped() / known["method"])["task"]
     return metadata
 
 

@@ -24,6 +24,7 @@ from ..networks.fields import MOST_CHANNELS, RUN
 from .affines import TOLERANCE, apart
 from .names import IMAGE_SUFFIXES, PICTURE_SUFFIXES, stem_of
 from .nifti import FULL_SCALE, fourth_axis, has_fourth_axis
+from .picture_files import FORMATS
 
 FILES = "channel_files"  # of a case: a file for each channel, in their order; of metadata: the same as JSON
 SHOWN = "shown_file"  # of an image's metadata: the file of the first channel that was taken, where each has a file
@@ -264,7 +265,7 @@ def channels_of(path: str | Path) -> int | None:
     """How many channels a picture or a NIfTI file has, as far as its header says it."""
     try:
         if str(path).lower().endswith(PICTURE_SUFFIXES):
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 return {"L": 1, "RGB": 3, "RGBA": 4}.get(picture.mode)
         return fourth_axis(path)
     except OSError:
@@ -275,7 +276,7 @@ def holds_one(path: Path) -> bool:
     """Whether a file has one channel, as far as its header says it."""
     try:
         if path.name.lower().endswith(PICTURE_SUFFIXES):
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 return len(picture.getbands()) == 1 and picture.mode != "P"
         return not has_fourth_axis(path)
     except OSError:  # what cannot be read is said where it is loaded

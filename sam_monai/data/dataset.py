@@ -16,13 +16,14 @@ from .channels import FILES, stated_names
 from .dataset_json import cases_of, intensities_of, labels_of, stated_kind, unstated, usual_intensity
 from .dicom_series import is_dicom_picture
 from .folders import understand
+from .kind import seems_ct
 from .label_names import label_names
 from .left_out import warn_of_unlisted
 from .list_errors import of_list
 from .listed import Listed
 from .load import LoadCased
 from .mask_folders import is_mask_folder
-from .modality import codes_in
+from .modality import code_of, codes_in
 from .names import PICTURE_SUFFIXES, told_apart
 from .overlaps import found_overlaps, has_a_mask_each
 from .regions import ORDER, regions_of
@@ -30,6 +31,8 @@ from .unknown_forms import no_known_form
 from .unlabelled import KEY, is_ignored
 
 NO_DATA = "this bundle has no data of its own: give --dataset_dir, a folder of images and labels"
+
+LOOKED_AT = 2  # images, which tell whether those of a folder that does not say it are CT
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +172,10 @@ def dataset_of(
         files = training[0].get(FILES, [first]) if of_each or kind is None else []
         each = [usual_intensity(file) for file in files] if len(files) == len(channels) else [usual] * len(channels)
         intensity = intensities_of([f"{one} {name}" for one, name in zip(said, channels, strict=True)], each)
+    unsaid = f"{file}: {unstated(modality)}" if kind is None and not channels else ""
+    if unsaid and intensity == "mr" and not code_of(Path(first)):
+        if all(seems_ct(case["image"]) for case in training[:LOOKED_AT]):
+            intensity, unsaid = "ct", f"{unsaid}, and values are like a CT's, with air at -1000"
     if labels is None or names is not None:
         labels = _named(labels, names, [*training, *validation], known)
     cases = [*training, *validation]
@@ -246,7 +253,7 @@ def dataset_of(
         regions=regions,
         apart=apart,
         modality=codes_in(modality) or codes_in(names_of_channels),
-        guessed="" if channels or kind else f"{file}: {unstated(modality)}",
+        guessed=unsaid,
         places=known.places,
     )
 

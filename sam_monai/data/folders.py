@@ -19,6 +19,7 @@ from .bids import read_bids
 from .csv_lists import read_csv, stated_splits
 from .dataset_json import NotParsed, parse
 from .dicom_series import is_dicom
+from .labels_beside import OF_IMAGES, OF_LABELS, read_beside
 from .left_out import masks_of_others, refuse_folders_of_pictures, refuse_lists_beside, warn_of_unread
 from .listed import (
     SPLITS,
@@ -38,16 +39,16 @@ from .nnunet import ONE_FILE, by_case, fold_entries, one_channel, read_nnunet
 IMAGES, LABELS = ("imagestr", "images", "image"), ("labelstr", "labels", "label", "masks", "mask")
 MASKS = ("segmentations", "segmentation", "masks", "labels")
 SPREADSHEETS = (".xlsx", ".xls", ".ods")
-# Words that an image's name or its label's has more than the other's, at the beginning or at the end.
-OF_LABELS, OF_IMAGES = "masks?|seg|segmentation|labels?|gt", "images?|img"
 
 logger = logging.getLogger(__name__)
 
 
-def understand(path: Path, channel: int | str | None = None, past_json: bool = False) -> Listed | None:
+def understand(
+    path: Path, channel: int | str | None = None, past_json: bool = False, beside: bool = True
+) -> Listed | None:
     """What a folder, or a list of cases in a CSV or JSON file, says; ``None`` where it has no known form. ``channel``,
     counted from 0 or by its name, is taken where a case has several files. ``past_json`` leaves a `dataset.json` out of
-    account."""
+    account. ``beside``: whether masks beside images are their labels."""
     if os.path.isfile(path) and path.suffix.lower() not in (".csv", ".json"):
         remedy = "save it as CSV" if path.suffix.lower() in SPREADSHEETS else "unpack it, or give its folder"
         raise InputError(f"{path}: is no folder and no list of cases (CSV or JSON); {remedy}")
@@ -73,7 +74,8 @@ def understand(path: Path, channel: int | str | None = None, past_json: bool = F
         except NotParsed as error:  # some other table, or an empty one
             logger.warning("%s (it is not read: %s)", error, form.how.partition(":")[0])
         refuse_lists_beside(folder, form, table)
-    return form or _taking(_lists(folder), channel)
+    form = form or _taking(_lists(folder), channel)
+    return form or (read_beside(folder, channel) if beside else None)
 
 
 def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, counted
+from ..errors import InputError, counted, printable
 from ..files import from_home
 from .channels import FILES, case_of, in_folders, one_of_each, refuse_others, stated_names
 from .dataset import dataset_of
@@ -82,7 +82,7 @@ def images_to_segment(
         return Images((not given_alone and _chosen([path], channel_names, channels)[0]) or [path])
     if not os.path.exists(path):
         raise InputError(f"{path}: no such file or folder; give an image, a folder of images or a dataset folder")
-    if (known := understand(path)) is not None:
+    if (known := understand(path, beside=False)) is not None:
         if not known.how:
             dataset = dataset_of(known, seed=seed, overlaps=False)
             refuse_others(dataset.channels, channels, channel_names, known.source)
@@ -144,7 +144,7 @@ def images_to_segment(
     passed_over += lacking
     passed_over = _together([(x, why) for x, why in passed_over if not holds_outputs_alone(x, known_results)])
     for file, reason in passed_over:
-        logger.warning("%s: not segmented, %s", file, reason)
+        logger.warning("%s: not segmented, %s", printable(str(file)), printable(reason))
     if not cases:
         known = " ".join(IMAGE_SUFFIXES)
         left = "".join(f"\n  {file}: {reason}" for file, reason in passed_over[:10])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from .dicom import MODALITY
 from .frames import frames_of
 from .label_like import values_of_labels
 from .modality import contradicts
+from .names import PICTURE_SUFFIXES
+from .picture_files import image_picture
+from .reading import read_file
 from .slicing import sliced_axis
 
 SMALLEST = 8  # pixels along each axis of a picture or slice
@@ -125,6 +129,16 @@ class CheckKind(Transform):
                 f"{what} shows nothing in the window {list(self.window)}, for its values are {low:.4g} to {high:.4g}; "
                 "check the file, and the key ct_window"
             )
+
+
+def seems_ct(image: str | Path) -> bool:
+    """:func:`is_like_ct` of a volume's file; not of a picture, nor where it cannot be read."""
+    if str(image).lower().endswith(PICTURE_SUFFIXES):
+        return False
+    try:
+        return is_like_ct(read_file(str(image), image_picture, False))
+    except InputError:  # which is said where the case is loaded
+        return False
 
 
 def is_like_ct(image: Any) -> bool:

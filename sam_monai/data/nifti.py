@@ -91,6 +91,11 @@ def _check_numbers(path: str, header: Any) -> None:
         raise InputError(f"{path}: its vox_offset is {begin}, so where its values begin is not known; convert it again")
     if raw.is_single and min(sizes) > 0 and end - begin >= (math.prod(sizes) + math.prod(sizes[:2])) * kind.itemsize:
         raise InputError(f"{path}: holds more values than its header says (dim); convert it again")
+    if raw.is_single and min(sizes) > 0 and end - begin < math.prod(sizes) * kind.itemsize:
+        raise InputError(
+            f"{path}: cannot be read (it holds {end - begin} bytes of values, and its header says "
+            f"{math.prod(sizes) * kind.itemsize}); copy it again or remove it from dataset.json"
+        )
     if not np.isfinite([raw["scl_slope"], raw["scl_inter"]]).all():
         raise InputError(f"{path}: its scl_slope or scl_inter is not a number, so its values are not known; convert it")
     if not 0 <= min(codes := [int(raw["qform_code"]), int(raw["sform_code"])]) <= max(codes) <= MOST_CODE:

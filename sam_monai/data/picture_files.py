@@ -12,6 +12,7 @@ from scipy.ndimage import minimum_filter
 
 from ..errors import InputError, say_once
 
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF")  # of others Pillow starts programs: Ghostscript for EPS
 BYTES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 TO_RGB = ("P", "CMYK", "YCbCr", "LAB", "HSV")
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLES, TIFF_FORMAT = 258, 262, 277, 339
@@ -68,7 +69,7 @@ def image_picture(picture: Image.Image) -> Image.Image:
 def is_turned(path: str) -> bool:
     """Whether a picture's EXIF tag tells viewers, and this package, to turn it. Not where it cannot be read."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             return picture.getexif().get(ORIENTATION, 1) in range(2, 9)
     except Exception:  # whatever is wrong is said where the file is loaded
         return False
@@ -106,14 +107,24 @@ def _check_sums(picture: Image.Image) -> None:
     before it comes to them."""
     name = getattr(picture, "filename", "")
     if name and picture.format == "PNG":
-        with Image.open(name) as again:
+        with Image.open(name, formats=FORMATS) as again:
             again.verify()
     if name and picture.format == "TIFF" and str(picture.info.get("compression")).endswith("deflate"):
         places = [np.atleast_1d(next(filter(None, map(_tags(picture).get, tags)), ())) for tags in TIFF_PLACES]
         with open(name, "rb") as file:
             for begin, size in zip(*places, strict=True):
                 file.seek(int(begin))
-                zlib.decompress(file.read(int(size)) or EMPTY)
+                _unpack(file.read(int(size)) or EMPTY)
+
+
+def _unpack(data: bytes) -> None:
+    """Raise what zlib raises, without keeping what comes out, which may be a thousand times as much."""
+    unpacking = zlib.decompressobj()
+    while data and not unpacking.eof:
+        unpacking.decompress(data, 2**20)
+        data = unpacking.unconsumed_tail
+    if not unpacking.eof:
+        raise zlib.error("the compressed pixels are cut short")
 
 
 def _upright(picture: Image.Image) -> Image.Image:

@@ -26,7 +26,7 @@ from .dicom_series import is_dicom
 from .frames import FRAMES
 from .names import PICTURE_SUFFIXES
 from .nifti import FULL_SCALE, TIME_POINTS, NiftiReader
-from .picture_files import full_scale
+from .picture_files import FORMATS, full_scale
 
 # One of MONAI's readers tells that a decoder for GPUs is not installed, which nothing here asks for: here in its log.
 logging.getLogger("monai.data.nvimgcodec_pydicom_plugin").setLevel(logging.ERROR)
@@ -51,7 +51,7 @@ def read_file(path: str, converter: Callable[[Image.Image], Image.Image], frames
         raise InputError(f"{path}: cannot be read, it is no ordinary file; copy it there or remove it")
     reader: Any = None
     if path.lower().endswith(PICTURE_SUFFIXES):
-        reader = PILReader(converter=converter, reverse_indexing=False)
+        reader = PILReader(converter=converter, reverse_indexing=False, formats=FORMATS)
     elif path.lower().endswith((".nii", ".nii.gz")):
         reader = NiftiReader()
     elif Path(path).is_dir() or is_dicom(path):

@@ -17,6 +17,7 @@ from monai.transforms import RandFlipd, RandomizableTransform, Transform
 from torch import Tensor
 
 from ..networks.regions import Regions
+from .slicing import sides_axis
 from .unlabelled import UNLABELLED
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,8 @@ def mirrored_with_sides(
 
 class SwapSides(RandomizableTransform):
     """A random flip of "image" and "label", after which each value of a flipped label is that of the other side, by the
-    table of :func:`mirrored_values`."""
+    table of :func:`mirrored_values`. Volumes whose slices follow each other from side to side stay as they are:
+    flipped, the very same slices would show the other side."""
 
     def __init__(self, flip: RandFlipd, table: Tensor) -> None:
         super().__init__()
@@ -188,6 +190,8 @@ class SwapSides(RandomizableTransform):
         return self
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        if data["image"].ndim == 4 and sides_axis(data["image"]) == 2:
+            return dict(data)
         flip = copy.copy(self.flip)  # which keeps whether it flipped, and may be asked from several threads
         out = flip(data)
         if flip._do_transform:
@@ -215,6 +219,7 @@ def _unsure(labels: Sequence[str]) -> set[str]:
         for place, word in enumerate(words):
             for left, right in GLUED:
                 changed = {re.sub(end, right, word) for end in (f"^{left}|{left}$", f"^{left}", f"{left}$")} - {word}
-                others = {(*words[:place], one, *words[place + 1 :]) for one in changed if one not in RIGHT}
+                others = {(*words[:place], one, *words[place + 1 :]) for one in changed}
+                others = {other for other in others if not side_of(other, place)}  # those are sure
                 found |= {x for other in others & known.keys() for x in (label, known[other])}
     return found

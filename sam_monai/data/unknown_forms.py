@@ -19,8 +19,8 @@ from .listed import SPLITS
 
 COLUMNS = "image and label"
 FORMS = (
-    "images/ beside labels/ or masks/, a folder of nnU-Net or BIDS, a folder for each case with an image and "
-    f"segmentations/, or a CSV with the columns {COLUMNS}"
+    "images/ beside labels/ or masks/, images beside labels as a.nii.gz and a_seg.nii.gz, a folder of nnU-Net or BIDS, "
+    f"a folder for each case with an image and a label or segmentations/, or a CSV with the columns {COLUMNS}"
 )
 MEANT = {"image": "image|img", "label": "label|mask|seg"}  # in the names of columns that are meant
 ALIKE = 0.8  # of 1, a column that is misspelt

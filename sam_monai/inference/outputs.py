@@ -11,6 +11,7 @@ from pathlib import Path
 from ..data.made import LISTS, Written, digest, written
 from ..errors import InputError
 from ..files import as_bytes, aside, cannot_write
+from ..locks import NO_LINK
 
 RUN = ""  # the case of files that belong to a whole run, such as a report
 
@@ -81,9 +82,14 @@ class Outputs:
 
     def note(self, entry: dict[str, str]) -> None:
         path = self.folder / LISTS / f"{int(os.environ.get('RANK', 0))}.jsonl"
+        if path.parent.is_symlink():
+            raise InputError(f"{path.parent}: is a link, and what is listed there would land elsewhere: remove it")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a", encoding="utf-8") as file:  # a line that a kill cut short ends where this one begins
+            # A line that a kill cut short ends where this one begins.
+            with open(
+                path, "a", encoding="utf-8", opener=lambda name, how: os.open(name, how | NO_LINK, 0o666)
+            ) as file:
                 file.write(f"\n{json.dumps(entry)}\n")
         except OSError as error:
             raise cannot_write(path, error) from error

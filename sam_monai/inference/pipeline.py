@@ -168,7 +168,7 @@ def inferer(
         return FlippedInferer(plain, average_flips)
     if scale == "whole":
         return SlabInferer(SimpleInferer(), most_bytes=most) if spatial_dims == 3 else SimpleInferer()
-    size = (image_size, image_size, 8)[:spatial_dims]
+    size = (image_size, image_size, -1)[:spatial_dims]  # all slices of a slab, of which the network makes parts
     patches = SlidingWindowInferer(
         size,
         sw_batch_size=1 if spatial_dims == 3 else 8,

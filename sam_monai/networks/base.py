@@ -252,6 +252,7 @@ class AdaptedSAM(SliceNetwork):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 adapts = name.startswith("backbone.") and ("prompt_encoder" not in name or "mask_downscaling" in name)
+                adapts |= name.startswith("mixture.")  # of the image's channels, before the first layer
                 (adapting if adapts else decayed if name in self.decayed else others).append(parameter)
         return [
             {"params": adapting, "lr": learning_rate, "weight_decay": 0.0},

@@ -163,7 +163,7 @@ def checked(values: Mapping[str, Any], fields: Mapping[str, Field], what: str) -
         if key not in fields:
             raise InputError(f"{what} has the key {short(key)}, which is not known: it has {', '.join(fields)}")
         for string in strings(value):
-            if RUN.match(string) or any(ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in string):
+            if RUN.match(string) or not string.isprintable():
                 raise InputError(
                     f"{what} holds {short(string)} in {key}, which a configuration would run or look up, or which is "
                     "no plain text: rename it"

@@ -59,6 +59,8 @@ class SSAM(AdaptedSAM):
         self.text_encoder = text_encoder
         self.label_vectors: Tensor
         vectors = None if labels is None else encode_labels(labels, text_encoder, text_checkpoint)
+        if vectors is not None:
+            refuse_alike(vectors, labels or (), text_encoder)
         super().__init__(backbone, checkpoint, labels, image_size, **others)
         self.told["text_encoder"] = labels is not None
         if vectors is not None:
@@ -96,3 +98,15 @@ class SSAM(AdaptedSAM):
         with torch.no_grad():
             tokens = self.prompt_tokens()
         return svd.merged_state(self.backbone), dict(zip(self.labels, tokens, strict=True))
+
+
+def refuse_alike(vectors: Tensor, names: Sequence[str], text_encoder: str) -> None:
+    """Refuse names of the same vector, whose labels would be answered alike for ever: MiniLM knows few characters but
+    those of English, and no letter case."""
+    for second, name in enumerate(names):
+        for first in range(second):
+            if torch.allclose(vectors[first], vectors[second], atol=1e-4):
+                raise InputError(
+                    f"the text encoder {text_encoder} does not tell the labels {names[first]} and {name} apart: give "
+                    "them English names, take --text_encoder clip, or train by --bundle ptsam or medsa"
+                )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import html
 import math
+import os
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -195,13 +197,19 @@ def studies_report(
     sections = []
     images = [record["image"] for record in records]
     names = dict(zip(images, told_apart(images), strict=True))  # the page is handed on, the table is for programs
+    folders = [os.path.dirname(os.path.abspath(path))]
+    with suppress(ValueError):  # no images, or on several drives
+        folders.append(os.path.dirname(os.path.commonpath(images)))
     of_study: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         of_study[row["study"]].append(row)
     for record in records:
         image = record["image"]
         if record["error"]:
-            content = f'<p class="error">{html.escape(record["error"].replace(image, names[image]))}</p>'
+            error = record["error"].replace(image, names[image])
+            for folder in folders:
+                error = error.replace(folder.rstrip(os.sep) + os.sep, "")
+            content = f'<p class="error">{html.escape(error)}</p>'
         else:
             own = [[row.get(key) for key in heads] for row in of_study[image]]
             content = table(own, list(heads.values())) + f"<p>mask: {html.escape(record['mask'])}</p>"

@@ -69,6 +69,12 @@ class CropAroundLabelsd(RandCropByPosNegLabeld):
         background = some[flat[some] == 0]
         if not len(background):
             background = np.flatnonzero(flat == 0)
+        if not len(labelled) and not len(background):
+            file = getattr(label, "meta", {}).get("filename_or_obj", "a label")
+            raise InputError(
+                f"{file}: none of its annotated slices is left at the key spacing: give a spacing whose last number is "
+                "that of the file, or leave it out"
+            )
         super().randomize(label, labelled, background, image)
 
 

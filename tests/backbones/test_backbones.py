@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 import warnings
 from types import SimpleNamespace
@@ -11,14 +12,16 @@ import torch
 import torch.nn.functional as F
 from network_tester import image
 from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
+from segment_anything.utils.transforms import ResizeLongestSide
 
 from sam_monai import InputError
 from sam_monai.backbones import blocks, onednn
 from sam_monai.backbones.backbone import Backbone, build_backbone, random_backbone
 from sam_monai.backbones.blocks import attention_blocks
 from sam_monai.backbones.frozen import kept
-from sam_monai.backbones.resize import from_square, to_square
+from sam_monai.backbones.resize import from_square, resized_shape, to_square
 from sam_monai.backbones.vit import SIZES, attention_with_tables, build_vit
 from sam_monai.backbones.weights import KNOWN_WEIGHTS
 
@@ -315,3 +318,23 @@ def test_what_goes_to_the_square_comes_back_where_it_was(rule, shape):
     for ramp in (rows, columns):
         back = from_square(to_square(ramp, 128, rule), 128, rule, shape)
         assert (back - ramp).abs().mean() < 0.02
+
+
+def test_images_are_normalised_and_fitted_as_the_authors_of_the_weights_did():
+    theirs = inspect.signature(Sam.__init__).parameters
+    for name in ("sam_vit_b", "sam_vit_l", "sam_vit_h", "mobile_sam"):
+        for key in ("pixel_mean", "pixel_std"):
+            assert getattr(KNOWN_WEIGHTS[name], key) == pytest.approx([x / 255 for x in theirs[key].default])
+        assert KNOWN_WEIGHTS[name].resize == "pad"
+    for name, rule in (("lite_medsam", "pad"), ("medsam_vit_b", "stretch")):
+        one = KNOWN_WEIGHTS[name]
+        assert (one.resize, *one.pixel_mean, *one.pixel_std) == (rule, 0, 0, 0, 1, 1, 1)
+    for shape in ((37, 90), (91, 33), (200, 16), (64, 64)):
+        assert resized_shape(shape, 64, "pad") == ResizeLongestSide.get_preprocess_shape(*shape, 64)
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_a_vit_saved_in_half_precision_is_read_at_any_size(tmp_path, precision):
+    state = random_backbone(KNOWN_WEIGHTS["sam_vit_b"], 64).state_dict()
+    torch.save({name: tensor.to(precision) for name, tensor in state.items()}, tmp_path / "half.pth")
+    assert build_backbone("vit_b", tmp_path / "half.pth", image_size=96).image_encoder.pos_embed.dtype == torch.float32

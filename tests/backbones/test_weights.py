@@ -286,3 +286,10 @@ def test_ignored_keys_may_be_missing_on_either_side():
 def test_what_a_file_looks_like_is_said(key: str, shape: tuple[int, ...], guess: str):
     with pytest.raises(InputError, match=f"looks like .*{guess}"):
         load_into(nn.Linear(2, 2), {key: torch.zeros(shape)}, "w.pth")
+
+
+@pytest.mark.parametrize("kind", [None, SSAM, PTSAM, MedSA])
+def test_a_known_file_of_other_bytes_builds_no_network(kind, monkeypatch):
+    monkeypatch.setitem(KNOWN_WEIGHTS, "lite_medsam", replace(KNOWN_WEIGHTS["lite_medsam"], sha256="0" * 64))
+    with pytest.raises(InputError, match=f"is not the known file.*should be {'0' * 64}"):
+        build_backbone("lite_medsam") if kind is None else kind("lite_medsam", labels=["a"], image_size=64)

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from bundle_runner import ROOT, SMALL, oblique, run, volumes, write_json
-from bundle_tester import BundleTester, weights
+from bundle_tester import BundleTester
 from PIL import Image
 
 from sam_monai import InputError
 from sam_monai.__main__ import main
 from sam_monai.bundle import command_line
 from sam_monai.files import save_aside
-
-
-class TestSSAMBundle(BundleTester):
-    bundle = "ssam"
-    most_bytes = 1_000_000
+from sam_monai.networks import identity
+from sam_monai.networks.adapter_files import read_adapter
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +29,15 @@ def trained(tmp_path_factory):
     data = volumes(folder / "data")
     run("ssam", "train", dataset_dir=str(data), ckpt_dir=f"{folder}/models", output_dir=f"{folder}/output", **SMALL)
     return folder
+
+
+class TestSSAMBundle(BundleTester):
+    bundle = "ssam"
+    most_bytes = 1_000_000
+
+    @pytest.fixture(scope="class")
+    def trained(self, trained):
+        return trained
 
 
 def test_training_learns_what_is_bright(tmp_path):
@@ -57,37 +61,6 @@ def test_a_kill_during_a_save_leaves_the_previous_file(tmp_path, monkeypatch):
     assert torch.load(tmp_path / "model.pt", weights_only=True)["a"].eq(1).all()
 
 
-@pytest.mark.slow
-def test_after_sigkill_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path, trained):
-    def command(folder, *more):
-        pairs = {**SMALL, "epochs": 8, "val_interval": 4, "dataset_dir": trained / "data", "ckpt_dir": folder,
-                 "output_dir": tmp_path / "o"}  # fmt: skip
-        flags = [part for key, value in pairs.items() for part in (f"--{key}", str(value))]
-        return [
-            sys.executable,
-            "-m",
-            "monai.bundle",
-            "run",
-            "--config_file",
-            "bundles/ssam/configs/train.json",
-            *flags,
-            *more,
-        ]
-
-    subprocess.run(command(tmp_path / "whole"), cwd=ROOT, check=True, capture_output=True)
-    victim = subprocess.Popen(
-        command(tmp_path / "killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (tmp_path / "killed/model_resume.pt").is_file():
-        time.sleep(0.05)
-    time.sleep(0.3)
-    victim.send_signal(signal.SIGKILL)
-    assert victim.wait() == -signal.SIGKILL
-    subprocess.run([*command(tmp_path / "killed"), "--resume", "True"], cwd=ROOT, check=True, capture_output=True)
-    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
-    assert all(torch.equal(whole[k], resumed[k]) for k in whole)
-
-
 # -- pictures, patches -------------
 
 
@@ -104,12 +77,15 @@ def test_volumes_of_two_channels_train_and_are_drawn_once_one_is_picked(tmp_path
 def test_volumes_train_in_patches(trained, tmp_path):
     run("ssam", "train", dataset_dir=f"{trained}/data", ckpt_dir=f"{tmp_path}/m", output_dir=f"{tmp_path}/o",
         scale="patch", **SMALL | {"epochs": 1})  # fmt: skip
+    record = identity.from_tensor(read_adapter(tmp_path / "m/model.pt")["identity"])
+    assert record["preprocessing"]["scale"] == "patch"
 
 
 def test_a_volume_of_one_slice_trains(tmp_path):
     volumes(tmp_path / "data", shape=(40, 36, 1), affine=np.diag([1.0, 1, 5, 1]))
     run("ssam", "train", dataset_dir=f"{tmp_path}/data", ckpt_dir=f"{tmp_path}/m", output_dir=f"{tmp_path}/o",
         **SMALL | {"epochs": 1})  # fmt: skip
+    assert (tmp_path / "m/model.pt").is_file() and (tmp_path / "o/validation/c.png").is_file()
 
 
 # -- the bundle among its kind --------------

@@ -232,7 +232,10 @@ def test_an_adapter_may_be_named_by_its_bundles_folder(monkeypatch, tmp_path):
     assert main(["segment", ".", "--adapter", "b"]) == 0
     assert ran[ran.index("--adapter") + 1] == "b/models/model.pt"
     assert front.in_folder("ssam") == str(ROOT / "bundles/ssam/models/model.pt")  # a name, in a clone
-    (tmp_path / "ssam").mkdir()  # as of a training from a wheel
+    (tmp_path / "ssam").mkdir()
+    assert front.in_folder("ssam") == str(ROOT / "bundles/ssam/models/model.pt")  # as train and package take it
+    assert front.in_folder("./ssam") == "./ssam/models/model.pt"
+    monkeypatch.setattr(front, "is_own", lambda _: False)  # as of a training from a wheel
     assert front.in_folder("ssam") == "ssam/models/model.pt"
 
 

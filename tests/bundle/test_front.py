@@ -186,6 +186,8 @@ def test_of_trust_is_spoken_in_one_line_and_where_it_is_a_question(ran, tmp_path
             monai.bundle.ConfigWorkflow(ran[2], logging_file=False)
         assert capsys.readouterr().out.count("use only bundles that you trust") == said and not caught
         ran.clear()
+        main(["plan", str(tmp_path), "--bundle", bundle])  # which runs the configuration too
+        assert capsys.readouterr().out.count("use only bundles that you trust") == said
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

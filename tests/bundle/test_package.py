@@ -325,3 +325,42 @@ def test_metadata_as_shipped_are_valid_and_of_this_version(method):
     for key in schema["required"]:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({k: v for k, v in metadata.items() if k != key}, schema)
+
+
+@pytest.mark.parametrize(
+    "name, more", [("inference", {"inferer", "masks", "handlers", "evaluator", "run"}), ("evaluate", {"run"})]
+)
+def test_bundles_say_the_same_but_where_their_methods_differ(name, more):
+    """What is tested with one of them then holds for all."""
+    ssam, ptsam, medsa = (config(method, name) for method in METHODS)
+
+    def changed(a, b):
+        return {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
+
+    own, (of_ssam, of_ptsam, of_medsa) = {"bundle_root", "network_def"}, OWN[name]
+    assert changed(ssam, ptsam) <= own | of_ssam | of_ptsam
+    assert changed(ssam, medsa) <= own | of_ssam | of_medsa | more
+    if name == "inference":
+        assert medsa["inferer"]["automatic"] == ssam["inferer"] and medsa["run"][1:] == ssam["run"]
+        theirs = [one if isinstance(one, str) else {k: v for k, v in one.items() if k != "prompted"}
+                  for one in medsa["handlers"]]  # fmt: skip
+        assert theirs == ssam["handlers"]
+
+
+@pytest.mark.parametrize("section", ["preparation", "validate", "lr_scheduler", "schedule", "initialize", "run"])
+def test_trainings_share_what_no_method_changes(section):
+    one, two, three = (config(method, "train")[section] for method in METHODS)
+    assert one == two == three
+
+
+def test_a_bundle_made_of_one_for_labels_alone_trains_with_prompts_where_its_adapter_takes_them(tmp_path):
+    settings = dict(spatial_dims=3, intensity="mr", ct_window=[-160, 240], orientation="axial", spacing=None,
+                    channels=None, scale="whole")  # fmt: skip
+    source = ROOT / "bundles/medsa"
+    for name, prompted in (("one", False), ("two", True)):
+        network = sam_monai.MedSA(labels=["a"], image_size=32, preprocessing=settings, prompted=prompted)
+        adapter_files.write_adapter(network.state_dict(), tmp_path / "t/model.pt")
+        source = package.package(source, tmp_path / name, tmp_path / "t/model.pt")
+        train, metadata = (json.loads((source / f"configs/{file}.json").read_text()) for file in ("train", "metadata"))
+        shipped = config("medsa", "train")["draws"]
+        assert train["draws"] == (shipped if prompted else 0) and ("click" in metadata["task"]) is prompted

@@ -196,3 +196,21 @@ def test_a_planned_step_begins_with_an_image_where_no_embeddings_are_kept(data, 
         start("ptsam", "train", dataset_dir=str(data), image_size=32, **where).parser.get_parsed_content("plan")
     assert main(["plan", str(data), "--bundle", "ptsam", "--image_size", "32", "--embedding_cache", "False"]) == 0
     assert kept == [True, False, False]
+
+
+def test_the_demonstration_is_planned_for_four_minutes(timed):
+    assert start("ssam", "train", image_size=32).parser.get_parsed_content("plan")["minutes"] == 4
+
+
+@pytest.mark.parametrize(
+    "name", ["cases.csv", "report.html", "plan.json", "training_cases.txt", "evaluation.json", "validation/c.png"]
+)
+def test_a_file_of_somebody_else_is_named_before_a_training(data, tmp_path, name, timed):
+    file = tmp_path / "o" / name
+    file.parent.mkdir(parents=True)
+    file.write_text("mine")
+    workflow = start("ptsam", "train", dataset_dir=str(data), ckpt_dir=f"{tmp_path}/m", output_dir=f"{tmp_path}/o",
+                     image_size=32, steps=1)  # fmt: skip
+    with pytest.raises((InputError, RuntimeError)) as error:
+        workflow.initialize()
+    assert f"{name}: is there already" in str(told(error.value)) and file.read_text() == "mine"

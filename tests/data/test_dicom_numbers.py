@@ -38,9 +38,10 @@ def xray(path: Path, pixels: np.ndarray, **tags) -> Path:
     return path
 
 
-def test_hounsfield_units_are_the_same_however_they_are_shown(tmp_path):
-    write_series(tmp_path / "plain", RAMP, AFFINE)
-    write_series(tmp_path / "inverted", RAMP, AFFINE, PhotometricInterpretation="MONOCHROME1")
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_units_are_the_same_however_they_are_shown(tmp_path, modality):
+    write_series(tmp_path / "plain", RAMP, AFFINE, Modality=modality)
+    write_series(tmp_path / "inverted", RAMP, AFFINE, Modality=modality, PhotometricInterpretation="MONOCHROME1")
     assert np.array_equal(load_image(tmp_path / "plain"), load_image(tmp_path / "inverted"))
     assert np.array_equal(load_image(tmp_path / "plain")[0], RAMP)
 

@@ -102,3 +102,15 @@ def test_channels_that_are_not_taken_say_nothing_of_an_adapter():
     case = {"image": "a_0000.nii.gz", "channel_files": ["a_0000.nii.gz", "a_0001.nii.gz"]}
     assert modality_of([case], ("CT", "MR"), [1], ("CT", "T2")) == ["MR"]
     assert modality_of([case], ("CT", "MR"), None, ("CT", "T2")) == ["CT", "MR"]
+
+
+def test_a_folder_that_does_not_say_it_holds_ct_is_taken_for_ct_where_it_shows(tmp_path, caplog):
+    array = NOISE + np.where(np.arange(16)[:, None, None] < 6, -1000, 50)
+    for name in "abcdef":
+        for part, values in (("images", array), ("labels", array > 0)):
+            (tmp_path / part).mkdir(exist_ok=True)
+            volume(tmp_path / part / f"{name}.nii.gz", values.astype(np.int16))
+    assert read_dataset(tmp_path).intensity == "ct"
+    assert "values are like a CT's, with air at -1000" in read_dataset(tmp_path).guessed
+    volume(tmp_path / "images/a.nii.gz", NOISE.astype(np.int16))
+    assert read_dataset(tmp_path).intensity == "mr"

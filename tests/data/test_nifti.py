@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -152,3 +153,19 @@ def test_two_sizes_of_a_voxel_are_named(tmp_path, caplog):
         nib.save(image, tmp_path / f"{name}.nii")
         LoadCased("image")({"image": tmp_path / f"{name}.nii"})
     assert caplog.text.count("its pixdim of 1 x 1 x 3") == 1 and "usual" not in caplog.text
+
+
+def test_a_file_that_is_far_shorter_than_its_header_says_takes_no_memory(tmp_path):
+    """nibabel would first make room for all of it."""
+    image = nib.Nifti1Image(np.arange(512, dtype=np.int16).reshape(8, 8, 8), np.eye(4))
+    data = bytearray(image.to_bytes())
+    data[40:48] = np.array([3, 1200, 1200, 1200], np.int16).tobytes()
+    (tmp_path / "a.nii").write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(
+        InputError, match=r"a\.nii: cannot be read \(it holds 1024 bytes of values, and its header says"
+    ):
+        load_image(tmp_path / "a.nii")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**25

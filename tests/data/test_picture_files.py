@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import itertools
 import struct
+import subprocess
+import tracemalloc
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +162,30 @@ def test_a_damaged_byte_of_a_mask_is_noticed_wherever_it_lies(tmp_path, name, op
         else:  # a byte that says nothing of the pixels
             assert after.shape == before.shape and torch.equal(after, before), place
     assert noticed > 10
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+def test_a_program_with_a_pictures_name_is_refused_and_not_run(tmp_path, suffix, monkeypatch):
+    """Pillow goes by the content, and has Ghostscript draw what is PostScript."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    head = "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n"
+    (tmp_path / f"a{suffix}").write_text(head + "{} loop\n")
+    for load in (load_image, load_label):
+        with pytest.raises(InputError, match="cannot be read"):
+            load(tmp_path / f"a{suffix}")
+
+
+def test_pixels_that_unpack_to_far_more_than_the_picture_take_no_memory(tmp_path):
+    data = zlib.compress(bytes(2**27), 9)  # of 64 x 64 pixels
+    tags = [(256, 3, 64), (257, 3, 64), (258, 3, 8), (259, 3, 8), (262, 3, 1), (273, 4, 8), (277, 3, 1), (278, 3, 64),
+            (279, 4, len(data))]  # fmt: skip
+    pad = len(data) % 2
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    header = b"II*\0" + struct.pack("<I", 8 + len(data) + pad)
+    (tmp_path / "b.tif").write_bytes(header + data + bytes(pad) + struct.pack("<H", len(tags)) + entries + bytes(4))
+    tracemalloc.start()
+    with suppress(InputError):  # a picture of one value
+        load_image(tmp_path / "b.tif")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**25

@@ -136,4 +136,18 @@ def test_volumes_of_other_axes_are_mirrored_at_once_each_along_its_own(monkeypat
         return torch.equal(out["image"].as_tensor(), volume.as_tensor().flip(1 + sides_axis(volume)))
 
     with ThreadPoolExecutor(2) as pool:
-        assert all(all(pool.map(is_right, ("LPS", "IPL"))) for _ in range(5))
+        assert all(all(pool.map(is_right, ("LPS", "PLS"))) for _ in range(5))
+
+
+@pytest.mark.parametrize("codes, swapped", [("IPL", False), ("PLS", True), ("LPS", True)])
+def test_slices_that_follow_each_other_from_side_to_side_are_not_shown_as_those_of_the_other_side(codes, swapped):
+    volume = Orientation(codes, labels=None)(MetaTensor(torch.rand(1, 4, 4, 6), torch.eye(4)))
+    label = MetaTensor(torch.ones(tuple(volume.shape)), meta=dict(volume.meta))
+    (step,) = mirrored_with_sides([samples.RandMirrord(("image", "label"), prob=1.0)], ["left k", "right k"])
+    out = step({"image": volume, "label": label})
+    assert out["label"].unique().tolist() == [2.0 if swapped else 1.0]
+    assert torch.equal(out["image"].as_tensor(), volume.as_tensor()) is not swapped
+
+
+def test_letters_before_a_number_are_sides_where_there_are_both():
+    assert has_sides(["MC_L_2", "MC_R_2"]) and not has_sides(["vertebra L 1", "vertebra L 2", "vertebra S 1"])

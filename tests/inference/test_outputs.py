@@ -159,3 +159,14 @@ def test_of_a_list_that_is_known_the_new_lines_alone_are_read(tmp_path, monkeypa
     shutil.rmtree(tmp_path / "written")  # lists that are gone say nothing
     with pytest.raises(InputError, match="was not written by this package"):
         outputs.write("three", tmp_path / "8.txt", "/in/8.png")
+
+
+@pytest.mark.parametrize("link", ["written", "written/0.jsonl"])
+def test_a_list_that_is_a_link_adds_to_no_file_elsewhere(tmp_path, link):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/0.jsonl").write_text("mine")
+    (tmp_path / "o" / link).parent.mkdir(parents=True)
+    (tmp_path / "o" / link).symlink_to(tmp_path / "elsewhere" / ("" if link == "written" else "0.jsonl"))
+    with pytest.raises(InputError):
+        Outputs(tmp_path / "o").write("x", tmp_path / "o/a.txt", "/d/a.png")
+    assert (tmp_path / "elsewhere/0.jsonl").read_text() == "mine" and len(list((tmp_path / "elsewhere").iterdir())) == 1

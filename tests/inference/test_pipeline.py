@@ -256,3 +256,33 @@ def test_slices_that_see_others_than_in_training_are_told_of(tmp_path, caplog):
         loader(engine)  # pyright: ignore[reportArgumentType]
         assert ("was trained with slices_per_batch 8, and here it is 4" in caplog.text) == told
         assert by_depth(network) == ({"slices_per_batch": 4} if dims == 3 else {})
+
+
+@pytest.mark.parametrize("overlap, number", [(0.25, 25), (0.0, 16)])
+def test_patches_have_the_encoders_size_and_overlap_by_the_key(overlap, number):
+    seen = []
+
+    def answer(x):
+        seen.extend([tuple(x.shape[2:])] * len(x))
+        return torch.cat([x, x], 1)
+
+    x = torch.rand(1, 1, 128, 128)
+    found = pipeline.inferer("patch", 32, 2, overlap)(x, answer)
+    assert seen == [(32, 32)] * number
+    torch.testing.assert_close(found[:, :1], x, atol=1e-5, rtol=1e-4)
+
+
+def test_a_patch_of_a_volume_has_all_slices_which_see_each_other():
+    seen = []
+
+    class Answers(torch.nn.Module):
+        depth_attention, labels = True, ("a",)
+
+        def forward(self, x):
+            seen.append(tuple(x.shape[2:]))
+            return torch.cat([x, x], 1)
+
+    x = torch.rand(1, 1, 64, 64, 24)
+    found = pipeline.inferer("patch", 64, 3, 0.25)(x, Answers())
+    assert seen == [(64, 64, 24)]
+    torch.testing.assert_close(found[:, :1], x, atol=1e-5, rtol=1e-4)

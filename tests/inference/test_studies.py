@@ -11,6 +11,7 @@ import sys
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from bad_itk_files import mha, nrrd
 from bundle_runner import ROOT, SMALL, run, volumes
@@ -218,6 +219,18 @@ def test_volumes_in_subfolders_keep_the_tree_and_results_in_it_are_never_segment
         run("ptsam", "inference", **settings(trained, top, tmp_path / "out"))
 
 
+def test_a_series_that_no_dicom_seg_can_be_made_for_is_told_at_the_end(trained, studies, tmp_path):
+    for file in (studies / "a/series").iterdir():
+        dataset = pydicom.dcmread(file)
+        dataset.StudyInstanceUID = ""
+        dataset.save_as(file)
+    where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/a"}
+    with pytest.raises(InputError, match="(?s)1 of 1 studies.*has no StudyInstanceUID.*kept as NIfTI"):
+        run("ptsam", "inference", **where, mask_format="dicom_seg")
+    assert (tmp_path / "o/series_seg.nii.gz").is_file()
+    assert "StudyInstanceUID" in (tmp_path / "o/report.html").read_text()
+
+
 def test_millilitres_are_those_of_the_mask(trained, studies, tmp_path):
     bright = "$lambda case: {**case, 'pred': (case['image'] > 0.6).long() + (case['image'] > 0.8).long()}"
     where = settings(trained, studies, tmp_path / "o") | {"dataset_dir": f"{studies}/c.nii.gz"}
@@ -293,6 +306,8 @@ def test_processes_of_torchrun_end_together_and_the_exit_status_tells_of_a_failu
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode and "error: 1 of 4 studies" in done.stderr
+    made = re.findall(r"mask: \S*/(\w+)_seg", done.stdout + done.stderr)
+    assert sorted(made) == ["b_series", "c", "series"]  # none of them twice
     assert set(records(out)) == {"series", "b_series", "c", "broken"}
     assert "3 studies segmented, 1 not" in (out / "report.html").read_text()
 

@@ -43,9 +43,9 @@ def test_one_mixture_is_the_mean_in_float32_whatever_the_autocast():
 @METHODS
 def test_it_is_trained_with_the_adapter_and_travels_with_it(method):
     network = build(method).train()
-    groups = network.parameter_groups(0.01, 0.01, 0.1)
+    groups = network.parameter_groups(0.01, 0.3, 0.1)  # the mixture is part of the image's way, and no prompt
     (own,) = [g for g in groups if any(p is network.mixture.weight for p in g["params"])]
-    assert own["weight_decay"] == 0
+    assert own["weight_decay"] == 0 and own["lr"] == 0.01
     before, x = network.mixture.weight.clone(), image(2, 4, 32, 32)
     optimizer = torch.optim.AdamW(groups)
     network(x)[:, 1:].square().mean().backward()

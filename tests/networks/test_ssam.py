@@ -15,7 +15,7 @@ from sam_monai import SSAM, InputError
 from sam_monai.__main__ import main
 from sam_monai.adaptations import ssam_singular_values as svd
 from sam_monai.backbones.backbone import build_backbone, random_backbone
-from sam_monai.backbones.weights import KNOWN_WEIGHTS
+from sam_monai.backbones.weights import KNOWN_WEIGHTS, SAM_MEAN
 from sam_monai.networks import adapter_files
 
 
@@ -228,6 +228,33 @@ def test_decompositions_are_made_once_for_a_base_and_anew_where_the_file_is_dama
     assert len(made) == 3 * len(first) and len(list(tmp_path.rglob("*.*"))) == 1
     monkeypatch.setenv("SAM_MONAI_CACHE", "/dev/null/none")
     assert len(layers("abc")) == len(first)
+
+
+def test_decompositions_of_other_weights_under_the_hash_of_a_base_are_not_taken(tmp_path, monkeypatch):
+    """As of a base whose weights a program has changed."""
+    monkeypatch.setenv("SAM_MONAI_CACHE", str(tmp_path))
+    for change in (0.1, 0.0):
+        torch.manual_seed(0)
+        encoder = tiny_backbone().image_encoder
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter.add_(change * torch.randn_like(parameter))
+        svd.tune_image_encoder(encoder, "abc")
+        for _, layer in svd.tuned_layers(encoder):
+            made = (layer.svd_u * layer.svd_s) @ layer.svd_vh
+            torch.testing.assert_close(made, layer.weight.flatten(1), rtol=1e-3, atol=1e-4)
+
+
+def test_a_merged_sam_says_where_its_images_are_prepared_otherwise(tmp_path, monkeypatch, capsys):
+    network = SSAM(tiny_backbone(), labels=LABELS)
+    monkeypatch.setattr(adapter_files, "load_network", lambda *_: network)
+    (tmp_path / "a.pt").touch()
+    assert main(["merge", str(tmp_path / "a.pt"), str(tmp_path / "sam.safetensors")]) == 1
+    assert "segment-anything reads .pth" in capsys.readouterr().err
+    assert main(["merge", str(tmp_path / "a.pt"), str(tmp_path / "sam.pth")]) == 0
+    assert ("SamPredictor gives wrong masks" in capsys.readouterr().out) == (
+        network.backbone.weights.pixel_mean != SAM_MEAN or network.backbone.weights.resize != "pad"
+    )
 
 
 def test_a_merge_that_is_killed_between_its_two_files_can_be_run_again(tmp_path, monkeypatch):

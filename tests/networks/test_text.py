@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from sam_monai import SSAM
 from sam_monai.backbones.checkpoint_files import read_state
 from sam_monai.backbones.weights import locate
 from sam_monai.errors import InputError
@@ -134,3 +135,18 @@ def test_clip_gives_the_numbers_of_open_clip(tmp_path: Path):
     save_file(state, tmp_path / "clip.safetensors")
     with pytest.raises(InputError, match="1 missing: ln_final.bias"):
         encode_labels(NAMES, "clip", tmp_path / "clip.safetensors")
+
+
+def test_a_text_encoder_of_other_bytes_is_refused(minilm: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(TEXT_WEIGHTS, "minilm", replace(TEXT_WEIGHTS["minilm"], sha256="0" * 64))
+    with pytest.raises(InputError, match="is not the known file"):
+        encode_labels(NAMES)
+
+
+@pytest.mark.parametrize("names", [["左肾", "右肾"], ["spleen", "GM", "gm"]])
+def test_names_that_the_text_encoder_does_not_tell_apart_are_refused(minilm: Path, names: list[str]):
+    """Their labels would be answered alike, whatever is learnt."""
+    said = f"does not tell the labels {names[-2]} and {names[-1]} apart: give them English names"
+    with pytest.raises(InputError, match=said):
+        SSAM("lite_medsam", labels=names, image_size=64)
+    SSAM("lite_medsam", labels=names[:1], image_size=64)

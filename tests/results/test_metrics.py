@@ -269,3 +269,12 @@ def test_a_surface_of_any_size_has_its_percentile():
     assert metrics.percentile_95(values[:1000]) == pytest.approx(
         float(np.quantile(values[:1000].numpy(), 0.95)), abs=1e-6
     )
+
+
+def test_a_table_of_somebody_else_is_not_replaced(tmp_path):
+    (tmp_path / "cases.csv").write_text("mine")
+    table = CaseTable(("a", "b"), tmp_path)
+    table.collect(Engine((ball((10.0, 10, 10)),) * 2))
+    with pytest.raises(InputError, match=r"cases\.csv: is there already and was not written by this package"):
+        table.finish()
+    assert (tmp_path / "cases.csv").read_text() == "mine"

@@ -191,3 +191,14 @@ def test_a_page_of_studies_names_the_adapter_and_the_images_that_it_was_trained_
     page = words(studies_report(records, {}, {}, {"data": "scans", "Adapter": adapter}, tmp_path / "report.html"))
     assert "By the adapter S-SAM; liver; validation Dice 0.812" in page and "trained on 1 of these images" in page
     assert page.startswith(" Segmentation of scans") and "a.nii.gz" in page and "somebody" not in page
+
+
+def test_a_page_of_studies_that_failed_holds_no_folder_of_this_machine_either(tmp_path):
+    top = "/data/patients/Mueller_Hans/ct"
+    said = f"not segmented, its series lies in several folders: {top}/DIR0 (4 files), {top}/DIR1 (4 files)"
+    records = [{"image": f"{top}/DIR0", "error": said},
+               {"image": f"{top}/a.nii.gz", "error": f"{tmp_path}/a_seg.nii.gz: is there already"}]  # fmt: skip
+    for some in (records[:1], records):
+        page = words(studies_report(some, {}, {}, {}, tmp_path / "report.html"))
+        assert "Mueller" not in page and "DIR1 (4 files)" in page
+    assert "a_seg.nii.gz: is there already" in page and str(tmp_path) not in page

@@ -238,3 +238,16 @@ def test_a_quick_training_touches_no_adapter_and_says_that_it_means_nothing(data
     training = read_training(tmp_path / "models/quick/model.pt")
     assert training is not None and training["quick"] is True
     assert torch.load(tmp_path / "models/quick/model_resume.pt", weights_only=True)["epoch"] == 2
+
+
+def test_an_evaluation_says_that_it_leaves_out_what_a_test_set_lists_for_training(data, tmp_path, caplog):
+    """As the file that the command dataset writes does, with every fifth case for validation."""
+    other = tmp_path / "trained_on"
+    adapter = adapter_of(read_dataset(volumes(other)), tmp_path / "model.pt")
+    items = [{"image": f"images/{i}.nii.gz", "label": "labels/a.nii.gz"} for i in range(10)]
+    write_json(data, training=items[2:], validation=items[:2], test=[])
+    assert len(evaluation_cases(data, adapter).validation) == 2
+    assert "evaluated: the 2 cases that the dataset lists for validation" in caplog.text
+    caplog.clear()
+    evaluation_cases(other, adapter)
+    assert "lists for validation" not in caplog.text

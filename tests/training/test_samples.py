@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import volumes
+from monai.data import MetaTensor
 from monai.transforms import Compose, RandAffined
 
+from sam_monai import InputError
+from sam_monai.data.unlabelled import UNLABELLED
 from sam_monai.training.samples import CropAroundLabelsd, training_samples, wobbling
 
 SETTINGS = {"spatial_dims": 3, "intensity": "mr", "ct_window": [-160, 240], "orientation": "axial", "spacing": None,
@@ -88,3 +91,9 @@ def test_a_sample_knows_the_name_of_its_case(tmp_path):
     samples = training_samples(["bright", "dark"], SETTINGS, network(), slices=2, samples=3)(case)
     assert [sample["case"] for sample in samples] == ["a.nii.gz"] * 3
     assert samples[0]["image"].shape == (1, 32, 32, 2)
+
+
+def test_a_case_of_which_no_annotated_slice_is_left_is_named():
+    label = MetaTensor(torch.full((1, 8, 8, 4), float(UNLABELLED)), meta={"filename_or_obj": "a.nii.gz"})
+    with pytest.raises(InputError, match=r"a\.nii\.gz: none of its annotated slices is left at the key spacing"):
+        CropAroundLabelsd(("label",), "label", (4, 4, 2))({"label": label})

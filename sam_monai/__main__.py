@@ -16,7 +16,7 @@ from typing import Any
 
 from .bundle import commands
 from .bundle.front import FRONTS, start
-from .errors import InputError, told
+from .errors import InputError, tell_any_name, told
 
 DESCRIPTION = "Adapting SAM to medical images."
 ADAPTER = {"metavar": "ADAPTER", "help": "its file, a bundle's folder, or ssam: the one last trained"}
@@ -115,6 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0, or 1 after printing what was wrong with the input as the last line of stderr. Without one,
     list them all."""
     words = list(sys.argv[1:] if argv is None else argv)
+    tell_any_name()
     try:
         if words[:1] == ["help"] and len(words) > 1:
             words = [*words[1:], "--help"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import shutil
 import sys
@@ -64,6 +65,13 @@ def say_once(message: str) -> None:
 def printable(text: str) -> str:
     """A text of somebody else's, such as a name in a header, of which nothing acts upon a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def tell_any_name() -> None:
+    """Let the program print what its terminal cannot show: names that are no UTF-8, or of another alphabet."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def shown(names: Sequence[object], most: int = 12) -> str:

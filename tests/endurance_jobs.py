@@ -153,7 +153,9 @@ def packaging(folder: Path) -> None:
         package(ROOT / "bundles/ptsam", output, folder / "models/model.pt")
 
     def check() -> None:
-        if output.exists() and (output / "configs").exists():
+        if output.exists() and any(output.iterdir()):  # whole, or not there
+            assert {path.name for path in output.iterdir()} >= {"LICENSE", "configs", "docs", "models"}
+            assert (output / "models/model.pt").is_file() and (output / "models/model.safetensors").is_file()
             readable(output / "models")
 
     kill(work, 6, 0.15, check)

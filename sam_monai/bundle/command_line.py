@@ -23,7 +23,7 @@ from monai.bundle import ConfigParser, run
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from tqdm import tqdm
 
-from ..errors import causes, told
+from ..errors import causes, tell_any_name, told
 from ..memory import keep_freed_memory
 from . import configuration, keys
 from .front import refuse_misplaced
@@ -45,6 +45,7 @@ def begin() -> None:
     parser, given = configuration.running(), {}
     if is_monai_bundle():
         sys.excepthook = print_cause
+        tell_any_name()
         given, others = arguments(sys.argv[1:])
         if "help" in given and parser is not None:
             print(in_words({name: parser[name] for name in keys.KEYS if name in parser}))

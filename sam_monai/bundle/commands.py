@@ -30,7 +30,7 @@ def refuse_missing(path: str, what: str) -> None:
 
 def adapter_at(path: str) -> str:
     """The file of an adapter, as of :func:`in_folder`, which must be there."""
-    path = in_folder(path)
+    path = in_folder(from_home(path))
     if not os.path.isfile(path):
         remedy = "train one by `sam-monai train FOLDER`, or give the path of its file"
         raise InputError(f"there is no trained adapter at {path}: {remedy}")
@@ -109,7 +109,8 @@ def package(args: argparse.Namespace) -> None:
     kept = is_own(bundle) or (bundle / "models" / "model.pt").is_file()
     home = bundle if kept else Path(bundle.name)  # where a training by its name leaves it
     here = Path(bundle.name) / "models" / "model.pt"
-    if args.adapter is None and not is_own(bundle) and home == bundle and here.is_file():
+    elsewhere = here.is_file() and not (kept and here.samefile(bundle / "models" / "model.pt"))
+    if args.adapter is None and not is_own(bundle) and home == bundle and elsewhere:
         raise InputError(
             f"{args.bundle} holds an adapter, and {here} was trained here: name the one that is meant by --adapter "
             f"{shlex.quote(str(here))} or --adapter {shlex.quote(str(bundle / 'models' / 'model.pt'))}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..files import from_home
 from . import keys, shipped
 from .folder import AS_SHIPPED, read_json, refuse_packed
 from .key_list import in_words
@@ -67,7 +68,9 @@ def start(name: str, words: Sequence[str]) -> None:
     refuse_single_dash(words)
     refuse_valueless(words, ["bundle", *OPTIONS, *keys.with_value()])
     given, others = arguments(words)
-    bundle = shipped.find(given.pop("bundle", BUNDLE))
+    given = {key: from_home(value) if key in keys.PATHS else value for key, value in given.items()}
+    others = [from_home(word) for word in others]
+    bundle = shipped.find(from_home(given.pop("bundle", BUNDLE)))
     front = FRONTS[name]
     wanted = front.folder.partition(" (")[0]
     files = [bundle / "configs" / f"{config}.json" for config in front.configs]
@@ -281,7 +284,8 @@ def beside(name: str, bundle: Path, config: Mapping[str, Any], given: Mapping[st
     quick = ["quick"] * (name == "train" and str(given.get("quick")) == "True")
     places = {"output_dir": home.joinpath(FRONTS[name].output, *quick)}
     trained_here = home / "models" / "model.pt"
-    if holds_one and not {"adapter", "ckpt_dir"} & given.keys() and trained_here.is_file():
+    another = trained_here.is_file() and not trained_here.samefile(own)
+    if holds_one and not {"adapter", "ckpt_dir"} & given.keys() and another:
         print(f"the adapter is {own}; for the one that was trained here give --adapter {trained_here}", flush=True)
     if "ckpt_dir" in config and not holds_one:  # which the adapter's place follows
         places["ckpt_dir"] = home / "models"

@@ -88,13 +88,16 @@ def new_folder(output: str | Path) -> Iterator[Path]:
     that is there the place stays, which may be a mount, or where a shell is: it is filled at the end."""
     output = Path(output)
     target = Path(os.path.abspath(output))
-    if target.is_dir() and not any(target.iterdir()):
-        with beside(target / "bundle", "making a bundle") as part:
+    inside = target / "bundle"
+    if target.is_dir() and {path.name for path in target.iterdir()} <= {
+        f".{inside.name}.part"
+    }:  # of one that was killed
+        with beside(inside, "making a bundle") as part:
             if any(entry != part.parent for entry in target.iterdir()):  # another process was quicker
                 raise InputError(f"{output} exists already: give a new or an empty folder")
             yield part
-            for entry in sorted(part.iterdir()):
-                entry.replace(target / entry.name)
+            for entry in sorted(part.iterdir(), key=lambda path: (path.name == "configs", path.name)):
+                entry.replace(target / entry.name)  # without its configurations it is no bundle
         return
     with beside(target, "making a bundle") as part:
         if os.path.lexists(target):

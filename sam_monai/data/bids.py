@@ -66,6 +66,8 @@ def _files(folder: Path) -> tuple[dict[Session, list[Path]], dict[Session, Path]
     images: dict[Session, list[Path]] = defaultdict(list)
     labels: dict[Session, list[Path]] = defaultdict(list)
     for file in sorted(folder.rglob("sub-*.nii*")):
+        if any(map(is_hidden, file.relative_to(folder).parts)):
+            continue
         stem = stem_of(file)
         key = tuple(re.findall(r"(?:^|_)((?:sub|ses)-[^_]+)", stem))
         if stem.endswith(("_dseg", "_mask")):

@@ -75,7 +75,9 @@ def understand(
             logger.warning("%s (it is not read: %s)", error, form.how.partition(":")[0])
         refuse_lists_beside(folder, form, table)
     form = form or _taking(_lists(folder), channel)
-    return form or (read_beside(folder, channel) if beside else None)
+    if form is None and beside and (form := read_beside(folder, channel)) is not None:
+        refuse_lists_beside(folder, form, None)
+    return form
 
 
 def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import InputError, shown
+from .dicom_series import is_dicom
+from .left_out import is_image, warn_of_unread
 from .listed import Case, Listed, entries, listed
 from .names import IMAGE_SUFFIXES, is_hidden, stem_of
 
@@ -28,6 +30,7 @@ def read_beside(folder: Path, channel: int | str | None = None) -> Listed | None
         InputError: a label without an image, several of one image, or cases of other channels than the first.
     """
     files = _files(folder)
+    within = [at for at in sorted(folder.iterdir()) if at.is_dir() and not is_hidden(at.name)]
     if labels := {stem: path for stem, path in files.items() if LABEL.search(stem)}:
         images = {stem: path for stem, path in files.items() if stem not in labels}
         by_name = {name: path for stem, path in images.items() for name in (stem, _without(IMAGE, stem))}
@@ -38,23 +41,30 @@ def read_beside(folder: Path, channel: int | str | None = None) -> Listed | None
         cases += [Case(path, None) for path in images.values() if path not in paired]
         if channel is not None:
             raise InputError(f"{folder}: holds one file of each image, so --channel {channel} chooses nothing")
+        warn_of_unread(folder, within, [])
         first = next(case for case in cases if case.label is not None)
         return listed(folder, f"images beside their labels, as {first.image.name} beside {_name(first)}", cases)
-    return _of_each(folder, channel)
+    return _of_each(folder, within, channel)
 
 
-def _of_each(folder: Path, channel: int | str | None) -> Listed | None:
+def _of_each(folder: Path, within: Sequence[Path], channel: int | str | None) -> Listed | None:
     found: dict[Path, tuple[dict[str, Path], Path]] = {}
     unfit: list[str] = []
-    for at in sorted(folder.iterdir()):
-        files = _files(at) if at.is_dir() and not is_hidden(at.name) else {}
+    for at in within:
+        files = _files(at) or ({} if not any(map(is_image, at.iterdir())) else entries(at))
         labels = {stem: path for stem, path in files.items() if LABEL.search(stem)}
-        if len(labels) == 1 and len(files) > 1:
-            found[at] = {stem: path for stem, path in files.items() if stem not in labels}, *labels.values()
-        elif labels and len(files) > len(labels):
-            unfit.append(f"{at}: one label is needed beside an image, and there is {shown(sorted(files))}")
+        images = {stem: path for stem, path in files.items() if stem not in labels}
+        if is_dicom(at):  # the slices of one image
+            images = {at.name: at}
+        if len(labels) == 1 and images:
+            found[at] = images, *labels.values()
+        elif labels or images:
+            held = shown(sorted(path.name for path in (*labels.values(), *images.values())), 4)
+            unfit.append(f"{at}: one label is needed beside an image, and there is {held}")
     if not found:
         return None
+    if loose := [path.name for path in sorted(folder.iterdir()) if is_image(path)]:
+        unfit.append(f"{folder}: {loose[0]} lies beside the folders of the cases: move it into one, or away")
     if unfit:
         raise InputError(f"{unfit[0]}; list pairs in a CSV with the columns image and label")
     named = {at: _channels(images) for at, (images, _) in found.items()}

@@ -16,7 +16,7 @@ from .channels import FILES, case_of
 from .dataset_json import NotParsed, cases_of, parse
 from .dicom_series import patient_of
 from .made import LISTS, Written, is_output
-from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, stem_of
+from .names import IMAGE_SUFFIXES, OTHER_SUFFIXES, is_hidden, stem_of
 from .regions import ORDER
 
 FOLDS = 5  # of which the last one validates where no split is stated
@@ -243,7 +243,7 @@ def entries(folder: Path | None) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         is_folder = os.path.isdir(path)
         is_image = path.name.lower().endswith((*IMAGE_SUFFIXES, ".dcm"))
-        if path.name.startswith(".") or path.name in lists:
+        if is_hidden(path.name) or path.name in lists:
             continue
         if not (is_folder or is_image):
             others += [] if path.name.lower().endswith(OTHER_SUFFIXES) else [path.name]

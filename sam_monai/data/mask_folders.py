@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from .grids import on_grid_of
-from .names import IMAGE_SUFFIXES, stem_of
+from .names import IMAGE_SUFFIXES, is_hidden, stem_of
 
 
 def is_mask_folder(path: str | Path) -> bool:
@@ -23,7 +23,7 @@ def mask_files(folder: str | Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     known: dict[str, Path] = {}  # whose names' letter case does not matter
     for file in sorted(Path(folder).iterdir()):
-        if file.name.lower().endswith(IMAGE_SUFFIXES) and not file.name.startswith("."):
+        if file.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(file.name) and file.is_file():
             name = label_name(stem_of(file))
             if (other := known.setdefault(name.casefold(), file)) != file:
                 raise InputError(f"{file}: {other.name} is a mask of {name!r} too; keep one of them")

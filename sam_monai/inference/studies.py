@@ -26,7 +26,7 @@ from ..data.instances import KEY as INSTANCES
 from ..data.made import Written, is_output
 from ..data.names import MARK
 from ..distributed import gathered
-from ..errors import InputError, counted, several, told
+from ..errors import InputError, counted, printable, several, told
 from ..files import check_writable
 from ..locks import locked
 from ..networks.adapter_files import in_short, load_adapter, read_training
@@ -256,7 +256,7 @@ class Studies:
         except InputError as error:  # a full disk, perhaps for this moment only
             record["error"] = "; ".join(filter(None, [record["error"], f"its record is missing: {error}"]))
         if record["error"] and len(self.cases) > 1:  # of a single study the end of the run tells it
-            tqdm.write(named(record))
+            tqdm.write(printable(named(record)))
         return record
 
     def remove_older(self, image: str) -> None:

@@ -66,8 +66,12 @@ class AsServerWrites(Transform):
             return data
         mask = torch.as_tensor(pred)[0].T[None, ..., None]
         mask = mask.to(torch.uint8 if int(mask.max()) < 2**8 else torch.uint16)
-        shown = MetaTensor(image.as_tensor(), meta={**image.meta, "spatial_shape": mask.shape[1:]})
-        return {**data, "image": shown, "pred": MetaTensor(mask, affine=torch.diag(torch.tensor([-1.0, -1, 1, 1])))}
+        place = torch.diag(torch.tensor([-1.0, -1, 1, 1]))
+        meta = {**image.meta, "spatial_shape": mask.shape[1:], "original_affine": place}
+        kept = str(data["image_path"]).lower().endswith((".png", ".tif", ".tiff"))  # by formats that change no number
+        kind = {} if kept or data.get("result_extension") else {"result_extension": ".png"}
+        shown = MetaTensor(image.as_tensor(), meta=meta)
+        return {**data, **kind, "image": shown, "pred": MetaTensor(mask, affine=place)}
 
 
 def clicks_of_request(image: Tensor, labels: Sequence[str] = ()) -> dict[str, Any]:

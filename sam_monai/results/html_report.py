@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 import os
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -208,7 +209,8 @@ def studies_report(
         if record["error"]:
             error = record["error"].replace(image, names[image])
             for folder in folders:
-                error = error.replace(folder.rstrip(os.sep) + os.sep, "")
+                if folder != os.path.dirname(folder):  # the root is part of every path
+                    error = re.sub(rf"(?<![\w.\\/-]){re.escape(folder + os.sep)}", "", error)
             content = f'<p class="error">{html.escape(error)}</p>'
         else:
             own = [[row.get(key) for key in heads] for row in of_study[image]]

@@ -108,8 +108,8 @@ def evaluation_cases(
             case[KEY] = last + 1
     trained, left_out, shown = known_cases(adapter)
     if not dataset.reserved and fold is None:
-        probes = [case["image"] for case in dataset.training[:PROBES] if Path(case["image"]).exists()]
-        if trained and probes and not trained & set(map(content, probes)):
+        others = [case["image"] for case in dataset.training if Path(case["image"]).exists()]
+        if trained and others and trained.isdisjoint(map(content, others)):
             logger.warning(
                 "evaluated: the %s that the dataset lists for validation. The adapter was not trained on its training "
                 "cases: to evaluate them too, list all cases as `validation` in dataset.json",

@@ -14,7 +14,7 @@ from .patches import PATCH_HOLDS, PATCH_THIN, chosen_scale, patch_size, resample
 from .room import FEW, FULL, VALIDATIONS, Room
 from .sizes import FINER, SMALL_BATCH, SQUARE, STEPS, affordable_size, next_size, wanted_size
 
-MANY = {4: 200, 2: 300}  # steps of so many cases: with fewer, more and smaller ones taught more, in the same time
+MANY = {4: 200, 3: 200, 2: 300}  # steps of so many cases: with fewer, more and smaller ones taught more
 LONGER_MINUTES = (15, 20, 30, 45, 60, 90, 120, 180, 240)  # that a plan names where a larger image needs more
 
 
@@ -77,7 +77,7 @@ def chosen_batch(room: Room, size: int, scale: str) -> tuple[int, str]:
         if steps >= MANY[room.batch]:
             break
         few.append(f"{steps} step{'s' * (steps != 1)} of {room.batch}")
-        room = replace(room, batch=room.batch // 2, timed=room.timed or room.batch)
+        room = replace(room, batch=(room.batch + 1) // 2, timed=room.timed or room.batch)
     why = "cases in a step" if room.batch > 1 else "one case in a step"
     return room.batch, f"{why}; only {', or '.join(few)} would fit" if few else why
 

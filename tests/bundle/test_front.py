@@ -76,6 +76,21 @@ def test_without_an_adapter_nothing_is_begun(words, monkeypatch, tmp_path, capsy
     assert main(["segment", ".", "--adapter", "b"]) == 0
 
 
+def test_paths_from_home_are_known_to_the_command_itself(ran, monkeypatch, tmp_path):
+    """A shell leaves ``~/`` as it is behind ``--key=``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    bundle = copied(tmp_path / "b")
+    (bundle / "models").mkdir()
+    (bundle / "models/model.pt").touch()
+    monkeypatch.undo()
+    monkeypatch.setattr(front, "run", ran.extend)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["segment", "~/b/docs", "--bundle=~/b", "--adapter=~/b", "--output_dir=~/o"]) == 0
+    assert ran[ran.index("--adapter") + 1] == f"{tmp_path}/b/models/model.pt"
+    assert ran[ran.index("--output_dir") + 1] == f"{tmp_path}/o"
+    assert ran[ran.index("--dataset_dir") + 1] == f"{tmp_path}/b/docs"
+
+
 def test_what_is_no_command_is_told_what_was_meant(capsys):
     assert main(["trian"]) == 1 and "did you mean train?" in capsys.readouterr().err
     assert main(["qqq"]) == 1 and "lists all of them" in capsys.readouterr().err

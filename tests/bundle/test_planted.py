@@ -166,6 +166,8 @@ def test_no_field_of_a_header_runs(trained, here):
             answers("show", str(source.with_suffix(".safetensors")))
             answers("package", str(ROOT / "bundles/ptsam"), "mine", "--adapter", str(source))
             shutil.rmtree("mine", ignore_errors=True)
+    write(source, clean, training)
+    assert answers("package", str(ROOT / "bundles/ptsam"), "mine", "--adapter", str(source))
 
 
 def test_no_field_of_metadata_reaches_a_configuration(here):

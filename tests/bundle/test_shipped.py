@@ -152,6 +152,12 @@ def test_an_empty_folder_that_is_there_is_filled_and_stays_the_same_folder(tmp_p
     assert (tmp_path / "mine").stat().st_ino == inode and files(Path(".")) == in_git("ssam")
 
 
+def test_what_a_killed_process_left_in_an_empty_folder_is_no_content(tmp_path):
+    (tmp_path / "mine/.bundle.part/part").mkdir(parents=True)
+    assert main(["new", "ssam", str(tmp_path / "mine")]) == 0
+    assert files(tmp_path / "mine") == in_git("ssam") and not (tmp_path / "mine/.bundle.part").exists()
+
+
 def test_files_that_a_system_leaves_beside_others_are_not_part_of_a_bundle(tmp_path):
     kept = shipped.new("ssam", tmp_path / "kept")
     (kept / "configs/._train.json").write_bytes(b"\0\5\x16\7\0\xb0\xe2")

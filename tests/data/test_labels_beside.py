@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
-from folder_maker import image, label, refused_in_one_line
+from dicom_maker import write_series
+from folder_maker import SHAPE, image, label, refused_in_one_line
+from image_files import volume
 
 from sam_monai.data import LoadCased, examine, images_to_segment, read_dataset
 from sam_monai.data.channels import FILES
@@ -72,13 +75,48 @@ def many(top: Path) -> None:
     label(pairs(top, FORMS[4]) / "p3/mask.nii.gz")
 
 
+def unlabelled(top: Path) -> None:
+    image(pairs(top, FORMS[4]) / "q/ct.nii.gz")
+
+
+def no_image(top: Path) -> None:
+    label(pairs(top, FORMS[4]) / "q/segmentation.nii.gz")
+
+
+def loose(top: Path) -> None:
+    image(pairs(top, FORMS[4]) / "x.nii.gz")
+
+
+def split(top: Path) -> None:
+    (pairs(top, FORMS[0]) / "test.txt").write_text("p1\n")
+
+
+def test_slices_of_dicom_beside_a_label_are_one_image(tmp_path):
+    for i in range(5):
+        array = np.random.default_rng(i).integers(0, 99, (*SHAPE[:2], 4 + i)).astype(np.int16)
+        write_series(tmp_path / f"p{i}", array, np.eye(4))
+        volume(tmp_path / f"p{i}/label.nii.gz", (array > 50).astype(np.uint8))
+    dataset = read_dataset(tmp_path)
+    assert dataset.channels == () and [Path(case["image"]).name for case in dataset.training] == [
+        "p0",
+        "p1",
+        "p2",
+        "p3",
+    ]
+    assert LoadCased("image")(dataset.training[0])["image"].shape == (1, *SHAPE[:2], 4)
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
         (new, r"new\.nii\.gz: has no label"),
         (lone, r"q_seg\.nii\.gz: no image beside it has this name"),
         (twice, r"p3_(seg|mask)\.nii\.gz: p3_(seg|mask)\.nii\.gz is a label of p3\.nii\.gz too"),
-        (many, r"p3: one label is needed beside an image, and there is ct, mask, segmentation"),
+        (many, r"p3: one label is needed beside an image, and there is ct\.nii\.gz, mask\.nii\.gz, segmentation"),
+        (unlabelled, r"q: one label is needed beside an image, and there is ct\.nii\.gz"),
+        (no_image, r"q: one label is needed beside an image, and there is segmentation\.nii\.gz"),
+        (loose, r"x\.nii\.gz lies beside the folders of the cases"),
+        (split, r"test\.txt beside them is not read, which states a split"),
     ],
 )
 def test_what_is_no_pair_is_refused_in_one_line(tmp_path, make, said):

@@ -57,6 +57,8 @@ def test_objects_of_a_shrunk_picture_lie_on_the_files_grid(tmp_path):
     logits = 8.0 * torch.nn.functional.one_hot(classes, 3).movedim(-1, 0) - 4
     found = pipeline.postprocessing(preparation, instances=True)({"image": case["image"], "pred": logits})["pred"]
     assert found.shape == (1, 200, 200) and int(found.max()) == len(np.unique(squares())) - 1
+    there = np.kron(squares() > 0, np.ones((2, 2), bool))
+    assert ((found[0].numpy() > 0) == there).mean() > 0.95
     one = pipeline.postprocessing(preparation, instances=True)(
         {"image": case["image"], "pred": torch.as_tensor(squares())[None].to(torch.int16)}
     )["pred"]

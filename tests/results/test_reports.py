@@ -106,16 +106,17 @@ def test_the_report_says_what_was_computed_with_and_how_sizes_agree(tmp_path, ad
     run = {
         "dataset_dir": "/somewhere/private/my_scans",
         "device": "cpu",
-        "begun": time.monotonic() - 75,
+        "begun": time.monotonic() - 90,
         "notes": notes,
     }
     page = write_report(tmp_path / "out", adapter.parent, settings, adapter=adapter, run=run)
     said, volume = words(page), 5 * 5 * 4 * 3 / 1000
     for text in ("lite_medsam", "image_size 64", "epochs 40", "epoch 30", "seed 11", "learning_rate 0.0075",
-                 "training cases 7", "Evaluation on my_scans", "device cpu", "0:01:1", "surface Dice at 2 mm",
+                 "training cases 7", "Evaluation on my_scans", "device cpu", "surface Dice at 2 mm",
                  "HD95, mm", "1 was missed", "mean of reference and prediction, ml", "4 of 4",
                  "only a rim, as in my_scans/labelsTr/a.png"):  # fmt: skip
         assert text in said, text
+    assert re.search(r"0:01:[3-5]\d", said)
     assert "private" not in said and "inf" not in said.replace("information", "")
     assert [row["reference_ml"] for row in table.rows] == [pytest.approx(volume)] * 4
     assert page.read_text().count("<svg") == 3 and page.read_text().count("data:image/png") == 2
@@ -202,3 +203,6 @@ def test_a_page_of_studies_that_failed_holds_no_folder_of_this_machine_either(tm
         page = words(studies_report(some, {}, {}, {}, tmp_path / "report.html"))
         assert "Mueller" not in page and "DIR1 (4 files)" in page
     assert "a_seg.nii.gz: is there already" in page and str(tmp_path) not in page
+    images = [f"/data/p{i}/ct.nii.gz" for i in (1, 2)]  # as in a container
+    records = [{"image": image, "error": f"{image}: see /mnt/a/b"} for image in images]
+    assert "p1/ct.nii.gz: see /mnt/a/b" in words(studies_report(records, {}, {}, {}, tmp_path / "report.html"))

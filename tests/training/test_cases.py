@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from bundle_runner import SMALL, run, volumes, write_json
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_training import Tiny
 
 from sam_monai import InputError
@@ -180,6 +182,12 @@ def test_other_data_and_adapters_that_do_not_say_are_evaluated_as_they_are_and_t
 def test_hashes_that_are_none_are_refused(data, tmp_path, key, hashes):
     with pytest.raises(InputError, match=key):  # where they are written already
         write_adapter(Tiny().state_dict(), tmp_path / "model.pt", SUMMARY | {key: hashes})
+    write_adapter(Tiny().state_dict(), tmp_path / "model.pt", SUMMARY)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        words, state = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+    words["training"] = json.dumps(json.loads(words["training"]) | {key: hashes})
+    save_file(state, tmp_path / "model.safetensors", words)
+    with pytest.raises(InputError, match=key):  # and where they are read
         evaluation_cases(data, tmp_path / "model.pt")
 
 

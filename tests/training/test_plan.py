@@ -162,6 +162,7 @@ def test_where_a_cpu_has_time_for_few_steps_they_are_smaller_and_more():
     volumes = rules(Room(data(512, *LARGE, dims=3), machine(20.0), 900, 4), {}, 256, 900)[0]
     patches = planned(data(512, *LARGE), machine(6.0), scale="patch")
     assert (volumes["batch_size"], patches["batch_size"]) == (2, 2)
+    assert rules(Room(data(512, *LARGE, training=3), machine(6.0), 900, 3), {}, 256, 900)[0]["batch_size"] == 1
     for more in ({"on_gpu": True}, {"given_steps": 50}):
         room = Room(data(512, *LARGE), machine(6.0), 900, 4, **more)
         assert rules(room, {}, 256, 900)[0]["batch_size"] == 4

@@ -7,7 +7,9 @@ import io
 import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,19 @@ def warn_once(message: str) -> None:
 def say_once(message: str) -> None:
     """Log what was decided about many files."""
     logger.info(message)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what others log and warn of meanwhile."""
+    level = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(level)
 
 
 def printable(text: str) -> str:

@@ -32,12 +32,11 @@ class DepthAttention(nn.Module):
     Args:
         width: C of the block's tokens.
         heads: of the block's attention.
-        ratio: bottleneck of the adapter over C.
     """
 
-    def __init__(self, width: int, heads: int, ratio: float = 0.25) -> None:
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.adapter = Adapter(width, ratio)
+        self.adapter = Adapter(width)
         self.amplitudes = nn.Parameter(torch.zeros(heads, len(WAVELENGTHS)))
 
     def forward(self, attention: Any, projected: Tensor, depth: int) -> Tensor:
@@ -67,7 +66,7 @@ class DepthAttention(nn.Module):
         return attention_with_columns(q, k, v)
 
 
-def add_depth_attention(encoder: nn.Module, ratio: float = 0.25) -> None:
+def add_depth_attention(encoder: nn.Module) -> None:
     """Give every attention block of an image encoder depth attention, in place."""
     for block in attention_blocks(encoder):
-        block.depth_attention = DepthAttention(block.width, block.attn.num_heads, ratio)
+        block.depth_attention = DepthAttention(block.width, block.attn.num_heads)

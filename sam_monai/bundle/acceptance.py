@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,9 +13,10 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
 from packaging.version import InvalidVersion, Version
 
-from ..errors import InputError, input_error_in
+from ..errors import InputError, input_error_in, quiet
 from ..networks import adapter_files
 from .folder import read_metadata
+from .package import MONAI_NAMES
 from .typed import literal
 
 WORKFLOWS: dict[str, tuple[str, ...]] = {
@@ -52,9 +52,7 @@ def verify_bundle(folder: str | Path) -> None:
         },
     }
     failed = []
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # MONAI tells of each step and asks for trust in the configuration
-    try:
+    with quiet():  # MONAI tells of each step and asks for trust in the configuration
         for name, check in checks.items():
             try:
                 check()
@@ -63,8 +61,6 @@ def verify_bundle(folder: str | Path) -> None:
                 said = str(input_error_in(error) or f"{type(error).__name__}: {error}")
                 print(f"FAILED  {name}: {' '.join(said.split())}", flush=True)
                 failed.append(name)
-    finally:
-        logging.disable(before)
     if failed:
         raise InputError(f"{root} fails {len(failed)} of {len(checks)} checks: {', '.join(failed)}")
 
@@ -97,9 +93,7 @@ def check_metadata(root: Path) -> None:
 
 def check_requirements(metadata: Mapping[str, Any]) -> None:
     """Each package that the metadata name is installed, in that version or a newer one."""
-    wanted = {
-        name: metadata[f"{key}_version"] for name, key in (("monai", "monai"), ("torch", "pytorch"), ("numpy", "numpy"))
-    }
+    wanted = {name: metadata[f"{key}_version"] for name, key in MONAI_NAMES.items()}
     problems = []
     for name, least in {**wanted, **metadata["required_packages_version"]}.items():
         try:

@@ -8,7 +8,6 @@ import logging
 import os
 import traceback
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from ..data.dataset import dataset_of
 from ..data.folders import understand
 from ..errors import InputError, innermost, input_error_in
 from ..files import check_writable, from_home
-from ..locks import hold
+from ..locks import hold, remove_empty
 from ..networks.text import TEXT_WEIGHTS
 from .keys import KEYS, OTHER_NAMES, PATHS, problems
 from .typed import literal
@@ -136,9 +135,7 @@ def check_folders(parser: ConfigParser) -> None:
         try:
             check_writable(folder, key)
         finally:
-            for path in made:
-                with suppress(OSError):
-                    path.rmdir()
+            remove_empty(made)
 
 
 def check_weights(parser: ConfigParser) -> None:

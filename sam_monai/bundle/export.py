@@ -14,9 +14,8 @@ from tqdm.auto import tqdm
 
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.tiny_vit import fold_norms
-from ..errors import InputError
+from ..errors import InputError, quiet
 from ..files import refuse_existing
-from ..inference.openvino_encoder import quiet
 from ..locks import beside, put_beside
 from ..networks import identity
 from ..networks.base import AdaptedSAM

@@ -12,7 +12,7 @@ from . import shipped
 
 # Where a training, a packaged bundle and a folder of such keep adapters.
 PLACES = ("*.safetensors", "models/*.safetensors", "*/*.safetensors", "*/models/*.safetensors",
-          "bundles/*/models/*.safetensors")  # fmt: skip
+          "bundles/*/models/*.safetensors", "adapters/*/*.safetensors")  # fmt: skip
 DATA = "the MNI152 template (extra demo; its licence is in the dataset.json that is made)"
 
 

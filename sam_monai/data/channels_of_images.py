@@ -58,16 +58,12 @@ def channels_picked(cases: Sequence[Mapping[str, Any]], channels: Sequence[int] 
         >>> channels_picked(read_dataset(demo_dataset()).training, [0]), channels_picked([], [2])
         (None, [2])
     """
-    number = 0 if channels is None else image_channels(cases)
-    if channels is None or (
-        list(channels) == list(range(number or 0)) and {*map(channels_of, map(first_file, cases))} <= {None, number}
-    ):
+    if channels is None:
         return None
-    return list(channels)
-
-
-def first_file(case: Mapping[str, Any]) -> str:
-    return str(case.get("image", ""))
+    number = image_channels(cases)
+    every = list(channels) == list(range(number or 0))
+    alike = every and {channels_of(str(case.get("image", ""))) for case in cases} <= {None, number}
+    return None if alike else list(channels)
 
 
 def intensity_taken(data: Dataset, channels: Sequence[int] | None = None) -> str | list[str]:

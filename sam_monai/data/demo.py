@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ..backbones.weights import weights_folder
 from ..errors import InputError
 
 FOLDER = "demo_mni152"
@@ -40,7 +41,7 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
         >>> sorted(path.name for path in demo_dataset().iterdir())
         ['dataset.json', 'imagesTr', 'imagesTs', 'labelsTr']
     """
-    parent = Path(cache).expanduser() if cache is not None else _default_cache()
+    parent = Path(cache).expanduser() if cache is not None else weights_folder().parent
     folder = parent / FOLDER
     if _is_complete(folder):
         return folder
@@ -63,13 +64,7 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
 
 def is_demo(folder: str | Path) -> bool:
     """Whether a folder is that of :func:`demo_dataset`."""
-    return os.path.abspath(folder) == os.path.abspath(_default_cache() / FOLDER)
-
-
-def _default_cache() -> Path:
-    if os.environ.get("SAM_MONAI_CACHE"):
-        return Path(os.environ["SAM_MONAI_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sam_monai"
+    return os.path.abspath(folder) == os.path.abspath(weights_folder().parent / FOLDER)
 
 
 def _is_complete(folder: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,6 @@ class Fingerprint:
     """To open a case, in the mean."""
     files: float = 2.0
     """Of a case, in the mean: its image's and its masks'."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
     def resampled(self, spacing: Sequence[float]) -> Fingerprint:
         """The same at another spacing: in mm for volumes, in pixels of the files for pictures."""

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError, counted, shown
+from ..errors import InputError, counted, quiet, shown
 from .bids import read_bids
 from .csv_lists import read_csv, stated_splits
 from .dataset_json import NotParsed, parse
@@ -82,17 +82,12 @@ def understand(
 
 def warn_of_older_list(folder: Path, content: dict[str, Any]) -> None:
     """Warn where a folder has changed since this package listed its cases in a `dataset.json`, which is what counts."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # which were told when the list was written
     form: Listed | None = None
-    try:
+    with quiet():  # what is said now was said when the list was written
         with suppress(InputError):  # a list beside the folders counts, from which the file was made
             form = understand(folder, past_json=True)
-        form = form or _lists(folder)
-    except InputError:
-        return
-    finally:
-        logging.disable(before)
+        with suppress(InputError):
+            form = form or _lists(folder)
     if form is None:
         return
     then, now = (parts_by_label(one, folder, form.stated) for one in (content, form.content))

@@ -108,7 +108,10 @@ def one_channel(content: dict[str, Any], channel: int | str, source: Path) -> di
     if not several:
         raise InputError(f"{source}: {ONE_FILE.format(channel)}")
     taken.pop("channel_names", None)
-    return taken | {"modality": names.get(str(number), "")}
+    kinds = content.get("modality") if "channel_names" in content else None  # what they are, besides their names
+    kinds = dict(enumerate(kinds)) if isinstance(kinds, list) else kinds if isinstance(kinds, dict) else {}
+    kinds = {str(number): kind for number, kind in kinds.items()}
+    return taken | {"modality": kinds.get(str(number)) or names.get(str(number), "")}
 
 
 def _lists_other_names(folder: Path, training: Any) -> bool:

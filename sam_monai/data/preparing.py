@@ -21,6 +21,7 @@ from torch import Tensor
 from ..errors import InputError, warn_once
 from .frames import EachFrame, InLined
 from .kind import SMALLEST, CheckKind, file_of
+from .load import LoadCased
 from .nifti import FULL_SCALE
 from .slicing import ToSlicesd
 
@@ -28,6 +29,7 @@ Settings = Mapping[str, Any]
 LEAST_PIXELS = 0.25  # of a picture's own that become one: it is not enlarged more
 FAINT = 0.1  # of the range of a prepared image; less is unusual
 RARE = (0.05, 99.95)  # per cent of the voxels that are darker, and that are not brighter
+OF_FILES = ("channels", "channel_names", "regions", "frames", "instances")  # settings that say how files are read
 FAINTEST = 0.99 / 255  # of the range of a prepared image: anything less is not even one step of 8 bits
 
 
@@ -244,6 +246,12 @@ def preparing(settings: Settings, keys: Sequence[str] = ("image",)) -> list[Tran
     if together:
         raise InputError("the key frames_together, given or the adapter's, is for frames of files: give --frames True")
     return [*steps, scale, CheckPrepared(keys)]
+
+
+def loading(settings: Settings, keys: Sequence[str], labels: Sequence[str], missing: bool = False) -> LoadCased:
+    """The first step, from files. ``missing``: whether a case may lack keys."""
+    own = {key: settings[key] for key in OF_FILES if key in settings}
+    return LoadCased(keys, labels, allow_missing_keys=missing, **own)
 
 
 def check_scale(scale: str) -> None:

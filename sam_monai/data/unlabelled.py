@@ -17,6 +17,7 @@ from monai.transforms import Transform
 NAME = "ignore"
 KEY = "ignore"  # of a case: the value in its label file that stands for an unlabelled voxel
 UNLABELLED = 2**16 - 1
+ANNOTATED = "annotated_frames"  # of the same: in how many frames, of those that its file holds, a voxel is annotated
 LEFT_OUT = "left_out"  # of a case some of whose voxels were made background so: a hash that says which
 
 
@@ -32,6 +33,7 @@ class LeaveOutUnlabelled(Transform):
         out, label = dict(data), data.get("label")
         if isinstance(label, torch.Tensor) and (unlabelled := label == UNLABELLED).any():  # inference has no label
             out[LEFT_OUT] = hashlib.sha256(np.packbits(unlabelled.cpu().numpy())).hexdigest()
+            out[ANNOTATED] = int((~unlabelled).flatten(1).any(1).sum())
             for key in ("pred", "label"):
                 out[key] = out[key].masked_fill(unlabelled.to(out[key].device), 0)
         return out

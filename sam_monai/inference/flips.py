@@ -52,7 +52,4 @@ class Averaged:
     def __call__(self, image: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         image = torch.as_tensor(image)
         answers = (self.network(image.flip(axes), *args, **kwargs).flip(axes) for axes in self.axes)
-        total = next(answers)
-        for answer in answers:
-            total = total + answer
-        return total / len(self.axes)
+        return sum(answers, torch.zeros(())) / len(self.axes)

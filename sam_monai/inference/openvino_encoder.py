@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import copy
-import logging
 import os
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,7 @@ from torch import Tensor, nn
 from ..adaptations import ssam_singular_values as svd
 from ..backbones.backbone import ENCODER
 from ..backbones.weights import content_hash, weights_folder
-from ..errors import InputError
+from ..errors import InputError, quiet
 from ..networks.base import AdaptedSAM
 
 ENGINES = ("torch", "openvino")
@@ -106,16 +102,3 @@ def convert(encoder: nn.Module, image_size: int, path: Path) -> None:
         openvino.save_model(model, Path(folder) / path.name, compress_to_fp16=False)
         for suffix in (".bin", ".xml"):
             os.replace((Path(folder) / path.name).with_suffix(suffix), path.with_suffix(suffix))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without the exporters' remarks on what they are doing."""
-    level = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(level)

@@ -24,8 +24,7 @@ from torch import Tensor, nn
 
 from ..backbones.weights import content_hash
 from ..data.frames import EachFrame, together
-from ..data.load import LoadCased
-from ..data.preparing import Settings, check_scale, pixel_mm, preparing
+from ..data.preparing import Settings, check_scale, loading, pixel_mm, preparing
 from ..data.unlabelled import LeaveOutUnlabelled
 from ..errors import InputError, warn_once
 from ..networks import identity
@@ -62,21 +61,14 @@ def preprocessing(labels: Sequence[str], settings: Settings, adapter: str | Path
             refuse_other_images(record["preprocessing"], plain(dict(settings)))
         except InputError as error:
             raise InputError(f"{adapter}: {error}") from error
-    keys = ("image", "label") if labels else ("image",)
-    names, regions = settings.get("channel_names"), settings.get("regions")
-    frames = settings.get("frames", False)
-    load = LoadCased(keys, labels, settings["channels"], True, names, regions, frames, settings.get("instances", False))
+    load = loading(settings, ("image", "label") if labels else ("image",), labels, missing=True)
     return Compose([load, *preparing(settings), KeepClicks(without_prompts)])
 
 
 def on_one_grid(labels: Sequence[str], settings: Settings) -> Compose:
     """Files to whole images for the network, and their labels on the same grid."""
-    keys, names, regions = ("image", "label"), settings.get("channel_names"), settings.get("regions")
-    frames = settings.get("frames", False)
-    load = LoadCased(
-        keys, labels, settings["channels"], False, names, regions, frames, settings.get("instances", False)
-    )
-    return Compose([load, *preparing(settings, keys)])
+    keys = ("image", "label")
+    return Compose([loading(settings, keys, labels), *preparing(settings, keys)])
 
 
 def postprocessing(
@@ -104,14 +96,10 @@ def postprocessing(
         InputError: components or holes of regions, of which a voxel may belong to several, or of numbered
             objects.
     """
-    if regions is not None and (largest_component or fill_holes):
+    if (regions is not None or instances) and (largest_component or fill_holes):
         key = "largest_component" if largest_component else "fill_holes"
-        raise InputError(
-            f"the key {key} is not for labels that are regions (lists of values in dataset.json): leave it out"
-        )
-    if instances and (largest_component or fill_holes):
-        key = "largest_component" if largest_component else "fill_holes"
-        raise InputError(f"the key {key} is for a label as a whole, and instances are many objects: leave it out")
+        what = "many objects" if instances else "labels that are regions (lists of values in dataset.json)"
+        raise InputError(f"the key {key} is not for {what}: leave it out")
     steps: list[Transform] = []
     if probabilities:
         steps.append(ToProbabilities(preparation, regions, temperature, instances))
@@ -162,20 +150,14 @@ def inferer(
     logits. ``average_flips``: see :class:`FlippedInferer`.
     """
     check_scale(scale)
-    most = sys.maxsize if keep_logits else MOST_BYTES
-    if average_flips != "none":
-        plain = inferer(scale, image_size, spatial_dims, overlap, keep_logits=keep_logits)
-        return FlippedInferer(plain, average_flips)
-    if scale == "whole":
-        return SlabInferer(SimpleInferer(), most_bytes=most) if spatial_dims == 3 else SimpleInferer()
-    size = (image_size, image_size, -1)[:spatial_dims]  # all slices of a slab, of which the network makes parts
-    patches = SlidingWindowInferer(
-        size,
-        sw_batch_size=1 if spatial_dims == 3 else 8,
-        overlap=(overlap, overlap, 0.0)[:spatial_dims],
-        mode="gaussian",
-    )
-    return SlabInferer(patches, most_bytes=most) if spatial_dims == 3 else patches
+    found: Inferer = SimpleInferer()
+    if scale == "patch":
+        size = (image_size, image_size, -1)[:spatial_dims]  # all slices of a slab, of which the network makes parts
+        many, shared = 1 if spatial_dims == 3 else 8, (overlap, overlap, 0.0)[:spatial_dims]
+        found = SlidingWindowInferer(size, many, shared, mode="gaussian")
+    if spatial_dims == 3:
+        found = SlabInferer(found, most_bytes=sys.maxsize if keep_logits else MOST_BYTES)
+    return found if average_flips == "none" else FlippedInferer(found, average_flips)
 
 
 def refuse_replaced(path: str | Path, loaded: str) -> None:

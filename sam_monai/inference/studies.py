@@ -102,9 +102,7 @@ class Studies:
         self.validated, self.about = (read_training(adapter) or {}).get(GUESS), in_short(adapter)
         self.trained_on = known_cases(adapter)[0]
         self.adapter = adapter
-        made_by = {"adapter": content_hash(state), **settings, **by_depth(evaluator.network)}
-        self.made_by = plain(made_by)
-        self.top: Path | None = masks.names.top
+        self.made_by = plain({"adapter": content_hash(state), **settings, **by_depth(evaluator.network)})
         self.cases: list[Mapping[str, Any]] = []
         known: dict[Path, Written] = {}
         self.passed_over = [(str(path), why) for path, why in passed_over]
@@ -276,7 +274,8 @@ class Studies:
         labels = {image: self.masks.meanings(image, number) for image, number in most.items()}
         labels |= {image: labels[image][:1] for image in labels if self.numbers_objects(image)}
         records += [{"image": path, "error": f"not segmented, {reason}"} for path, reason in self.passed_over]
-        said = {"data": "" if self.top is None else self.top.name, **self.made_by, "Adapter": self.about}
+        data = "" if (top := self.masks.names.top) is None else top.name
+        said = {"data": data, **self.made_by, "Adapter": self.about}
         return self.write_report(records, labels, pictures, said, self.report_file, self.validated)
 
     def numbers_objects(self, image: str) -> bool:

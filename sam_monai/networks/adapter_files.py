@@ -168,7 +168,8 @@ def describe(path: str | Path) -> str:
 def in_short(path: str | Path) -> dict[str, Any]:
     """What an adapter's file is, and how good it was, in a few words."""
     record, training = identity.from_tensor(read_adapter(path)["identity"]), read_training(path) or {}
-    about = {"file": Path(path).name, "method": identity.title_of(record["method"]), "labels": record["labels"]}
+    labels = record["labels"][:1] if record["preprocessing"].get("instances") else record["labels"]
+    about = {"file": Path(path).name, "method": identity.title_of(record["method"]), "labels": labels}
     if training.get("validation_dice") is not None:
         about["validation Dice"] = (
             f"{training['validation_dice']:.3f} over {counted(training['validation_cases'], 'case')}"

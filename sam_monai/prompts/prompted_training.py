@@ -22,9 +22,8 @@ MASKED = 0.3  # of the draws begin with a rough mask alone
 REFINED = 0.75  # of the corrections are given with the answer that they correct
 
 
-def without_regions(regions: Regions | None, draws: int = 4) -> Regions | None:
-    """Refuse labels that are regions before anything else is made, unless no prompts are drawn for them. Bundles
-    packaged before there were ``draws`` do not give them."""
+def without_regions(regions: Regions | None, draws: int) -> Regions | None:
+    """Refuse labels that are regions before anything else is made, unless no prompts are drawn for them."""
     if regions is not None and draws:
         raise InputError(
             f"labels overlap, or dataset.json lists values of theirs, and Med-SA {NO_REGIONS}, with --draws 0, or "

@@ -15,6 +15,7 @@ from ..data.folders import understand
 from ..data.frames import frames_of, fullest
 from ..data.load import LoadCased
 from ..data.made import is_output
+from ..data.nifti import has_fourth_axis
 from ..data.regions import ORDER
 from ..data.unknown_forms import no_known_form
 from ..data.unlabelled import KEY, NAME, UNLABELLED
@@ -69,7 +70,8 @@ def write_dataset(
     modalities = known.content.get("modality") or known.content.get("channel_names") or ""
     modalities = by_number(modalities) if isinstance(modalities, list | tuple) else modalities
     named: dict[str, Any] = {}
-    if dataset.channels and isinstance(modalities, dict) and len(modalities) == 1:
+    both = by_number(list(dataset.channels)) != modalities and {"modality", "channel_names"} <= known.content.keys()
+    if dataset.channels and isinstance(modalities, dict) and (both or len(modalities) == 1):
         named = {"channel_names": by_number(dataset.channels)}
     elif dataset.channels:
         modalities = by_number(dataset.channels)
@@ -130,10 +132,11 @@ def draw_cases(dataset: Dataset, path: Path) -> None:
     """Draw the first, the middle and the last case, each at the slice in the middle of its labels."""
     cases = [*dataset.training, *dataset.validation]
     chosen = sorted({round(i * (len(cases) - 1) / (CASES - 1)) for i in range(CASES)})
-    channels = [0] if dataset.channels else None
     rows = []
     for case in (cases[i] for i in chosen):
-        timed = channels is None and frames_of(LoadCased("image", frames=True)(case)["image"]) > 1
+        several = not dataset.channels and frames_of(LoadCased("image", frames=True)(case)["image"]) > 1
+        timed = several and has_fourth_axis(case["label"])
+        channels = [0] if dataset.channels or several and not timed else None  # one time point of them
         numbered = (
             len(dataset.labels) == 1 and dataset.regions is None and KEY not in case and is_picture(case["image"])
         )

@@ -24,7 +24,7 @@ from ..data.frames import frames_of, together
 from ..data.grids import refuse_apart
 from ..data.matching import OBJECTS, matched, matched_in_all
 from ..data.names import CaseNames
-from ..data.unlabelled import LEFT_OUT
+from ..data.unlabelled import ANNOTATED, LEFT_OUT
 from ..distributed import first_process, gathered
 from ..errors import InputError, counted
 from ..inference.outputs import RUN, Outputs
@@ -124,7 +124,7 @@ class CaseTable:
     evaluator has its handler. ``evaluation.json`` beside it holds the unit, the tolerance, and hashes of each
     image's content and of its reference, by which two evaluations are known to be of the same cases.
 
-    Frames of a file are one case, and their volume is the mean.
+    Frames of a file are one case, and their volume is the mean of those in which anybody has annotated.
 
     Refused are predictions or references that are no label maps, that lie on different grids, and two cases of one
     file.
@@ -174,12 +174,13 @@ class CaseTable:
             metrics = case_metrics(pred, label, len(self.labels), spacing, self.tolerance, self.regions)
             masks = (each_mask(together(x), len(self.labels), self.regions) for x in (pred, label))
             sizes = [[float(mask.sum()) for mask in each] for each in masks]
-            unit, each = ("ml", math.prod(spacing) / 1000 / len(label)) if len(spacing) == 3 else ("pixels", 1)
+            frames = max(1, case.get(ANNOTATED, len(label)))  # the others are background in both
+            unit, each = ("ml", math.prod(spacing) / 1000 / frames) if len(spacing) == 3 else ("pixels", 1)
             guessed = case[GUESS].tolist() if GUESS in case else None
             for row in metrics if case.get(LEFT_OUT) else ():  # surfaces end where the annotation does
                 row |= {"surface_dice": math.nan} | ({} if math.isinf(row["hd95"]) else {"hd95": math.nan})
             for i, (row, found, held) in enumerate(zip(metrics, *sizes, strict=True)):
-                row["false_positive"] /= 1000 if unit == "ml" else 1
+                row["false_positive"] *= len(label) / frames / 1000 if unit == "ml" else 1
                 row[unit] = found * each
                 row[f"reference_{unit}"] = held * each
                 row |= objects | ({GUESS: guessed[i]} if guessed else {})

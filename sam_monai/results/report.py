@@ -183,11 +183,11 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
     state = read_adapter(path)
     record, training = identity.from_tensor(state["identity"]), read_training(path) or {}
     plan, settings = training.get("plan", {}), training.get("settings", {})
-    regions = record["preprocessing"].get("regions")
+    regions, instances = (record["preprocessing"].get(key) for key in ("regions", "instances"))
     about = {
         "method": identity.title_of(record["method"]),
         "base": f"{record['backbone']} (weights {record['base'][:12]})",
-        "labels": record["labels"] if regions is None else numbered(record["labels"], regions),
+        "labels": numbered(record["labels"], regions, instances) if regions or instances else record["labels"],
         "trained parameters": f"{sum(x.numel() for name, x in state.items() if name not in BUFFERS):,}",
         "file": path.name,
     }
@@ -200,7 +200,7 @@ def of_adapter(path: Path) -> dict[str, dict[str, Any]]:
         "sam_monai": training["sam_monai"],
         "epochs": training["epochs"],
         "kept": f"epoch {training['best_epoch']}",
-        "Dice then, by which it was chosen": training["validation_dice"],
+        "Dice then" if instances else "Dice then, by which it was chosen": training["validation_dice"],
         "training cases": training["training_cases"],
         "validation cases": training["validation_cases"],
         **{key: plan[key] for key in ("scale", "minutes") if plan.get(key) is not None},

@@ -25,29 +25,18 @@ class BoundedCache(CacheDataset):
     Args:
         data: cases.
         transform: prepares them.
-        cache_rate: share of the cases to keep at most.
-        most_bytes: of memory to take; ``None``: :data:`SHARE` of what is free.
+        options: MONAI's.
     """
 
-    def __init__(
-        self,
-        data: Sequence[Any],
-        transform: Callable[..., Any],
-        cache_rate: float = 1.0,
-        most_bytes: int | None = None,
-        **options: Any,
-    ) -> None:
-        self.most_bytes = most_bytes
+    def __init__(self, data: Sequence[Any], transform: Callable[..., Any], **options: Any) -> None:
         # A Compose is random to MONAI, so nothing would be kept of what comes out of one within another.
-        flat = transform.flatten() if isinstance(transform, Compose) else transform
-        super().__init__(data, flat, cache_rate=cache_rate, **options)
+        super().__init__(data, transform.flatten() if isinstance(transform, Compose) else transform, **options)
 
     def _fill_cache(self, indices: Sequence[int] | None = None) -> list[Any]:
-        free = free_memory()
-        room = self.most_bytes if self.most_bytes is not None else None if free is None else int(SHARE * free)
-        wanted = self.cache_num
-        if wanted < 1 or room is None:
+        wanted, free = self.cache_num, free_memory()
+        if wanted < 1 or free is None:
             return super()._fill_cache(indices)
+        room = int(SHARE * free)
         kept: list[Any] = []
         used = largest = 0
         while len(kept) < wanted and used + largest <= room:

@@ -39,11 +39,8 @@ def content(path: str | Path, whole: bool = False) -> str:
     if is_mask_folder(path):  # whose names say which label a mask is of
         parts = sorted(f"{name.casefold()} {file_content(file, whole)}" for name, file in mask_files(path).items())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    if is_segmentation(path):
-        files = [path]
-    else:
-        files = sorted(map(Path, series_of(path).files)) if path.is_dir() or is_dicom(path) else with_values(path)
-    parts = sorted(file_content(file, whole) for file in files)
+    in_series = (path.is_dir() or is_dicom(path)) and not is_segmentation(path)
+    parts = sorted(file_content(file, whole) for file in (series_of(path).files if in_series else with_values(path)))
     return hashlib.sha256("".join(parts).encode()).hexdigest()[:16]
 
 

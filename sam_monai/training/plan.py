@@ -191,8 +191,6 @@ def make_plan(
         InputError: the state to resume from is none, or holds no plan of ours.
     """
     asked = {key: value for key, value in given.items() if value is not None}
-    if "batch_size" not in given:  # in bundles packaged before it was planned
-        asked["batch_size"] = sample[0]
     device = torch.device(device)
     data = examined.fingerprint
     passed = 0.0 if begun is None else time.monotonic() - begun
@@ -234,7 +232,7 @@ def make_plan(
     if timed:
         _ = costs.measured  # which takes a part of the time
         passed = 0.0 if begun is None else time.monotonic() - begun
-    fixed = "spacing" in asked or "spacing" not in given  # in bundles packaged before it was planned
+    fixed = "spacing" in asked
     left, on_gpu = budget - passed - REPORT, device.type != "cpu"
     fewer = timed and data.spatial_dims == 3 and "batch_size" not in asked and not on_gpu
     room = Room(

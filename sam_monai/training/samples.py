@@ -31,8 +31,7 @@ from torch import Tensor
 
 from ..backbones.resize import to_square
 from ..data.frames import RandPart
-from ..data.load import LoadCased
-from ..data.preparing import Settings, check_scale, preparing
+from ..data.preparing import Settings, check_scale, loading, preparing
 from ..data.sides import has_sides, mirrored_with_sides
 from ..data.slicing import sides_axis
 from ..data.unlabelled import UNLABELLED
@@ -150,15 +149,7 @@ def training_samples(
         )
     steps: list[Transform] = [
         NameCase(),
-        LoadCased(
-            keys,
-            labels,
-            settings["channels"],
-            channel_names=settings.get("channel_names"),
-            regions=settings.get("regions"),
-            frames=settings.get("frames", False),
-            instances=settings.get("instances", False),
-        ),
+        loading(settings, keys, labels),
         *preparing(settings, keys),
     ]
     if settings["scale"] == "whole":

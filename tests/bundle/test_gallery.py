@@ -32,3 +32,11 @@ def test_a_command_is_given_for_every_bundle_with_keys_that_it_has(tmp_path, cap
         config = read_json(shipped.find(name) / "configs/train.json")
         assert {*re.findall(r"--(\w+)", options)} <= config.keys()
         assert f"sam-monai package {name} mni152_{name} --adapter adapters/mni152_{name}/model.pt" in said
+
+
+def test_what_the_printed_commands_make_is_found(tmp_path, capsys):
+    network = PTSAM("lite_medsam", labels=["liver"], image_size=64)
+    file = tmp_path / "adapters/mni152_ptsam/model.pt"
+    write_adapter(network.state_dict(), file, training_summary(1, 1, None, 1, 0))
+    assert main(["adapters", str(tmp_path)]) == 0
+    assert "adapters/mni152_ptsam/model.safetensors  ptsam; liver" in capsys.readouterr().out

@@ -17,12 +17,13 @@ from PIL.PngImagePlugin import PngInfo
 from sam_monai import PTSAM, SSAM, MedSA
 from sam_monai.__main__ import main
 from sam_monai.bundle import key_list, keys, package
+from sam_monai.bundle.model_card import images
 from sam_monai.networks.adapter_files import training_summary, write_adapter
 
 NETWORKS = {"ssam": SSAM, "ptsam": PTSAM, "medsa": MedSA}
 MR = {"spatial_dims": 3, "intensity": "mr", "ct_window": [-160, 240], "orientation": "axial", "spacing": None,
-      "channels": None, "scale": "whole"}  # fmt: skip
-CT = MR | {"intensity": "ct", "spacing": [1.0, 1.0, 2.5]}
+      "channels": None, "scale": "whole", "modality": ["MR"]}  # fmt: skip
+CT = MR | {"intensity": "ct", "modality": ["CT"], "spacing": [1.0, 1.0, 2.5]}
 MEASURED = training_summary(40, 32, 0.8123, 24, 12) | {
     "dice_by_label": [0.9, None, 0.7246],
     "settings": {"learning_rate": 0.125, "weight_decay": 0.0, "augment": True, "slices_per_batch": None},
@@ -191,3 +192,14 @@ def test_a_bundle_of_a_med_sa_for_its_labels_alone_trains_such_a_one(made, image
     bundle = made("medsa", labels=["whole", "core"], images=images, prompted=False)
     assert json.loads((bundle / "configs/train.json").read_text())["draws"] == 0
     assert main(["verify_bundle", str(bundle)]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "intensity, modality, said",
+    [("mr", None, "volumes, "), ("mr", ["MR"], "MR volumes"), (["ct", "mr"], ["CT", "PT"], "CT and PET volumes"),
+     ("mr", ["US"], "ultrasound volumes"), ("ct", None, "CT volumes")],
+)  # fmt: skip
+def test_images_are_called_what_they_are_known_to_be(intensity, modality, said):
+    known = {"spatial_dims": 3, "intensity": intensity, "modality": modality, "ct_window": [-160, 240], "spacing": None,
+             "orientation": "axial", "channels": None}  # fmt: skip
+    assert images(known).startswith(said)

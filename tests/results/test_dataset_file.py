@@ -6,12 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from folder_maker import image, label, nnunet, pairs, segmentations
+from image_files import volume
 from PIL import Image
 
 from sam_monai.__main__ import main
 from sam_monai.data import check_dataset, images_to_segment, read_dataset
+from sam_monai.results.dataset_file import write_dataset
 
 
 def failed(capsys, *arguments) -> str:
@@ -193,3 +196,29 @@ def test_a_channel_is_taken_of_a_list_of_cases_too(tmp_path, capsys):
     assert "channel_files" not in dataset.training[0]
     one = pairs(tmp_path / "one")
     assert "one file each, so there is no channel 1" in failed(capsys, one, "--channel", "1")
+
+
+def test_what_channels_are_is_kept_beside_their_names(tmp_path):
+    for i in range(3):
+        for name in ("a", "v"):
+            image(tmp_path / f"d/{i}_{name}.nii.gz")
+        label(tmp_path / f"d/{i}_l.nii.gz")
+    cases = [{"image": [f"{i}_a.nii.gz", f"{i}_v.nii.gz"], "label": f"{i}_l.nii.gz"} for i in range(3)]
+    content = {
+        "modality": {"0": "CT", "1": "CT"}, "channel_names": {"0": "arterial", "1": "venous"},
+        "labels": {"0": "background", "1": "a", "2": "b"}, "training": cases[:2], "validation": cases[2:],
+    }  # fmt: skip
+    (tmp_path / "d/dataset.json").write_text(json.dumps(content))
+    write_dataset(tmp_path / "d", ["x", "y"], output=tmp_path / "e")
+    write_dataset(tmp_path / "d", ["x", "y"], channel="venous", output=tmp_path / "f")
+    both, one = read_dataset(tmp_path / "e"), read_dataset(tmp_path / "f")
+    assert both.channels == ("arterial", "venous") and both.intensity == one.intensity == "ct"
+
+
+def test_the_labels_of_one_time_point_are_named_though_the_images_have_several(tmp_path):
+    for i in range(3):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        volume(tmp_path / f"images/{i}.nii.gz", np.random.default_rng(i).random((9, 8, 3, 5)).astype(np.float32))
+        label(tmp_path / f"labels/{i}.nii.gz", (1,))
+    write_dataset(tmp_path, ["tumour"])
+    assert read_dataset(tmp_path).labels == ("tumour",) and (tmp_path / "dataset.png").is_file()

@@ -19,6 +19,7 @@ from monai.transforms import Orientation
 from sam_monai import InputError
 from sam_monai.data import LoadCased
 from sam_monai.data.channels import case_of
+from sam_monai.data.frames import FRAMES
 from sam_monai.data.unlabelled import UNLABELLED, LeaveOutUnlabelled
 from sam_monai.results import metrics
 from sam_monai.results.html_report import evaluation_report
@@ -278,3 +279,18 @@ def test_a_table_of_somebody_else_is_not_replaced(tmp_path):
     with pytest.raises(InputError, match=r"cases\.csv: is there already and was not written by this package"):
         table.finish()
     assert (tmp_path / "cases.csv").read_text() == "mine"
+
+
+def test_volumes_of_frames_are_means_of_those_that_somebody_annotated():
+    label = torch.full((30, 12, 12, 12), float(UNLABELLED))
+    pred = torch.zeros_like(label)
+    pred[:, 3:8, 3:8, 3:8] = 1
+    for frame in (0, 12):
+        label[frame] = 0
+        label[frame, 3:8, 3:8, 3:8] = 1
+    case = {key: MetaTensor(x, torch.eye(4), meta={"filename_or_obj": "/d/x", FRAMES: 30})
+            for key, x in (("pred", pred), ("label", label), ("image", pred))}  # fmt: skip
+    table = CaseTable(("lv",))
+    table.collect(SimpleNamespace(state=SimpleNamespace(output=[LeaveOutUnlabelled()(case)])))
+    (row,) = table.rows
+    assert row["reference_ml"] == pytest.approx(0.125) == row["ml"] and row["dice"] == 1

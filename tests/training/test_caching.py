@@ -23,8 +23,10 @@ def cache(cases: int = 10, **options):
 
 
 @pytest.mark.parametrize(("most", "kept"), [(0, 0), (2047, 0), (2048, 1), (9000, 4), (10**6, 10)])
-def test_as_many_cases_are_kept_as_fit_and_the_others_are_read_anew(most, kept, caplog):
-    data, made = cache(most_bytes=most, progress=False)
+def test_as_many_cases_are_kept_as_fit_and_the_others_are_read_anew(most, kept, caplog, monkeypatch):
+    monkeypatch.setattr(caching, "SHARE", 1)
+    monkeypatch.setattr(caching, "free_memory", lambda: most)
+    data, made = cache(progress=False)
     assert made == list(range(max(1, kept))) and data.cache_num == len(data._cache) == kept
     made.clear()
     assert [round(float(data[i]["image"].mean()) / max(i, 1)) for i in range(1, 10)] == [1] * 9
@@ -43,10 +45,12 @@ def test_what_comes_before_chance_is_kept_where_a_compose_lies_in_another():
 
 
 @pytest.mark.parametrize("sizes", [[1, 50, 50, 50], [50, 1, 1, 1], [1, 1, 1, 500]])
-def test_cases_of_different_sizes_do_not_take_more_than_there_is(sizes):
+def test_cases_of_different_sizes_do_not_take_more_than_there_is(sizes, monkeypatch):
     """The first is not like the others."""
     load = Lambda(lambda i: {"image": torch.zeros(sizes[i], 256)})
-    data = BoundedCache(range(4), Compose([load]), most_bytes=60 * 1024, progress=False)
+    monkeypatch.setattr(caching, "SHARE", 1)
+    monkeypatch.setattr(caching, "free_memory", lambda: 60 * 1024)
+    data = BoundedCache(range(4), Compose([load]), progress=False)
     assert tensor_bytes(data._cache) <= 60 * 1024 and data.cache_num >= 1
     assert [len(data[i]["image"]) for i in range(4)] == sizes
 

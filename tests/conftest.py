@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 import sam_monai.networks.embeddings
 import sam_monai.networks.ssam
+from sam_monai.errors import say_once, warn_once
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # two processes with a thread each do more than one with two
     torch.set_num_threads(1)
@@ -37,6 +38,12 @@ def every_test_draws_the_same_numbers():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def what_is_said_once_is_said_in_every_test():
+    warn_once.cache_clear()
+    say_once.cache_clear()
 
 
 @pytest.fixture(autouse=True)

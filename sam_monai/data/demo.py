@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backbones.weights import weights_folder
 from ..errors import InputError
+from ..files import from_home
 
 FOLDER = "demo_mni152"
 # First slice and number of slices of each slab, from 24 mm below the commissures to 69 mm above them. Two slices
@@ -41,7 +42,7 @@ def demo_dataset(cache: str | Path | None = None) -> Path:
         >>> sorted(path.name for path in demo_dataset().iterdir())
         ['dataset.json', 'imagesTr', 'imagesTs', 'labelsTr']
     """
-    parent = Path(cache).expanduser() if cache is not None else weights_folder().parent
+    parent = Path(from_home(cache)) if cache is not None else weights_folder().parent
     folder = parent / FOLDER
     if _is_complete(folder):
         return folder

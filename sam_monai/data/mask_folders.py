@@ -23,7 +23,7 @@ def mask_files(folder: str | Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     known: dict[str, Path] = {}  # whose names' letter case does not matter
     for file in sorted(Path(folder).iterdir()):
-        if file.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(file.name) and file.is_file():
+        if file.name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(file.name) and not file.is_dir():
             name = label_name(stem_of(file))
             if (other := known.setdefault(name.casefold(), file)) != file:
                 raise InputError(f"{file}: {other.name} is a mask of {name!r} too; keep one of them")

@@ -173,3 +173,12 @@ def test_a_table_of_splits_that_is_none_is_named(tmp_path):
     (segmentations(tmp_path) / "meta.csv").write_text(f'image_id;split\n"{"x" * 200_000}";train\n')
     with pytest.raises(InputError, match=r"meta\.csv: cannot be read as CSV \(field larger"):
         read_dataset(tmp_path)
+
+
+def test_a_mask_that_is_a_link_to_nothing_is_no_mask_that_is_missing(tmp_path):
+    """As in a DataLad folder whose content was not fetched: to save an empty one would be wrong."""
+    file = segmentations(tmp_path) / "s0002/segmentations/liver.nii.gz"
+    file.unlink()
+    file.symlink_to(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"s0002/segmentations/liver\.nii\.gz: no such file"):
+        check_dataset(read_dataset(tmp_path))
